@@ -1,0 +1,52 @@
+"""Names people type: looked up in registries, with help when one is misspelled."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+from typing import Generic, TypeVar
+
+Item = TypeVar("Item")
+
+
+class UnknownNameError(ValueError):
+    """A name that is in no registry; the message suggests the nearest and lists all."""
+
+
+def unknown_name(kind: str, name: str, allowed: Iterable[str]) -> UnknownNameError:
+    """Build the error for an unknown name.
+
+    Args:
+        kind: what the name should have been, such as "model".
+        name: what was received.
+        allowed: every name that would have been accepted.
+    """
+    choices = sorted(allowed)
+    nearest = get_close_matches(name, choices, n=1)
+    hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
+    return UnknownNameError(f"unknown {kind} {name!r}.{hint} Known: {', '.join(choices) or 'none'}.")
+
+
+class Registry(Generic[Item]):
+    """Named things of one kind, in the order of registration."""
+
+    def __init__(self, kind: str) -> None:
+        self._kind = kind
+        self._items: dict[str, Item] = {}
+
+    def add(self, name: str, item: Item) -> None:
+        """Register an item.
+
+        Raises:
+            ValueError: the name is taken.
+        """
+        if name in self._items:
+            raise ValueError(f"{self._kind} {name!r} is registered twice")
+        self._items[name] = item
+
+    def __getitem__(self, name: str) -> Item:
+        if name not in self._items:
+            raise unknown_name(self._kind, name, self._items)
+        return self._items[name]
+
+    def names(self) -> list[str]:
+        """List the registered names."""
+        return list(self._items)

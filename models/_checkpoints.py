@@ -1,0 +1,178 @@
+"""Checkpoint files: found, read without running anything they contain, checked, loaded."""
+
+import pickle
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import torch
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from common import file_sha256, unknown_name
+from models._card import ModelCard
+from models._classifier import Classifier
+from models._registry import create
+
+ZOO = Path(__file__).resolve().parent.parent / "zoo" / "checkpoints"
+"""Folder of the checkpoints that come with the project."""
+
+SUFFIXES = (".safetensors", ".pth", ".pt")
+MAX_CHECKPOINT_BYTES = 4 * 2**30
+_NESTED_UNDER = ("state_dict", "model")
+_LISTED = 5
+
+
+class CheckpointError(ValueError):
+    """A checkpoint or its card cannot be used; the message says why and what is expected."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint file with a card beside it; `name` is the file's name without its ending."""
+
+    name: str
+    path: Path
+
+    def card(self) -> ModelCard:
+        """Read the card.
+
+        Raises:
+            CheckpointError: it is missing or malformed.
+        """
+        path = self.path.with_name(f"{self.name}.json")
+        try:
+            return ModelCard.model_validate_json(path.read_text())
+        except FileNotFoundError:
+            raise CheckpointError(f"{self.path.name} has no card: {path.name} must lie beside it") from None
+        except ValidationError as error:
+            raise CheckpointError(f"the card {path.name} is not usable: {error}") from error
+
+
+def find_checkpoints(folders: Sequence[Path] = (ZOO,)) -> dict[str, Checkpoint]:
+    """Find every checkpoint that has a card, by name.
+
+    Args:
+        folders: searched one level deep, in this order; folders that do not exist are empty.
+
+    Raises:
+        CheckpointError: two checkpoints have the same name.
+    """
+    found: dict[str, Checkpoint] = {}
+    for folder in folders:
+        for path in sorted(folder.glob("*")):
+            if path.suffix not in SUFFIXES or not path.with_name(f"{path.stem}.json").exists():
+                continue
+            if path.stem in found:
+                raise CheckpointError(f"two checkpoints are named {path.stem!r}: {found[path.stem].path} and {path}")
+            found[path.stem] = Checkpoint(path.stem, path)
+    return found
+
+
+def load(name: str | Path, *, folders: Sequence[Path] = (ZOO,), device: torch.device | str = "cpu") -> Classifier:
+    """Load a trained checkpoint as a frozen classifier in evaluation mode.
+
+    Args:
+        name: the name of a checkpoint in one of the folders, or the path of a checkpoint file with a card beside it.
+        folders: where names are looked up.
+        device: where the classifier will run.
+
+    Raises:
+        UnknownNameError: there is no checkpoint of that name.
+        CheckpointError: the file, its card, or their agreement is at fault.
+    """
+    path = Path(name)
+    checkpoints = find_checkpoints(folders)
+    if path.suffix in SUFFIXES and path.is_file():
+        checkpoint = Checkpoint(path.stem, path)
+    elif str(name) in checkpoints:
+        checkpoint = checkpoints[str(name)]
+    else:
+        raise unknown_name("model", str(name), checkpoints)
+    return _load(checkpoint).to(device)
+
+
+def _load(checkpoint: Checkpoint) -> Classifier:
+    card = checkpoint.card()
+    if card.sha256 and (actual := file_sha256(checkpoint.path)) != card.sha256:
+        raise CheckpointError(f"{checkpoint.path.name} has sha256 {actual}, its card says {card.sha256}")
+    tensors = read_state_dict(checkpoint.path)
+    try:
+        with torch.device("meta"):
+            expected = create(card.architecture, num_classes=len(card.classes), **card.options).state_dict()
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"{card.architecture} cannot be built with options {card.options}: {error}") from error
+    _require_same_layout(tensors, expected, checkpoint.path.name, card)
+    network = create(card.architecture, num_classes=len(card.classes), **card.options)
+    network.load_state_dict(tensors)
+    return Classifier(network, card).eval().requires_grad_(False)
+
+
+def read_state_dict(path: Path) -> dict[str, Tensor]:
+    """Read the tensors of a checkpoint file; nothing in the file is executed.
+
+    Understands safetensors and PyTorch files (`weights_only`), the latter also nested under `state_dict` or `model`,
+    and removes the prefix `module.` that parallel training leaves.
+
+    Raises:
+        CheckpointError: the file is missing, too large, of another format, holds code, or holds something else than named tensors.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"there is no checkpoint file {path}")
+    if (size := path.stat().st_size) > MAX_CHECKPOINT_BYTES:
+        raise CheckpointError(f"{path.name} has {size} bytes, allowed are {MAX_CHECKPOINT_BYTES}")
+    content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
+    for key in _NESTED_UNDER:
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+    if not isinstance(content, Mapping) or not content:
+        raise CheckpointError(f"{path.name} holds a {type(content).__name__}, expected a mapping of names to tensors")
+    wrong = [f"{key!r}: {type(value).__name__}" for key, value in content.items() if not isinstance(value, Tensor)]
+    if wrong:
+        raise CheckpointError(f"{path.name} holds things that are not tensors: {_listed(wrong)}")
+    tensors = cast(Mapping[str, Tensor], content)
+    return {str(key).removeprefix("module."): value for key, value in tensors.items()}
+
+
+def _read_safetensors(path: Path) -> object:
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise CheckpointError(f"{path.name} is not a readable safetensors file: {error}") from error
+
+
+def _read_torch(path: Path) -> object:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        reason = str(error).split("\n")[0]
+        raise CheckpointError(
+            f"{path.name} holds more than tensors and was not read, because reading it could run code ({reason}). "
+            "Save the state_dict alone, best as safetensors."
+        ) from error
+    except (RuntimeError, EOFError, ValueError, KeyError, TypeError, OSError) as error:
+        raise CheckpointError(f"{path.name} is not a readable PyTorch file: {error}") from error
+
+
+def _require_same_layout(
+    tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], file: str, card: ModelCard
+) -> None:
+    missing = [key for key in expected if key not in tensors and not key.endswith("num_batches_tracked")]
+    unexpected = [key for key in tensors if key not in expected]
+    shapes = [
+        f"{key}: file {tuple(tensors[key].shape)}, architecture {tuple(expected[key].shape)}"
+        for key in expected
+        if key in tensors and tensors[key].shape != expected[key].shape
+    ]
+    problems = {"missing keys": missing, "unexpected keys": unexpected, "other shapes": shapes}
+    if any(problems.values()):
+        facts = "; ".join(f"{what}: {_listed(keys)}" for what, keys in problems.items() if keys)
+        raise CheckpointError(f"{file} does not fit {card.architecture} with {len(card.classes)} classes. {facts}")
+
+
+def _listed(items: Sequence[str]) -> str:
+    more = f" and {len(items) - _LISTED} more" if len(items) > _LISTED else ""
+    return ", ".join(items[:_LISTED]) + more

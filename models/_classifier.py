@@ -1,0 +1,29 @@
+"""What the rest of the system attacks and serves: images in [0, 1] in, logits out."""
+
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from models._card import ModelCard
+
+
+class Classifier(nn.Module):
+    """A network with its normalisation inside and its card beside it.
+
+    Args:
+        network: takes normalised images (N, 3, H, W), returns logits (N, K).
+        card: the facts of the checkpoint; its preprocessing gives mean and standard deviation.
+    """
+
+    def __init__(self, network: nn.Module, card: ModelCard) -> None:
+        super().__init__()
+        self.network = network
+        self.card = card
+        for name, values in (("mean", card.preprocessing.mean), ("std", card.preprocessing.std)):
+            self.register_buffer(name, torch.tensor(values).view(1, 3, 1, 1), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Classify images (N, 3, H, W) in [0, 1]; returns logits (N, K)."""
+        normalised = (images - cast(Tensor, self.mean)) / cast(Tensor, self.std)
+        return self.network(normalised)

@@ -1,0 +1,1 @@
+"""Tensor operations of the attention families."""

@@ -1,0 +1,117 @@
+"""SAN against outputs of the authors' code, computed in float64 from formula weights."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import models
+from models.ops.neighbourhood import aggregation, subtraction
+from models.san import PairwiseAttention, PatchwiseAttention
+from tests.models.formula import draw, formula_images, formula_weights, golden, probe, tensor, weights_sha256
+
+KINDS = ["pairwise", "patchwise"]
+
+
+def load_formula_weights(network: nn.Module, file: dict) -> None:
+    weights = formula_weights(file["state_dict"], file["derived_keys"])
+    assert weights_sha256(weights) == file["weights_sha256"]
+    assert {name: list(value.shape) for name, value in network.state_dict().items()} == file["state_dict"]
+    network.load_state_dict(weights, strict=False)  # batch counters are not drawn
+    network.double().eval()
+
+
+def gradients(network: nn.Module, inputs: Tensor, outputs: Tensor, *, upstream: Tensor) -> dict[str, Tensor]:
+    named = {"input": inputs, **dict(network.named_parameters())}
+    values = torch.autograd.grad((upstream * outputs).mean(), list(named.values()))
+    return dict(zip(named, values, strict=True))
+
+
+def assert_gradients_match(actual: dict[str, Tensor], expected: dict) -> None:
+    assert actual["input"].norm().item() == pytest.approx(expected["input_grad"]["l2"], rel=1e-8)
+    assert probe(actual["input"]) == pytest.approx(expected["input_grad"]["probe"], rel=1e-6, abs=1e-10)
+    for name, l2 in expected["param_grad_l2"].items():
+        if l2 > 1e-12:  # below, the parameter cannot influence the output
+            assert actual[name].norm().item() == pytest.approx(l2, rel=5e-8), name
+
+
+@pytest.mark.parametrize("op", ["aggregation", "subtraction", "subtraction2"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_operation_equals_the_authors_kernel_exactly(op: str, dtype: torch.dtype) -> None:
+    cases = [case for case in golden(f"op_{op}")["cases"] if not case["optional"]]
+    assert cases
+    for case in cases:
+        k = case["kernel_size"]
+        inputs = [tensor(x).to(dtype).requires_grad_() for x in case["inputs"].values()]
+        if op == "aggregation":
+            output = aggregation(inputs[0], inputs[1], k)
+        else:
+            output = subtraction(inputs[0], inputs[-1], k)
+        assert torch.equal(output, tensor(case["output"]).to(dtype).view_as(output)), case["name"]
+        stored = case["upstream_grad"]
+        upstream = (
+            tensor(stored)
+            if "data" in stored
+            else torch.from_numpy(draw(case["seeds"]["upstream_grad"], output.shape)).double().mul(3).round()
+        )
+        actual = torch.autograd.grad(output, inputs, upstream.to(dtype).view_as(output))
+        for gradient, expected in zip(actual, case["grads"].values(), strict=True):
+            assert torch.equal(gradient, tensor(expected).to(dtype).view_as(gradient)), case["name"]
+
+
+@pytest.mark.parametrize("kernel_size", [3, 7])
+@pytest.mark.parametrize("kind", KINDS)
+def test_attention_matches_the_authors_module(kind: str, kernel_size: int) -> None:
+    file = golden(f"block_sam_{kind}_k{kernel_size}")
+    attention = {"pairwise": PairwiseAttention, "patchwise": PatchwiseAttention}[kind]
+    module = attention(file["config"]["in_planes"], kernel_size)
+    load_formula_weights(module, file)
+    x = torch.from_numpy(draw(7, file["input"]["shape"])).double().requires_grad_()
+    output = module(x)
+    assert (output - tensor(file["output"])).abs().max() < 1e-10
+    upstream = torch.from_numpy(draw(9, output.shape)).double()
+    assert_gradients_match(gradients(module, x, output, upstream=upstream), file["grad"])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_san10_matches_the_authors_network(kind: str) -> None:
+    file = golden(f"san10_{kind}_224")
+    network = models.create(f"san10_{kind}", num_classes=1000)
+    assert sum(p.numel() for p in network.parameters()) == file["num_params"]
+    load_formula_weights(network, file)
+    seen: dict[str, Tensor] = {}
+    for name in ("conv_in", *(f"layer{i}" for i in range(5))):
+        network.get_submodule(name).register_forward_hook(lambda _m, _i, y, name=name: seen.update({name: y}))
+    images = formula_images(file["input"]["shape"]).double().requires_grad_()
+    logits = network(images)
+    for name, output in seen.items():
+        assert probe(output) == pytest.approx(file["stages"][name]["probe"], abs=1e-7), name
+    assert (logits - torch.tensor(file["logits"], dtype=torch.float64)).abs().max() <= 1e-8
+    upstream = torch.from_numpy(draw(9, logits.shape)).double()
+    assert_gradients_match(gradients(network, images, logits, upstream=upstream), file["grad"])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_san10_in_float32_is_within_its_tolerance(kind: str) -> None:
+    file = golden(f"san10_{kind}_224")
+    network = models.create(f"san10_{kind}", num_classes=1000)
+    load_formula_weights(network, file)
+    with torch.inference_mode():
+        logits = network.float()(formula_images(file["input"]["shape"]))
+    assert (logits.double() - torch.tensor(file["logits"], dtype=torch.float64)).abs().max() <= 1e-4
+
+
+def test_parameter_counts_of_every_size() -> None:
+    counts = {
+        "san10_pairwise": 10_531_848,
+        "san10_patchwise": 11_841_124,
+        "san15_pairwise": 14_065_436,
+        "san15_patchwise": 16_181_310,
+        "san19_pairwise": 17_596_156,
+        "san19_patchwise": 20_518_470,
+        "resnet26": 13_696_552,
+        "resnet38": 19_626_792,
+        "resnet50": 25_557_032,
+    }
+    with torch.device("meta"):
+        actual = {name: sum(p.numel() for p in models.create(name).parameters()) for name in counts}
+    assert actual == counts
