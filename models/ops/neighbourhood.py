@@ -36,7 +36,8 @@ def aggregation(values: Tensor, weights: Tensor, kernel_size: int) -> Tensor:
         raise ValueError(
             f"weights must be (N={n}, G dividing {c}, k*k={kernel_size**2}, H*W={h * w}), got {tuple(weights.shape)}"
         )
-    return _Aggregation.apply(values, weights, kernel_size)
+    dtype = torch.promote_types(values.dtype, weights.dtype)  # under autocast, softmax returns float32
+    return _Aggregation.apply(values.to(dtype), weights.to(dtype), kernel_size)
 
 
 def subtraction(centres: Tensor, neighbours: Tensor, kernel_size: int) -> Tensor:

@@ -1,0 +1,1 @@
+"""Small trained checkpoints, the test images they are measured on, and the recipes that made both."""
