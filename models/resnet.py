@@ -32,7 +32,9 @@ def _resnet(num_classes: int, *, block: type[BasicBlock | Bottleneck], layers: l
 
 for _depth, (_block, _layers) in _IMAGENET_SIZES.items():
     register(
-        ModelSpec(f"resnet{_depth}", partial(_resnet, block=_block, layers=_layers), input_shape=(3, 224, 224), paper=PAPER)
+        ModelSpec(
+            f"resnet{_depth}", partial(_resnet, block=_block, layers=_layers), input_shape=(3, 224, 224), paper=PAPER
+        )
     )
 
 
@@ -50,7 +52,9 @@ class ResNetMini(nn.Module):
     def __init__(self, num_classes: int, widths: Sequence[int] = (32, 64, 128), blocks: int = 2) -> None:
         super().__init__()
         self.stem = nn.Sequential(
-            nn.Conv2d(3, widths[0], 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(widths[0]), nn.ReLU(inplace=True)
+            nn.Conv2d(3, widths[0], 3, stride=2, padding=1, bias=False),
+            nn.BatchNorm2d(widths[0]),
+            nn.ReLU(inplace=True),
         )
         inputs = [widths[0], *widths[:-1]]
         self.stages = nn.Sequential(

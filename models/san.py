@@ -99,7 +99,9 @@ def _coordinates(x: Tensor) -> Tensor:
 class Block(nn.Module):
     """Pre-activation residual block: norm, ReLU, attention, norm, ReLU, 1x1 convolution (Fig. 2)."""
 
-    def __init__(self, attention: type[PairwiseAttention | PatchwiseAttention], channels: int, kernel_size: int) -> None:
+    def __init__(
+        self, attention: type[PairwiseAttention | PatchwiseAttention], channels: int, kernel_size: int
+    ) -> None:
         super().__init__()
         self.bn1 = nn.BatchNorm2d(channels)
         self.sam = attention(channels, kernel_size)
@@ -162,7 +164,5 @@ _KINDS: tuple[Kind, ...] = ("pairwise", "patchwise")
 for _kind in _KINDS:
     for _size, _blocks in _BLOCKS.items():
         register(ModelSpec(f"san{_size}_{_kind}", partial(SAN, kind=_kind, blocks=_blocks), (3, 224, 224), PAPER))
-    _mini = partial(
-        SAN, kind=_kind, blocks=(1, 2, 1), footprints=(3, 5, 5), widths=(64, 128, 256), stem_width=32
-    )
+    _mini = partial(SAN, kind=_kind, blocks=(1, 2, 1), footprints=(3, 5, 5), widths=(64, 128, 256), stem_width=32)
     register(ModelSpec(f"san_mini_{_kind}", _mini, (3, 32, 32), PAPER))

@@ -1,0 +1,55 @@
+"""Attacks and transforms: a model and images in, changed images out.
+
+    import attacks
+
+    attack = attacks.create("pgd", steps=10)
+    adversarial = attack.perturb(model, images, labels, threat=attacks.ThreatModel("Linf", 8 / 255), generator=generator)
+    turned = attacks.create_transform("rotation", degrees=90).apply(images, generator)
+
+An attack only proposes images; `run_attack` measures their distance and success. Every module of this package without a leading
+underscore holds attacks or transforms; importing the package registers them.
+"""
+
+import importlib
+import pkgutil
+
+from attacks._random import Generator, image_generators
+from attacks._registry import (
+    attack_names,
+    create,
+    create_transform,
+    parameters,
+    register_attack,
+    register_transform,
+    transform_names,
+)
+from attacks._run import AttackError, AttackRun, run_attack
+from attacks._targets import TargetRule, choose_targets
+from attacks._types import Attack, Norm, PixelScale, ThreatModel, Transform, format_eps
+
+for _module in pkgutil.iter_modules(__path__):
+    if not _module.name.startswith("_"):
+        importlib.import_module(f"{__name__}.{_module.name}")
+
+__all__ = [
+    "Attack",
+    "AttackError",
+    "AttackRun",
+    "Generator",
+    "Norm",
+    "PixelScale",
+    "TargetRule",
+    "ThreatModel",
+    "Transform",
+    "attack_names",
+    "choose_targets",
+    "create",
+    "create_transform",
+    "format_eps",
+    "image_generators",
+    "parameters",
+    "register_attack",
+    "register_transform",
+    "run_attack",
+    "transform_names",
+]

@@ -1,0 +1,47 @@
+"""Distances, projections, steepest steps and random points of the norm balls; images are (N, ...)."""
+
+import torch
+from torch import Tensor
+
+from attacks._random import Generator, normal, uniform
+from attacks._types import Norm
+
+_TINY = 1e-10
+
+
+def distance(difference: Tensor, norm: Norm) -> Tensor:
+    """Length of each image's difference, (N,)."""
+    flat = difference.flatten(1)
+    return flat.abs().amax(1) if norm is Norm.LINF else flat.norm(dim=1)
+
+
+def project(difference: Tensor, norm: Norm, eps: float) -> Tensor:
+    """Nearest difference within the ball of radius eps."""
+    if norm is Norm.LINF:
+        return difference.clamp(-eps, eps)
+    return difference * (eps / _per_image(distance(difference, norm), difference).clamp(min=_TINY)).clamp(max=1)
+
+
+def steepest(gradient: Tensor, norm: Norm) -> Tensor:
+    """Step of length 1 along which a linear function grows fastest; zero where the gradient is zero."""
+    if norm is Norm.LINF:
+        return gradient.sign()
+    return gradient / (_per_image(distance(gradient, norm), gradient) + _TINY)
+
+
+def random_difference(images: Tensor, norm: Norm, eps: float, generator: Generator) -> Tensor:
+    """Draw a difference uniformly from the ball of radius eps around each image."""
+    if norm is Norm.LINF:
+        return (uniform(images, generator) * 2 - 1) * eps
+    direction = steepest(normal(images, generator), norm)
+    radius = uniform(images[:, :1, :1, :1], generator) ** (1 / images[0].numel())
+    return direction * radius * eps
+
+
+def _per_image(values: Tensor, like: Tensor) -> Tensor:
+    return values.view(-1, *[1] * (like.ndim - 1))
+
+
+def moved(images: Tensor, difference: Tensor, norm: Norm, eps: float) -> Tensor:
+    """Images plus the difference, brought back into the ball and into [0, 1]."""
+    return torch.clamp(images + project(difference, norm, eps), 0, 1)

@@ -1,0 +1,123 @@
+"""The harness: runs an attack and measures what it did. An attack never grades itself."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from attacks._norms import distance
+from attacks._random import Generator
+from attacks._types import Attack, ThreatModel
+
+TOLERANCE = 1e-6
+"""How far beyond eps or [0, 1] an image may lie, for rounding in float32."""
+
+
+class AttackError(ValueError):
+    """An attack cannot be run as asked, or did not return images."""
+
+
+@dataclass(frozen=True)
+class AttackRun:
+    """What an attack did to N images.
+
+    Attributes:
+        adversarial: (N, C, H, W), as the attack returned them; nothing is repaired.
+        clean_logits: (N, K) before.
+        logits: (N, K) after.
+        distances: (N,) in the threat's norm; NaN where an image holds NaN.
+        within_budget: (N,) bool: the distance is at most eps and all values lie in [0, 1].
+        flipped: (N,) bool: right before, wrong after, within budget.
+        reached: (N,) bool: predicted as the target, within budget; None without targets.
+        images_forwarded: images that passed through the model, the harness's own two passes included.
+    """
+
+    adversarial: Tensor
+    clean_logits: Tensor
+    logits: Tensor
+    distances: Tensor
+    within_budget: Tensor
+    flipped: Tensor
+    reached: Tensor | None
+    images_forwarded: int
+
+
+class _ForwardCount:
+    def __init__(self) -> None:
+        self.images = 0
+
+    def __call__(self, _module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        self.images += len(inputs[0])
+
+
+def run_attack(
+    attack: Attack,
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    threat: ThreatModel,
+    generator: Generator,
+    targets: Tensor | None = None,
+) -> AttackRun:
+    """Attack images and measure distance, success and the forward passes it took.
+
+    Args:
+        attack: what proposes the images.
+        model: takes images in [0, 1], returns logits (N, K); must be in evaluation mode.
+        images: (N, C, H, W) in [0, 1].
+        labels: (N,) int64.
+        threat: the budget that counts.
+        generator: one for the batch, or one an image.
+        targets: (N,) int64 classes to aim for, or None.
+
+    Raises:
+        AttackError: the model is in training mode, the attack cannot keep to the norm or has no targeted form, the images are
+            not in [0, 1], or what the attack returned has another shape.
+    """
+    _require_runnable(attack, model, images, threat, targets)
+    count = _ForwardCount()
+    hook = model.register_forward_pre_hook(count)
+    try:
+        with torch.no_grad():
+            clean_logits = model(images)
+        adversarial = attack.perturb(
+            model, images, labels, threat=threat, generator=generator, targets=targets
+        ).detach()
+        if adversarial.shape != images.shape:
+            raise AttackError(f"{attack.title} returned {tuple(adversarial.shape)} for images {tuple(images.shape)}")
+        with torch.no_grad():
+            logits = model(adversarial)
+    finally:
+        hook.remove()
+    distances = distance(adversarial - images, threat.norm)
+    in_range = ((adversarial >= -TOLERANCE) & (adversarial <= 1 + TOLERANCE)).flatten(1).all(1)
+    within = in_range & (distances <= threat.eps + TOLERANCE)  # a NaN fails both
+    predictions = logits.argmax(1)
+    return AttackRun(
+        adversarial=adversarial,
+        clean_logits=clean_logits,
+        logits=logits,
+        distances=distances,
+        within_budget=within,
+        flipped=(clean_logits.argmax(1) == labels) & (predictions != labels) & within,
+        reached=None if targets is None else (predictions == targets) & within,
+        images_forwarded=count.images,
+    )
+
+
+def _require_runnable(
+    attack: Attack, model: nn.Module, images: Tensor, threat: ThreatModel, targets: Tensor | None
+) -> None:
+    if model.training:
+        raise AttackError("the model is in training mode: call model.eval() before attacking it")
+    if threat.norm not in attack.norms:
+        known = ", ".join(sorted(attack.norms))
+        raise AttackError(f"{attack.title} cannot keep to {threat.norm}; it knows {known}")
+    if targets is not None and not attack.targetable:
+        raise AttackError(f"{attack.title} has no targeted form")
+    if images.ndim != 4 or len(images) == 0:
+        raise AttackError(f"images must be (N, C, H, W) with N at least 1, got {tuple(images.shape)}")
+    low, high = images.aminmax()
+    if not (low >= 0 and high <= 1):
+        raise AttackError(f"images must lie in [0, 1], got values from {low.item():g} to {high.item():g}")

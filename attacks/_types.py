@@ -1,0 +1,119 @@
+"""The types everything here turns on."""
+
+import math
+from enum import StrEnum
+from fractions import Fraction
+from typing import Annotated, ClassVar, Protocol
+
+from pydantic import BeforeValidator, ConfigDict, Field, model_validator
+from pydantic.dataclasses import dataclass
+from torch import Tensor, nn
+
+from attacks._random import Generator
+
+
+class Norm(StrEnum):
+    """How the distance between an image and its adversarial image is measured, over all channels and pixels."""
+
+    LINF = "Linf"
+    L2 = "L2"
+
+
+def _parse_fraction(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    try:
+        return float(Fraction(value.replace(" ", "")))
+    except (ValueError, ZeroDivisionError, OverflowError):
+        raise ValueError(f"expected a number or a fraction such as 8/255, got {value!r}") from None
+
+
+PixelScale = Annotated[float, BeforeValidator(_parse_fraction), Field(ge=0, allow_inf_nan=False)]
+"""A length on the [0, 1] pixel scale; text such as "8/255" is parsed, the number is kept."""
+
+
+def format_eps(eps: float) -> str:
+    """Write a length as people in this field read it: n/255 where n is a multiple of a half, else the number."""
+    scaled = eps * 255
+    halves = round(scaled * 2)
+    return f"{halves / 2:g}/255" if eps > 0 and math.isclose(scaled * 2, halves, rel_tol=1e-6) else f"{eps:g}"
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class ThreatModel:
+    """What an attacker may do: move an image by at most `eps` in `norm`, within [0, 1].
+
+    Attributes:
+        norm: "Linf" or "L2".
+        eps: radius on the [0, 1] pixel scale, a number or a text such as "8/255"; for Linf at most 1.
+
+    Raises:
+        pydantic.ValidationError: a ValueError; the norm is unknown, or eps is negative, not finite, not a number, or above 1 for Linf.
+    """
+
+    norm: Norm
+    eps: PixelScale
+
+    @model_validator(mode="after")
+    def _on_pixel_scale(self) -> "ThreatModel":
+        if self.norm is Norm.LINF and self.eps > 1:
+            raise ValueError(
+                f"eps is on the [0, 1] pixel scale, got {self.eps:g}; write {self.eps:g}/255 for 8-bit steps"
+            )
+        return self
+
+    def __str__(self) -> str:
+        return f"{self.norm} {format_eps(self.eps)}"
+
+
+class Attack(Protocol):
+    """Looks for images that the model gets wrong. A frozen dataclass whose fields are the attack's parameters."""
+
+    norms: ClassVar[frozenset[Norm]]
+    """Norms it can keep to."""
+
+    targetable: ClassVar[bool]
+    """Whether it accepts targets."""
+
+    @property
+    def title(self) -> str:
+        """A short name with the parameter that matters most, such as "PGD-20"."""
+        ...
+
+    def perturb(
+        self,
+        model: nn.Module,
+        images: Tensor,
+        labels: Tensor,
+        *,
+        threat: ThreatModel,
+        generator: Generator,
+        targets: Tensor | None = None,
+    ) -> Tensor:
+        """Propose adversarial images.
+
+        Args:
+            model: takes images in [0, 1], returns logits (N, K); in evaluation mode.
+            images: (N, C, H, W), values in [0, 1].
+            labels: (N,) int64, the classes to move away from.
+            threat: norm and radius to keep to.
+            generator: the source of all randomness.
+            targets: (N,) int64, the classes to move towards instead, for attacks that are targetable.
+
+        Returns:
+            Images of the same shape and type.
+        """
+        ...
+
+
+class Transform(Protocol):
+    """Changes images without looking at a model. A frozen dataclass whose fields are the transform's parameters."""
+
+    @property
+    def title(self) -> str:
+        """A short name such as "rotation 90"."""
+        ...
+
+    def apply(self, images: Tensor, generator: Generator) -> Tensor:
+        """Change images (N, C, H, W) in [0, 1]; returns the same shape, type and range."""
+        ...
