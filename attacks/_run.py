@@ -65,7 +65,7 @@ def run_attack(
     Args:
         attack: what proposes the images.
         model: takes images in [0, 1], returns logits (N, K); must be in evaluation mode.
-        images: (N, C, H, W) in [0, 1].
+        images: (N, C, H, W) in [0, 1]; the attack works on a copy.
         labels: (N,) int64.
         threat: the budget that counts.
         generator: one for the batch, or one an image.
@@ -76,16 +76,16 @@ def run_attack(
             not in [0, 1], or what the attack returned has another shape.
     """
     _require_runnable(attack, model, images, threat, targets)
+    _require_one_per_image(len(images), labels=labels, targets=targets, generator=generator)
     count = _ForwardCount()
     hook = model.register_forward_pre_hook(count)
     try:
         with torch.no_grad():
             clean_logits = model(images)
         adversarial = attack.perturb(
-            model, images, labels, threat=threat, generator=generator, targets=targets
+            model, images.clone(), labels, threat=threat, generator=generator, targets=targets
         ).detach()
-        if adversarial.shape != images.shape:
-            raise AttackError(f"{attack.title} returned {tuple(adversarial.shape)} for images {tuple(images.shape)}")
+        _require_alike(attack, adversarial, images)
         with torch.no_grad():
             logits = model(adversarial)
     finally:
@@ -109,7 +109,7 @@ def run_attack(
 def _require_runnable(
     attack: Attack, model: nn.Module, images: Tensor, threat: ThreatModel, targets: Tensor | None
 ) -> None:
-    if model.training:
+    if any(module.training for module in model.modules()):
         raise AttackError("the model is in training mode: call model.eval() before attacking it")
     if threat.norm not in attack.norms:
         known = ", ".join(sorted(attack.norms))
@@ -121,3 +121,19 @@ def _require_runnable(
     low, high = images.aminmax()
     if not (low >= 0 and high <= 1):
         raise AttackError(f"images must lie in [0, 1], got values from {low.item():g} to {high.item():g}")
+
+
+def _require_one_per_image(count: int, *, labels: Tensor, targets: Tensor | None, generator: Generator) -> None:
+    for name, classes in (("labels", labels), ("targets", targets)):
+        if classes is not None and (classes.shape != (count,) or classes.dtype != torch.int64):
+            raise AttackError(f"{name} must be int64 ({count},), got {classes.dtype} {tuple(classes.shape)}")
+    if not isinstance(generator, torch.Generator) and len(generator) != count:
+        raise AttackError(f"expected one generator, or one for each of {count} images, got {len(generator)}")
+
+
+def _require_alike(attack: Attack, adversarial: Tensor, images: Tensor) -> None:
+    if adversarial.shape != images.shape or adversarial.dtype != images.dtype:
+        raise AttackError(
+            f"{attack.title} returned {adversarial.dtype} {tuple(adversarial.shape)} "
+            f"for images {images.dtype} {tuple(images.shape)}"
+        )

@@ -2,7 +2,6 @@
 
 import math
 from enum import StrEnum
-from fractions import Fraction
 from typing import Annotated, ClassVar, Protocol
 
 from pydantic import BeforeValidator, ConfigDict, Field, model_validator
@@ -20,11 +19,14 @@ class Norm(StrEnum):
 
 
 def _parse_fraction(value: object) -> object:
+    if isinstance(value, bool):
+        raise ValueError(f"expected a number or a fraction such as 8/255, got {value!r}")
     if not isinstance(value, str):
         return value
+    numerator, slash, denominator = value.partition("/")
     try:
-        return float(Fraction(value.replace(" ", "")))
-    except (ValueError, ZeroDivisionError, OverflowError):
+        return float(numerator) / float(denominator) if slash else float(numerator)
+    except (ValueError, ZeroDivisionError):
         raise ValueError(f"expected a number or a fraction such as 8/255, got {value!r}") from None
 
 
@@ -48,7 +50,8 @@ class ThreatModel:
         eps: radius on the [0, 1] pixel scale, a number or a text such as "8/255"; for Linf at most 1.
 
     Raises:
-        pydantic.ValidationError: a ValueError; the norm is unknown, or eps is negative, not finite, not a number, or above 1 for Linf.
+        pydantic.ValidationError: a ValueError; the norm is unknown, or eps is not a number, negative, not finite, or above 1 for
+            Linf.
     """
 
     norm: Norm

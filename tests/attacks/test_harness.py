@@ -1,0 +1,222 @@
+"""The harness's verdicts on attacks that are broken on purpose."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import attacks
+from attacks import AttackError, AttackRun, Generator, Norm, ThreatModel, image_generators, run_attack
+from tests.attacks.digits import Digits, generator
+
+LINF = ThreatModel(Norm.LINF, 0.1)
+
+
+@dataclass(frozen=True)
+class Broken:
+    """Proposes what `change` makes of the images."""
+
+    norms: ClassVar[frozenset[Norm]] = frozenset({Norm.LINF})
+    targetable: ClassVar[bool] = False
+    title: ClassVar[str] = "broken"
+
+    change: Callable[[Tensor], Tensor]
+
+    def perturb(
+        self,
+        model: nn.Module,
+        images: Tensor,
+        labels: Tensor,
+        *,
+        threat: ThreatModel,
+        generator: Generator,
+        targets: Tensor | None = None,
+    ) -> Tensor:
+        return self.change(images)
+
+
+class Brightness(nn.Module):
+    """Class 1 where the mean is above a half, else class 0."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        excess = images.flatten(1).mean(1) - 0.5
+        return torch.stack([-excess, excess], 1)
+
+
+def verdict(change: Callable[[Tensor], Tensor], value: float = 0.45, *, threat: ThreatModel = LINF) -> AttackRun:
+    """Run a broken attack on two images of one value, the second one labelled wrongly."""
+    images = torch.full((2, 1, 3, 3), value)
+    label = int(value > 0.5)
+    labels = torch.tensor([label, 1 - label])
+    run = run_attack(Broken(change), Brightness().eval(), images, labels, threat=threat, generator=generator())
+    assert torch.equal(run.clean_logits, Brightness()(torch.full((2, 1, 3, 3), value)))
+    return run
+
+
+def test_a_success_within_the_budget_counts_once_and_only_if_it_was_right() -> None:
+    run = verdict(lambda x: x + 0.1)
+    assert run.flipped.tolist() == [True, False]
+    assert run.within_budget.tolist() == [True, True]
+    assert run.distances.tolist() == pytest.approx([0.1, 0.1])
+    assert run.logits.argmax(1).tolist() == [1, 1]
+    assert run.images_forwarded == 4
+
+
+@pytest.mark.parametrize(("beyond", "flipped"), [(5e-7, True), (5e-6, False), (0.1, False)])
+def test_a_success_outside_the_ball_does_not_count(beyond: float, flipped: bool) -> None:
+    run = verdict(lambda x: x + 0.1 + beyond)
+    assert run.within_budget.tolist() == [flipped, flipped]
+    assert run.flipped.tolist() == [flipped, False]
+    assert run.distances.tolist() == pytest.approx([0.1 + beyond] * 2, abs=1e-7)
+    assert torch.equal(run.adversarial, torch.full((2, 1, 3, 3), 0.45) + 0.1 + beyond)  # nothing is repaired
+
+
+def test_one_pixel_outside_the_ball_is_enough() -> None:
+    def change(images: Tensor) -> Tensor:
+        moved = images + 0.1
+        moved[:, :, 2, 1] += 0.01
+        return moved
+
+    assert verdict(change).within_budget.tolist() == [False, False]
+
+
+@pytest.mark.parametrize("value", [-0.01, 1.01])
+def test_a_success_outside_the_range_does_not_count(value: float) -> None:
+    def change(images: Tensor) -> Tensor:
+        moved = images + (0.1 if value > 0.5 else -0.1)
+        moved[:, :, 0, 0] = value
+        return moved
+
+    start = 0.45 if value > 0.5 else 0.55
+    run = verdict(change, start, threat=ThreatModel(Norm.LINF, 1))
+    assert (run.logits.argmax(1) != run.clean_logits.argmax(1)).all()
+    assert run.within_budget.tolist() == [False, False]
+    assert run.flipped.tolist() == [False, False]
+
+
+def test_not_a_number_is_no_success() -> None:
+    def change(images: Tensor) -> Tensor:
+        moved = images + 0.1
+        moved[0, 0, 1, 1] = torch.nan
+        return moved
+
+    run = verdict(change)
+    assert run.distances.isnan().tolist() == [True, False]
+    assert run.within_budget.tolist() == [False, True]
+    assert run.flipped.tolist() == [False, False]
+
+
+def test_returning_the_input_flips_nothing() -> None:
+    run = verdict(lambda x: x)
+    assert run.distances.tolist() == [0, 0]
+    assert run.within_budget.all()
+    assert not run.flipped.any()
+
+
+def test_changing_the_input_in_place_hides_no_distance() -> None:
+    images = torch.full((1, 1, 3, 3), 0.45)
+    labels = torch.zeros(1, dtype=torch.int64)
+    attack = Broken(lambda x: x.add_(0.4))
+    run = run_attack(attack, Brightness().eval(), images, labels, threat=LINF, generator=generator())
+    assert run.distances.tolist() == pytest.approx([0.4])
+    assert not run.flipped.any()
+    assert torch.equal(images, torch.full((1, 1, 3, 3), 0.45))
+
+
+@pytest.mark.parametrize(
+    ("change", "facts"),
+    [
+        (lambda x: x[:1], r"broken returned torch.float32 \(1, 1, 3, 3\) for images torch.float32 \(2, 1, 3, 3\)"),
+        (lambda x: x.flatten(1), r"\(2, 9\)"),
+        (lambda x: x.double(), "torch.float64"),
+    ],
+)
+def test_another_shape_or_type_is_an_error(change: Callable[[Tensor], Tensor], facts: str) -> None:
+    with pytest.raises(AttackError, match=facts):
+        verdict(change)
+
+
+def test_the_model_is_left_without_hooks_after_an_error() -> None:
+    model = Brightness().eval()
+    images, labels = torch.full((1, 1, 3, 3), 0.45), torch.zeros(1, dtype=torch.int64)
+    with pytest.raises(AttackError):
+        run_attack(Broken(lambda x: x[:0]), model, images, labels, threat=LINF, generator=generator())
+    assert not model._forward_pre_hooks
+
+
+def refused(match: str, **changed: object) -> None:
+    asked: dict = {
+        "attack": Broken(lambda x: x),
+        "model": Brightness().eval(),
+        "images": torch.full((2, 1, 3, 3), 0.45),
+        "labels": torch.zeros(2, dtype=torch.int64),
+        "threat": LINF,
+        "generator": generator(),
+    }
+    with pytest.raises(AttackError, match=match):
+        run_attack(**(asked | changed))
+
+
+def test_a_model_in_training_mode_is_refused() -> None:
+    refused(r"training mode: call model.eval\(\)", model=Brightness().train())
+
+
+def test_a_part_of_the_model_in_training_mode_is_refused() -> None:
+    model = nn.Sequential(nn.BatchNorm2d(1), Brightness()).eval()
+    model[0].train()
+    refused("training mode", model=model)
+
+
+def test_a_norm_that_the_attack_does_not_know_is_refused() -> None:
+    refused("broken cannot keep to L2; it knows Linf", threat=ThreatModel(Norm.L2, 0.1))
+
+
+def test_targets_for_an_attack_without_targets_are_refused() -> None:
+    refused("broken has no targeted form", targets=torch.ones(2, dtype=torch.int64))
+
+
+@pytest.mark.parametrize("value", [-0.001, 1.001, torch.nan, torch.inf])
+def test_images_out_of_range_are_refused(value: float) -> None:
+    images = torch.full((2, 1, 3, 3), 0.45)
+    images[1, 0, 2, 2] = value
+    refused(r"images must lie in \[0, 1\], got values from", images=images)
+
+
+@pytest.mark.parametrize("shape", [(0, 1, 3, 3), (1, 3, 3), (9,)])
+def test_images_of_another_layout_are_refused(shape: tuple[int, ...]) -> None:
+    refused(r"images must be \(N, C, H, W\) with N at least 1", images=torch.zeros(shape))
+
+
+@pytest.mark.parametrize(
+    "labels", [torch.zeros(1).long(), torch.zeros(2, 1).long(), torch.zeros(2), torch.zeros(2, dtype=torch.int32)]
+)
+def test_labels_of_another_layout_are_refused(labels: Tensor) -> None:
+    refused(r"labels must be int64 \(2,\), got", labels=labels)
+
+
+def test_targets_of_another_layout_are_refused() -> None:
+    refused(r"targets must be int64 \(2,\)", attack=attacks.create("pgd"), targets=torch.ones(1).long())
+
+
+def test_too_few_generators_are_refused() -> None:
+    refused("one generator, or one for each of 2 images, got 1", generator=image_generators(0, [0]))
+
+
+def test_reached_counts_only_within_the_budget(nearest_mean: nn.Module, digits: Digits) -> None:
+    """A target that the model predicts anyway is reached; not so if the image lies outside the ball."""
+
+    @dataclass(frozen=True)
+    class Aimed(Broken):
+        targetable: ClassVar[bool] = True
+
+    images, labels = digits.images[:3], digits.labels[:3]
+    targets = nearest_mean(images).argmax(1)
+    for change, reached in [(lambda x: x, True), (lambda x: (x - 0.2).abs(), False)]:
+        run = run_attack(
+            Aimed(change), nearest_mean, images, labels, threat=LINF, generator=generator(), targets=targets
+        )
+        assert run.reached is not None
+        assert run.reached.tolist() == [reached] * 3

@@ -1,0 +1,161 @@
+"""PGD and FGSM against the reference implementation, their forward passes, and restarts."""
+
+import pytest
+import torch
+import torchattacks
+from torch import Tensor, nn
+
+import attacks
+from attacks import AttackRun, Norm, ThreatModel, image_generators, run_attack
+from tests.attacks.digits import BUDGETS, Digits, generator, small
+
+REFERENCES = {Norm.LINF: torchattacks.PGD, Norm.L2: torchattacks.PGDL2}
+both_norms = pytest.mark.parametrize("norm", list(Norm))
+
+
+def reference(norm: Norm, model: nn.Module, digits: Digits, *, steps: int, step_size: float) -> Tensor:
+    attack = REFERENCES[norm](model, eps=BUDGETS[norm].eps, alpha=step_size, steps=steps, random_start=False)
+    return attack(digits.images, digits.labels)
+
+
+def ours(norm: Norm, model: nn.Module, digits: Digits, **parameters: object) -> AttackRun:
+    return run_attack(
+        attacks.create("pgd", random_start=False, **parameters),
+        model,
+        digits.images,
+        digits.labels,
+        threat=BUDGETS[norm],
+        generator=generator(),
+    )
+
+
+def part(digits: Digits, count: int) -> Digits:
+    return Digits(digits.images[:count], digits.labels[:count])
+
+
+@pytest.mark.parametrize(("norm", "batch"), [(Norm.LINF, 256), (Norm.L2, 1)])
+@pytest.mark.parametrize("share", [0.25, 1, 2], ids=lambda share: f"step={share}eps")
+def test_one_step_is_bit_for_bit_the_reference(
+    network: nn.Module, digits: Digits, norm: Norm, batch: int, share: float
+) -> None:
+    """The reference averages the loss over the batch: no matter to a sign, but it adds 1e-10 to the average's norm."""
+    step_size = share * BUDGETS[norm].eps
+    for start in range(0, min(24 * batch, 512), batch):
+        some = Digits(digits.images[start : start + batch], digits.labels[start : start + batch])
+        expected = reference(norm, network, some, steps=1, step_size=step_size)
+        assert not torch.equal(expected, some.images)
+        assert torch.equal(ours(norm, network, some, steps=1, step_size=step_size).adversarial, expected)
+
+
+@both_norms
+def test_several_steps_give_the_verdicts_of_the_reference(network: nn.Module, digits: Digits, norm: Norm) -> None:
+    some, step_size = part(digits, 256), BUDGETS[norm].eps / 4
+    expected = network(reference(norm, network, some, steps=10, step_size=step_size)).argmax(1)
+    assert 20 < (expected != some.labels).sum() < 236
+    assert torch.equal(ours(norm, network, some, steps=10, step_size=step_size).logits.argmax(1), expected)
+
+
+def test_fgsm_gives_the_images_of_the_reference(network: nn.Module, digits: Digits) -> None:
+    some, threat = part(digits, 256), BUDGETS[Norm.LINF]
+    expected = torchattacks.FGSM(network, eps=threat.eps)(some.images, some.labels)
+    run = run_attack(attacks.create("fgsm"), network, some.images, some.labels, threat=threat, generator=generator())
+    assert (run.adversarial - expected).abs().max() <= 1e-7  # the reference does not project, which rounds
+    assert torch.equal(run.logits.argmax(1), network(expected).argmax(1))
+
+
+def test_the_last_step_counts() -> None:
+    """One step of length eps must reach the ball's surface; an iterate less would be the image itself."""
+
+    class Sum(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            total = images.flatten(1).sum(1)
+            return torch.stack([total, -total], 1)
+
+    images = torch.full((1, 1, 2, 2), 0.5)
+    attack = attacks.create("pgd", steps=1, step_size=0.25, random_start=False)
+    threat = ThreatModel(Norm.LINF, 0.25)
+    labels = torch.zeros(1, dtype=torch.int64)
+    run = run_attack(attack, Sum().eval(), images, labels, threat=threat, generator=generator())
+    assert torch.equal(run.adversarial, torch.full((1, 1, 2, 2), 0.25))
+
+
+@pytest.mark.parametrize("targeted", [False, True])
+@pytest.mark.parametrize("steps", [1, 2, 7])
+def test_pgd_sees_each_image_once_a_step(network: nn.Module, digits: Digits, steps: int, targeted: bool) -> None:
+    some = part(digits, 9)
+    run = run_attack(
+        attacks.create("pgd", steps=steps),
+        network,
+        some.images,
+        some.labels,
+        threat=BUDGETS[Norm.LINF],
+        generator=generator(),
+        targets=(some.labels + 1) % 10 if targeted else None,
+    )
+    assert run.images_forwarded == 9 * (steps + 2)
+
+
+@pytest.mark.parametrize(("name", "passes"), [("fgsm", 1 + 2), ("noise", 2)])
+def test_forward_passes_of_the_others(network: nn.Module, digits: Digits, name: str, passes: int) -> None:
+    some = part(digits, 9)
+    run = run_attack(small(name), network, some.images, some.labels, threat=BUDGETS[Norm.LINF], generator=generator())
+    assert run.images_forwarded == 9 * passes
+
+
+def restarted(model: nn.Module, digits: Digits, restarts: int, *, targeted: bool = False) -> AttackRun:
+    count = len(digits.labels)
+    return run_attack(
+        attacks.create("pgd", steps=3, restarts=restarts),
+        model,
+        digits.images,
+        digits.labels,
+        threat=ThreatModel(Norm.LINF, 0.08),
+        generator=image_generators(0, range(count)),
+        targets=(digits.labels + 1) % 10 if targeted else None,
+    )
+
+
+def test_restarts_attack_only_what_still_stands(network: nn.Module, digits: Digits) -> None:
+    some = part(digits, 300)
+    once, twice, thrice = (restarted(network, some, restarts) for restarts in (1, 2, 3))
+    assert once.images_forwarded == 300 * (3 + 2)
+    for fewer, more in ((once, twice), (twice, thrice)):
+        standing = int((fewer.logits.argmax(1) == some.labels).sum())
+        assert 0 < standing < 300
+        assert more.images_forwarded == fewer.images_forwarded + 300 + 3 * standing
+        fallen = fewer.logits.argmax(1) != some.labels
+        assert torch.equal(more.adversarial[fallen], fewer.adversarial[fallen])
+
+
+def test_more_restarts_never_flip_fewer(network: nn.Module, digits: Digits) -> None:
+    some = part(digits, 300)
+    once, often = restarted(network, some, 1), restarted(network, some, 6)
+    assert not (once.flipped & ~often.flipped).any()
+    assert often.flipped.sum() > once.flipped.sum()
+
+
+def test_more_restarts_never_reach_fewer_targets(network: nn.Module, digits: Digits) -> None:
+    some = part(digits, 300)
+    once, often = restarted(network, some, 1, targeted=True), restarted(network, some, 6, targeted=True)
+    assert once.reached is not None
+    assert often.reached is not None
+    assert not (once.reached & ~often.reached).any()
+    assert often.reached.sum() > once.reached.sum()
+
+
+def test_restarts_end_when_nothing_stands(nearest_mean: nn.Module, digits: Digits) -> None:
+    some = part(digits, 10)
+    attack = attacks.create("pgd", steps=2, step_size=0.9, restarts=50)
+    threat = ThreatModel(Norm.LINF, 0.9)
+    run = run_attack(attack, nearest_mean, some.images, some.labels, threat=threat, generator=generator())
+    assert (run.logits.argmax(1) != some.labels).all()
+    assert run.images_forwarded == 10 * (2 + 2 + 1)
+
+
+def test_default_step_size_is_two_and_a_half_balls_over_the_steps(nearest_mean: nn.Module, digits: Digits) -> None:
+    some = part(digits, 32)
+    default = ours(Norm.LINF, nearest_mean, some, steps=5)
+    stated = ours(Norm.LINF, nearest_mean, some, steps=5, step_size=2.5 * BUDGETS[Norm.LINF].eps / 5)
+    other = ours(Norm.LINF, nearest_mean, some, steps=5, step_size=BUDGETS[Norm.LINF].eps / 10)
+    assert torch.equal(default.adversarial, stated.adversarial)
+    assert not torch.equal(default.adversarial, other.adversarial)
