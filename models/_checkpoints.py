@@ -1,6 +1,7 @@
 """Checkpoint files: found, read without running anything they contain, checked, loaded."""
 
 import pickle
+import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,18 @@ SUFFIXES = (".safetensors", ".pth", ".pt")
 MAX_CHECKPOINT_BYTES = 4 * 2**30
 _NESTED_UNDER = ("state_dict", "model")
 _LISTED = 5
+_BROKEN = (
+    RuntimeError,
+    EOFError,
+    ValueError,
+    LookupError,
+    TypeError,
+    OSError,
+    AssertionError,
+    AttributeError,
+    struct.error,
+)
+"""What torch.load raises on bytes that are no PyTorch file, or no longer a whole one."""
 
 
 class CheckpointError(ValueError):
@@ -45,7 +58,7 @@ class Checkpoint:
         """
         path = self.path.with_name(f"{self.name}.json")
         try:
-            return ModelCard.model_validate_json(path.read_text())
+            return ModelCard.model_validate_json(path.read_bytes())
         except FileNotFoundError:
             raise CheckpointError(f"{self.path.name} has no card: {path.name} must lie beside it") from None
         except ValidationError as error:
@@ -153,7 +166,7 @@ def _read_torch(path: Path) -> object:
             f"{path.name} holds more than tensors and was not read, because reading it could run code ({reason}). "
             "Save the state_dict alone, best as safetensors."
         ) from error
-    except (RuntimeError, EOFError, ValueError, KeyError, TypeError, OSError) as error:
+    except _BROKEN as error:
         raise CheckpointError(f"{path.name} is not a readable PyTorch file: {error}") from error
 
 

@@ -2,11 +2,12 @@
 
 from typing import Annotated, Literal
 
+import numpy as np
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms.v2 import functional as F
+from torchvision.transforms import InterpolationMode, v2
+from torchvision.transforms.v2.functional import pil_to_tensor
 
 Channels = tuple[float, float, float]
 
@@ -25,8 +26,30 @@ class Preprocessing(BaseModel):
     mean: Annotated[Channels, Field(description="subtracted from [0, 1] pixels, per channel")] = (0.485, 0.456, 0.406)
     std: Annotated[Channels, Field(description="divided by afterwards, per channel")] = (0.229, 0.224, 0.225)
 
+    @model_validator(mode="after")
+    def _crop_fits(self) -> "Preprocessing":
+        if self.crop > self.resize:
+            raise ValueError(f"crop {self.crop} must not be larger than resize {self.resize}")
+        return self
+
     def __call__(self, picture: Image.Image) -> Tensor:
-        """Turn a picture of any mode and size into a float32 tensor (3, crop, crop) with values in [0, 1]."""
+        """Turn a picture of any size into a float32 tensor (3, crop, crop) with values in [0, 1].
+
+        Transparency is ignored; 16-bit grey is divided by 257.
+
+        Raises:
+            ValueError: the picture's mode says nothing of its range ("I", "F"), or has no conversion to RGB.
+        """
         mode = InterpolationMode(self.interpolation)
-        resized = F.resize(picture.convert("RGB"), [self.resize], interpolation=mode, antialias=True)
-        return F.pil_to_tensor(F.center_crop(resized, [self.crop, self.crop])).float().div_(255)
+        cut = v2.Compose([v2.Resize(self.resize, interpolation=mode, antialias=True), v2.CenterCrop(self.crop)])
+        return pil_to_tensor(cut(_rgb(picture))).float().div_(255)
+
+
+def _rgb(picture: Image.Image) -> Image.Image:
+    if picture.mode in ("I", "F"):
+        raise ValueError(f"a picture of mode {picture.mode} has no known range: save it with 8 or 16 bits a channel")
+    if picture.mode.startswith("I;16"):  # Pillow would clip to 255, not scale
+        picture = Image.fromarray((np.asarray(picture) / 257).round().astype(np.uint8))
+    if picture.mode == "P" and "transparency" in picture.info:
+        picture = picture.convert("RGBA")  # Pillow warns when it has to drop a palette's transparency itself
+    return picture.convert("RGB")

@@ -12,6 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from common import unknown_name
 from models._registry import ModelSpec, register
 from models.ops.neighbourhood import aggregation, gather_taps, subtraction
 
@@ -76,6 +77,12 @@ class PatchwiseAttention(nn.Module):
         return aggregation(self.conv3(x), weights, self.kernel_size)
 
 
+_ATTENTIONS: dict[Kind, type[PairwiseAttention | PatchwiseAttention]] = {
+    "pairwise": PairwiseAttention,
+    "patchwise": PatchwiseAttention,
+}
+
+
 def _mapping(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
     """Gamma: two linear layers, each after a norm and a ReLU; only the second has a bias."""
     return nn.Sequential(
@@ -124,6 +131,9 @@ class SAN(nn.Module):
         footprints: odd footprint of each stage; the map of a stage must be larger than footprint // 2.
         widths: channels of each stage, multiples of 32.
         stem_width: channels at full resolution.
+
+    Raises:
+        ValueError: the kind is unknown, a width is not a multiple of 32, or the stages are not equally many everywhere.
     """
 
     def __init__(
@@ -137,7 +147,11 @@ class SAN(nn.Module):
         stem_width: int = 64,
     ) -> None:
         super().__init__()
-        attention = PairwiseAttention if kind == "pairwise" else PatchwiseAttention
+        if kind not in _ATTENTIONS:
+            raise unknown_name("kind of attention", kind, _ATTENTIONS)
+        if any(width % (R2 * SHARE) for width in widths):
+            raise ValueError(f"widths must be multiples of {R2 * SHARE}, got {tuple(widths)}")
+        attention = _ATTENTIONS[kind]
         self.stages = len(blocks)
         self.conv_in = nn.Conv2d(3, stem_width, 1, bias=False)
         self.bn_in = nn.BatchNorm2d(stem_width)

@@ -31,7 +31,7 @@ def aggregation(values: Tensor, weights: Tensor, kernel_size: int) -> Tensor:
         ValueError: a shape does not fit.
     """
     n, c, h, w = values.shape
-    _require_map(h, w, kernel_size)
+    _require_map(values, kernel_size)
     if weights.shape[0] != n or weights.shape[2:] != (kernel_size**2, h * w) or c % weights.shape[1]:
         raise ValueError(
             f"weights must be (N={n}, G dividing {c}, k*k={kernel_size**2}, H*W={h * w}), got {tuple(weights.shape)}"
@@ -56,8 +56,9 @@ def subtraction(centres: Tensor, neighbours: Tensor, kernel_size: int) -> Tensor
     """
     if centres.shape != neighbours.shape:
         raise ValueError(f"centres {tuple(centres.shape)} and neighbours {tuple(neighbours.shape)} must have one shape")
-    _require_map(*centres.shape[-2:], kernel_size)
-    return _Subtraction.apply(centres, neighbours, kernel_size)
+    _require_map(centres, kernel_size)
+    dtype = torch.promote_types(centres.dtype, neighbours.dtype)
+    return _Subtraction.apply(centres.to(dtype), neighbours.to(dtype), kernel_size)
 
 
 def gather_taps(features: Tensor, kernel_size: int) -> Tensor:
@@ -66,11 +67,12 @@ def gather_taps(features: Tensor, kernel_size: int) -> Tensor:
     Raises:
         ValueError: H or W is not larger than kernel_size // 2.
     """
-    _require_map(*features.shape[-2:], kernel_size)
+    _require_map(features, kernel_size)
     return F.unfold(_pad(features, kernel_size), kernel_size)
 
 
-def _require_map(height: int, width: int, kernel_size: int) -> None:
+def _require_map(features: Tensor, kernel_size: int) -> None:
+    height, width = features.shape[-2:]
     if kernel_size % 2 == 0 or kernel_size < 1:
         raise ValueError(f"the footprint must be odd and positive, got {kernel_size}")
     if min(height, width) <= kernel_size // 2:

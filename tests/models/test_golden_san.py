@@ -42,10 +42,7 @@ def test_operation_equals_the_authors_kernel_exactly(op: str, dtype: torch.dtype
     for case in cases:
         k = case["kernel_size"]
         inputs = [tensor(x).to(dtype).requires_grad_() for x in case["inputs"].values()]
-        if op == "aggregation":
-            output = aggregation(inputs[0], inputs[1], k)
-        else:
-            output = subtraction(inputs[0], inputs[-1], k)
+        output = aggregation(inputs[0], inputs[1], k) if op == "aggregation" else subtraction(inputs[0], inputs[-1], k)
         assert torch.equal(output, tensor(case["output"]).to(dtype).view_as(output)), case["name"]
         stored = case["upstream_grad"]
         upstream = (
