@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import attacks
@@ -82,6 +82,7 @@ def test_eps_is_written(eps: float, text: str) -> None:
     assert format_eps(eps) == text
 
 
+@settings(deadline=None)
 @given(st.integers(0, 510))
 def test_half_steps_survive_writing_and_reading(halves: int) -> None:
     eps = halves / 2 / 255
@@ -189,6 +190,7 @@ def test_the_least_likely_target_has_the_smallest_logit_that_is_not_the_labels()
     assert targets.tolist() == [1, 1, 1, 2]
 
 
+@settings(deadline=None)
 @given(st.integers(2, 6), st.integers(1, 8), st.integers(0, 2**31), st.sampled_from(["random", "least_likely"]))
 def test_no_rule_chooses_the_label(classes: int, count: int, seed: int, rule: attacks.TargetRule) -> None:
     labels = torch.randint(classes, (count,), generator=generator(seed))

@@ -48,19 +48,21 @@ def test_one_step_is_bit_for_bit_the_reference(
 
 
 @both_norms
-def test_several_steps_give_the_verdicts_of_the_reference(network: nn.Module, digits: Digits, norm: Norm) -> None:
+def test_several_steps_give_the_verdicts_of_the_reference(nearest_mean: nn.Module, digits: Digits, norm: Norm) -> None:
     some, step_size = part(digits, 256), BUDGETS[norm].eps / 4
-    expected = network(reference(norm, network, some, steps=10, step_size=step_size)).argmax(1)
+    expected = nearest_mean(reference(norm, nearest_mean, some, steps=10, step_size=step_size)).argmax(1)
     assert 20 < (expected != some.labels).sum() < 236
-    assert torch.equal(ours(norm, network, some, steps=10, step_size=step_size).logits.argmax(1), expected)
+    assert torch.equal(ours(norm, nearest_mean, some, steps=10, step_size=step_size).logits.argmax(1), expected)
 
 
-def test_fgsm_gives_the_images_of_the_reference(network: nn.Module, digits: Digits) -> None:
+def test_fgsm_gives_the_images_of_the_reference(nearest_mean: nn.Module, digits: Digits) -> None:
     some, threat = part(digits, 256), BUDGETS[Norm.LINF]
-    expected = torchattacks.FGSM(network, eps=threat.eps)(some.images, some.labels)
-    run = run_attack(attacks.create("fgsm"), network, some.images, some.labels, threat=threat, generator=generator())
+    expected = torchattacks.FGSM(nearest_mean, eps=threat.eps)(some.images, some.labels)
+    run = run_attack(
+        attacks.create("fgsm"), nearest_mean, some.images, some.labels, threat=threat, generator=generator()
+    )
     assert (run.adversarial - expected).abs().max() <= 1e-7  # the reference does not project, which rounds
-    assert torch.equal(run.logits.argmax(1), network(expected).argmax(1))
+    assert torch.equal(run.logits.argmax(1), nearest_mean(expected).argmax(1))
 
 
 def test_the_last_step_counts() -> None:

@@ -88,7 +88,7 @@ def test_half_precision_is_near(name: str) -> None:
         with torch.autocast("cpu", dtype=torch.bfloat16):
             rounded = network(images(8))
     assert rounded.dtype == torch.bfloat16
-    assert (rounded.float() - exact).norm() <= 0.03 * exact.norm()  # bfloat16 keeps 8 bits: 0.4 % a rounding
+    assert (rounded.float() - exact).norm() <= 0.015 * exact.norm()  # bfloat16 keeps 8 bits: 0.4 % a rounding
 
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet50"])
@@ -122,7 +122,7 @@ def test_a_fresh_network_starts_near_chance() -> None:
     for name in MINIS:
         network = mini(name, num_classes=10)
         loss = nn.functional.cross_entropy(network(images(16)), torch.arange(16) % 10)
-        assert abs(loss.item() - math.log(10)) < 0.7, name
+        assert abs(loss.item() - math.log(10)) < 0.4, name
 
 
 def test_an_unknown_name_is_refused_with_a_suggestion() -> None:
