@@ -11,6 +11,8 @@ from torchvision.transforms.v2.functional import pil_to_tensor
 
 Channels = tuple[float, float, float]
 
+_LONGEST = 16
+
 
 class Preprocessing(BaseModel):
     """Resize the shorter side, crop the centre, scale to [0, 1]; normalisation happens inside the classifier.
@@ -35,14 +37,23 @@ class Preprocessing(BaseModel):
     def __call__(self, picture: Image.Image) -> Tensor:
         """Turn a picture of any size into a float32 tensor (3, crop, crop) with values in [0, 1].
 
-        Transparency is ignored; 16-bit grey is divided by 257.
+        Transparency is ignored; 16-bit grey is divided by 257. Of a strip longer than 16 times its width only the middle is read.
 
         Raises:
             ValueError: the picture's mode says nothing of its range ("I", "F"), or has no conversion to RGB.
         """
         mode = InterpolationMode(self.interpolation)
         cut = v2.Compose([v2.Resize(self.resize, interpolation=mode, antialias=True), v2.CenterCrop(self.crop)])
-        return pil_to_tensor(cut(_rgb(picture))).float().div_(255)
+        return pil_to_tensor(cut(_rgb(_bounded(picture)))).float().div_(255)
+
+
+def _bounded(picture: Image.Image) -> Image.Image:
+    """Keep the middle of a long strip: resizing its shorter side would make a few bytes into gigabytes."""
+    limit = _LONGEST * min(picture.size)
+    if max(picture.size) <= limit:
+        return picture
+    left, top = (max(0, (length - limit) // 2) for length in picture.size)
+    return picture.crop((left, top, left + min(picture.width, limit), top + min(picture.height, limit)))
 
 
 def _rgb(picture: Image.Image) -> Image.Image:

@@ -96,6 +96,22 @@ def test_shrinking_averages_instead_of_skipping_pixels() -> None:
     assert (tensor - 0.5).abs().max() < 0.1
 
 
+@pytest.mark.parametrize("upright", [False, True])
+def test_of_a_long_strip_only_the_middle_is_read(upright: bool) -> None:
+    """Resized whole, a strip of 1 x 50,000 would take gigabytes."""
+    noise = np.random.default_rng(0).integers(0, 256, (3, 1001), dtype=np.uint8)
+    middle = noise[:, 476:524]  # 48 = 16 * 3 of 1001 columns
+    strips = [Image.fromarray(part.T.copy() if upright else part) for part in (noise, middle)]
+    whole, part = (Preprocessing(resize=10, crop=10)(strip) for strip in strips)
+    assert torch.equal(whole, part)
+
+
+def test_a_panorama_is_read_whole() -> None:
+    ramp = np.tile(np.arange(48, dtype=np.uint8) * 5, (3, 1))
+    values = Preprocessing(resize=3, crop=3)(Image.fromarray(ramp))[0, 0] * 255
+    assert values.tolist() == [110, 115, 120]
+
+
 def test_the_picture_itself_is_not_changed() -> None:
     picture = Image.new("RGBA", (9, 5), (1, 2, 3, 4))
     PLAIN(picture)
