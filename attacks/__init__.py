@@ -15,6 +15,7 @@ import pkgutil
 
 from attacks._random import Generator, image_generators
 from attacks._registry import (
+    ParameterError,
     attack_names,
     create,
     create_transform,
@@ -37,6 +38,7 @@ __all__ = [
     "AttackRun",
     "Generator",
     "Norm",
+    "ParameterError",
     "PixelScale",
     "TargetRule",
     "ThreatModel",

@@ -10,13 +10,19 @@ Generator = torch.Generator | Sequence[torch.Generator]
 """One CPU generator for the whole batch, or one for each image: then results do not depend on how images are batched."""
 
 
-def image_generators(seed: int, indices: Sequence[int]) -> list[torch.Generator]:
-    """Make one generator an image, seeded from the evaluation's seed and the image's index."""
-    return [torch.Generator().manual_seed(_mix(seed, index)) for index in indices]
+def image_generators(seed: int, indices: Sequence[int], *, stream: int = 0) -> list[torch.Generator]:
+    """Make one generator an image.
+
+    Args:
+        seed: of the evaluation, at least 0.
+        indices: of the images in their data set.
+        stream: keeps draws for different purposes independent.
+    """
+    return [torch.Generator().manual_seed(_mix(seed, index, stream)) for index in indices]
 
 
-def _mix(seed: int, index: int) -> int:
-    return int(np.random.SeedSequence([seed, index]).generate_state(1, np.uint64)[0])
+def _mix(*numbers: int) -> int:
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
 
 
 def uniform(images: Tensor, generator: Generator) -> Tensor:

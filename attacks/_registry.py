@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import asdict, fields
 from typing import Any, TypeVar, cast
 
-from pydantic import ConfigDict, TypeAdapter
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from attacks._types import Attack, Transform
 from common import Registry, unknown_name
@@ -13,6 +13,10 @@ _ATTACKS = Registry[type[Attack]]("attack")
 _TRANSFORMS = Registry[type[Transform]]("transform")
 
 Class = TypeVar("Class", bound=type)
+
+
+class ParameterError(ValueError):
+    """A parameter of an attack or transform is missing or out of its range."""
 
 
 def register_attack(name: str) -> Callable[[Class], Class]:
@@ -44,17 +48,17 @@ def transform_names() -> list[str]:
     return _TRANSFORMS.names()
 
 
-def create(name: str, **parameters: object) -> Attack:
+def create(name: str, /, **parameters: object) -> Attack:
     """Make an attack.
 
     Raises:
         UnknownNameError: there is no such attack, or it has no such parameter.
-        pydantic.ValidationError: a ValueError; a parameter is out of its range.
+        ParameterError: a parameter is missing or out of its range.
     """
     return cast(Attack, _create(_ATTACKS[name], name, parameters))
 
 
-def create_transform(name: str, **parameters: object) -> Transform:
+def create_transform(name: str, /, **parameters: object) -> Transform:
     """Make a transform; raises as `create` does."""
     return cast(Transform, _create(_TRANSFORMS[name], name, parameters))
 
@@ -64,7 +68,11 @@ def _create(cls: type, name: str, parameters: dict[str, object]) -> object:
     for parameter in parameters:
         if parameter not in allowed:
             raise unknown_name(f"parameter of {name}", parameter, allowed)
-    return TypeAdapter(cls).validate_python(parameters)
+    try:
+        return TypeAdapter(cls).validate_python(parameters)
+    except ValidationError as error:
+        facts = [f"{'.'.join(map(str, each['loc']))}: {each['msg']}, got {each['input']!r}" for each in error.errors()]
+        raise ParameterError(f"{name}: {'; '.join(facts)}") from None
 
 
 def parameters(created: Attack | Transform) -> dict[str, object]:

@@ -8,7 +8,11 @@ Item = TypeVar("Item")
 
 
 class UnknownNameError(ValueError):
-    """A name that is in no registry; the message suggests the nearest and lists all."""
+    """A name that is in no registry; the message suggests the nearest and lists all. `kind` says what it should have named."""
+
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(message)
+        self.kind = kind
 
 
 def unknown_name(kind: str, name: str, allowed: Iterable[str]) -> UnknownNameError:
@@ -22,7 +26,7 @@ def unknown_name(kind: str, name: str, allowed: Iterable[str]) -> UnknownNameErr
     choices = sorted(allowed)
     nearest = get_close_matches(name, choices, n=1)
     hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
-    return UnknownNameError(f"unknown {kind} {name!r}.{hint} Known: {', '.join(choices) or 'none'}.")
+    return UnknownNameError(kind, f"unknown {kind} {name!r}.{hint} Known: {', '.join(choices) or 'none'}.")
 
 
 class Registry(Generic[Item]):

@@ -62,8 +62,10 @@ def download() -> None:
     parts = {part: FashionMNIST(str(ARRAYS.parent), train=part == "train", download=True) for part in ("train", "test")}
     np.savez_compressed(
         ARRAYS,
-        **{f"{part}_images": data.data.numpy() for part, data in parts.items()},
-        **{f"{part}_labels": data.targets.numpy().astype(np.uint8) for part, data in parts.items()},
+        train_images=parts["train"].data.numpy(),
+        train_labels=parts["train"].targets.numpy(),
+        test_images=parts["test"].data.numpy(),
+        test_labels=parts["test"].targets.numpy(),
     )
 
 

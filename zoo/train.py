@@ -21,10 +21,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import models
-from zoo.fashion_mnist import CLASSES, ZOO, arrays
+from common import file_sha256
+from evaluation import EvaluationSpec, evaluate
+from zoo.fashion_mnist import CLASSES, TEST_ZIP, ZOO, arrays
 
 RUNS = ZOO / "runs"
-PREPROCESSING = models.Preprocessing(resize=32, crop=32, mean=(0.286,) * 3, std=(0.353,) * 3)
+PREPROCESSING = models.Preprocessing(resize=32, crop=32, mean=(0.286, 0.286, 0.286), std=(0.353, 0.353, 0.353))
 """Mean and standard deviation of the training images' pixels."""
 
 
@@ -192,10 +194,27 @@ def train(name: str) -> Training:
 
 
 def export(training: Training) -> None:
-    """Write the checkpoint and its card, then measure its accuracy on the zoo's test images and add it to the card."""
+    """Write the checkpoint and its card, measure its accuracy on the zoo's test images, and add that to the card."""
     path = models.ZOO / f"{training.name}.safetensors"
     path.parent.mkdir(exist_ok=True)
     save_file(training.model.network.state_dict(), path)
+    facts = card(training.name).model_copy(update={"sha256": file_sha256(path)})
+    write_card(path, facts)
+    report = evaluate(EvaluationSpec(models=(training.name,), dataset=TEST_ZIP.stem))
+    accuracy = report.models[0].conditions[0].accuracy
+    if accuracy is None:
+        raise RuntimeError(f"no image of {TEST_ZIP} was evaluated")
+    claim = {
+        "clean_accuracy": accuracy.value,
+        "clean_accuracy_on": f"{accuracy.n} test images of Fashion-MNIST (re-split), "
+        f"95 % interval {accuracy.low:.4f} to {accuracy.high:.4f}",
+    }
+    write_card(path, facts.model_copy(update=claim))
+
+
+def write_card(checkpoint: Path, card: models.ModelCard) -> None:
+    """Write a card beside its checkpoint."""
+    checkpoint.with_name(f"{checkpoint.stem}.json").write_text(card.model_dump_json(indent=2) + "\n")
 
 
 def main() -> None:

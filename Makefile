@@ -1,0 +1,41 @@
+# Two commands: `make demo` and `make test`. Everything is installed into .venv.
+PYTHON ?= python3
+BIN := .venv/bin
+export OMP_WAIT_POLICY ?= PASSIVE
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo serve test check format lock
+
+help: ## list the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
+
+install: $(BIN)/.installed ## install what is needed into .venv
+
+# A torch build chosen by UV_TORCH_BACKEND (cpu, cu126, auto, ...) has other hashes than the ones that are locked.
+$(BIN)/.installed: pyproject.toml requirements.lock
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'uv>=0.7'
+	VIRTUAL_ENV=.venv $(BIN)/uv pip install $(if $(UV_TORCH_BACKEND),--no-verify-hashes) --constraint requirements.lock --group dev --editable .
+	touch $@
+
+demo: install ## start the service, evaluate the zoo through HTTP, print the report; DETACH=1 ends by itself
+	$(BIN)/withstand demo $(if $(DETACH),--detach)
+
+serve: install ## start the service
+	$(BIN)/withstand serve
+
+check: install ## format, lint, types, layers
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+test: check ## run every check and test
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
+
+format: install ## format the code
+	$(BIN)/ruff format
+	$(BIN)/ruff check --fix
+
+lock: ## renew requirements.lock
+	$(BIN)/uv pip compile --universal --generate-hashes --upgrade --no-emit-index-url --group dev pyproject.toml --output-file requirements.lock

@@ -1,0 +1,47 @@
+"""Pictures from strangers: opened with limits, so that a small file cannot take all memory."""
+
+import io
+import warnings
+
+from PIL import Image, UnidentifiedImageError
+
+MAX_PIXELS = 50_000_000
+"""Width times height above which a picture is refused before it is decoded."""
+
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+
+
+class PictureError(ValueError):
+    """The bytes are not a picture that can be used; the message says why."""
+
+
+def open_picture(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Decode a picture (the first frame of an animation).
+
+    Args:
+        data: the file's bytes.
+        max_pixels: limit on width times height, checked before decoding.
+
+    Raises:
+        PictureError: the bytes are empty, of no known format, truncated or broken, or the picture is too large.
+    """
+    if not data:
+        raise PictureError("the picture is empty (0 bytes)")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a decompression bomb is answered by our own limit
+            picture = Image.open(io.BytesIO(data), formats=FORMATS)
+            if picture.width * picture.height > max_pixels:
+                raise PictureError(
+                    f"the picture has {picture.width} x {picture.height} pixels, allowed are {max_pixels} in all"
+                )
+            picture.load()
+    except UnidentifiedImageError:
+        raise PictureError(f"not a picture: {len(data)} bytes of none of the formats {', '.join(FORMATS)}") from None
+    except Image.DecompressionBombError as error:
+        raise PictureError(f"the picture is too large: {error}") from None
+    except (OSError, SyntaxError, ValueError, EOFError) as error:
+        if isinstance(error, PictureError):
+            raise
+        raise PictureError(f"the picture is broken or truncated: {error}") from None
+    return picture

@@ -1,0 +1,54 @@
+"""Evaluations: a specification in, a report out.
+
+import evaluation
+
+spec = evaluation.EvaluationSpec(
+    models=("resnet_mini.fashion_mnist",),
+    dataset="fashion_mnist_test",
+    images=200,
+    conditions=evaluation.preset("rotation-flip"),
+)
+print(evaluation.evaluate(spec).to_markdown())
+"""
+
+from evaluation.catalog import Catalog
+from evaluation.datasets import DatasetError, ImageFolder, SelectionError, open_dataset
+from evaluation.evaluate import evaluate
+from evaluation.plan import Plan, Shard, make_plan
+from evaluation.presets import pgd_conditions, preset, preset_names
+from evaluation.report import Report, merge
+from evaluation.runner import ShardResult, best_device, run_shard
+from evaluation.spec import (
+    AdversarialCondition,
+    AttackChoice,
+    CleanCondition,
+    Condition,
+    EvaluationSpec,
+    TransformCondition,
+)
+
+__all__ = [
+    "AdversarialCondition",
+    "AttackChoice",
+    "Catalog",
+    "CleanCondition",
+    "Condition",
+    "DatasetError",
+    "EvaluationSpec",
+    "ImageFolder",
+    "Plan",
+    "Report",
+    "SelectionError",
+    "Shard",
+    "ShardResult",
+    "TransformCondition",
+    "best_device",
+    "evaluate",
+    "make_plan",
+    "merge",
+    "open_dataset",
+    "pgd_conditions",
+    "preset",
+    "preset_names",
+    "run_shard",
+]

@@ -1,0 +1,90 @@
+"""Where models and data sets are found by name."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+
+import models
+from common import file_sha256, unknown_name
+from evaluation.datasets import DatasetError, ImageFolder, open_dataset
+
+ZOO_DATASETS = models.ZOO.parent / "datasets"
+"""Folder of the data sets that come with the project."""
+
+
+@dataclass(frozen=True)
+class Catalog:
+    """Folders with checkpoints and data sets. What lies there is looked up at every call, so files can be added at any time.
+
+    Attributes:
+        model_folders: hold checkpoints with their cards.
+        dataset_folders: hold zips, and folders of class folders; their names without `.zip` are the data sets' names.
+    """
+
+    model_folders: tuple[Path, ...] = (models.ZOO,)
+    dataset_folders: tuple[Path, ...] = (ZOO_DATASETS,)
+
+    def checkpoints(self) -> dict[str, models.Checkpoint]:
+        """List the checkpoints by name."""
+        return models.find_checkpoints(self.model_folders)
+
+    def checkpoint(self, name: str) -> models.Checkpoint:
+        """Look up a checkpoint.
+
+        Raises:
+            UnknownNameError: there is none of that name.
+        """
+        found = self.checkpoints()
+        if name not in found:
+            raise unknown_name("model", name, found)
+        return found[name]
+
+    def checkpoint_sha256(self, name: str) -> str:
+        """Hash of a checkpoint file."""
+        path = self.checkpoint(name).path
+        return _file_sha256(path, path.stat().st_mtime_ns)
+
+    def load_model(self, name: str, device: torch.device | str = "cpu") -> models.Classifier:
+        """Load a checkpoint; raises as `models.load` does."""
+        return models.load(name, folders=self.model_folders, device=device)
+
+    def datasets(self) -> dict[str, Path]:
+        """List the paths of the data sets by name.
+
+        Raises:
+            DatasetError: two have the same name.
+        """
+        found: dict[str, Path] = {}
+        for folder in self.dataset_folders:
+            for path in sorted(folder.glob("*")):
+                name = path.stem if path.suffix == ".zip" else path.name
+                if path.suffix != ".zip" and not path.is_dir():
+                    continue
+                if name in found:
+                    raise DatasetError(f"two data sets are named {name!r}: {found[name]} and {path}")
+                found[name] = path
+        return found
+
+    def open_dataset(self, name: str) -> ImageFolder:
+        """Open a data set.
+
+        Raises:
+            UnknownNameError: there is none of that name.
+            DatasetError: it cannot be read.
+        """
+        found = self.datasets()
+        if name not in found:
+            raise unknown_name("data set", name, found)
+        return _open(found[name], found[name].stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=16)
+def _open(path: Path, _modified_ns: int) -> ImageFolder:
+    return open_dataset(path)
+
+
+@lru_cache(maxsize=256)
+def _file_sha256(path: Path, _modified_ns: int) -> str:
+    return file_sha256(path)

@@ -1,0 +1,44 @@
+"""Run an evaluation here and now, without a server or a database."""
+
+from collections.abc import Callable
+
+from evaluation.catalog import Catalog
+from evaluation.plan import Shard, make_plan
+from evaluation.report import Report, merge
+from evaluation.runner import ShardResult, best_device, run_shard
+from evaluation.spec import EvaluationSpec
+
+
+def evaluate(
+    spec: EvaluationSpec,
+    *,
+    catalog: Catalog | None = None,
+    device: str | None = None,
+    on_shard: Callable[[Shard, int, int], None] = lambda shard, done, total: None,
+) -> Report:
+    """Evaluate every model under every condition.
+
+    Args:
+        spec: what to evaluate.
+        catalog: where names are looked up; the project's own models and data by default.
+        device: where to compute; the GPU if there is one by default.
+        on_shard: called after each shard with it, the shards done and the shards in all.
+
+    Raises:
+        UnknownNameError: there is no such model or data set.
+        CheckpointError: a checkpoint cannot be used.
+        DatasetError: the data set cannot be used, or does not fit a model.
+        AttackError: an attack cannot be run as asked.
+    """
+    catalog, device = catalog or Catalog(), device or best_device()
+    plan = make_plan(spec, catalog)
+    dataset = catalog.open_dataset(spec.dataset)
+    results: list[ShardResult] = []
+    shards = plan.shards
+    loaded, classifier = "", None
+    for done, shard in enumerate(shards, start=1):
+        if classifier is None or loaded != shard.model:
+            loaded, classifier = shard.model, catalog.load_model(shard.model, device)
+        results.append(run_shard(spec, shard, classifier=classifier, dataset=dataset))
+        on_shard(shard, done, len(shards))
+    return merge(plan, results)

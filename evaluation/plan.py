@@ -1,0 +1,106 @@
+"""From a specification to shards of work."""
+
+from collections.abc import Sequence
+
+from pydantic import BaseModel, ConfigDict
+
+from common import canonical_json, text_sha256
+from evaluation.catalog import Catalog
+from evaluation.datasets import DatasetError, ImageFolder
+from evaluation.spec import EvaluationSpec
+
+SHARD_IMAGES = 100
+"""Images of a shard, the unit of work that is done once and kept."""
+
+_FROZEN = ConfigDict(frozen=True, extra="forbid")
+
+
+class Shard(BaseModel):
+    """One model under one condition on a range of the selected images."""
+
+    model_config = _FROZEN
+
+    model: str
+    condition: int
+    start: int
+    stop: int
+
+    @property
+    def images(self) -> int:
+        """Number of images."""
+        return self.stop - self.start
+
+
+class Plan(BaseModel):
+    """A specification, checked against the models and images it names.
+
+    Attributes:
+        id: the same for the same question about the same files.
+        spec: what is asked.
+        images: how many images were selected.
+        classes: how many classes the data set has.
+        dataset_sha256: content of the data set.
+        model_sha256: content of each checkpoint.
+    """
+
+    model_config = _FROZEN
+
+    id: str
+    spec: EvaluationSpec
+    images: int
+    classes: int
+    dataset_sha256: str
+    model_sha256: dict[str, str]
+
+    @property
+    def shards(self) -> list[Shard]:
+        """All shards, in the order in which they are best run: a model is loaded once."""
+        return [
+            Shard(model=model, condition=condition, start=start, stop=min(start + SHARD_IMAGES, self.images))
+            for model in self.spec.models
+            for condition in range(len(self.spec.conditions))
+            for start in range(0, self.images, SHARD_IMAGES)
+        ]
+
+
+def make_plan(spec: EvaluationSpec, catalog: Catalog) -> Plan:
+    """Check that everything a specification names exists and fits together.
+
+    Raises:
+        UnknownNameError: there is no such model or data set.
+        CheckpointError: a model's card is not usable.
+        DatasetError: the data set cannot be read, has too few images, or other classes than a model.
+    """
+    dataset = catalog.open_dataset(spec.dataset)
+    for model in spec.models:
+        label_map(catalog.checkpoint(model).card().classes, dataset, model)
+    model_sha256 = {model: catalog.checkpoint_sha256(model) for model in spec.models}
+    identity = {"spec": spec.model_dump(mode="json"), "dataset": dataset.sha256, "models": model_sha256}
+    return Plan(
+        id=text_sha256(canonical_json(identity))[:16],
+        spec=spec,
+        images=len(dataset.select(spec.images, spec.seed)),
+        classes=len(dataset.classes),
+        dataset_sha256=dataset.sha256,
+        model_sha256=model_sha256,
+    )
+
+
+def label_map(classes: Sequence[str], dataset: ImageFolder, model: str) -> list[int]:
+    """Find the logit of every class of the data set, by name.
+
+    Where none of the names agree but their number does (folders named by codes, say), the order is taken to be the same.
+
+    Raises:
+        DatasetError: the classes are not the same.
+    """
+    if set(classes) == set(dataset.classes):
+        return [classes.index(name) for name in dataset.classes]
+    if len(classes) == len(dataset.classes) and not set(classes) & set(dataset.classes):
+        return list(range(len(classes)))
+    missing = sorted(set(dataset.classes) - set(classes))
+    raise DatasetError(
+        f"model {model} has {len(classes)} classes, {dataset.path.name} has {len(dataset.classes)}; "
+        f"classes of the data set that the model does not know: {', '.join(missing[:5]) or 'none'}"
+        + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
+    )

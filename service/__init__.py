@@ -1,0 +1,1 @@
+"""The service: HTTP, durable jobs, pages and commands around `evaluation`, `attacks` and `models`."""

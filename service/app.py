@@ -1,0 +1,63 @@
+"""Builds the application."""
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+
+from fastapi import Depends, FastAPI
+from fastapi.staticfiles import StaticFiles
+
+from service import errors
+from service.deps import Service, require_key
+from service.dispatcher import Dispatcher
+from service.executors import DeviceExecutor, available_devices
+from service.pages import WEB
+from service.predictor import Predictor
+from service.routes import datasets, evaluations, health, models, pages
+from service.settings import Settings
+from service.store import Store
+
+DESCRIPTION = "Robustness evaluation of image classifiers: predictions, rotations and flips, adversarial attacks."
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """Build the application; its database, device processes and threads start and end with it."""
+    app = FastAPI(
+        title="withstand",
+        version=version("withstand"),
+        description=DESCRIPTION,
+        lifespan=_lifespan,
+        max_body_size=settings.max_body_bytes,
+        responses={
+            "4XX": {"model": errors.Problem, "description": "what was wrong, what was received, what is allowed"}
+        },
+    )
+    app.state.settings = settings
+    errors.install(app)
+    app.include_router(health.router)
+    for resource in (models, datasets, evaluations, pages):
+        app.include_router(resource.router, dependencies=[Depends(require_key)])
+    app.mount("/static", StaticFiles(directory=WEB / "static"))
+    return app
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncGenerator[None]:
+    settings: Settings = app.state.settings
+    catalog = settings.catalog()
+    store = Store.at(settings.data_dir / "withstand.db")
+    devices = settings.devices or tuple(available_devices())
+    executors = {device: DeviceExecutor(device, timeout_s=settings.shard_timeout_s) for device in devices}
+    predictor = Predictor(catalog, devices[0], queue_images=settings.queue_images, timeout_s=settings.predict_timeout_s)
+    dispatcher = Dispatcher(store, catalog, executors, settings.data_dir / "dispatcher.lock")
+    app.state.service = Service(settings, catalog, store, dispatcher, predictor)
+    predictor.start()
+    dispatcher.start()
+    try:
+        yield
+    finally:
+        dispatcher.stop()
+        predictor.stop()
+        for executor in executors.values():
+            executor.shutdown(cancel_futures=True)
+        store.close()

@@ -1,0 +1,187 @@
+"""The command `withstand`."""
+
+import os
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: threads that spin slow down every neighbour
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+import uvicorn
+from pydantic import ValidationError
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+import attacks
+import evaluation
+import models
+from common.pictures import open_picture
+from evaluation import Catalog, EvaluationSpec, Shard
+from service import demo as demonstration
+from service.app import create_app
+from service.client import ClientError
+from service.display import console, print_report
+from service.errors import field_errors
+from service.schemas import Prediction, Predictions, top_classes
+from service.settings import Settings
+
+BAD_REQUEST, FAILURE = 2, 1
+
+app = typer.Typer(
+    help="How well do image classifiers withstand rotation, flips and adversarial attacks?",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines. [default: off]")]
+ModelDir = Annotated[list[Path], typer.Option(help="Folder with more checkpoints and their cards; may be given again.")]
+DatasetDir = Annotated[list[Path], typer.Option(help="Folder with more data sets; may be given again.")]
+Device = Annotated[str, typer.Option(help="Where to compute, such as cpu or cuda. [default: the GPU if there is one]")]
+
+
+@app.command()
+def serve(
+    host: Annotated[str | None, typer.Option(help="Address to listen on. [default: 127.0.0.1]")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on; 0 takes a free one. [default: 8000]")] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Folder of the database. [default: .withstand]")] = None,
+    model_dir: ModelDir = [],  # noqa: B006  typer copies it
+    dataset_dir: DatasetDir = [],  # noqa: B006
+) -> None:
+    """Serve predictions and evaluations over HTTP; every setting can also be given as WITHSTAND_... in the environment."""
+    given: dict[str, Any] = {
+        "host": host,
+        "port": port,
+        "data_dir": data_dir,
+        "model_dirs": model_dir or None,
+        "dataset_dirs": dataset_dir or None,
+    }
+    settings = Settings(**{name: value for name, value in given.items() if value is not None})
+    uvicorn.run(create_app(settings), host=settings.host, port=settings.port, timeout_graceful_shutdown=5)
+
+
+@app.command()
+def evaluate(
+    model: Annotated[list[str], typer.Argument(help="Names of checkpoints; see `withstand models`.")],
+    dataset: Annotated[str, typer.Option(help="Name of the data set.")],
+    images: Annotated[
+        int | None, typer.Option(help="How many images, drawn evenly from the classes. [default: all]")
+    ] = None,
+    preset: Annotated[list[str], typer.Option(help="Named conditions; may be given again.")] = ["rotation-flip"],  # noqa: B006
+    seed: Annotated[int, typer.Option(help="Seed of the selection and of all random draws.")] = 0,
+    device: Device = "",
+    model_dir: ModelDir = [],  # noqa: B006
+    dataset_dir: DatasetDir = [],  # noqa: B006
+    as_json: Json = False,
+) -> None:
+    """Evaluate checkpoints here and now, without a server."""
+    conditions = {condition.title: condition for name in preset for condition in evaluation.preset(name)}
+    spec = EvaluationSpec(
+        models=tuple(model), dataset=dataset, images=images, conditions=tuple(conditions.values()), seed=seed
+    )
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("evaluating", total=None)
+
+        def on_shard(shard: Shard, done: int, total: int) -> None:
+            title = spec.conditions[shard.condition].title
+            progress.update(task, completed=done, total=total, description=f"{shard.model}, {title}")
+
+        report = evaluation.evaluate(
+            spec, catalog=_catalog(model_dir, dataset_dir), device=device or None, on_shard=on_shard
+        )
+    if as_json:
+        typer.echo(report.model_dump_json(indent=2))
+    else:
+        print_report(report, console())
+
+
+@app.command()
+def predict(
+    model: Annotated[str, typer.Argument(help="Name of a checkpoint; see `withstand models`.")],
+    image: Annotated[list[Path], typer.Argument(help="Picture files.")],
+    top_k: Annotated[int, typer.Option(min=1, help="Classes to name for each picture.")] = 5,
+    device: Device = "",
+    model_dir: ModelDir = [],  # noqa: B006
+    as_json: Json = False,
+) -> None:
+    """Classify pictures here and now, without a server."""
+    classifier = _catalog(model_dir, []).load_model(model, device or evaluation.best_device())
+    predictions = [_predict(classifier, path, top_k) for path in image]
+    if as_json:
+        typer.echo(Predictions(model=model, predictions=predictions).model_dump_json(indent=2))
+        return
+    for prediction in predictions:
+        scores = ", ".join(f"{each.label} {each.probability:.3f}" for each in prediction.top)
+        typer.echo(f"{prediction.file}: {scores}")
+
+
+@app.command(name="models")
+def list_models(model_dir: ModelDir = [], as_json: Json = False) -> None:  # noqa: B006
+    """List the checkpoints that can be evaluated, and the architectures that can be created."""
+    cards = {name: checkpoint.card() for name, checkpoint in _catalog(model_dir, []).checkpoints().items()}
+    if as_json:
+        body = {
+            "checkpoints": {name: card.model_dump(mode="json") for name, card in cards.items()},
+            "architectures": models.names(),
+            "attacks": attacks.attack_names(),
+        }
+        typer.echo(json.dumps(body, indent=2))
+        return
+    for name, card in cards.items():
+        accuracy = (
+            "no claim"
+            if card.clean_accuracy is None
+            else f"{100 * card.clean_accuracy:.1f} % on {card.clean_accuracy_on}"
+        )
+        typer.echo(f"{name}: {card.architecture}, {len(card.classes)} classes, {accuracy}")
+    typer.echo(f"\narchitectures: {', '.join(models.names())}")
+
+
+@app.command()
+def demo(
+    detach: Annotated[bool, typer.Option(help="End by itself instead of serving until Ctrl-C.")] = False,
+    port: Annotated[int, typer.Option(help="Port to listen on; if it is taken, a free one.")] = 8000,
+    data_dir: Annotated[Path, typer.Option(help="Folder of the database.")] = Path(".withstand"),
+) -> None:
+    """Start the service, evaluate the zoo through HTTP, print the report and where to look next."""
+    demonstration.run(detach=detach, port=port, data_dir=data_dir)
+
+
+def _catalog(model_dirs: list[Path], dataset_dirs: list[Path]) -> Catalog:
+    return Settings(model_dirs=tuple(model_dirs), dataset_dirs=tuple(dataset_dirs)).catalog()
+
+
+def _predict(classifier: models.Classifier, path: Path, top_k: int) -> Prediction:
+    device = next(classifier.network.parameters()).device
+    image = classifier.card.preprocessing(open_picture(path.read_bytes())).to(device)
+    return Prediction(
+        file=str(path), top=top_classes(classifier(image.unsqueeze(0))[0], classifier.card.classes, top_k)
+    )
+
+
+def main() -> None:
+    """Run the command; a bad request ends with status 2, a failure with 1, both with one line on standard error."""
+    try:
+        app()
+    except ValidationError as error:
+        _end(
+            "; ".join(f"{each.field}: {each.message}, got {each.received}" for each in field_errors(error.errors())),
+            BAD_REQUEST,
+        )
+    except (ValueError, OSError) as error:
+        _end(str(error), BAD_REQUEST)
+    except ClientError as error:
+        _end(str(error), FAILURE)
+
+
+def _end(message: str, status: int) -> NoReturn:
+    typer.echo(f"withstand: {message}", err=True)
+    sys.exit(status)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,82 @@
+"""A small client of the service's HTTP interface."""
+
+import json
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Any, Self
+
+import httpx
+
+
+class ClientError(RuntimeError):
+    """The service answered with an error, or did not answer; the message repeats its reason."""
+
+
+class Client:
+    """Talks to a running service.
+
+    Args:
+        url: such as "http://127.0.0.1:8000".
+        api_key: if the service asks for one.
+        timeout_s: longest wait for an answer, seconds.
+    """
+
+    def __init__(self, url: str, *, api_key: str | None = None, timeout_s: float = 60.0) -> None:
+        headers = {} if api_key is None else {"Authorization": f"Bearer {api_key}"}
+        self._http = httpx.Client(base_url=url, headers=headers, timeout=timeout_s)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._http.close()
+
+    def ready(self) -> bool:
+        """Whether the service can work."""
+        try:
+            return self._http.get("/readyz").is_success
+        except httpx.HTTPError:
+            return False
+
+    def submit(self, spec: dict[str, Any]) -> dict[str, Any]:
+        """Submit an evaluation; returns its state with its `id`."""
+        return self._json("POST", "/v1/evaluations", json=spec)
+
+    def evaluation(self, evaluation_id: str) -> dict[str, Any]:
+        """Read an evaluation with its report so far."""
+        return self._json("GET", f"/v1/evaluations/{evaluation_id}")
+
+    def watch(self, evaluation_id: str) -> Iterator[dict[str, Any]]:
+        """Yield an evaluation's state at every change, until it has ended.
+
+        Raises:
+            ClientError: the service refused, or the connection broke.
+        """
+        try:
+            with self._http.stream("GET", f"/v1/evaluations/{evaluation_id}/events", timeout=None) as answer:
+                if answer.is_error:
+                    answer.read()
+                    raise ClientError(_reason(answer))
+                for line in answer.iter_lines():
+                    if line.startswith("data:"):
+                        yield json.loads(line.removeprefix("data:"))
+        except httpx.HTTPError as error:
+            raise ClientError(f"the connection to the service broke: {error}") from error
+
+    def _json(self, method: str, path: str, **request: Any) -> dict[str, Any]:
+        try:
+            answer = self._http.request(method, path, **request)
+        except httpx.HTTPError as error:
+            raise ClientError(f"no answer from {self._http.base_url}: {error}") from error
+        if answer.is_error:
+            raise ClientError(_reason(answer))
+        return answer.json()
+
+
+def _reason(answer: httpx.Response) -> str:
+    try:
+        return f"{answer.status_code}: {answer.json()['detail']}"
+    except (ValueError, KeyError, TypeError):
+        return f"{answer.status_code}: {answer.text[:200]}"

@@ -1,0 +1,64 @@
+"""What routes need, by name."""
+
+import secrets
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Annotated, cast
+
+from fastapi import Depends, Path, Request
+
+from evaluation import Catalog
+from evaluation.spec import NAME_PATTERN
+from service.dispatcher import Dispatcher
+from service.errors import ServiceError
+from service.predictor import Predictor
+from service.settings import Settings
+from service.store import Evaluation, Store
+
+
+@dataclass(frozen=True)
+class Service:
+    """The parts of a running service; `app.py` builds it."""
+
+    settings: Settings
+    catalog: Catalog
+    store: Store
+    dispatcher: Dispatcher
+    predictor: Predictor
+
+
+def _service(request: Request) -> Service:
+    return cast(Service, request.app.state.service)
+
+
+ServiceDep = Annotated[Service, Depends(_service)]
+ModelName = Annotated[str, Path(pattern=NAME_PATTERN, description="name of a checkpoint")]
+EvaluationId = Annotated[str, Path(pattern="^[0-9a-f]{16}$", description="id of an evaluation, 16 hexadecimal digits")]
+
+
+def require_key(request: Request, service: ServiceDep) -> None:
+    """Let a request pass that carries one of the API keys, if there are any.
+
+    Raises:
+        ServiceError: 401.
+    """
+    keys = service.settings.api_keys
+    scheme, _, token = request.headers.get("authorization", "").partition(" ")
+    given = token if scheme.lower() == "bearer" else request.headers.get("x-api-key", "")
+    if keys and not any(secrets.compare_digest(given.encode(), key.encode()) for key in keys):
+        detail = "an API key is needed: send `Authorization: Bearer KEY` or `X-API-Key: KEY`"
+        error = ServiceError(HTTPStatus.UNAUTHORIZED, detail)
+        error.headers["WWW-Authenticate"] = "Bearer"
+        raise error
+
+
+def _evaluation(evaluation_id: EvaluationId, service: ServiceDep) -> Evaluation:
+    found = service.store.evaluation(evaluation_id)
+    if found is None:
+        raise ServiceError(
+            HTTPStatus.NOT_FOUND, f"there is no evaluation {evaluation_id!r}; GET /v1/evaluations lists them"
+        )
+    return found
+
+
+EvaluationDep = Annotated[Evaluation, Depends(_evaluation)]

@@ -1,0 +1,122 @@
+"""Hands pending shards to executors and keeps their results. One at a time for a database; a second one waits as standby."""
+
+import fcntl
+import logging
+from collections.abc import Mapping
+from concurrent.futures import CancelledError, Executor, Future
+from pathlib import Path
+from threading import Event, Thread
+from typing import TextIO
+
+from evaluation import Catalog, ShardResult
+from service.executors import compute, describe
+from service.store import Claim, Store
+
+POLL_S = 0.5
+"""How often the dispatcher looks for work and cancellations that other processes have written, seconds."""
+
+_log = logging.getLogger(__name__)
+
+
+class Dispatcher:
+    """A thread that is the only one to start and finish shards.
+
+    Whoever holds the lock file is the dispatcher. On taking it, shards that were running become pending: that is the whole of crash
+    recovery.
+
+    Args:
+        store: where shards come from and results go.
+        catalog: where models and data are.
+        executors: by device name; each runs one shard at a time.
+        lock_path: of the lock file beside the database.
+    """
+
+    def __init__(self, store: Store, catalog: Catalog, executors: Mapping[str, Executor], lock_path: Path) -> None:
+        self._store, self._catalog, self._executors = store, catalog, executors
+        self._lock_path = lock_path
+        self._running: dict[str, tuple[Claim, Future[ShardResult]]] = {}
+        self._wake, self._stopping = Event(), Event()
+        self._thread = Thread(target=self._run, name="dispatcher", daemon=True)
+        self.active = Event()
+        """Set while this dispatcher holds the lock."""
+
+    def start(self) -> None:
+        """Begin, or wait as standby."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End; shards that are running become pending again when a dispatcher starts."""
+        self._stopping.set()
+        self.wake()
+        self._thread.join()
+
+    def wake(self) -> None:
+        """Look for work now."""
+        self._wake.set()
+
+    def _run(self) -> None:
+        with self._lock_path.open("w") as lock:
+            while not self._stopping.is_set():
+                if _try_lock(lock):
+                    self.active.set()
+                    self._dispatch()
+                    self.active.clear()
+                    return
+                self._wait()
+
+    def _dispatch(self) -> None:
+        if recovered := self._store.recover():
+            _log.info("%d shards were interrupted and will be run again", recovered)
+        while not self._stopping.is_set():
+            try:
+                self._collect()
+                self._hand_out()
+            except Exception:  # a full disk or a locked database must not end the dispatcher
+                _log.exception("the dispatcher will try again")
+            self._wait()
+        for _, future in self._running.values():
+            future.cancel()
+
+    def _wait(self) -> None:
+        self._wake.wait(POLL_S)
+        self._wake.clear()
+
+    def _collect(self) -> None:
+        for device, (claim, future) in list(self._running.items()):
+            if not future.done():
+                if self._store.wanted(claim.id):
+                    continue
+                future.cancel()
+            self._finish(claim, future)
+            del self._running[device]
+
+    def _finish(self, claim: Claim, future: Future[ShardResult]) -> None:
+        try:
+            result = future.result()
+        except CancelledError:
+            return
+        except Exception as error:  # whatever went wrong in the device process is the shard's failure
+            _log.warning("evaluation %s, %s failed: %s", claim.evaluation_id, claim.shard, describe(error))
+            self._store.fail(claim.id, describe(error))
+            return
+        self._store.complete(claim.id, result)
+
+    def _hand_out(self) -> None:
+        for device, executor in self._executors.items():
+            if device in self._running:
+                continue
+            claim = self._store.claim()
+            if claim is None:
+                return
+            sha256 = claim.plan.model_sha256[claim.shard.model]
+            future = executor.submit(compute, self._catalog, claim.plan.spec, claim.shard, sha256)
+            self._running[device] = claim, future
+            future.add_done_callback(lambda _: self.wake())
+
+
+def _try_lock(lock: TextIO) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

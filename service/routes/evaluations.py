@@ -1,0 +1,154 @@
+"""Evaluations: submitted, watched, cancelled, reported."""
+
+import asyncio
+from collections.abc import AsyncIterable
+from enum import StrEnum
+from http import HTTPStatus
+from typing import Annotated
+
+from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse
+from fastapi.sse import EventSourceResponse, ServerSentEvent
+
+from common import UnknownNameError, text_sha256
+from evaluation import DatasetError, EvaluationSpec, Report, SelectionError, make_plan, merge
+from models import CheckpointError
+from service.deps import EvaluationDep, Service, ServiceDep
+from service.errors import FieldError, ServiceError
+from service.pages import render
+from service.schemas import EvaluationList, EvaluationView, PgdRequest, RotationFlipRequest
+from service.store import Evaluation, KeyReusedError
+
+POLL_S = 0.3
+"""How often a watched evaluation is looked at, seconds."""
+
+router = APIRouter(prefix="/v1/evaluations", tags=["evaluations"])
+
+IdempotencyKey = Annotated[
+    str | None, Header(min_length=1, max_length=255, description="repeating a request with the same key is harmless")
+]
+
+
+class ReportFormat(StrEnum):
+    """How a report is written."""
+
+    JSON = "json"
+    MARKDOWN = "markdown"
+    HTML = "html"
+
+
+@router.post("", status_code=HTTPStatus.ACCEPTED)
+def submit(
+    spec: EvaluationSpec, service: ServiceDep, response: Response, idempotency_key: IdempotencyKey = None
+) -> EvaluationView:
+    """Submit an evaluation. The same question about the same files is the same evaluation: what is done is not done again."""
+    return _submit(spec, service, response, idempotency_key)
+
+
+@router.post("/rotation-flip", status_code=HTTPStatus.ACCEPTED)
+def submit_rotation_flip(
+    body: RotationFlipRequest, service: ServiceDep, response: Response, idempotency_key: IdempotencyKey = None
+) -> EvaluationView:
+    """Submit the zero-shot evaluation of the SAN paper: rotations and flips without retraining."""
+    return _submit(body.spec(), service, response, idempotency_key)
+
+
+@router.post("/pgd", status_code=HTTPStatus.ACCEPTED)
+def submit_pgd(
+    body: PgdRequest, service: ServiceDep, response: Response, idempotency_key: IdempotencyKey = None
+) -> EvaluationView:
+    """Submit an evaluation under projected gradient descent."""
+    return _submit(body.spec(), service, response, idempotency_key)
+
+
+def _submit(spec: EvaluationSpec, service: Service, response: Response, key: str | None) -> EvaluationView:
+    try:
+        plan = make_plan(spec, service.catalog)
+        service.store.submit(plan, key=key, body_sha256=text_sha256(spec.model_dump_json()))
+    except (UnknownNameError, DatasetError, CheckpointError, KeyReusedError) as error:
+        blamed = FieldError(field=_blamed_field(error), message=str(error))
+        raise ServiceError(HTTPStatus.UNPROCESSABLE_ENTITY, str(error), errors=[blamed]) from error
+    service.dispatcher.wake()
+    submitted = service.store.evaluation(plan.id)
+    assert submitted is not None  # noqa: S101  it was written above and is never deleted
+    view = EvaluationView.of(submitted)
+    response.headers["Location"] = view.links["self"]
+    return view
+
+
+def _blamed_field(error: Exception) -> str:
+    match error:
+        case UnknownNameError(kind="data set"):
+            return "dataset"
+        case SelectionError():
+            return "images"
+        case DatasetError():
+            return "dataset"
+        case KeyReusedError():
+            return "Idempotency-Key"
+        case _:
+            return "models"
+
+
+@router.get("")
+def list_evaluations(
+    service: ServiceDep,
+    limit: Annotated[int, Query(ge=1, le=200)] = 50,
+    cursor: Annotated[int | None, Query(ge=0, description="`next_cursor` of the page before")] = None,
+) -> EvaluationList:
+    """List evaluations, the newest first."""
+    found = service.store.evaluations(limit=limit, before=cursor)
+    more = found[-1].sequence if len(found) == limit else None
+    return EvaluationList(evaluations=[EvaluationView.of(each) for each in found], next_cursor=more)
+
+
+@router.get("/{evaluation_id}")
+def read_evaluation(evaluation: EvaluationDep, service: ServiceDep) -> EvaluationView:
+    """Read an evaluation with its progress and its report so far."""
+    return EvaluationView.of(evaluation, _report(evaluation, service))
+
+
+@router.delete("/{evaluation_id}")
+def cancel_evaluation(evaluation: EvaluationDep, service: ServiceDep) -> EvaluationView:
+    """Cancel an evaluation: pending shards are dropped, running ones stopped, finished ones kept. Submitting it again goes on."""
+    service.store.cancel(evaluation.id)
+    service.dispatcher.wake()
+    return EvaluationView.of(service.store.evaluation(evaluation.id) or evaluation)
+
+
+@router.get("/{evaluation_id}/events", response_class=EventSourceResponse)
+async def watch_evaluation(
+    evaluation: EvaluationDep, service: ServiceDep, request: Request
+) -> AsyncIterable[ServerSentEvent]:
+    """Watch an evaluation: an event `progress` at every change, the last one when it has ended. Each holds the whole state."""
+    shown: EvaluationView | None = None
+    while not await request.is_disconnected():
+        current = await asyncio.to_thread(service.store.evaluation, evaluation.id)
+        view = EvaluationView.of(current or evaluation)
+        if view != shown:
+            yield ServerSentEvent(data=view, event="progress", id=str(view.progress.shards_done))
+            shown = view
+        if view.status.final:
+            return
+        await asyncio.sleep(POLL_S)
+
+
+@router.get("/{evaluation_id}/report", response_model=Report)
+def read_report(
+    evaluation: EvaluationDep,
+    service: ServiceDep,
+    format: Annotated[ReportFormat, Query(description="json, markdown or html")] = ReportFormat.JSON,  # noqa: A002
+) -> Response:
+    """Read the report; it says so when it is partial."""
+    report = _report(evaluation, service)
+    match format:
+        case ReportFormat.JSON:
+            return JSONResponse(report.model_dump(mode="json"))
+        case ReportFormat.MARKDOWN:
+            return PlainTextResponse(report.to_markdown(), media_type="text/markdown")
+        case ReportFormat.HTML:
+            return HTMLResponse(render("report.html", evaluation=EvaluationView.of(evaluation, report)))
+
+
+def _report(evaluation: Evaluation, service: Service) -> Report:
+    return merge(evaluation.plan, service.store.results(evaluation.id))

@@ -1,0 +1,25 @@
+"""Is the service there, and can it work?"""
+
+from http import HTTPStatus
+
+from fastapi import APIRouter
+
+from service.deps import ServiceDep
+from service.errors import ServiceError
+
+router = APIRouter(tags=["health"])
+
+
+@router.get("/healthz")
+def alive() -> dict[str, str]:
+    """Answer as long as the process is alive."""
+    return {"status": "alive"}
+
+
+@router.get("/readyz")
+def ready(service: ServiceDep) -> dict[str, str]:
+    """Answer 200 when models can be found and the database can be read."""
+    if not service.catalog.checkpoints():
+        raise ServiceError(HTTPStatus.SERVICE_UNAVAILABLE, "there is no model: add a checkpoint with its card")
+    service.store.evaluations(limit=1)
+    return {"status": "ready", "dispatcher": "active" if service.dispatcher.active.is_set() else "standby"}

@@ -1,0 +1,174 @@
+"""The bodies of requests and answers."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+from attacks import Norm, PixelScale, TargetRule
+from evaluation import EvaluationSpec, Report, pgd_conditions, preset
+from evaluation.spec import Name
+from models import Preprocessing
+from service.errors import FieldError
+from service.store import Evaluation, ShardStatus, Status
+
+STRICT = ConfigDict(extra="forbid")
+
+
+class ModelView(BaseModel):
+    """A checkpoint that can be asked for predictions and evaluated."""
+
+    name: str
+    architecture: str
+    classes: tuple[str, ...]
+    preprocessing: Preprocessing
+    sha256: str
+    dataset: str
+    training: str
+    clean_accuracy: float | None
+    clean_accuracy_on: str
+    licence: str
+
+
+class DatasetView(BaseModel):
+    """A data set that models can be evaluated on."""
+
+    name: str
+    images: int
+    classes: tuple[str, ...]
+    sha256: str
+
+
+class ClassScore(BaseModel):
+    """One class with its softmax probability."""
+
+    label: str
+    index: int
+    probability: float
+
+
+def top_classes(logits: Tensor, classes: Sequence[str], k: int) -> list[ClassScore]:
+    """Name the k most probable classes of one picture's logits (K,), the most probable first; fewer if there are fewer."""
+    probabilities, indices = logits.softmax(0).topk(min(k, len(classes)))
+    chosen: list[int] = indices.tolist()
+    return [
+        ClassScore(label=classes[index], index=index, probability=probability)
+        for probability, index in zip(probabilities.tolist(), chosen, strict=True)
+    ]
+
+
+class Prediction(BaseModel):
+    """The most probable classes of one picture, or what was wrong with it."""
+
+    file: str
+    top: list[ClassScore] = []
+    error: FieldError | None = None
+
+
+class Predictions(BaseModel):
+    """The answer to a prediction request, a row a picture, in the order sent."""
+
+    model: str
+    predictions: list[Prediction]
+
+
+class _Subset(BaseModel):
+    """Models and images, for routes that bring their own conditions."""
+
+    model_config = STRICT
+
+    models: Annotated[tuple[Name, ...], Field(min_length=1, max_length=64, examples=[["resnet_mini.fashion_mnist"]])]
+    dataset: Annotated[Name, Field(examples=["fashion_mnist_test"])]
+    images: Annotated[int | None, Field(ge=1, description="how many; null takes all", examples=[200])] = None
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+
+
+class RotationFlipRequest(_Subset):
+    """Clean, rotated clockwise by 90, 180 and 270 degrees, upside-down, left-right."""
+
+    def spec(self) -> EvaluationSpec:
+        """Fill the preset."""
+        return EvaluationSpec(**self.model_dump(), conditions=preset("rotation-flip"))
+
+
+class PgdRequest(_Subset):
+    """Clean, and projected gradient descent at each eps."""
+
+    eps: Annotated[
+        tuple[PixelScale, ...],
+        Field(
+            min_length=1, max_length=32, description="radii on the [0, 1] scale, numbers or texts", examples=[["8/255"]]
+        ),
+    ] = (8 / 255,)
+    norm: Norm = Norm.LINF
+    steps: Annotated[int, Field(ge=1, le=10_000)] = 20
+    step_size: Annotated[PixelScale | None, Field(description="null takes 2.5 * eps / steps")] = None
+    random_start: bool = True
+    restarts: Annotated[int, Field(ge=1, le=1_000)] = 1
+    targets: TargetRule | None = None
+
+    def spec(self) -> EvaluationSpec:
+        """Fill the preset."""
+        attack = self.model_dump(exclude=set(_Subset.model_fields))
+        return EvaluationSpec(**self.model_dump(include=set(_Subset.model_fields)), conditions=pgd_conditions(**attack))
+
+
+class ProgressView(BaseModel):
+    """How far an evaluation is. An image counts once for every model and condition."""
+
+    images_done: int
+    images_total: int
+    shards_done: int
+    shards_total: int
+    images_per_s: float | None
+    eta_s: float | None
+
+
+class EvaluationView(BaseModel):
+    """A submitted evaluation; `report` is there when one evaluation is asked for, partial while it runs."""
+
+    id: str
+    status: Status
+    created_at: datetime
+    spec: EvaluationSpec
+    progress: ProgressView
+    error: str | None
+    links: dict[str, str]
+    report: Report | None = None
+
+    @classmethod
+    def of(cls, evaluation: Evaluation, report: Report | None = None) -> "EvaluationView":
+        """Describe a stored evaluation."""
+        progress = evaluation.progress
+        here = f"/v1/evaluations/{evaluation.id}"
+        return cls(
+            id=evaluation.id,
+            status=evaluation.status,
+            created_at=evaluation.created_at,
+            spec=evaluation.plan.spec,
+            progress=ProgressView(
+                images_done=progress.images.get(ShardStatus.DONE, 0),
+                images_total=sum(progress.images.values()),
+                shards_done=progress.shards.get(ShardStatus.DONE, 0),
+                shards_total=sum(progress.shards.values()),
+                images_per_s=progress.images_per_s,
+                eta_s=None if evaluation.status.final else progress.eta_s,
+            ),
+            error=progress.error,
+            links={
+                "self": here,
+                "events": f"{here}/events",
+                "report": f"{here}/report",
+                "page": f"/evaluations/{evaluation.id}",
+            },
+            report=report,
+        )
+
+
+class EvaluationList(BaseModel):
+    """A page of evaluations, the newest first."""
+
+    evaluations: list[EvaluationView]
+    next_cursor: Annotated[int | None, Field(description="pass as `cursor` for the next page; null on the last")]

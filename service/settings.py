@@ -1,0 +1,60 @@
+"""Every knob of the service, each with its default, unit and help; environment variables begin with WITHSTAND_."""
+
+import ipaddress
+from pathlib import Path
+from typing import Annotated, Self
+
+from pydantic import Field, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+import models
+from evaluation import Catalog
+from evaluation.catalog import ZOO_DATASETS
+
+LOOPBACK_NAMES = frozenset({"localhost"})
+
+
+class Settings(BaseSettings):
+    """How the service runs."""
+
+    model_config = SettingsConfigDict(env_prefix="WITHSTAND_", frozen=True, extra="ignore")
+
+    host: Annotated[str, Field(description="address to listen on")] = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535, description="port to listen on; 0 takes a free one")] = 8000
+    data_dir: Annotated[Path, Field(description="folder of the database")] = Path(".withstand")
+    model_dirs: Annotated[
+        tuple[Path, ...], Field(description="folders with checkpoints and cards, beside the zoo")
+    ] = ()
+    dataset_dirs: Annotated[tuple[Path, ...], Field(description="folders with data sets, beside the zoo")] = ()
+    devices: Annotated[
+        tuple[str, ...], Field(description='such as ["cuda:0", "cuda:1"]; empty takes every GPU, or the CPU')
+    ] = ()
+    api_keys: Annotated[
+        frozenset[str], Field(description="accepted API keys; required when listening beyond this machine")
+    ] = frozenset()
+    max_body_bytes: Annotated[int, Field(ge=1, description="largest request body, bytes")] = 64 * 2**20
+    max_pixels: Annotated[int, Field(ge=1, description="largest picture, width times height")] = 50_000_000
+    max_images: Annotated[int, Field(ge=1, description="most pictures of one prediction request")] = 64
+    queue_images: Annotated[int, Field(ge=1, description="most pictures waiting for a prediction")] = 256
+    predict_timeout_s: Annotated[float, Field(gt=0, description="longest wait for a prediction, seconds")] = 30.0
+    shard_timeout_s: Annotated[float, Field(gt=0, description="longest run of one shard, seconds")] = 3600.0
+
+    @model_validator(mode="after")
+    def _keys_beyond_this_machine(self) -> Self:
+        if not self.api_keys and not _is_loopback(self.host):
+            raise ValueError(
+                f"listening on {self.host} needs API keys: set WITHSTAND_API_KEYS to a JSON list such as '[\"...\"]', "
+                "or listen on 127.0.0.1"
+            )
+        return self
+
+    def catalog(self) -> Catalog:
+        """Where names of models and data sets are looked up: the zoo first."""
+        return Catalog((models.ZOO, *self.model_dirs), (ZOO_DATASETS, *self.dataset_dirs))
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host in LOOPBACK_NAMES

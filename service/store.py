@@ -1,0 +1,414 @@
+"""The durable state: evaluations, their shards and results. The only module that contains SQL."""
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import (
+    Column,
+    Connection,
+    Engine,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    RowMapping,
+    String,
+    Table,
+    Text,
+    create_engine,
+    event,
+    func,
+    insert,
+    select,
+    update,
+)
+
+from evaluation.plan import Plan, Shard
+from evaluation.runner import ShardResult
+
+MAX_FAILURES = 3
+"""Failures of a shard (exception, process death, time-out) after which its evaluation fails."""
+
+_METADATA = MetaData()
+
+_EVALUATIONS = Table(
+    "evaluations",
+    _METADATA,
+    Column("id", String, primary_key=True),
+    Column("sequence", Integer, nullable=False, unique=True),
+    Column("plan", Text, nullable=False),
+    Column("created_at", Float, nullable=False),
+    Column("cancelled_at", Float),
+)
+
+_SHARDS = Table(
+    "shards",
+    _METADATA,
+    Column("id", Integer, primary_key=True),
+    Column("evaluation_id", ForeignKey("evaluations.id"), nullable=False),
+    Column("shard", Text, nullable=False),
+    Column("images", Integer, nullable=False),
+    Column("status", String, nullable=False),
+    Column("failures", Integer, nullable=False, default=0),
+    Column("runs", Integer, nullable=False, default=0),
+    Column("error", Text),
+    Column("result", Text),
+    Column("started_at", Float),
+    Column("finished_at", Float),
+    Index("shards_by_evaluation", "evaluation_id", "status"),
+)
+
+_KEYS = Table(
+    "idempotency_keys",
+    _METADATA,
+    Column("key", String, primary_key=True),
+    Column("body_sha256", String, nullable=False),
+    Column("evaluation_id", ForeignKey("evaluations.id"), nullable=False),
+)
+
+
+class ShardStatus(StrEnum):
+    """Where a shard stands."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+    DROPPED = "dropped"
+
+
+class Status(StrEnum):
+    """Where an evaluation stands; computed from its shards."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def final(self) -> bool:
+        """Whether nothing more will happen."""
+        return self in {Status.DONE, Status.FAILED, Status.CANCELLED}
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far an evaluation is, counted over its shards.
+
+    Attributes:
+        shards: how many have each status.
+        images: the same in images (an image counts once for every model and condition).
+        runs: how often a shard was handed out; more than the shards only after failures or restarts.
+        started_at: when the first shard was handed out, seconds since 1970 UTC.
+        finished_at: when the last finished shard was.
+        busy_s: seconds that the finished shards took, summed.
+        error: what the latest failure said.
+    """
+
+    shards: dict[ShardStatus, int]
+    images: dict[ShardStatus, int]
+    runs: int
+    started_at: float | None
+    finished_at: float | None
+    busy_s: float
+    error: str | None
+
+    @property
+    def images_per_s(self) -> float | None:
+        """Finished images over the time that their shards took, times the shards that run side by side."""
+        done = self.images.get(ShardStatus.DONE, 0)
+        return done / self.busy_s * max(1, self.shards.get(ShardStatus.RUNNING, 0)) if done and self.busy_s else None
+
+    @property
+    def eta_s(self) -> float | None:
+        """Seconds until the rest is done at that rate."""
+        rest = self.images.get(ShardStatus.PENDING, 0) + self.images.get(ShardStatus.RUNNING, 0)
+        return rest / self.images_per_s if self.images_per_s else None
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A submitted evaluation; `sequence` is the order of submission."""
+
+    id: str
+    sequence: int
+    plan: Plan
+    created_at: datetime
+    cancelled: bool
+    progress: Progress
+
+    @property
+    def status(self) -> Status:
+        """Where it stands."""
+        counts = self.progress.shards
+        if counts.get(ShardStatus.FAILED):
+            return Status.FAILED
+        if counts.get(ShardStatus.DONE, 0) == sum(counts.values()):
+            return Status.DONE
+        if self.cancelled:
+            return Status.CANCELLED
+        started = counts.get(ShardStatus.RUNNING) or counts.get(ShardStatus.DONE)
+        return Status.RUNNING if started else Status.PENDING
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A shard handed out to be run."""
+
+    id: int
+    evaluation_id: str
+    plan: Plan
+    shard: Shard
+
+
+class KeyReusedError(ValueError):
+    """An idempotency key came again with another request."""
+
+
+class Store:
+    """All reads and writes, each in one transaction."""
+
+    def __init__(self, url: str) -> None:
+        self._engine = create_engine(url)
+        if self._engine.dialect.name == "sqlite":
+            event.listen(self._engine, "connect", _prepare_sqlite)
+        _METADATA.create_all(self._engine)
+
+    @classmethod
+    def at(cls, path: Path) -> "Store":
+        """Open or create an SQLite database file."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return cls(f"sqlite:///{path}")
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._engine.dispose()
+
+    def submit(self, plan: Plan, *, key: str | None = None, body_sha256: str = "") -> bool:
+        """Add an evaluation with all its shards, or revive one that was cancelled or failed; finished shards are kept.
+
+        Args:
+            plan: its id decides whether it is there already.
+            key: an idempotency key of the client.
+            body_sha256: of the request that the key came with.
+
+        Returns:
+            Whether there was anything to do.
+
+        Raises:
+            KeyReusedError: the key came before with another request.
+        """
+        with _transaction(self._engine) as db:
+            known = db.execute(select(_EVALUATIONS.c.id).where(_EVALUATIONS.c.id == plan.id)).first()
+            changed = _revive(db, plan.id) if known else _insert(db, plan)
+            if key is not None:
+                _remember_key(db, key, body_sha256, plan.id)
+            return changed
+
+    def evaluation(self, evaluation_id: str) -> Evaluation | None:
+        """Read one evaluation."""
+        with self._engine.connect() as db:
+            row = db.execute(select(_EVALUATIONS).where(_EVALUATIONS.c.id == evaluation_id)).mappings().first()
+            return None if row is None else _evaluation(db, row)
+
+    def evaluations(self, *, limit: int, before: int | None = None) -> list[Evaluation]:
+        """List evaluations, the newest first.
+
+        Args:
+            limit: at most this many.
+            before: only those with a smaller sequence number.
+        """
+        query = select(_EVALUATIONS).order_by(_EVALUATIONS.c.sequence.desc()).limit(limit)
+        if before is not None:
+            query = query.where(_EVALUATIONS.c.sequence < before)
+        with self._engine.connect() as db:
+            return [_evaluation(db, row) for row in db.execute(query).mappings().all()]
+
+    def results(self, evaluation_id: str) -> list[ShardResult]:
+        """Read the finished shards."""
+        query = select(_SHARDS.c.result).where(
+            _SHARDS.c.evaluation_id == evaluation_id, _SHARDS.c.status == ShardStatus.DONE
+        )
+        with self._engine.connect() as db:
+            return [ShardResult.model_validate_json(result) for (result,) in db.execute(query)]
+
+    def cancel(self, evaluation_id: str) -> None:
+        """Drop what is not finished."""
+        with _transaction(self._engine) as db:
+            unfinished = _SHARDS.c.status.in_([ShardStatus.PENDING, ShardStatus.RUNNING])
+            dropped = db.execute(
+                update(_SHARDS)
+                .where(_SHARDS.c.evaluation_id == evaluation_id, unfinished)
+                .values(status=ShardStatus.DROPPED)
+            )
+            if dropped.rowcount:
+                db.execute(update(_EVALUATIONS).where(_EVALUATIONS.c.id == evaluation_id).values(cancelled_at=_now()))
+
+    def recover(self) -> int:
+        """Make shards that were running when the former dispatcher ended pending again; returns their number."""
+        with _transaction(self._engine) as db:
+            changed = db.execute(
+                update(_SHARDS).where(_SHARDS.c.status == ShardStatus.RUNNING).values(status=ShardStatus.PENDING)
+            )
+            return changed.rowcount
+
+    def claim(self) -> Claim | None:
+        """Take the next pending shard, from the evaluation with the fewest running ones; the dispatcher alone calls this."""
+        other = _SHARDS.alias()
+        running = (
+            select(func.count())
+            .select_from(other)
+            .where(other.c.evaluation_id == _EVALUATIONS.c.id, other.c.status == ShardStatus.RUNNING)
+            .scalar_subquery()
+        )
+        query = (
+            select(_SHARDS.c.id, _SHARDS.c.shard, _EVALUATIONS.c.id.label("evaluation_id"), _EVALUATIONS.c.plan)
+            .join(_EVALUATIONS)
+            .where(_SHARDS.c.status == ShardStatus.PENDING)
+            .order_by(running, _EVALUATIONS.c.sequence, _SHARDS.c.id)
+            .limit(1)
+        )
+        with _transaction(self._engine) as db:
+            row = db.execute(query).mappings().first()
+            if row is None:
+                return None
+            db.execute(
+                update(_SHARDS)
+                .where(_SHARDS.c.id == row["id"])
+                .values(status=ShardStatus.RUNNING, runs=_SHARDS.c.runs + 1, started_at=_now(), error=None)
+            )
+            return Claim(
+                row["id"],
+                row["evaluation_id"],
+                Plan.model_validate_json(row["plan"]),
+                Shard.model_validate_json(row["shard"]),
+            )
+
+    def complete(self, shard_id: int, result: ShardResult) -> bool:
+        """Keep a result; returns False, and keeps nothing, if the shard was not running (done already, or dropped)."""
+        with _transaction(self._engine) as db:
+            changed = db.execute(
+                update(_SHARDS)
+                .where(_SHARDS.c.id == shard_id, _SHARDS.c.status == ShardStatus.RUNNING)
+                .values(status=ShardStatus.DONE, result=result.model_dump_json(), finished_at=_now())
+            )
+            return changed.rowcount == 1
+
+    def fail(self, shard_id: int, error: str) -> None:
+        """Count a failure; after the last try the shard has failed and what is pending of its evaluation is dropped."""
+        with _transaction(self._engine) as db:
+            here = (_SHARDS.c.id == shard_id, _SHARDS.c.status == ShardStatus.RUNNING)
+            row = db.execute(select(_SHARDS.c.failures, _SHARDS.c.evaluation_id).where(*here)).first()
+            if row is None:
+                return
+            failures = row.failures + 1
+            status = ShardStatus.FAILED if failures >= MAX_FAILURES else ShardStatus.PENDING
+            db.execute(update(_SHARDS).where(*here).values(status=status, failures=failures, error=error))
+            if status is ShardStatus.FAILED:
+                pending = _SHARDS.c.status == ShardStatus.PENDING
+                of_same = _SHARDS.c.evaluation_id == row.evaluation_id
+                db.execute(update(_SHARDS).where(of_same, pending).values(status=ShardStatus.DROPPED))
+
+    def wanted(self, shard_id: int) -> bool:
+        """Whether a running shard's result is still asked for."""
+        with self._engine.connect() as db:
+            status = db.execute(select(_SHARDS.c.status).where(_SHARDS.c.id == shard_id)).scalar_one()
+            return status == ShardStatus.RUNNING
+
+
+def _prepare_sqlite(connection: Any, _record: object) -> None:
+    for pragma in ("journal_mode = WAL", "synchronous = NORMAL", "busy_timeout = 30000", "foreign_keys = ON"):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+@contextmanager
+def _transaction(engine: Engine) -> Generator[Connection]:
+    """Begin with the write lock, so that a read inside the transaction is not overtaken by another writer."""
+    with engine.begin() as db:
+        if engine.dialect.name == "sqlite":
+            db.exec_driver_sql("BEGIN IMMEDIATE")
+        yield db
+
+
+def _now() -> float:
+    return datetime.now(UTC).timestamp()
+
+
+def _insert(db: Connection, plan: Plan) -> bool:
+    last = db.execute(select(func.max(_EVALUATIONS.c.sequence))).scalar() or 0
+    db.execute(
+        insert(_EVALUATIONS).values(id=plan.id, sequence=last + 1, plan=plan.model_dump_json(), created_at=_now())
+    )
+    rows = [
+        {
+            "evaluation_id": plan.id,
+            "shard": shard.model_dump_json(),
+            "images": shard.images,
+            "status": ShardStatus.PENDING,
+        }
+        for shard in plan.shards
+    ]
+    db.execute(insert(_SHARDS), rows)
+    return True
+
+
+def _revive(db: Connection, evaluation_id: str) -> bool:
+    stopped = _SHARDS.c.status.in_([ShardStatus.DROPPED, ShardStatus.FAILED])
+    changed = db.execute(
+        update(_SHARDS)
+        .where(_SHARDS.c.evaluation_id == evaluation_id, stopped)
+        .values(status=ShardStatus.PENDING, failures=0, error=None)
+    )
+    db.execute(update(_EVALUATIONS).where(_EVALUATIONS.c.id == evaluation_id).values(cancelled_at=None))
+    return changed.rowcount > 0
+
+
+def _remember_key(db: Connection, key: str, body_sha256: str, evaluation_id: str) -> None:
+    known = db.execute(select(_KEYS).where(_KEYS.c.key == key)).first()
+    if known is None:
+        db.execute(insert(_KEYS).values(key=key, body_sha256=body_sha256, evaluation_id=evaluation_id))
+    elif known.body_sha256 != body_sha256:
+        raise KeyReusedError(f"the idempotency key {key!r} was used before with another request")
+
+
+def _evaluation(db: Connection, row: RowMapping) -> Evaluation:
+    shards = (
+        select(
+            _SHARDS.c.status,
+            func.count(),
+            func.sum(_SHARDS.c.images),
+            func.sum(_SHARDS.c.runs),
+            func.min(_SHARDS.c.started_at),
+            func.max(_SHARDS.c.finished_at),
+            func.max(_SHARDS.c.error),
+            func.sum(_SHARDS.c.finished_at - _SHARDS.c.started_at),
+        )
+        .where(_SHARDS.c.evaluation_id == row["id"])
+        .group_by(_SHARDS.c.status)
+    )
+    groups = db.execute(shards).all()
+    started = [group[4] for group in groups if group[4] is not None]
+    finished = [group[5] for group in groups if group[5] is not None]
+    return Evaluation(
+        id=row["id"],
+        sequence=row["sequence"],
+        plan=Plan.model_validate_json(row["plan"]),
+        created_at=datetime.fromtimestamp(row["created_at"], UTC),
+        cancelled=row["cancelled_at"] is not None,
+        progress=Progress(
+            shards={ShardStatus(group[0]): group[1] for group in groups},
+            images={ShardStatus(group[0]): group[2] for group in groups},
+            runs=sum(group[3] for group in groups),
+            started_at=min(started, default=None),
+            finished_at=max(finished, default=None),
+            busy_s=sum(group[7] or 0.0 for group in groups),
+            error=next((group[6] for group in groups if group[6] is not None), None),
+        ),
+    )
