@@ -109,7 +109,7 @@ class Progress:
         started_at: when the first shard was handed out, seconds since 1970 UTC.
         finished_at: when the last finished shard was.
         busy_s: seconds that the finished shards took, summed.
-        error: what the latest failure said.
+        error: what a failure said, first of all that of a shard that has failed for good.
     """
 
     shards: dict[ShardStatus, int]
@@ -302,7 +302,7 @@ class Store:
             return changed.rowcount == 1
 
     def fail(self, shard_id: int, error: str) -> None:
-        """Count a failure; after the last try the shard has failed and what is pending of its evaluation is dropped."""
+        """Count a failure; after the last try the shard has failed, and nothing more of its evaluation is started."""
         with _transaction(self._engine) as db:
             here = (_SHARDS.c.id == shard_id, _SHARDS.c.status == ShardStatus.RUNNING)
             row = db.execute(select(_SHARDS.c.failures, _SHARDS.c.evaluation_id).where(*here)).first()
@@ -311,9 +311,9 @@ class Store:
             failures = row.failures + 1
             status = ShardStatus.FAILED if failures >= MAX_FAILURES else ShardStatus.PENDING
             db.execute(update(_SHARDS).where(*here).values(status=status, failures=failures, error=error))
-            if status is ShardStatus.FAILED:
+            of_same = _SHARDS.c.evaluation_id == row.evaluation_id
+            if db.execute(select(_SHARDS.c.id).where(of_same, _SHARDS.c.status == ShardStatus.FAILED)).first():
                 pending = _SHARDS.c.status == ShardStatus.PENDING
-                of_same = _SHARDS.c.evaluation_id == row.evaluation_id
                 db.execute(update(_SHARDS).where(of_same, pending).values(status=ShardStatus.DROPPED))
 
     def wanted(self, shard_id: int) -> bool:
@@ -393,7 +393,7 @@ def _evaluation(db: Connection, row: RowMapping) -> Evaluation:
         .where(_SHARDS.c.evaluation_id == row["id"])
         .group_by(_SHARDS.c.status)
     )
-    groups = db.execute(shards).all()
+    groups = sorted(db.execute(shards).all(), key=lambda group: group[0] != ShardStatus.FAILED)
     started = [group[4] for group in groups if group[4] is not None]
     finished = [group[5] for group in groups if group[5] is not None]
     return Evaluation(
