@@ -35,10 +35,11 @@ PixelScale = Annotated[float, BeforeValidator(_parse_fraction), Field(ge=0, allo
 
 
 def format_eps(eps: float) -> str:
-    """Write a length as people in this field read it: n/255 where n is a multiple of a half, else the number."""
-    scaled = eps * 255
-    halves = round(scaled * 2)
-    return f"{halves / 2:g}/255" if eps > 0 and math.isclose(scaled * 2, halves, rel_tol=1e-6) else f"{eps:g}"
+    """Write a length as people in this field read it: 0.1 where that is exact, else 8/255 or 0.5/255 where that is."""
+    decimal, halves = f"{eps:g}", round(eps * 510)
+    if float(decimal) == eps or not math.isclose(eps * 510, halves, rel_tol=1e-6):
+        return decimal
+    return f"{halves / 2:g}/255"
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))

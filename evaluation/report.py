@@ -94,10 +94,10 @@ class Report(BaseModel):
 
 
 def format_score(score: Proportion | None) -> str:
-    """Write a fraction in percent with its interval, such as "91.2 [88.5, 93.4]"."""
+    """Write a fraction in percent with its interval, such as "91.2 [88.5, 93.4] (n=300)"."""
     if score is None:
         return "-"
-    return f"{100 * score.value:.1f} [{100 * score.low:.1f}, {100 * score.high:.1f}]"
+    return f"{100 * score.value:.1f} [{100 * score.low:.1f}, {100 * score.high:.1f}] (n={score.n})"
 
 
 def merge(plan: Plan, results: Iterable[ShardResult]) -> Report:

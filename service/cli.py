@@ -18,7 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 import attacks
 import evaluation
 import models
-from common.pictures import open_picture
+from common.pictures import PictureError, open_picture
 from evaluation import Catalog, EvaluationSpec, Shard
 from service import demo as demonstration
 from service.app import create_app
@@ -37,17 +37,17 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines. [default: off]")]
-ModelDir = Annotated[list[Path], typer.Option(help="Folder with more checkpoints and their cards; may be given again.")]
-DatasetDir = Annotated[list[Path], typer.Option(help="Folder with more data sets; may be given again.")]
-Device = Annotated[str, typer.Option(help="Where to compute, such as cpu or cuda. [default: the GPU if there is one]")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.", show_default="off")]
+ModelDir = Annotated[list[Path], typer.Option(help="Folder with more checkpoints and their cards; may be given again.", show_default="the zoo alone")]
+DatasetDir = Annotated[list[Path], typer.Option(help="Folder with more data sets; may be given again.", show_default="the zoo alone")]
+Device = Annotated[str, typer.Option(help="Where to compute, such as cpu or cuda.", show_default="the GPU if there is one")]
 
 
 @app.command()
 def serve(
-    host: Annotated[str | None, typer.Option(help="Address to listen on. [default: 127.0.0.1]")] = None,
-    port: Annotated[int | None, typer.Option(help="Port to listen on; 0 takes a free one. [default: 8000]")] = None,
-    data_dir: Annotated[Path | None, typer.Option(help="Folder of the database. [default: .withstand]")] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on.", show_default="127.0.0.1")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on; 0 takes a free one.", show_default="8000")] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Folder of the database.", show_default=".withstand")] = None,
     model_dir: ModelDir = [],  # noqa: B006  typer copies it
     dataset_dir: DatasetDir = [],  # noqa: B006
 ) -> None:
@@ -68,7 +68,7 @@ def evaluate(
     model: Annotated[list[str], typer.Argument(help="Names of checkpoints; see `withstand models`.")],
     dataset: Annotated[str, typer.Option(help="Name of the data set.")],
     images: Annotated[
-        int | None, typer.Option(help="How many images, drawn evenly from the classes. [default: all]")
+        int | None, typer.Option(help="How many images, drawn evenly from the classes.", show_default="all")
     ] = None,
     preset: Annotated[list[str], typer.Option(help="Named conditions; may be given again.")] = ["rotation-flip"],  # noqa: B006
     seed: Annotated[int, typer.Option(help="Seed of the selection and of all random draws.")] = 0,
@@ -157,7 +157,10 @@ def _catalog(model_dirs: list[Path], dataset_dirs: list[Path]) -> Catalog:
 
 def _predict(classifier: models.Classifier, path: Path, top_k: int) -> Prediction:
     device = next(classifier.network.parameters()).device
-    image = classifier.card.preprocessing(open_picture(path.read_bytes())).to(device)
+    try:
+        image = classifier.card.preprocessing(open_picture(path.read_bytes())).to(device)
+    except PictureError as error:
+        raise PictureError(f"{path}: {error}") from error
     return Prediction(
         file=str(path), top=top_classes(classifier(image.unsqueeze(0))[0], classifier.card.classes, top_k)
     )
@@ -168,10 +171,7 @@ def main() -> None:
     try:
         app()
     except ValidationError as error:
-        _end(
-            "; ".join(f"{each.field}: {each.message}, got {each.received}" for each in field_errors(error.errors())),
-            BAD_REQUEST,
-        )
+        _end("; ".join(map(str, field_errors(error.errors()))), BAD_REQUEST)
     except (ValueError, OSError) as error:
         _end(str(error), BAD_REQUEST)
     except ClientError as error:

@@ -27,6 +27,9 @@ class FieldError(BaseModel):
     message: str
     received: str | None = None
 
+    def __str__(self) -> str:
+        return f"{self.field}: {self.message}" if self.field else self.message
+
 
 class Problem(BaseModel):
     """The body of every error (RFC 9457)."""
@@ -100,7 +103,7 @@ def _unexpected(_request: Request, error: Exception) -> JSONResponse:
 
 def _validation_error(_request: Request, error: Exception) -> JSONResponse:
     fields = field_errors(cast(RequestValidationError, error).errors())
-    detail = "; ".join(f"{each.field}: {each.message}" for each in fields)
+    detail = "; ".join(map(str, fields))
     return problem(HTTPStatus.UNPROCESSABLE_ENTITY, detail, errors=fields)
 
 
@@ -112,7 +115,7 @@ def field_errors(errors: Sequence[Mapping[str, Any]]) -> list[FieldError]:
         emptied = each["type"] == "too_short" and any(len(p) > len(path) and p[: len(path)] == path for p in paths)
         if emptied:
             continue
-        received = None if each["type"] == "missing" else repr(each["input"])[:LONGEST_ECHO]
+        received = None if each["type"] == "missing" or not path else repr(each["input"])[:LONGEST_ECHO]
         name = ".".join(path[1:] if path and path[0] in {"body", "query", "path", "header"} and len(path) > 1 else path)
         fields.append(FieldError(field=name, message=each["msg"].removeprefix("Value error, "), received=received))
     return fields

@@ -1,0 +1,135 @@
+"""kill -9 at any moment loses nothing that is finished."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+import pytest
+
+from evaluation import Catalog, EvaluationSpec, Report, evaluate
+from service.client import Client
+from service.store import Store
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+
+SPEC = EvaluationSpec.model_validate(
+    {
+        "models": ["tiny", "twin"],
+        "dataset": "shapes",
+        "conditions": [
+            {"kind": "clean"},
+            *(
+                {
+                    "kind": "adversarial",
+                    "threat": {"norm": "Linf", "eps": eps},
+                    "attacks": [{"name": "pgd", "parameters": {"steps": 100}}],
+                }
+                for eps in ("2/255", "4/255", "8/255")
+            ),
+        ],
+    }
+)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def wait_for(condition: Callable[[], Any], *, timeout_s: float = 120.0) -> Any:
+    deadline, never = time.monotonic() + timeout_s, Event()
+    while not (result := condition()):
+        assert time.monotonic() < deadline, "waited in vain"
+        never.wait(0.05)
+    return result
+
+
+@contextmanager
+def server(catalog: Catalog, data_dir: Path, log: Path) -> Iterator[tuple["subprocess.Popen[bytes]", Client]]:
+    port = free_port()
+    command = [sys.executable, "-m", "service.cli", "serve", "--port", str(port), "--data-dir", str(data_dir)]
+    command += [f"--model-dir={folder}" for folder in catalog.model_folders]
+    command += [f"--dataset-dir={folder}" for folder in catalog.dataset_folders]
+    with log.open("ab") as output, subprocess.Popen(command, stdout=output, stderr=output) as process:
+        try:
+            with Client(f"http://127.0.0.1:{port}") as client:
+                wait_for(client.ready)
+                yield process, client
+        finally:
+            process.terminate()
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+def children(pid: int) -> list[int]:
+    tasks = Path(f"/proc/{pid}/task")
+    return [int(child) for task in tasks.iterdir() for child in (task / "children").read_text().split()]
+
+
+def without_times(report: Report) -> dict[str, object]:
+    facts = report.model_dump()
+    for model in facts["models"]:
+        for condition in model["conditions"]:
+            del condition["seconds"]
+    return facts
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds child processes in /proc")
+def test_a_killed_server_goes_on_where_it_was(catalog: Catalog, tmp_path: Path) -> None:
+    log = tmp_path / "server.log"
+    with server(catalog, tmp_path, log) as (process, client):
+        submitted = client.submit(SPEC.model_dump(mode="json"))
+        state = next(s for s in client.watch(submitted["id"]) if s["progress"]["shards_done"] >= 2)
+        device_processes = children(process.pid)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert state["status"] == "running"
+    wait_for(lambda: not any(alive(pid) for pid in device_processes))
+
+    store = Store.at(tmp_path / "withstand.db")
+    interrupted = store.evaluation(submitted["id"])
+    assert interrupted is not None
+    kept = store.results(submitted["id"])
+    assert 2 <= len(kept) < 8
+
+    with server(catalog, tmp_path, log) as (_, client):
+        *_, final = client.watch(submitted["id"])
+        report = Report.model_validate(client.evaluation(submitted["id"])["report"])
+    assert final["status"] == "done"
+    assert report.complete
+    assert without_times(report) == without_times(evaluate(SPEC, catalog=catalog, device="cpu"))
+
+    # Finished shards were kept as they were; only the one that was interrupted was handed out twice.
+    finished = store.evaluation(submitted["id"])
+    assert finished is not None
+    assert [result for result in store.results(submitted["id"]) if result in kept] == kept
+    assert finished.progress.runs in (8, 9)
+    store.close()
+
+
+def test_a_killed_device_process_costs_one_try(catalog: Catalog, tmp_path: Path) -> None:
+    with server(catalog, tmp_path, tmp_path / "server.log") as (process, client):
+        submitted = client.submit(SPEC.model_dump(mode="json"))
+        watched = client.watch(submitted["id"])
+        next(state for state in watched if state["progress"]["shards_done"] >= 1)
+        worker = max(children(process.pid))
+        os.kill(worker, signal.SIGKILL)
+        *_, final = watched
+        report = Report.model_validate(client.evaluation(submitted["id"])["report"])
+    assert final["status"] == "done"
+    assert without_times(report) == without_times(evaluate(SPEC, catalog=catalog, device="cpu"))

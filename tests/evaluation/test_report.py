@@ -1,0 +1,118 @@
+"""Metrics against a table of ten images that was counted by hand."""
+
+import json
+
+import pytest
+
+from evaluation import EvaluationSpec, Plan, Report, Shard, ShardResult, merge
+from evaluation.runner import Row
+
+PGD = {"kind": "adversarial", "threat": {"norm": "Linf", "eps": 0.1}, "attacks": [{"name": "pgd"}], "targets": "random"}
+SPEC = EvaluationSpec.model_validate(
+    {
+        "models": ["m"],
+        "dataset": "d",
+        "images": 10,
+        "conditions": [{"kind": "clean"}, {"kind": "transform", "name": "rotation", "parameters": {"degrees": 90}}, PGD],
+    }
+)
+PLAN = Plan(id="0" * 16, spec=SPEC, images=10, classes=10, dataset_sha256="d" * 64, model_sha256={"m": "e" * 64})
+
+
+def row(index: int, label: int, clean: int, prediction: int, **more: object) -> Row:
+    facts = {"clean_confidence": 0.9, "confidence": 0.5, "rank": 0 if prediction == label else 3}
+    return Row.model_validate(
+        {"index": index, "label": label, "clean_prediction": clean, "prediction": prediction, **facts, **more}
+    )
+
+
+def result(condition: int, rows: list[Row], start: int = 0) -> ShardResult:
+    shard = Shard(model="m", condition=condition, start=start, stop=start + len(rows))
+    return ShardResult(shard=shard, rows=tuple(rows), images_forwarded=3 * len(rows), seconds=0.5)
+
+
+# Clean: images 0 to 7 are right. Under the attack: 0, 1, 2 are felled; 3 is wrong but outside the budget; 8 becomes right.
+CLEAN = [row(i, 1, 1 if i < 8 else 2, 1 if i < 8 else 2) for i in range(10)]
+ROTATED = [row(i, 1, 1 if i < 8 else 2, 1 if i in (0, 1, 9) else 4, rank=0 if i in (0, 1, 9) else i) for i in range(10)]
+ATTACKED = [
+    *(row(i, 1, 1, 5, felled_by="pgd", reached=i == 0, distance=0.1) for i in (0, 1, 2)),
+    row(3, 1, 1, 5, within_budget=False, reached=False, distance=0.3),
+    *(row(i, 1, 1, 1, reached=False, distance=0.1) for i in (4, 5, 6, 7)),
+    row(8, 1, 2, 1, reached=False, distance=0.1),
+    row(9, 1, 2, 6, reached=True, distance=0.1),
+]
+
+
+def numbers(report: Report, condition: int) -> dict[str, object]:
+    found = report.models[0].conditions[condition].model_dump()
+    return {
+        name: (value["count"], value["n"]) if isinstance(value, dict) else value
+        for name, value in found.items()
+        if name not in {"title", "seconds", "images_forwarded"}
+    }
+
+
+def test_ten_images_counted_by_hand() -> None:
+    report = merge(PLAN, [result(0, CLEAN), result(1, ROTATED), result(2, ATTACKED)])
+    assert report.complete
+    nothing = {"robust_accuracy": None, "attack_success_rate": None, "target_rate": None, "outside_budget": ()}
+    assert numbers(report, 0) == {"images_done": 10, "accuracy": (8, 10), "top5_accuracy": (10, 10), "drop": 0.0, **nothing}
+    # Ranks of the seven wrong ones are 2 to 8: three of them are below five.
+    assert numbers(report, 1) == {"images_done": 10, "accuracy": (3, 10), "top5_accuracy": (6, 10), "drop": 0.5, **nothing}
+    assert numbers(report, 2) == {
+        "images_done": 10,
+        "accuracy": (5, 10),
+        "top5_accuracy": (10, 10),
+        "drop": pytest.approx(0.3),
+        "robust_accuracy": (5, 10),  # 4 to 7, and 3: what leaves the budget has not felled it
+        "attack_success_rate": (3, 8),
+        "target_rate": (2, 10),
+        "outside_budget": (3,),
+    }
+    assert report.models[0].conditions[2].images_forwarded == 30
+    assert report.warnings == (
+        "m, PGD-20 Linf 0.1 to random: 1 adversarial images lie outside the budget or hold NaN "
+        "and count as standing (images 3)",
+    )
+
+
+def test_a_shard_is_counted_once() -> None:
+    with pytest.raises(ValueError, match="counted twice"):
+        merge(PLAN, [result(0, CLEAN), result(0, CLEAN)])
+
+
+def test_a_stranger_is_refused() -> None:
+    with pytest.raises(ValueError, match="not of this plan"):
+        merge(PLAN, [result(0, CLEAN[:5])])
+
+
+def test_a_partial_report_says_so() -> None:
+    report = merge(PLAN, [result(1, ROTATED)])
+    assert not report.complete
+    assert numbers(report, 0)["accuracy"] is None
+    assert numbers(report, 1)["accuracy"] == (3, 10)
+    assert "PARTIAL" in report.to_markdown()
+    assert "PARTIAL" not in merge(PLAN, [result(0, CLEAN), result(1, ROTATED), result(2, ATTACKED)]).to_markdown()
+
+
+def test_the_order_of_results_does_not_matter() -> None:
+    results = [result(0, CLEAN), result(1, ROTATED), result(2, ATTACKED)]
+    assert merge(PLAN, results) == merge(PLAN, results[::-1])
+
+
+def test_json_round_trip() -> None:
+    report = merge(PLAN, [result(2, ATTACKED)])
+    assert Report.model_validate_json(report.model_dump_json()) == report
+    assert json.loads(report.model_dump_json())["schema_version"] == 1
+
+
+def test_markdown_has_a_row_a_model_and_n_in_every_cell() -> None:
+    lines = merge(PLAN, [result(0, CLEAN), result(1, ROTATED), result(2, ATTACKED)]).to_markdown().splitlines()
+    assert lines[0] == "| model | clean | rotation 90 | PGD-20 Linf 0.1 to random |"
+    # Wilson intervals of 8, 3 and 5 of 10.
+    assert lines[2] == "| m | 80.0 [49.0, 94.3] (n=10) | 30.0 [10.8, 60.3] (n=10) | 50.0 [23.7, 76.3] (n=10) |"
+
+
+def test_with_five_classes_there_is_no_top_five() -> None:
+    report = merge(PLAN.model_copy(update={"classes": 5}), [result(0, CLEAN)])
+    assert report.models[0].conditions[0].top5_accuracy is None

@@ -1,0 +1,78 @@
+import pytest
+from pydantic import ValidationError
+
+from evaluation import EvaluationSpec, make_plan, preset, preset_names
+from evaluation.catalog import Catalog
+
+PGD = {"kind": "adversarial", "threat": {"norm": "Linf", "eps": "8/255"}, "attacks": [{"name": "pgd"}]}
+
+
+def spec(**changes: object) -> EvaluationSpec:
+    return EvaluationSpec.model_validate({"models": ["tiny"], "dataset": "shapes", **changes})
+
+
+def test_defaults_left_out_and_written_out_are_the_same_question(catalog: Catalog) -> None:
+    attack = {"name": "pgd", "parameters": {"steps": 20, "step_size": None, "random_start": True, "restarts": 1}}
+    written = {"kind": "adversarial", "threat": {"norm": "Linf", "eps": 8 / 255}, "attacks": [attack], "targets": None}
+    short, long = spec(conditions=[PGD]), spec(conditions=[written], seed=0, precision="float32", images=None)
+    assert short == long
+    assert make_plan(short, catalog).id == make_plan(long, catalog).id
+
+
+def test_another_seed_model_or_condition_is_another_question(catalog: Catalog) -> None:
+    specs = [spec(), spec(seed=1), spec(images=5), spec(models=["twin"]), spec(conditions=[PGD])]
+    assert len({make_plan(each, catalog).id for each in specs}) == len(specs)
+
+
+def test_json_round_trip() -> None:
+    for name in preset_names():
+        original = spec(conditions=[condition.model_dump() for condition in preset(name)])
+        assert EvaluationSpec.model_validate_json(original.model_dump_json()) == original
+
+
+@pytest.mark.parametrize(
+    ("changes", "field", "message"),
+    [
+        ({"modells": ["a"]}, "modells", "Extra inputs"),
+        ({"models": []}, "models", "at least 1"),
+        ({"models": ["tiny", "tiny"]}, "models", "named twice: tiny"),
+        ({"models": ["../etc/passwd"]}, "models", "should match pattern"),
+        ({"dataset": "a/b"}, "dataset", "should match pattern"),
+        ({"images": 0}, "images", "greater than or equal to 1"),
+        ({"seed": -1}, "seed", "greater than or equal to 0"),
+        ({"precision": "float8"}, "precision", "'float32'"),
+        ({"conditions": []}, "conditions", "at least 1"),
+        ({"conditions": [{"kind": "clean"}, {"kind": "clean"}]}, "conditions", "named twice: clean"),
+        ({"conditions": [{"kind": "magic"}]}, "conditions", "'clean', 'transform', 'adversarial'"),
+        ({"conditions": [PGD | {"attacks": [{"name": "pdg"}]}]}, "conditions", "Did you mean 'pgd'"),
+        ({"conditions": [PGD | {"attacks": []}]}, "conditions", "at least 1"),
+        ({"conditions": [PGD | {"threat": {"norm": "Linf", "eps": -1}}]}, "conditions", "greater than or equal to 0"),
+        ({"conditions": [PGD | {"threat": {"norm": "Linf", "eps": "8/0"}}]}, "conditions", "such as 8/255, got '8/0'"),
+        ({"conditions": [PGD | {"threat": {"norm": "L7", "eps": 1}}]}, "conditions", "'Linf' or 'L2'"),
+        (
+            {"conditions": [PGD | {"attacks": [{"name": "pgd", "parameters": {"stps": 1}}]}]},
+            "conditions",
+            "Did you mean 'steps'",
+        ),
+        (
+            {"conditions": [PGD | {"attacks": [{"name": "pgd", "parameters": {"steps": 0}}]}]},
+            "conditions",
+            "steps: Input should be greater than or equal to 1, got 0",
+        ),
+        (
+            {"conditions": [PGD | {"attacks": [{"name": "noise"}], "targets": "random"}]},
+            "conditions",
+            "noise has no targeted form",
+        ),
+        ({"conditions": [{"kind": "transform", "name": "rotation"}]}, "conditions", "degrees: Field required"),
+    ],
+)
+def test_bad_specifications_name_the_field(changes: dict[str, object], field: str, message: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        spec(**changes)
+    assert any(error["loc"][0] == field and message in error["msg"] for error in caught.value.errors()), caught.value
+
+
+def test_a_specification_cannot_be_changed() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        spec().seed = 3  # pyright: ignore[reportAttributeAccessIssue]
