@@ -23,8 +23,8 @@ R1, R2, SHARE = 16, 4, 8
 Kind = Literal["pairwise", "patchwise"]
 
 
-class PairwiseAttention(nn.Module):
-    """Pairwise self-attention with the subtraction relation and relative positions (Sec. 3.1).
+class _Attention(nn.Module):
+    """The layers that both kinds share.
 
     Args:
         channels: of the input, a multiple of R2 * SHARE; the output has channels // R2.
@@ -33,12 +33,20 @@ class PairwiseAttention(nn.Module):
 
     def __init__(self, channels: int, kernel_size: int) -> None:
         super().__init__()
-        relation, values = channels // R1, channels // R2
         self.kernel_size = kernel_size
-        self.conv1 = nn.Conv2d(channels, relation, 1)  # phi, the centre
-        self.conv2 = nn.Conv2d(channels, relation, 1)  # psi, the neighbour
-        self.conv3 = nn.Conv2d(channels, values, 1)  # beta
-        self.conv_w = _mapping(relation + 2, relation, values // SHARE)  # gamma
+        self.relation = channels // R1
+        self.maps = channels // R2 // SHARE
+        self.conv1 = nn.Conv2d(channels, self.relation, 1)  # phi, the centre
+        self.conv2 = nn.Conv2d(channels, self.relation, 1)  # psi, the neighbour
+        self.conv3 = nn.Conv2d(channels, channels // R2, 1)  # beta
+
+
+class PairwiseAttention(_Attention):
+    """Pairwise self-attention with the subtraction relation and relative positions (Sec. 3.1)."""
+
+    def __init__(self, channels: int, kernel_size: int) -> None:
+        super().__init__(channels, kernel_size)
+        self.conv_w = _mapping(self.relation + 2, self.relation, self.maps)  # gamma
         self.conv_p = nn.Conv2d(2, 2, 1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -46,34 +54,24 @@ class PairwiseAttention(nn.Module):
         relation = subtraction(self.conv1(x), self.conv2(x), self.kernel_size)  # (N, C/R1, k*k, H*W)
         positions = self.conv_p(_coordinates(x))  # (1, 2, H, W)
         offsets = subtraction(positions, positions, self.kernel_size).expand(len(x), -1, -1, -1)
-        logits = self.conv_w(torch.cat([relation, offsets], 1))  # (N, C/R2/SHARE, k*k, H*W)
+        logits = self.conv_w(torch.cat([relation, offsets], 1))  # (N, maps, k*k, H*W)
         return aggregation(self.conv3(x), logits.softmax(2), self.kernel_size)
 
 
-class PatchwiseAttention(nn.Module):
-    """Patchwise self-attention with the concatenation relation (Sec. 3.2); its weights are not normalised.
-
-    Args:
-        channels: of the input, a multiple of R2 * SHARE; the output has channels // R2.
-        kernel_size: odd footprint.
-    """
+class PatchwiseAttention(_Attention):
+    """Patchwise self-attention with the concatenation relation (Sec. 3.2); its weights are not normalised."""
 
     def __init__(self, channels: int, kernel_size: int) -> None:
-        super().__init__()
-        relation, values = channels // R1, channels // R2
-        maps = values // SHARE
-        self.kernel_size = kernel_size
-        self.conv1 = nn.Conv2d(channels, relation, 1)
-        self.conv2 = nn.Conv2d(channels, relation, 1)
-        self.conv3 = nn.Conv2d(channels, values, 1)
-        self.conv_w = _mapping(relation * (kernel_size**2 + 1), maps, maps * kernel_size**2)
+        super().__init__(channels, kernel_size)
+        taps = kernel_size**2
+        self.conv_w = _mapping(self.relation * (taps + 1), self.maps, self.maps * taps)  # gamma
 
     def forward(self, x: Tensor) -> Tensor:
         """Attend: (N, C, H, W) -> (N, C/R2, H, W)."""
         centre = self.conv1(x).flatten(2)  # (N, C/R1, H*W)
         footprint = gather_taps(self.conv2(x), self.kernel_size)  # (N, C/R1*k*k, H*W)
         weights = self.conv_w(torch.cat([centre, footprint], 1).unsqueeze(2))  # (N, maps*k*k, 1, H*W)
-        weights = weights.view(len(x), -1, self.kernel_size**2, centre.shape[-1])  # (N, maps, k*k, H*W)
+        weights = weights.view(len(x), self.maps, self.kernel_size**2, centre.shape[-1])  # (N, maps, k*k, H*W)
         return aggregation(self.conv3(x), weights, self.kernel_size)
 
 

@@ -23,6 +23,7 @@ class Client:
 
     def __init__(self, url: str, *, api_key: str | None = None, timeout_s: float = 60.0) -> None:
         headers = {} if api_key is None else {"Authorization": f"Bearer {api_key}"}
+        self.url = url
         self._http = httpx.Client(base_url=url, headers=headers, timeout=timeout_s)
 
     def __enter__(self) -> Self:
@@ -69,7 +70,7 @@ class Client:
         try:
             answer = self._http.request(method, path, **request)
         except httpx.HTTPError as error:
-            raise ClientError(f"no answer from {self._http.base_url}: {error}") from error
+            raise ClientError(f"no answer from {self.url}: {error}") from error
         if answer.is_error:
             raise ClientError(_reason(answer))
         return answer.json()

@@ -1,0 +1,127 @@
+"""What the README says is what happens: its code runs, its tables equal the code, its demo prints what it shows."""
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import models
+import zoo.train
+from evaluation import Catalog
+from service.app import create_app
+from service.settings import Settings
+from tests.end_to_end.test_restart import server
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
+
+
+def settings_table() -> str:
+    lines = ["| variable | default | meaning |", "|---|---|---|"]
+    for name, field in Settings.model_fields.items():
+        default = field.default
+        shown = "empty" if default in ((), frozenset()) else str(default)
+        lines.append(f"| `WITHSTAND_{name.upper()}` | {shown} | {field.description} |")
+    return "\n".join(lines)
+
+
+def zoo_table() -> str:
+    lines = []
+    for name, checkpoint in models.find_checkpoints().items():
+        card = checkpoint.card()
+        low, high = re.findall(r"0\.\d+", card.clean_accuracy_on)
+        lines.append(f"| `{name}` | {card.training.partition(' on ')[2].partition(',')[0]} | {card.clean_accuracy} | {low} to {high} |")
+    return "\n".join(lines)
+
+
+def test_the_settings_table_equals_the_settings() -> None:
+    assert settings_table() in README
+
+
+def test_the_zoo_table_equals_the_cards() -> None:
+    assert zoo_table() in (ROOT / "zoo" / "README.md").read_text()
+
+
+def test_every_recipe_has_its_checkpoint_and_the_card_it_describes() -> None:
+    checkpoints = models.find_checkpoints()
+    assert set(zoo.train.RECIPES) == set(checkpoints)
+    measured = {"sha256", "clean_accuracy", "clean_accuracy_on"}
+    for name, checkpoint in checkpoints.items():
+        assert checkpoint.card().model_dump(exclude=measured) == zoo.train.card(name).model_dump(exclude=measured)
+
+
+def test_the_zoo_stays_small() -> None:
+    tracked = subprocess.run(["git", "ls-files", "zoo"], cwd=ROOT, capture_output=True, text=True, check=False).stdout
+    files = [ROOT / name for name in tracked.split("\n") if name] or list((ROOT / "zoo").rglob("*.*"))
+    assert sum(file.stat().st_size for file in files) < 20e6
+
+
+def test_python_blocks_run(capsys: pytest.CaptureFixture[str]) -> None:
+    code = blocks("python")
+    assert code
+    for block in code:
+        exec(compile(block, "README.md", "exec"), {})
+    assert "| resnet_mini.fashion_mnist | 9" in capsys.readouterr().out
+
+
+def test_the_least_card_is_enough() -> None:
+    (card,) = blocks("json")
+    assert models.ModelCard.model_validate_json(card).architecture == "resnet50"
+
+
+def test_commands_run() -> None:
+    commands = re.findall(r"^    \.venv/bin/withstand ((?:models|predict|evaluate).*)$", README, flags=re.MULTILINE)
+    assert len(commands) == 3
+    for command in commands:
+        done = subprocess.run(
+            [sys.executable, "-m", "service.cli", *command.split()], cwd=ROOT, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stdout
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    folder = tmp_path_factory.mktemp("readme")
+    with server(Catalog((), ()), folder, folder / "server.log") as (_, client):
+        yield client.url
+
+
+def test_curl_lines_reach_every_route(address: str, tmp_path: Path) -> None:
+    shell = "\n".join(blocks("sh")).replace("curl ", "curl --silent --show-error --fail-with-body --max-time 120 ")
+    script = f"set -euo pipefail\n{shell}".replace("http://127.0.0.1:8000", address)
+    done = subprocess.run(["bash", "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr
+    for expected in ('"alive"', '"Dress"', '"Bag"', '"status":"pending"', "event: progress", "| model | clean |", "<!doctype html>"):
+        assert expected in done.stdout, expected
+
+    called = re.sub(r"/evaluations/\$ID", "/evaluations/{evaluation_id}", shell)
+    called = re.sub(r"/models/\w+\.\w+", "/models/{name}", called)
+    paths = create_app(Settings(data_dir=tmp_path)).openapi()["paths"]
+    assert [path for path in paths if not re.search(re.escape(path) + r"""(?=["'?\s]|$)""", called)] == []
+
+
+def test_the_demo_prints_a_row_a_model_with_n_and_interval(tmp_path: Path) -> None:
+    environment = os.environ | {"COLUMNS": "130"}
+    command = [sys.executable, "-m", "service.cli", "demo", "--detach", "--data-dir", str(tmp_path)]
+    first = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert first.returncode == 0, first.stdout + first.stderr
+    for name in models.find_checkpoints():
+        assert name.split(".")[0] in first.stdout
+    assert first.stdout.count("n=300") == 4 * 8
+    for expected in ("Evaluation ", "The same report as a page: http://127.0.0.1:", "curl -X POST", "95 % Wilson interval"):
+        assert expected in first.stdout
+
+    again = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert again.returncode == 0
+    rows = [line for line in first.stdout.splitlines() if line.startswith("│")]
+    assert [line for line in again.stdout.splitlines() if line.startswith("│")] == rows
