@@ -65,10 +65,10 @@ class Dispatcher:
                 self._wait()
 
     def _dispatch(self) -> None:
-        if recovered := self._store.recover():
-            _log.info("%d shards were interrupted and will be run again", recovered)
+        recovered = False
         while not self._stopping.is_set():
             try:
+                recovered = recovered or self._recover()
                 self._collect()
                 self._hand_out()
             except Exception:  # a full disk or a locked database must not end the dispatcher
@@ -76,6 +76,11 @@ class Dispatcher:
             self._wait()
         for _, future in self._running.values():
             future.cancel()
+
+    def _recover(self) -> bool:
+        if interrupted := self._store.recover():
+            _log.info("%d shards were interrupted and will be run again", interrupted)
+        return True
 
     def _wait(self) -> None:
         self._wake.wait(POLL_S)
@@ -108,10 +113,18 @@ class Dispatcher:
             claim = self._store.claim()
             if claim is None:
                 return
-            sha256 = claim.plan.model_sha256[claim.shard.model]
-            future = executor.submit(compute, self._catalog, claim.plan.spec, claim.shard, sha256)
+            future = self._start(executor, claim)
             self._running[device] = claim, future
             future.add_done_callback(lambda _: self.wake())
+
+    def _start(self, executor: Executor, claim: Claim) -> Future[ShardResult]:
+        sha256 = claim.plan.model_sha256[claim.shard.model]
+        try:
+            return executor.submit(compute, self._catalog, claim.plan.spec, claim.shard, sha256)
+        except Exception as error:  # an executor that cannot start anything is a failure of the shard like any other
+            future: Future[ShardResult] = Future()
+            future.set_exception(error)
+            return future
 
 
 def _try_lock(lock: TextIO) -> bool:

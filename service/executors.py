@@ -37,25 +37,35 @@ class DeviceExecutor(Executor):
     def __init__(self, device: str, *, timeout_s: float) -> None:
         self.device = device
         self._timeout_s = timeout_s
-        self._pool = ProcessPool(
-            max_workers=1,
-            initializer=_enter_process,
-            initargs=(device,),
-            context=multiprocessing.get_context("spawn"),
-        )
+        self._pool = _new_pool(device)
+        self._ended = False
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-        """Schedule a call; both it and its arguments must be picklable."""
+        """Schedule a call; both it and its arguments must be picklable.
+
+        Raises:
+            RuntimeError: the executor was shut down.
+        """
+        if not self._ended and not self._pool.active:  # its process died while it had nothing to do
+            self._pool.stop()
+            self._pool.join()
+            self._pool = _new_pool(self.device)
         return self._pool.schedule(fn, args=args, kwargs=kwargs, timeout=self._timeout_s)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """End the process, after its calls are done or at once."""
+        self._ended = True
         if cancel_futures:
             self._pool.stop()
         else:
             self._pool.close()
         if wait:
             self._pool.join()
+
+
+def _new_pool(device: str) -> ProcessPool:
+    context = multiprocessing.get_context("spawn")
+    return ProcessPool(max_workers=1, initializer=_enter_process, initargs=(device,), context=context)
 
 
 def _enter_process(device: str) -> None:

@@ -13,6 +13,8 @@ from evaluation.catalog import ZOO_DATASETS
 
 LOOPBACK_NAMES = frozenset({"localhost"})
 
+ApiKey = Annotated[str, Field(pattern="^[!-~]+$", description="visible ASCII characters, at least one")]
+
 
 class Settings(BaseSettings):
     """How the service runs."""
@@ -30,7 +32,7 @@ class Settings(BaseSettings):
         tuple[str, ...], Field(description='such as ["cuda:0", "cuda:1"]; empty takes every GPU, or the CPU')
     ] = ()
     api_keys: Annotated[
-        frozenset[str], Field(description="accepted API keys; required when listening beyond this machine")
+        frozenset[ApiKey], Field(description="accepted API keys; required when listening beyond this machine")
     ] = frozenset()
     max_body_bytes: Annotated[int, Field(ge=1, description="largest request body, bytes")] = 64 * 2**20
     max_pixels: Annotated[int, Field(ge=1, description="largest picture, width times height")] = 50_000_000

@@ -1,0 +1,237 @@
+"""The dispatcher with executors that are threads: from pending shards to a report."""
+
+import sqlite3
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+import pytest
+
+import evaluation
+from evaluation import Catalog, EvaluationSpec, Plan, make_plan, merge
+from service.dispatcher import Dispatcher
+from service.store import MAX_FAILURES, Evaluation, ShardStatus, Status, Store
+from tests.conftest import Put
+from tests.service.conftest import until
+
+FLIP = {"kind": "transform", "name": "flip", "parameters": {"direction": "left_right"}}
+PGD = {
+    "kind": "adversarial",
+    "threat": {"norm": "Linf", "eps": "8/255"},
+    "attacks": [{"name": "pgd", "parameters": {"steps": 2}}],
+}
+
+Start = Callable[..., Dispatcher]
+
+
+class Threads(ThreadPoolExecutor):
+    """One thread, and a list of what it was given."""
+
+    def __init__(self) -> None:
+        super().__init__(1)
+        self.futures: list[Future[Any]] = []
+
+    def submit(self, *args: Any, **kwargs: Any) -> Future[Any]:
+        future = super().submit(*args, **kwargs)
+        self.futures.append(future)
+        return future
+
+
+@pytest.fixture
+def store(database: Path) -> Iterator[Store]:
+    opened = Store.at(database)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def threads() -> Iterator[Threads]:
+    with Threads() as executor:
+        yield executor
+
+
+@pytest.fixture
+def start(store: Store, catalog: Catalog, database: Path) -> Iterator[Start]:
+    """Start dispatchers that share a store and a lock file; all are stopped at the end."""
+    started: list[Dispatcher] = []
+
+    def start(executors: Mapping[str, Executor], where: Catalog = catalog) -> Dispatcher:
+        dispatcher = Dispatcher(store, where, executors, database.with_name("dispatcher.lock"))
+        dispatcher.start()
+        started.append(dispatcher)
+        return dispatcher
+
+    yield start
+    for dispatcher in started:
+        dispatcher.stop()
+
+
+def plan_of(catalog: Catalog, **fields: object) -> Plan:
+    return make_plan(EvaluationSpec.model_validate({"models": ["tiny"], "dataset": "shapes"} | fields), catalog)
+
+
+def read(store: Store, plan: Plan) -> Evaluation:
+    found = store.evaluation(plan.id)
+    assert found is not None
+    return found
+
+
+def without_times(report: evaluation.Report) -> dict[str, Any]:
+    return report.model_dump(exclude={"models": {"__all__": {"conditions": {"__all__": {"seconds"}}}}})
+
+
+def test_every_shard_is_run_and_the_report_is_that_of_an_evaluation_without_a_service(
+    store: Store, catalog: Catalog, start: Start
+) -> None:
+    plan = plan_of(catalog, models=["tiny", "twin"], conditions=[{"kind": "clean"}, FLIP, PGD])
+    store.submit(plan)
+    with Threads() as one, Threads() as other:
+        start({"one": one, "other": other})
+        until(lambda: read(store, plan).status.final)
+    done = read(store, plan)
+    assert (done.status, done.progress.runs, done.progress.images) == (Status.DONE, 6, {ShardStatus.DONE: 6 * 33})
+    assert one.futures, "both executors had work"
+    assert other.futures, "both executors had work"
+    report = merge(plan, store.results(plan.id))
+    assert report.complete
+    assert without_times(report) == without_times(evaluation.evaluate(plan.spec, catalog=catalog, device="cpu"))
+
+
+def test_what_is_submitted_later_is_run_too(store: Store, catalog: Catalog, threads: Threads, start: Start) -> None:
+    dispatcher = start({"cpu": threads})
+    until(dispatcher.active.is_set)
+    for seed in range(2):
+        plan = plan_of(catalog, images=3, seed=seed)
+        store.submit(plan)
+        dispatcher.wake()
+        until(lambda plan=plan: read(store, plan).status is Status.DONE)
+
+
+def test_a_second_dispatcher_waits_until_the_first_has_stopped(store: Store, catalog: Catalog, start: Start) -> None:
+    with Threads() as threads, Threads() as spare:
+        first = start({"cpu": threads})
+        until(first.active.is_set)
+        standby = start({"cpu": spare})
+        plan = plan_of(catalog, images=3)
+        store.submit(plan)
+        until(lambda: read(store, plan).status is Status.DONE)
+        assert not standby.active.is_set()
+        assert not spare.futures
+        first.stop()
+        until(standby.active.is_set)
+        assert not first.active.is_set()
+        later = plan_of(catalog, images=4)
+        store.submit(later)
+        until(lambda: read(store, later).status is Status.DONE)
+        assert (len(threads.futures), len(spare.futures)) == (1, 1)
+
+
+def test_what_was_running_when_the_former_dispatcher_ended_is_run_again(
+    store: Store, catalog: Catalog, threads: Threads, start: Start
+) -> None:
+    plan = plan_of(catalog, images=3)
+    store.submit(plan)
+    store.claim()
+    start({"cpu": threads})
+    until(lambda: read(store, plan).status is Status.DONE)
+    assert read(store, plan).progress.runs == 2
+
+
+def test_a_shard_that_cannot_be_run_is_tried_again_then_fails_its_evaluation_alone(
+    store: Store, catalog: Catalog, put_checkpoint: Put, threads: Threads, start: Start, tmp_path: Path
+) -> None:
+    path = put_checkpoint(tmp_path, "doomed")
+    where = Catalog((*catalog.model_folders, tmp_path), catalog.dataset_folders)
+    doomed = plan_of(where, models=["doomed"], images=3, conditions=[{"kind": "clean"}, FLIP])
+    sound = plan_of(where, images=3)
+    store.submit(doomed)
+    store.submit(sound)
+    path.unlink()
+    start({"cpu": threads}, where)
+    until(lambda: read(store, doomed).status.final and read(store, sound).status.final)
+    failed = read(store, doomed)
+    assert (failed.status, failed.progress.runs) == (Status.FAILED, MAX_FAILURES)
+    assert failed.progress.error is not None
+    assert failed.progress.error.startswith("UnknownNameError: unknown model 'doomed'")
+    assert read(store, sound).status is Status.DONE
+
+
+def test_an_executor_that_can_start_nothing_fails_the_evaluation_and_not_the_dispatcher(
+    store: Store, catalog: Catalog, threads: Threads, start: Start
+) -> None:
+    ended = ThreadPoolExecutor(1)
+    ended.shutdown()
+    plan = plan_of(catalog, images=3)
+    store.submit(plan)
+    dispatcher = start({"cpu": ended})
+    until(lambda: read(store, plan).status is Status.FAILED)
+    assert "cannot schedule new futures after shutdown" in (read(store, plan).progress.error or "")
+    assert dispatcher.active.is_set()
+
+
+def test_cancelling_takes_the_shard_back_from_its_executor(store: Store, catalog: Catalog, start: Start) -> None:
+    """The executor's thread is busy with something else, so the shard waits in it and can still be cancelled."""
+    release = Event()
+    plan, next_plan = plan_of(catalog, images=3), plan_of(catalog, images=4)
+    with Threads() as threads:
+        threads.submit(release.wait)
+        dispatcher = start({"cpu": threads})
+        store.submit(plan)
+        until(lambda: len(threads.futures) == 2)
+        store.cancel(plan.id)
+        store.submit(next_plan)
+        dispatcher.wake()
+        until(threads.futures[1].cancelled)
+        release.set()
+        until(lambda: read(store, next_plan).status is Status.DONE)
+    assert read(store, plan).status is Status.CANCELLED
+    assert store.results(plan.id) == []
+
+
+def test_stopping_leaves_running_shards_to_the_next_dispatcher(store: Store, catalog: Catalog, start: Start) -> None:
+    release = Event()
+    plan = plan_of(catalog, images=3)
+    store.submit(plan)
+    with Threads() as threads:
+        threads.submit(release.wait)
+        first = start({"cpu": threads})
+        until(lambda: len(threads.futures) == 2)
+        first.stop()
+        assert threads.futures[1].cancelled()
+        assert read(store, plan).progress.shards == {ShardStatus.RUNNING: 1}
+        release.set()
+        start({"cpu": threads})
+        until(lambda: read(store, plan).status is Status.DONE)
+    assert read(store, plan).progress.runs == 2
+
+
+@pytest.mark.parametrize("while_running", [False, True])
+def test_a_database_that_cannot_be_used_for_a_while_does_not_end_the_dispatcher(
+    store: Store,
+    catalog: Catalog,
+    threads: Threads,
+    start: Start,
+    database: Path,
+    caplog: pytest.LogCaptureFixture,
+    while_running: bool,
+) -> None:
+    plan = plan_of(catalog, images=3)
+    store.submit(plan)
+    store.claim()  # by a dispatcher that is gone: it must be recovered, however late
+    release = Event()
+    threads.submit(release.wait)
+    if while_running:
+        start({"cpu": threads})
+        until(lambda: len(threads.futures) == 2)
+    with closing(sqlite3.connect(database)) as vandal:
+        vandal.execute("ALTER TABLE shards RENAME TO stolen")
+        if not while_running:
+            start({"cpu": threads})
+        release.set()
+        until(lambda: "the dispatcher will try again" in caplog.text)
+        vandal.execute("ALTER TABLE stolen RENAME TO shards")
+    until(lambda: read(store, plan).status is Status.DONE)
+    assert len(store.results(plan.id)) == 1

@@ -1,0 +1,123 @@
+"""Settings come from arguments and the environment; beyond this machine keys are needed."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from pydantic import ValidationError
+
+from service.settings import Settings
+from tests.service.conftest import Server, serving
+
+KEYS = frozenset({"first-key", "second~key"})
+
+
+def test_every_setting_has_a_default_and_a_description() -> None:
+    settings = Settings()
+    for name, field in Settings.model_fields.items():
+        assert field.description, name
+        assert getattr(settings, name) == field.default
+
+
+def test_the_environment_is_read_and_an_argument_wins(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WITHSTAND_PORT", "9000")
+    monkeypatch.setenv("WITHSTAND_MODEL_DIRS", '["/a", "/b"]')
+    monkeypatch.setenv("WITHSTAND_API_KEYS", '["k"]')
+    monkeypatch.setenv("WITHSTAND_SOMETHING_ELSE", "ignored")
+    settings = Settings()
+    assert (settings.port, settings.model_dirs, settings.api_keys) == (9000, (Path("/a"), Path("/b")), {"k"})
+    assert Settings(port=1).port == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("PORT", "65536"), ("PORT", "many"), ("MAX_PIXELS", "0"), ("PREDICT_TIMEOUT_S", "0"), ("QUEUE_IMAGES", "-1")],
+)
+def test_a_value_that_makes_no_sense_is_refused(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(f"WITHSTAND_{name}", value)
+    with pytest.raises(ValidationError, match=name.lower()):
+        Settings()
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "::1", "localhost"])
+def test_on_this_machine_no_keys_are_needed(host: str) -> None:
+    assert Settings(host=host).api_keys == frozenset()
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.2", "example.org", "localhost.example.org", ""])
+def test_beyond_this_machine_keys_are_needed(host: str) -> None:
+    with pytest.raises(ValidationError, match=f"listening on {host} needs API keys: set WITHSTAND_API_KEYS"):
+        Settings(host=host)
+    assert Settings(host=host, api_keys=frozenset({"k"})).host == host
+
+
+@pytest.mark.parametrize("key", ["", " ", "two words", "ké"])
+def test_a_key_that_no_header_can_carry_is_refused(key: str) -> None:
+    with pytest.raises(ValidationError, match="api_keys"):
+        Settings(api_keys=frozenset({key}))
+
+
+@pytest.fixture(scope="module")
+def guarded(settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server that asks for a key."""
+    changed = {"api_keys": KEYS, "data_dir": tmp_path_factory.mktemp("guarded")}
+    with serving(settings.model_copy(update=changed)) as running:
+        yield running
+
+
+GUARDED = [
+    ("GET", "/"),
+    ("GET", "/evaluations/0123456789abcdef"),
+    ("GET", "/v1/models"),
+    ("GET", "/v1/models/tiny"),
+    ("POST", "/v1/models/tiny/predict"),
+    ("GET", "/v1/datasets"),
+    ("GET", "/v1/evaluations"),
+    ("POST", "/v1/evaluations"),
+    ("POST", "/v1/evaluations/pgd"),
+    ("POST", "/v1/evaluations/rotation-flip"),
+    ("GET", "/v1/evaluations/0123456789abcdef"),
+    ("DELETE", "/v1/evaluations/0123456789abcdef"),
+    ("GET", "/v1/evaluations/0123456789abcdef/events"),
+    ("GET", "/v1/evaluations/0123456789abcdef/report"),
+]
+
+
+@pytest.mark.parametrize(("method", "path"), GUARDED)
+@pytest.mark.parametrize(
+    "headers",
+    [{}, {"X-API-Key": "wrong"}, {"Authorization": "Bearer"}, {"X-API-Key": ""}, {"Authorization": "Basic first-key"}],
+    ids=str,
+)
+def test_without_a_key_nothing_is_answered(guarded: Server, method: str, path: str, headers: dict[str, str]) -> None:
+    answer = guarded.http.request(method, path, headers=headers)
+    assert answer.status_code == 401
+    assert answer.headers["www-authenticate"] == "Bearer"
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert "X-API-Key" in answer.json()["detail"]
+
+
+def test_the_list_of_guarded_routes_is_complete(guarded: Server) -> None:
+    described = {
+        (method.upper(), path.format(name="tiny", evaluation_id="0123456789abcdef"))
+        for path, methods in guarded.app.openapi()["paths"].items()
+        for method in methods
+    }
+    assert described - set(GUARDED) == {("GET", "/healthz"), ("GET", "/readyz")}
+
+
+@pytest.mark.parametrize("key", sorted(KEYS))
+def test_a_key_is_accepted_in_either_header(guarded: Server, key: str) -> None:
+    for headers in ({"X-API-Key": key}, {"Authorization": f"Bearer {key}"}, {"Authorization": f"bearer {key}"}):
+        assert guarded.http.get("/v1/models", headers=headers).status_code == 200
+
+
+def test_probes_need_no_key(guarded: Server) -> None:
+    assert guarded.http.get("/healthz").json() == {"status": "alive"}
+    assert guarded.http.get("/readyz").json()["status"] == "ready"
+
+
+def test_without_keys_none_is_asked_for(http: httpx.Client) -> None:
+    assert http.get("/v1/models").status_code == 200
+    assert http.get("/v1/models", headers={"Authorization": "Bearer whatever"}).status_code == 200
