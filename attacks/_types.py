@@ -84,6 +84,11 @@ class Attack(Protocol):
         """A short name with the parameter that matters most, such as "PGD-20"."""
         ...
 
+    @property
+    def passes(self) -> int:
+        """What it costs at most: passes of an image through the model, one with its gradient counted as three."""
+        ...
+
     def perturb(
         self,
         model: nn.Module,

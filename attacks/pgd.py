@@ -36,6 +36,11 @@ class PGD:
         """For example "PGD-20" or "PGD-20 x 5"."""
         return f"PGD-{self.steps}" + (f" x {self.restarts}" if self.restarts > 1 else "")
 
+    @property
+    def passes(self) -> int:
+        """Three a step; between restarts, one to see which images still stand."""
+        return 3 * self.steps * self.restarts + self.restarts - 1
+
     def perturb(
         self,
         model: nn.Module,
@@ -92,6 +97,7 @@ class FGSM:
     norms: ClassVar[frozenset[Norm]] = frozenset(Norm)
     targetable: ClassVar[bool] = True
     title: ClassVar[str] = "FGSM"
+    passes: ClassVar[int] = 3
 
     def perturb(
         self,
@@ -116,6 +122,7 @@ class Noise:
     norms: ClassVar[frozenset[Norm]] = frozenset(Norm)
     targetable: ClassVar[bool] = False
     title: ClassVar[str] = "noise"
+    passes: ClassVar[int] = 0
 
     def perturb(
         self,

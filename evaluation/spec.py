@@ -1,7 +1,7 @@
 """What is asked: models, images, conditions. Frozen, complete, and the same question always has the same JSON."""
 
 from collections.abc import Callable
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
@@ -50,6 +50,8 @@ class CleanCondition(BaseModel):
     model_config = _STRICT
 
     kind: Literal["clean"] = "clean"
+    passes: ClassVar[int] = 1
+    """What an image costs at most: passes through the model, one with its gradient counted as three."""
 
     @property
     def title(self) -> str:
@@ -61,6 +63,7 @@ class TransformCondition(_Choice):
     """The images changed without looking at the model; a name of `attacks.transform_names()` with its parameters."""
 
     kind: Literal["transform"] = "transform"
+    passes: ClassVar[int] = 2
 
     @field_validator("parameters")
     @classmethod
@@ -94,6 +97,11 @@ class AdversarialCondition(BaseModel):
         """A short name, unique within a specification."""
         names = " + ".join(attack.create().title for attack in self.attacks)
         return f"{names} {self.threat}" + (f" to {self.targets.replace('_', ' ')}" if self.targets else "")
+
+    @property
+    def passes(self) -> int:
+        """The passes of all its attacks, and one before and one after each."""
+        return 1 + sum(2 + attack.create().passes for attack in self.attacks)
 
     @field_validator("attacks")
     @classmethod

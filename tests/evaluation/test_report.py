@@ -13,7 +13,11 @@ SPEC = EvaluationSpec.model_validate(
         "models": ["m"],
         "dataset": "d",
         "images": 10,
-        "conditions": [{"kind": "clean"}, {"kind": "transform", "name": "rotation", "parameters": {"degrees": 90}}, PGD],
+        "conditions": [
+            {"kind": "clean"},
+            {"kind": "transform", "name": "rotation", "parameters": {"degrees": 90}},
+            PGD,
+        ],
     }
 )
 PLAN = Plan(id="0" * 16, spec=SPEC, images=10, classes=10, dataset_sha256="d" * 64, model_sha256={"m": "e" * 64})
@@ -56,9 +60,21 @@ def test_ten_images_counted_by_hand() -> None:
     report = merge(PLAN, [result(0, CLEAN), result(1, ROTATED), result(2, ATTACKED)])
     assert report.complete
     nothing = {"robust_accuracy": None, "attack_success_rate": None, "target_rate": None, "outside_budget": ()}
-    assert numbers(report, 0) == {"images_done": 10, "accuracy": (8, 10), "top5_accuracy": (10, 10), "drop": 0.0, **nothing}
+    assert numbers(report, 0) == {
+        "images_done": 10,
+        "accuracy": (8, 10),
+        "top5_accuracy": (10, 10),
+        "drop": 0.0,
+        **nothing,
+    }
     # Ranks of the seven wrong ones are 2 to 8: three of them are below five.
-    assert numbers(report, 1) == {"images_done": 10, "accuracy": (3, 10), "top5_accuracy": (6, 10), "drop": 0.5, **nothing}
+    assert numbers(report, 1) == {
+        "images_done": 10,
+        "accuracy": (3, 10),
+        "top5_accuracy": (6, 10),
+        "drop": 0.5,
+        **nothing,
+    }
     assert numbers(report, 2) == {
         "images_done": 10,
         "accuracy": (5, 10),

@@ -10,13 +10,28 @@ import attacks
 import evaluation.plan
 import evaluation.runner
 import models
-from evaluation import Catalog, DatasetError, EvaluationSpec, Report, Shard, evaluate, make_plan, merge, preset, run_shard
+from evaluation import (
+    Catalog,
+    DatasetError,
+    EvaluationSpec,
+    Report,
+    Shard,
+    evaluate,
+    make_plan,
+    merge,
+    preset,
+    run_shard,
+)
 from evaluation.evaluate import best_device
 
 CONDITIONS = [
     {"kind": "clean"},
     {"kind": "transform", "name": "rotation", "parameters": {"degrees": 90}},
-    {"kind": "adversarial", "threat": {"norm": "Linf", "eps": "16/255"}, "attacks": [{"name": "pgd", "parameters": {"steps": 3}}]},
+    {
+        "kind": "adversarial",
+        "threat": {"norm": "Linf", "eps": "16/255"},
+        "attacks": [{"name": "pgd", "parameters": {"steps": 3}}],
+    },
     {
         "kind": "adversarial",
         "threat": {"norm": "L2", "eps": 1.5},
@@ -107,11 +122,18 @@ def test_the_worst_case_names_the_attack_that_felled_and_spares_the_fallen(catal
             assert row.clean_prediction == row.label != row.prediction
         assert row.distance is not None
         assert row.distance <= 1.5 + 1e-6
-    alone = run_shard(spec(conditions=[CONDITIONS[3] | {"attacks": [{"name": "noise"}]}]), shard.model_copy(update={"condition": 0}), classifier=classifier, dataset=dataset)
+    alone = run_shard(
+        spec(conditions=[CONDITIONS[3] | {"attacks": [{"name": "noise"}]}]),
+        shard.model_copy(update={"condition": 0}),
+        classifier=classifier,
+        dataset=dataset,
+    )
     assert sum(row.felled_by is not None for row in result.rows) >= sum(row.felled_by is not None for row in alone.rows)
 
 
-def test_classes_in_another_order_are_matched_by_name(catalog: Catalog, tmp_path: Path, put_checkpoint, trained_network: nn.Module) -> None:  # noqa: ANN001
+def test_classes_in_another_order_are_matched_by_name(
+    catalog: Catalog, tmp_path: Path, put_checkpoint, trained_network: nn.Module
+) -> None:  # noqa: ANN001
     shuffled = ("stripes", "disc", "square")
     put_checkpoint(tmp_path, "shuffled", classes=shuffled)
     other = Catalog((tmp_path,), catalog.dataset_folders)
@@ -163,7 +185,9 @@ def test_every_preset_runs(catalog: Catalog) -> None:
 
 def test_progress_is_told_shard_by_shard(catalog: Catalog) -> None:
     seen: list[tuple[int, int]] = []
-    evaluate(spec(conditions=CONDITIONS[:2]), catalog=catalog, on_shard=lambda _, done, total: seen.append((done, total)))
+    evaluate(
+        spec(conditions=CONDITIONS[:2]), catalog=catalog, on_shard=lambda _, done, total: seen.append((done, total))
+    )
     assert seen == [(1, 2), (2, 2)]
 
 
@@ -176,7 +200,11 @@ def test_an_attack_from_a_prompt(catalog: Catalog) -> None:
     images = torch.stack([classifier.card.preprocessing(dataset.picture(index)) for index in range(8)])
     labels = torch.tensor(dataset.labels[:8])
     adversarial = attacks.create("pgd", steps=10).perturb(
-        classifier, images, labels, threat=attacks.ThreatModel("Linf", 8 / 255), generator=torch.Generator().manual_seed(0)
+        classifier,
+        images,
+        labels,
+        threat=attacks.ThreatModel("Linf", 8 / 255),
+        generator=torch.Generator().manual_seed(0),
     )
     assert (adversarial - images).abs().max() <= 8 / 255 + 1e-6
     assert (classifier(adversarial).argmax(1) == labels).sum() < (classifier(images).argmax(1) == labels).sum()

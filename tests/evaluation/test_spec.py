@@ -76,3 +76,13 @@ def test_bad_specifications_name_the_field(changes: dict[str, object], field: st
 def test_a_specification_cannot_be_changed() -> None:
     with pytest.raises(ValidationError, match="frozen"):
         spec().seed = 3  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_the_cost_of_a_condition() -> None:
+    restarted = PGD | {
+        "attacks": [{"name": "pgd", "parameters": {"steps": 5, "restarts": 3}}, {"name": "fgsm"}, {"name": "noise"}]
+    }
+    rotation = {"kind": "transform", "name": "rotation", "parameters": {"degrees": 90}}
+    conditions = spec(conditions=[{"kind": "clean"}, rotation, PGD, restarted]).conditions
+    # Each step is a forward and a gradient, 3; the harness looks once before all attacks, and before and after each.
+    assert [condition.passes for condition in conditions] == [1, 2, 1 + 2 + 60, 1 + (2 + 45 + 2) + (2 + 3) + (2 + 0)]
