@@ -38,8 +38,8 @@ def open_picture(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
             picture.load()
     except UnidentifiedImageError:
         raise PictureError(f"not a picture: {len(data)} bytes of none of the formats {', '.join(FORMATS)}") from None
-    except Image.DecompressionBombError as error:
-        raise PictureError(f"the picture is too large: {error}") from None
+    except Image.DecompressionBombError:
+        raise PictureError(f"the picture has hundreds of millions of pixels, allowed are {max_pixels} in all") from None
     except (OSError, SyntaxError, ValueError, EOFError) as error:
         if isinstance(error, PictureError):
             raise

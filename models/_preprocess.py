@@ -9,6 +9,8 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2.functional import pil_to_tensor
 
+from common.pictures import PictureError
+
 Channels = tuple[float, float, float]
 
 _LONGEST = 16
@@ -40,7 +42,7 @@ class Preprocessing(BaseModel):
         Transparency is ignored; 16-bit grey is divided by 257. Of a strip longer than 16 times its width only the middle is read.
 
         Raises:
-            ValueError: the picture's mode says nothing of its range ("I", "F"), or has no conversion to RGB.
+            PictureError: the picture's mode says nothing of its range ("I", "F"), or has no conversion to RGB.
         """
         mode = InterpolationMode(self.interpolation)
         cut = v2.Compose([v2.Resize(self.resize, interpolation=mode, antialias=True), v2.CenterCrop(self.crop)])
@@ -58,9 +60,12 @@ def _bounded(picture: Image.Image) -> Image.Image:
 
 def _rgb(picture: Image.Image) -> Image.Image:
     if picture.mode in ("I", "F"):
-        raise ValueError(f"a picture of mode {picture.mode} has no known range: save it with 8 or 16 bits a channel")
+        raise PictureError(f"a picture of mode {picture.mode} has no known range: save it with 8 or 16 bits a channel")
     if picture.mode.startswith("I;16"):  # Pillow would clip to 255, not scale
         picture = Image.fromarray((np.asarray(picture) / 257).round().astype(np.uint8))
     if picture.mode == "P" and "transparency" in picture.info:
         picture = picture.convert("RGBA")  # Pillow warns when it has to drop a palette's transparency itself
-    return picture.convert("RGB")
+    try:
+        return picture.convert("RGB")
+    except ValueError as error:
+        raise PictureError(f"a picture of mode {picture.mode} cannot be used: {error}") from None

@@ -8,6 +8,7 @@ from fastapi import Depends, FastAPI
 from fastapi.staticfiles import StaticFiles
 
 from service import errors
+from service.body_limit import BodyLimit
 from service.deps import Service, require_key
 from service.dispatcher import Dispatcher
 from service.executors import DeviceExecutor, available_devices
@@ -27,12 +28,12 @@ def create_app(settings: Settings) -> FastAPI:
         version=version("withstand"),
         description=DESCRIPTION,
         lifespan=_lifespan,
-        max_body_size=settings.max_body_bytes,
         responses={
             "4XX": {"model": errors.Problem, "description": "what was wrong, what was received, what is allowed"}
         },
     )
     app.state.settings = settings
+    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
     errors.install(app)
     app.include_router(health.router)
     for resource in (models, datasets, evaluations, pages):

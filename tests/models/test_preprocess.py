@@ -6,6 +6,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from common.pictures import PictureError
 from models import Preprocessing
 
 PLAIN = Preprocessing(resize=4, crop=4)
@@ -55,8 +56,13 @@ def test_palettes_are_looked_up_and_their_transparency_ignored(transparency: int
 
 @pytest.mark.parametrize("mode", ["I", "F"])
 def test_modes_without_a_range_are_refused(mode: str) -> None:
-    with pytest.raises(ValueError, match=f"mode {mode} has no known range: save it with 8 or 16 bits"):
+    with pytest.raises(PictureError, match=f"mode {mode} has no known range: save it with 8 or 16 bits"):
         PLAIN(Image.new(mode, (6, 6), 1))
+
+
+def test_a_mode_without_a_conversion_is_refused() -> None:
+    with pytest.raises(PictureError, match="mode La cannot be used: conversion from La to RGB not supported"):
+        PLAIN(Image.new("La", (6, 6)))
 
 
 @pytest.mark.parametrize("size", [(1, 1), (7, 3), (3, 7), (300, 200), (8, 8), (1, 40)])

@@ -1,0 +1,456 @@
+"""Pictures in, classes out; hostile uploads and overload."""
+
+import asyncio
+import io
+import struct
+import zlib
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_pre_hook
+
+import models
+from common.pictures import open_picture
+from evaluation import Catalog
+from service.errors import ServiceError
+from service.predictor import Predictor
+from service.settings import Settings
+from tests.conftest import CLASSES, Put, picture_bytes, shape_picture
+from tests.service.conftest import DEADLINE_S, serving, until
+
+URL = "/v1/models/tiny/predict"
+PNG = {"Content-Type": "image/png"}
+
+
+def shape(label: int, seed: int = 5) -> Image.Image:
+    return shape_picture(label, np.random.default_rng(seed))
+
+
+DISC, SQUARE, STRIPES = (picture_bytes(shape(label)) for label in range(3))
+
+
+def expected(catalog: Catalog, data: bytes, model: str = "tiny") -> list[float]:
+    """Probabilities in the order of the classes, computed without the service."""
+    classifier = models.load(model, folders=catalog.model_folders)
+    with torch.inference_mode():
+        return classifier(classifier.card.preprocessing(open_picture(data)).unsqueeze(0))[0].softmax(0).tolist()
+
+
+def scores(prediction: dict[str, Any]) -> list[float]:
+    return [each["probability"] for each in sorted(prediction["top"], key=lambda each: each["index"])]
+
+
+def labels(answer: httpx.Response) -> list[str]:
+    assert answer.status_code == 200, answer.text
+    return [prediction["top"][0]["label"] for prediction in answer.json()["predictions"]]
+
+
+def refusal(answer: httpx.Response, status: int) -> dict[str, Any]:
+    assert answer.status_code == status, answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+    return answer.json()
+
+
+@pytest.mark.parametrize(
+    "headers", [PNG, {}, {"Content-Type": "application/octet-stream"}, {"Content-Type": "image/jpeg; q=1"}], ids=str
+)
+def test_the_bytes_of_a_picture_are_enough(http: httpx.Client, catalog: Catalog, headers: dict[str, str]) -> None:
+    answer = http.post(URL, content=SQUARE, headers=headers)
+    assert labels(answer) == ["square"]
+    body = answer.json()
+    assert (body["model"], body["predictions"][0]["file"], body["predictions"][0]["error"]) == ("tiny", "body", None)
+    assert scores(body["predictions"][0]) == pytest.approx(expected(catalog, SQUARE), abs=1e-6)
+    probabilities = [each["probability"] for each in body["predictions"][0]["top"]]
+    assert probabilities == sorted(probabilities, reverse=True)
+
+
+def test_a_form_may_hold_one_file_or_many_and_the_order_is_kept(http: httpx.Client, catalog: Catalog) -> None:
+    assert labels(http.post(URL, files={"file": ("a.png", DISC)})) == ["disc"]
+    files = [("file", ("s.png", STRIPES)), ("file", ("d.png", DISC)), ("other", ("q", SQUARE)), ("file", ("d", DISC))]
+    answer = http.post(URL, files=files)
+    assert labels(answer) == ["stripes", "disc", "square", "disc"]
+    predictions = answer.json()["predictions"]
+    assert [each["file"] for each in predictions] == ["s.png", "d.png", "q", "d"]
+    for each, data in zip(predictions, (STRIPES, DISC, SQUARE, DISC), strict=True):
+        assert scores(each) == pytest.approx(expected(catalog, data), abs=1e-5)
+
+
+@pytest.mark.parametrize("k", [1, 2, 3, 1000])
+def test_top_k_limits_the_classes(http: httpx.Client, k: int) -> None:
+    top = http.post(URL, content=DISC, params={"top_k": k}).json()["predictions"][0]["top"]
+    assert len(top) == min(k, len(CLASSES))
+    assert all(CLASSES[each["index"]] == each["label"] for each in top)
+
+
+@pytest.mark.parametrize("k", ["0", "1001", "many"])
+def test_a_senseless_top_k_is_refused(http: httpx.Client, k: str) -> None:
+    body = refusal(http.post(URL, content=DISC, params={"top_k": k}), 422)
+    assert (body["errors"][0]["field"], body["errors"][0]["received"]) == ("top_k", repr(k))
+
+
+@pytest.mark.parametrize("content_type", ["application/json", "text/plain", "video/mp4", "multipart/mixed"])
+def test_another_content_type_is_refused(http: httpx.Client, content_type: str) -> None:
+    body = refusal(http.post(URL, content=DISC, headers={"Content-Type": content_type}), 415)
+    assert content_type in body["detail"]
+    assert "multipart/form-data" in body["detail"]
+
+
+def test_no_picture_at_all_is_refused(http: httpx.Client) -> None:
+    assert "0 bytes" in refusal(http.post(URL), 422)["detail"]
+    assert "0 bytes" in refusal(http.post(URL, files={"file": ("empty.png", b"")}), 422)["detail"]
+    multipart = {"Content-Type": "multipart/form-data; boundary=x"}
+    text = b'--x\r\nContent-Disposition: form-data; name="file"\r\n\r\nnot a file\r\n--x--\r\n'
+    for form in (b"--x--\r\n", text):
+        body = refusal(http.post(URL, content=form, headers=multipart), 422)
+        assert body["errors"] == [{"field": "file", "message": "no file in the form", "received": None}]
+
+
+@pytest.mark.parametrize(
+    ("content_type", "form"),
+    [
+        ("multipart/form-data", DISC),
+        ("multipart/form-data; boundary=x", DISC),
+        ("multipart/form-data; boundary=x", b"--x\r\nContent-Disposition: form-data\r\n\r\n"),
+    ],
+    ids=["no boundary", "no form", "no name"],
+)
+def test_a_broken_form_is_refused(http: httpx.Client, content_type: str, form: bytes) -> None:
+    assert refusal(http.post(URL, content=form, headers={"Content-Type": content_type}), 400)["detail"]
+
+
+def test_too_many_files_are_refused(http: httpx.Client, settings: Settings) -> None:
+    files = [("file", (f"{index}.png", DISC)) for index in range(settings.max_images + 1)]
+    assert len(labels(http.post(URL, files=files[1:]))) == settings.max_images
+    body = refusal(http.post(URL, files=files), 400)
+    assert str(settings.max_images) in body["detail"]
+
+
+def test_a_broken_picture_fails_alone(http: httpx.Client) -> None:
+    broken = [b"", b"no picture", DISC[:-40], b"GIF89a", DISC[:60] + b"\xff" * 30 + DISC[90:]]
+    for data in broken:
+        answer = http.post(URL, files=[("file", ("good", DISC)), ("file", ("bad", data)), ("file", ("last", SQUARE))])
+        assert answer.status_code == 200
+        good, bad, last = answer.json()["predictions"]
+        assert (good["top"][0]["label"], last["top"][0]["label"]) == ("disc", "square")
+        assert bad["top"] == []
+        assert (bad["error"]["field"], bad["error"]["received"]) == ("bad", f"{len(data)} bytes")
+
+
+def test_where_all_pictures_are_broken_the_request_is_refused(http: httpx.Client) -> None:
+    body = refusal(http.post(URL, files=[("file", ("a", b"no")), ("file", ("b", DISC[:50]))]), 422)
+    assert [each["field"] for each in body["errors"]] == ["a", "b"]
+    assert all(each["message"] for each in body["errors"])
+
+
+def png_of_zeros(side: int) -> bytes:
+    """A black and white picture of any size in a few kilobytes."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    rows = zlib.compressobj(9)
+    packed = b"".join(rows.compress(bytes(1 + side // 8)) for _ in range(side)) + rows.flush()
+    header = struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", packed) + chunk(b"IEND", b"")
+
+
+def test_a_small_file_with_very_many_pixels_is_refused_before_it_is_decoded(http: httpx.Client) -> None:
+    bomb = png_of_zeros(20_000)
+    assert len(bomb) < 100_000
+    for data in (bomb, bomb[:200]):  # decoding the second would fail for another reason
+        assert "pixels, allowed are 50000000 in all" in refusal(http.post(URL, content=data), 422)["detail"]
+    larger = refusal(http.post(URL, content=png_of_zeros(7_100)), 422)
+    assert "the picture has 7100 x 7100 pixels, allowed are 50000000 in all" in larger["detail"]
+    assert labels(http.post(URL, content=DISC)) == ["disc"]
+
+
+def test_a_large_body_is_refused_while_it_is_read(http: httpx.Client, settings: Settings) -> None:
+    large = b"\0" * (settings.max_body_bytes + 1)
+    pieces = iter([large[:-1], b"\0"])
+    for answer in (
+        http.post(URL, content=large, headers=PNG),
+        http.post(URL, content=pieces, headers=PNG),
+        http.post(URL, files={"file": ("large", large)}),
+        http.post("/v1/evaluations", content=large, headers={"Content-Type": "application/json"}),
+    ):
+        refusal(answer, 413)
+
+
+@pytest.mark.parametrize("turn", range(2, 9))
+def test_a_picture_is_turned_upright_as_its_exif_data_says(http: httpx.Client, catalog: Catalog, turn: int) -> None:
+    """Written turned, with the orientation that turns it back; shapes are symmetric, so the probabilities are compared."""
+    back = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}[turn]
+    opposite = {2: 4, 4: 2}.get(back, back)
+    half = np.asarray(shape(2)).copy()
+    half[:9] = 0  # a dark band on top makes it matter where up is
+    upright = Image.fromarray(half)
+    exif = Image.Exif()
+    exif[0x0112] = turn
+    turned = io.BytesIO()
+    upright.transpose(Image.Transpose(opposite)).save(turned, "PNG", exif=exif)
+    answer = http.post(URL, content=turned.getvalue())
+    want = expected(catalog, picture_bytes(upright))
+    assert scores(answer.json()["predictions"][0]) == pytest.approx(want, abs=1e-6)
+
+
+def encoded(picture: Image.Image, kind: str, **options: Any) -> bytes:
+    data = io.BytesIO()
+    picture.save(data, kind, **options)
+    return data.getvalue()
+
+
+KINDS: dict[str, Callable[[Image.Image], bytes]] = {
+    "grey PNG": lambda grey: encoded(grey, "PNG"),
+    "grey and alpha PNG": lambda grey: encoded(grey.convert("LA"), "PNG"),
+    "RGBA PNG": lambda grey: encoded(grey.convert("RGBA"), "PNG"),
+    "palette PNG": lambda grey: encoded(grey.convert("P"), "PNG"),
+    "transparent palette PNG": lambda grey: encoded(grey.convert("P"), "PNG", transparency=bytes(range(256))),
+    "16-bit PNG": lambda grey: encoded(Image.fromarray(np.asarray(grey).astype(np.uint16) * 257), "PNG"),
+    "16-bit TIFF": lambda grey: encoded(Image.fromarray(np.asarray(grey).astype(np.uint16) * 257), "TIFF"),
+    "BMP": lambda grey: encoded(grey.convert("RGB"), "BMP"),
+    "PGM": lambda grey: encoded(grey, "PPM"),
+    "lossless WebP": lambda grey: encoded(grey.convert("RGB"), "WEBP", lossless=True),
+    "LZW TIFF": lambda grey: encoded(grey, "TIFF", compression="tiff_lzw"),
+    "CMYK TIFF": lambda grey: encoded(grey.convert("RGB").convert("CMYK"), "TIFF"),
+    "animated GIF": lambda grey: encoded(grey, "GIF", save_all=True, append_images=[Image.new("L", grey.size)]),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_picture_gives_the_same_answer(http: httpx.Client, catalog: Catalog, kind: str) -> None:
+    grey = shape(1)
+    answer = http.post(URL, content=KINDS[kind](grey))
+    assert answer.status_code == 200, answer.text
+    assert scores(answer.json()["predictions"][0]) == pytest.approx(expected(catalog, SQUARE), abs=1e-5)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_jpegs_are_answered(http: httpx.Client, mode: str) -> None:
+    assert labels(http.post(URL, content=encoded(shape(1).convert("RGB").convert(mode), "JPEG"))) == ["square"]
+
+
+def test_a_picture_without_a_known_range_fails_alone(http: httpx.Client) -> None:
+    integers = encoded(Image.fromarray(np.asarray(shape(0)).astype(np.int32)), "TIFF")
+    floats = encoded(Image.fromarray(np.asarray(shape(0)).astype(np.float32)), "TIFF")
+    wide_pgm = b"P5 2 2 65535\n" + bytes(8)
+    for data in (integers, floats, wide_pgm):
+        answer = http.post(URL, files=[("file", ("bad", data)), ("file", ("good", DISC))])
+        assert answer.status_code == 200, answer.text
+        bad, good = answer.json()["predictions"]
+        assert "has no known range: save it with 8 or 16 bits" in bad["error"]["message"]
+        assert good["top"][0]["label"] == "disc"
+        refusal(http.post(URL, content=data), 422)
+
+
+def test_random_bytes_of_every_format_never_break_the_server(http: httpx.Client) -> None:
+    generator = np.random.default_rng(0)
+    for data in (KINDS[kind](shape(0)) for kind in ("RGBA PNG", "LZW TIFF", "animated GIF", "BMP", "lossless WebP")):
+        for _ in range(8):
+            broken = np.frombuffer(data, np.uint8).copy()
+            where = generator.integers(0, min(len(broken), 200), 6)
+            broken[where] = generator.integers(0, 256, 6)
+            assert http.post(URL, content=broken.tobytes()).status_code in {200, 422}
+
+
+def test_an_unknown_model_is_suggested_the_nearest(http: httpx.Client) -> None:
+    body = refusal(http.post("/v1/models/tinny/predict", content=DISC), 404)
+    assert "unknown model 'tinny'. Did you mean 'tiny'?" in body["detail"]
+    assert "twin" in body["detail"]
+
+
+@pytest.mark.parametrize(
+    "name", ["..%2F..%2Fetc%2Fpasswd", "%2Fetc%2Fpasswd", "..", "tiny%00", "%F0%9F%A6%84", ".tiny", "a" * 129]
+)
+def test_a_name_is_never_a_path(http: httpx.Client, name: str) -> None:
+    for answer in (http.post(f"/v1/models/{name}/predict", content=DISC), http.get(f"/v1/models/{name}")):
+        assert answer.status_code in {404, 422}
+        assert answer.headers["content-type"] == "application/problem+json"
+
+
+def test_many_requests_at_once_each_get_their_own_answer(http: httpx.Client, catalog: Catalog) -> None:
+    pictures = [picture_bytes(shape(index % 3, seed=index)) for index in range(12)]
+    jobs = [(pictures[index % 12], ("tiny", "twin")[index % 2]) for index in range(48)]
+
+    def ask(job: tuple[bytes, str]) -> list[float]:
+        answer = http.post(f"/v1/models/{job[1]}/predict", content=job[0])
+        return scores(answer.json()["predictions"][0])
+
+    with ThreadPoolExecutor(16) as threads:
+        answers = list(threads.map(ask, jobs))
+    wanted = [expected(catalog, picture) for picture in pictures]
+    assert len({tuple(each) for each in wanted}) == len(pictures), "the pictures can be told apart"
+    for index, answer in enumerate(answers):
+        assert answer == pytest.approx(wanted[index % 12], abs=1e-5)
+
+
+@pytest.fixture
+def forwarded() -> Iterator[list[int]]:
+    """Sizes of the batches that classifiers are given."""
+    sizes: list[int] = []
+
+    def note(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        if isinstance(module, models.Classifier):
+            sizes.append(len(inputs[0]))
+
+    handle = register_module_forward_pre_hook(note)
+    yield sizes
+    handle.remove()
+
+
+@dataclass
+class Held:
+    """Forward passes wait until they are released; `busy` is set once one does."""
+
+    busy: Event = field(default_factory=Event)
+    release: Event = field(default_factory=Event)
+
+
+@pytest.fixture
+def held() -> Iterator[Held]:
+    state = Held()
+
+    def hold(module: nn.Module, _inputs: object) -> None:
+        if isinstance(module, models.Classifier):
+            state.busy.set()
+            state.release.wait(DEADLINE_S)
+
+    handle = register_module_forward_pre_hook(hold)
+    yield state
+    handle.remove()
+
+
+@pytest.fixture
+def predictor(catalog: Catalog) -> Iterator[Predictor]:
+    """A predictor that is not started yet, with room for four."""
+    waiting = Predictor(catalog, "cpu", queue_images=4, timeout_s=DEADLINE_S)
+    yield waiting
+    waiting.stop()
+
+
+IMAGES = [models.Preprocessing(resize=32, crop=32)(open_picture(data)) for data in (DISC, SQUARE, STRIPES)]
+
+
+def test_what_waits_goes_through_the_model_as_one_batch(predictor: Predictor, forwarded: list[int]) -> None:
+    async def ask() -> list[list[Tensor]]:
+        asked = [asyncio.ensure_future(predictor.predict("tiny", [image])) for image in IMAGES]
+        await asyncio.sleep(0)  # each of them is in the queue now
+        predictor.start()
+        return await asyncio.gather(*asked)
+
+    answers = asyncio.run(ask())
+    assert [int(answer[0].argmax()) for answer in answers] == [0, 1, 2]
+    assert forwarded == [3]
+
+
+def test_models_are_not_mixed_in_a_batch(predictor: Predictor, forwarded: list[int], catalog: Catalog) -> None:
+    async def ask() -> list[list[Tensor]]:
+        asked = [asyncio.ensure_future(predictor.predict(model, [IMAGES[0]])) for model in ("tiny", "twin", "tiny")]
+        await asyncio.sleep(0)
+        predictor.start()
+        return await asyncio.gather(*asked)
+
+    asyncio.run(ask())
+    assert forwarded == [1, 1, 1]
+
+
+def test_a_full_queue_refuses_at_once_and_says_when_to_come_back(predictor: Predictor) -> None:
+    async def ask() -> list[Tensor]:
+        waiting = asyncio.ensure_future(predictor.predict("tiny", IMAGES))
+        await asyncio.sleep(0)
+        with pytest.raises(ServiceError, match="3 images are waiting, allowed are 4") as refused:
+            await predictor.predict("tiny", IMAGES[:2])
+        assert (refused.value.status, refused.value.headers) == (503, {"Retry-After": "1"})
+        predictor.start()
+        return await waiting
+
+    assert [int(row.argmax()) for row in asyncio.run(ask())] == [0, 1, 2]
+
+
+def test_what_came_too_late_is_dropped_before_the_forward(catalog: Catalog, forwarded: list[int]) -> None:
+    predictor = Predictor(catalog, "cpu", queue_images=4, timeout_s=0.05)
+    with pytest.raises(ServiceError, match=r"no prediction within 0.05 s; the request was dropped") as late:
+        asyncio.run(predictor.predict("tiny", IMAGES))
+    assert late.value.status == 504
+    predictor.start()
+    until(lambda: not predictor._waiting)
+    predictor.stop()
+    assert forwarded == []
+
+
+def test_what_nobody_waits_for_is_dropped_before_the_forward(predictor: Predictor, forwarded: list[int]) -> None:
+    async def ask() -> list[Tensor]:
+        gone = asyncio.ensure_future(predictor.predict("tiny", IMAGES[:2]))
+        stays = asyncio.ensure_future(predictor.predict("tiny", IMAGES[2:]))
+        await asyncio.sleep(0)
+        gone.cancel()
+        await asyncio.wait([gone])
+        predictor.start()
+        return await stays
+
+    assert [int(row.argmax()) for row in asyncio.run(ask())] == [2]
+    assert forwarded == [1]
+
+
+def test_stopping_cancels_what_waits_and_finishes_what_runs(predictor: Predictor, held: Held) -> None:
+    async def ask() -> None:
+        runs = asyncio.ensure_future(predictor.predict("tiny", IMAGES[:1]))
+        await asyncio.to_thread(held.busy.wait)
+        waits = asyncio.ensure_future(predictor.predict("tiny", IMAGES[1:]))
+        await asyncio.sleep(0)
+        stopping = asyncio.create_task(asyncio.to_thread(predictor.stop))
+        with pytest.raises(asyncio.CancelledError):
+            await waits
+        held.release.set()
+        await stopping
+        assert int((await runs)[0].argmax()) == 0
+
+    predictor.start()
+    asyncio.run(ask())
+
+
+def test_a_replaced_checkpoint_is_loaded_anew_and_a_broken_one_fails_alone(put_checkpoint: Put, tmp_path: Path) -> None:
+    path = put_checkpoint(tmp_path, "mine")
+    predictor = Predictor(Catalog((tmp_path,), ()), "cpu", queue_images=4, timeout_s=DEADLINE_S)
+    predictor.start()
+
+    def ask() -> Tensor:
+        return asyncio.run(predictor.predict("mine", IMAGES[:1]))[0]
+
+    before = ask()
+    negated = {key: -value if key.startswith("fc.") else value for key, value in load_file(path).items()}
+    assert any(key.startswith("fc.") for key in negated)
+    save_file(negated, path)
+    with pytest.raises(models.CheckpointError, match="its card says"):
+        ask()
+    card = models.ModelCard.model_validate_json(path.with_suffix(".json").read_text())
+    path.with_suffix(".json").write_text(card.model_copy(update={"sha256": None}).model_dump_json())
+    assert torch.allclose(ask(), -before, atol=1e-5)
+    predictor.stop()
+
+
+def test_over_http_a_busy_server_answers_503_and_504(settings: Settings, tmp_path: Path, held: Held) -> None:
+    """One request is held in its forward pass, one waits in the queue, one is too many."""
+    changed = {"data_dir": tmp_path, "queue_images": 2, "predict_timeout_s": 1.0}
+    with serving(settings.model_copy(update=changed)) as small, ThreadPoolExecutor(2) as threads:
+        first = threads.submit(small.http.post, URL, content=DISC)
+        until(held.busy.is_set)
+        second = threads.submit(small.http.post, URL, files=[("file", ("a", DISC)), ("file", ("b", SQUARE))])
+        until(lambda: len(small.service.predictor._waiting) == 2)
+        answer = small.http.post(URL, content=DISC)
+        assert refusal(answer, 503)["detail"].startswith("2 images are waiting, allowed are 2")
+        assert answer.headers["retry-after"] == "1"
+        for late in (first.result(), second.result()):
+            assert "no prediction within 1 s" in refusal(late, 504)["detail"]
+        held.release.set()
+        assert labels(small.http.post(URL, content=DISC)) == ["disc"]
