@@ -7,7 +7,7 @@ from typing import Any, TypeVar, cast
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from attacks._types import Attack, Transform
-from common import Registry, unknown_name
+from common import Registry, describe_validation, unknown_name
 
 _ATTACKS = Registry[type[Attack]]("attack")
 _TRANSFORMS = Registry[type[Transform]]("transform")
@@ -71,8 +71,7 @@ def _create(cls: type, name: str, parameters: dict[str, object]) -> object:
     try:
         return TypeAdapter(cls).validate_python(parameters)
     except ValidationError as error:
-        facts = [f"{'.'.join(map(str, each['loc']))}: {each['msg']}, got {each['input']!r}" for each in error.errors()]
-        raise ParameterError(f"{name}: {'; '.join(facts)}") from None
+        raise ParameterError(f"{name}: {describe_validation(error)}") from None
 
 
 def parameters(created: Attack | Transform) -> dict[str, object]:

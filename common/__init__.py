@@ -1,6 +1,15 @@
-"""What every layer shares: registries of names and canonical hashes."""
+"""What every layer shares: registries of names, canonical hashes, errors in one line."""
 
 from common.hashing import canonical_json, file_sha256, text_sha256
 from common.names import Registry, UnknownNameError, unknown_name
+from common.validation import describe_validation
 
-__all__ = ["Registry", "UnknownNameError", "canonical_json", "file_sha256", "text_sha256", "unknown_name"]
+__all__ = [
+    "Registry",
+    "UnknownNameError",
+    "canonical_json",
+    "describe_validation",
+    "file_sha256",
+    "text_sha256",
+    "unknown_name",
+]

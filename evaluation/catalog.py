@@ -46,6 +46,12 @@ class Catalog:
         path = self.checkpoint(name).path
         return _file_sha256(path, path.stat().st_mtime_ns)
 
+    def verified_card(self, name: str) -> models.ModelCard:
+        """Read the card of a checkpoint that can be loaded; raises as `models.verify` does."""
+        checkpoint = self.checkpoint(name)
+        stamps = [file.stat().st_mtime_ns for file in (checkpoint.path, checkpoint.card_path)]
+        return _verify(checkpoint, *stamps)
+
     def load_model(self, name: str, device: torch.device | str = "cpu") -> models.Classifier:
         """Load a checkpoint; raises as `models.load` does."""
         return models.load(name, folders=self.model_folders, device=device)
@@ -83,6 +89,11 @@ class Catalog:
 @lru_cache(maxsize=16)
 def _open(path: Path, _modified_ns: int) -> ImageFolder:
     return open_dataset(path)
+
+
+@lru_cache(maxsize=256)
+def _verify(checkpoint: models.Checkpoint, _modified_ns: int, _card_modified_ns: int) -> models.ModelCard:
+    return models.verify(checkpoint)
 
 
 @lru_cache(maxsize=256)

@@ -68,12 +68,12 @@ def make_plan(spec: EvaluationSpec, catalog: Catalog) -> Plan:
 
     Raises:
         UnknownNameError: there is no such model or data set.
-        CheckpointError: a model's card is not usable.
+        CheckpointError: a checkpoint cannot be loaded.
         DatasetError: the data set cannot be read, has too few images, or other classes than a model.
     """
     dataset = catalog.open_dataset(spec.dataset)
     for model in spec.models:
-        label_map(catalog.checkpoint(model).card().classes, dataset, model)
+        label_map(catalog.verified_card(model).classes, dataset, model)
     model_sha256 = {model: catalog.checkpoint_sha256(model) for model in spec.models}
     identity = {"spec": spec.model_dump(mode="json"), "dataset": dataset.sha256, "models": model_sha256}
     return Plan(

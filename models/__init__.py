@@ -12,7 +12,7 @@ import importlib
 import pkgutil
 
 from models._card import ModelCard
-from models._checkpoints import ZOO, Checkpoint, CheckpointError, find_checkpoints, load, read_state_dict
+from models._checkpoints import ZOO, Checkpoint, CheckpointError, find_checkpoints, load, read_state_dict, verify
 from models._classifier import Classifier
 from models._preprocess import Preprocessing
 from models._registry import ModelSpec, create, names, register, spec
@@ -36,4 +36,5 @@ __all__ = [
     "read_state_dict",
     "register",
     "spec",
+    "verify",
 ]

@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from common import file_sha256, unknown_name
+from common import describe_validation, file_sha256, unknown_name
 from models._card import ModelCard
 from models._classifier import Classifier
 from models._registry import create
@@ -50,19 +50,25 @@ class Checkpoint:
     name: str
     path: Path
 
+    @property
+    def card_path(self) -> Path:
+        """Where its card is."""
+        return self.path.with_name(f"{self.name}.json")
+
     def card(self) -> ModelCard:
         """Read the card.
 
         Raises:
             CheckpointError: it is missing or malformed.
         """
-        path = self.path.with_name(f"{self.name}.json")
         try:
-            return ModelCard.model_validate_json(path.read_bytes())
+            return ModelCard.model_validate_json(self.card_path.read_bytes())
         except FileNotFoundError:
-            raise CheckpointError(f"{self.path.name} has no card: {path.name} must lie beside it") from None
+            raise CheckpointError(f"{self.path.name} has no card: {self.card_path.name} must lie beside it") from None
         except ValidationError as error:
-            raise CheckpointError(f"the card {path.name} is not usable: {error}") from error
+            raise CheckpointError(
+                f"the card {self.card_path.name} is not usable: {describe_validation(error)}"
+            ) from error
 
 
 def find_checkpoints(folders: Sequence[Path] = (ZOO,)) -> dict[str, Checkpoint]:
@@ -109,6 +115,25 @@ def load(name: str | Path, *, folders: Sequence[Path] = (ZOO,), device: torch.de
 
 
 def _load(checkpoint: Checkpoint) -> Classifier:
+    card, tensors = _read_verified(checkpoint)
+    network = create(card.architecture, num_classes=len(card.classes), **card.options)
+    network.load_state_dict(tensors)
+    return Classifier(network, card).eval().requires_grad_(False)
+
+
+def verify(checkpoint: Checkpoint) -> ModelCard:
+    """Check, without building the network, that a checkpoint can be loaded.
+
+    Returns:
+        Its card.
+
+    Raises:
+        CheckpointError: the file, its card, or their agreement is at fault.
+    """
+    return _read_verified(checkpoint)[0]
+
+
+def _read_verified(checkpoint: Checkpoint) -> tuple[ModelCard, dict[str, Tensor]]:
     card = checkpoint.card()
     if card.sha256 and (actual := file_sha256(checkpoint.path)) != card.sha256:
         raise CheckpointError(f"{checkpoint.path.name} has sha256 {actual}, its card says {card.sha256}")
@@ -119,9 +144,7 @@ def _load(checkpoint: Checkpoint) -> Classifier:
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"{card.architecture} cannot be built with options {card.options}: {error}") from error
     _require_same_layout(tensors, expected, checkpoint.path.name, card)
-    network = create(card.architecture, num_classes=len(card.classes), **card.options)
-    network.load_state_dict(tensors)
-    return Classifier(network, card).eval().requires_grad_(False)
+    return card, tensors
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:

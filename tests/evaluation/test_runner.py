@@ -23,6 +23,8 @@ from evaluation import (
     run_shard,
 )
 from evaluation.evaluate import best_device
+from evaluation.plan import label_map
+from tests.conftest import Put
 
 CONDITIONS = [
     {"kind": "clean"},
@@ -131,9 +133,7 @@ def test_the_worst_case_names_the_attack_that_felled_and_spares_the_fallen(catal
     assert sum(row.felled_by is not None for row in result.rows) >= sum(row.felled_by is not None for row in alone.rows)
 
 
-def test_classes_in_another_order_are_matched_by_name(
-    catalog: Catalog, tmp_path: Path, put_checkpoint, trained_network: nn.Module
-) -> None:  # noqa: ANN001
+def test_classes_in_another_order_are_matched_by_name(catalog: Catalog, tmp_path: Path, put_checkpoint: Put) -> None:
     shuffled = ("stripes", "disc", "square")
     put_checkpoint(tmp_path, "shuffled", classes=shuffled)
     other = Catalog((tmp_path,), catalog.dataset_folders)
@@ -147,11 +147,20 @@ def test_classes_in_another_order_are_matched_by_name(
     assert sum(row.prediction == row.label for row in result.rows) > 30
 
 
-@pytest.mark.parametrize("classes", [("disc", "square", "ring"), ("disc", "square"), tuple("abcd")])
-def test_other_classes_are_refused(catalog: Catalog, tmp_path: Path, put_checkpoint, classes: tuple[str, ...]) -> None:  # noqa: ANN001
-    put_checkpoint(tmp_path, "other", classes=classes)
-    with pytest.raises(DatasetError, match=r"model other has \d classes, shapes.zip has 3"):
+def test_other_classes_are_refused(catalog: Catalog, tmp_path: Path, put_checkpoint: Put) -> None:
+    put_checkpoint(tmp_path, "other", classes=("disc", "square", "ring"))
+    with pytest.raises(DatasetError, match=r"model other has 3 classes, shapes.zip has 3; .* does not know: stripes"):
         make_plan(spec(models=["other"]), Catalog((tmp_path,), catalog.dataset_folders))
+
+
+@pytest.mark.parametrize("classes", [("disc", "square"), tuple("abcd")])
+def test_another_number_of_classes_is_refused(catalog: Catalog, classes: tuple[str, ...]) -> None:
+    with pytest.raises(DatasetError, match=rf"model m has {len(classes)} classes, shapes.zip has 3"):
+        label_map(classes, catalog.open_dataset("shapes"), "m")
+
+
+def test_names_that_have_nothing_in_common_are_taken_in_order(catalog: Catalog) -> None:
+    assert label_map(("n01", "n02", "n03"), catalog.open_dataset("shapes"), "m") == [0, 1, 2]
 
 
 class Broken(nn.Module):
@@ -208,3 +217,13 @@ def test_an_attack_from_a_prompt(catalog: Catalog) -> None:
     )
     assert (adversarial - images).abs().max() <= 8 / 255 + 1e-6
     assert (classifier(adversarial).argmax(1) == labels).sum() < (classifier(images).argmax(1) == labels).sum()
+
+
+def test_a_checkpoint_that_cannot_be_loaded_is_refused_before_any_work(
+    catalog: Catalog, tmp_path: Path, put_checkpoint: Put
+) -> None:
+    put_checkpoint(tmp_path, "wide", options={"widths": [4, 4, 16], "blocks": 1})
+    with pytest.raises(models.CheckpointError, match=r"wide.safetensors does not fit resnet_mini with 3 classes"):
+        make_plan(spec(models=["wide"]), Catalog((tmp_path,), catalog.dataset_folders))
+    put_checkpoint(tmp_path, "wide")  # mended
+    assert make_plan(spec(models=["wide"]), Catalog((tmp_path,), catalog.dataset_folders)).images == 33
