@@ -28,9 +28,7 @@ def create_app(settings: Settings) -> FastAPI:
         version=version("withstand"),
         description=DESCRIPTION,
         lifespan=_lifespan,
-        responses={
-            "4XX": {"model": errors.Problem, "description": "what was wrong, what was received, what is allowed"}
-        },
+        responses={"4XX": errors.described(), "5XX": errors.described()},
     )
     app.state.settings = settings
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)

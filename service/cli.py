@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
+import torch
 import typer
 import uvicorn
 from pydantic import ValidationError
@@ -38,15 +39,26 @@ app = typer.Typer(
 )
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.", show_default="off")]
-ModelDir = Annotated[list[Path], typer.Option(help="Folder with more checkpoints and their cards; may be given again.", show_default="the zoo alone")]
-DatasetDir = Annotated[list[Path], typer.Option(help="Folder with more data sets; may be given again.", show_default="the zoo alone")]
-Device = Annotated[str, typer.Option(help="Where to compute, such as cpu or cuda.", show_default="the GPU if there is one")]
+ModelDir = Annotated[
+    list[Path],
+    typer.Option(
+        help="Folder with more checkpoints and their cards; may be given again.", show_default="the zoo alone"
+    ),
+]
+DatasetDir = Annotated[
+    list[Path], typer.Option(help="Folder with more data sets; may be given again.", show_default="the zoo alone")
+]
+Device = Annotated[
+    str, typer.Option(help="Where to compute, such as cpu or cuda.", show_default="the GPU if there is one")
+]
 
 
 @app.command()
 def serve(
     host: Annotated[str | None, typer.Option(help="Address to listen on.", show_default="127.0.0.1")] = None,
-    port: Annotated[int | None, typer.Option(help="Port to listen on; 0 takes a free one.", show_default="8000")] = None,
+    port: Annotated[
+        int | None, typer.Option(help="Port to listen on; 0 takes a free one.", show_default="8000")
+    ] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Folder of the database.", show_default=".withstand")] = None,
     model_dir: ModelDir = [],  # noqa: B006  typer copies it
     dataset_dir: DatasetDir = [],  # noqa: B006
@@ -83,7 +95,8 @@ def evaluate(
         models=tuple(model), dataset=dataset, images=images, conditions=tuple(conditions.values()), seed=seed
     )
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    err = Console(stderr=True)
+    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
         task = progress.add_task("evaluating", total=None)
 
         def on_shard(shard: Shard, done: int, total: int) -> None:
@@ -91,7 +104,7 @@ def evaluate(
             progress.update(task, completed=done, total=total, description=f"{shard.model}, {title}")
 
         report = evaluation.evaluate(
-            spec, catalog=_catalog(model_dir, dataset_dir), device=device or None, on_shard=on_shard
+            spec, catalog=_catalog(model_dir, dataset_dir), device=_usable(device), on_shard=on_shard
         )
     if as_json:
         typer.echo(report.model_dump_json(indent=2))
@@ -109,7 +122,7 @@ def predict(
     as_json: Json = False,
 ) -> None:
     """Classify pictures here and now, without a server."""
-    classifier = _catalog(model_dir, []).load_model(model, device or evaluation.best_device())
+    classifier = _catalog(model_dir, []).load_model(model, _usable(device))
     predictions = [_predict(classifier, path, top_k) for path in image]
     if as_json:
         typer.echo(Predictions(model=model, predictions=predictions).model_dump_json(indent=2))
@@ -153,6 +166,15 @@ def demo(
 
 def _catalog(model_dirs: list[Path], dataset_dirs: list[Path]) -> Catalog:
     return Settings(model_dirs=tuple(model_dirs), dataset_dirs=tuple(dataset_dirs)).catalog()
+
+
+def _usable(device: str) -> str:
+    try:
+        torch.empty(0, device=device or None)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"nothing can be computed on the device {device!r}: {reason}") from error
+    return device or evaluation.best_device()
 
 
 def _predict(classifier: models.Classifier, path: Path, top_k: int) -> Prediction:

@@ -42,6 +42,16 @@ class Problem(BaseModel):
     errors: list[FieldError] = []
 
 
+def described() -> dict[str, Any]:
+    """Describe the errors of a route in OpenAPI."""
+    schema = Problem.model_json_schema(mode="serialization", ref_template="#/components/schemas/{model}")
+    del schema["$defs"]  # `FieldError` is among the components already, as a part of predictions
+    return {
+        "description": "what was wrong, what was received, what is allowed",
+        "content": {"application/problem+json": {"schema": schema}},
+    }
+
+
 class ServiceError(Exception):
     """An error with its HTTP status; raised by routes and what they call."""
 

@@ -7,8 +7,10 @@ from http import HTTPStatus
 from typing import Annotated
 
 from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse
 from fastapi.sse import EventSourceResponse, ServerSentEvent
+from pydantic import ValidationError
 
 from common import UnknownNameError, text_sha256
 from evaluation import DatasetError, EvaluationSpec, Report, SelectionError, make_plan, merge
@@ -50,7 +52,7 @@ def submit_rotation_flip(
     body: RotationFlipRequest, service: ServiceDep, response: Response, idempotency_key: IdempotencyKey = None
 ) -> EvaluationView:
     """Submit the zero-shot evaluation of the SAN paper: rotations and flips without retraining."""
-    return _submit(body.spec(), service, response, idempotency_key)
+    return _submit(_spec(body), service, response, idempotency_key)
 
 
 @router.post("/pgd", status_code=HTTPStatus.ACCEPTED)
@@ -58,7 +60,17 @@ def submit_pgd(
     body: PgdRequest, service: ServiceDep, response: Response, idempotency_key: IdempotencyKey = None
 ) -> EvaluationView:
     """Submit an evaluation under projected gradient descent."""
-    return _submit(body.spec(), service, response, idempotency_key)
+    return _submit(_spec(body), service, response, idempotency_key)
+
+
+def _spec(body: RotationFlipRequest | PgdRequest) -> EvaluationSpec:
+    try:
+        return body.spec()
+    except ValidationError as error:
+        fields = type(body).model_fields
+        eps = {"loc": ("eps",), "input": getattr(body, "eps", None)}  # else the radii: one too large, or named twice
+        errors = [dict(each) | ({} if each["loc"][:1] and each["loc"][0] in fields else eps) for each in error.errors()]
+        raise RequestValidationError(errors) from error
 
 
 def _submit(spec: EvaluationSpec, service: Service, response: Response, key: str | None) -> EvaluationView:

@@ -1,6 +1,6 @@
 """Pages for people; each has a JSON twin under /v1."""
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse
 
 from evaluation import merge
@@ -15,11 +15,15 @@ router = APIRouter(include_in_schema=False, default_response_class=HTMLResponse)
 
 
 @router.get("/")
-def index(service: ServiceDep) -> str:
+def index(service: ServiceDep, request: Request) -> str:
     """Models, data sets, and evaluations with live progress."""
     page = list_evaluations(service)
     return render(
-        "index.html", models=list_models(service), datasets=list_datasets(service), evaluations=page.evaluations
+        "index.html",
+        url=str(request.base_url).rstrip("/"),
+        models=list_models(service),
+        datasets=list_datasets(service),
+        evaluations=page.evaluations,
     )
 
 

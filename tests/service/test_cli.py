@@ -1,0 +1,217 @@
+"""The command: what it prints where, and how it ends."""
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import typer
+from typer.testing import CliRunner
+
+import attacks
+import evaluation
+import models
+from evaluation import Catalog, EvaluationSpec, Report
+from service import cli
+from service.schemas import Predictions
+from tests.conftest import picture_bytes, shape_picture
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a command ended."""
+
+    status: int
+    out: str
+    err: str
+
+
+Run = Callable[..., Ended]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
+    """Run the command in this process, as the console script does."""
+
+    def run(*arguments: object) -> Ended:
+        monkeypatch.setattr(sys, "argv", ["withstand", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+            raise SystemExit(0)
+        status = ended.value.code or 0
+        assert isinstance(status, int)
+        return Ended(status, *capfd.readouterr())
+
+    return run
+
+
+@pytest.fixture
+def here(catalog: Catalog) -> list[str]:
+    """Where the tiny models and their data are."""
+    return ["--model-dir", str(catalog.model_folders[0]), "--dataset-dir", str(catalog.dataset_folders[0])]
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> list[Path]:
+    paths = [tmp_path / f"{label}.png" for label in range(3)]
+    for label, path in enumerate(paths):
+        path.write_bytes(picture_bytes(shape_picture(label, np.random.default_rng(5))))
+    return paths
+
+
+def test_evaluate_prints_the_table_and_what_one_must_know(run: Run, here: list[str], catalog: Catalog) -> None:
+    ended = run("evaluate", "tiny", "twin", "--dataset", "shapes", "--images", 9, "--device", "cpu", *here)
+    assert (ended.status, ended.err) == (0, "")
+    spec = EvaluationSpec(
+        models=("tiny", "twin"), dataset="shapes", images=9, conditions=evaluation.preset("rotation-flip")
+    )
+    report = evaluation.evaluate(spec, catalog=catalog, device="cpu")
+    for model in report.models:
+        assert model.model in ended.out
+        for condition in model.conditions:
+            assert condition.score is not None
+            assert f"{100 * condition.score.value:.1f}" in ended.out
+            assert condition.title.split()[-1] in ended.out
+    assert ended.out.count("n=9") == 12
+    for fact in report.facts():
+        assert " ".join(fact.split()) in " ".join(ended.out.split())
+
+
+def test_evaluate_as_json_is_the_report(run: Run, here: list[str]) -> None:
+    arguments = ("--preset", "san-pgd", "--preset", "rotation-flip", "--seed", 3, "--json")
+    ended = run("evaluate", "tiny", "--dataset", "shapes", "--images", 3, *arguments, *here)
+    assert (ended.status, ended.err) == (0, "")
+    report = Report.model_validate_json(ended.out)
+    assert report.complete
+    assert report.plan.spec.seed == 3
+    titles = [each.title for each in (*evaluation.preset("san-pgd"), *evaluation.preset("rotation-flip")[1:])]
+    assert [each.title for each in report.models[0].conditions] == titles
+
+
+def test_predict_names_the_classes_of_each_picture(run: Run, here: list[str], pictures: list[Path]) -> None:
+    ended = run("predict", "tiny", *pictures, "--top-k", 2, *here[:2])
+    assert (ended.status, ended.err) == (0, "")
+    lines = ended.out.splitlines()
+    for line, path, label in zip(lines, pictures, ("disc", "square", "stripes"), strict=True):
+        assert line.startswith(f"{path}: {label} ")
+        assert line.count(",") == 1
+
+
+def test_predict_as_json_is_what_the_service_answers(run: Run, here: list[str], pictures: list[Path]) -> None:
+    ended = run("predict", "tiny", *pictures, "--json", *here[:2])
+    found = Predictions.model_validate_json(ended.out)
+    assert (found.model, [each.file for each in found.predictions]) == ("tiny", list(map(str, pictures)))
+    assert [each.top[0].label for each in found.predictions] == ["disc", "square", "stripes"]
+    assert all(sum(score.probability for score in each.top) == pytest.approx(1) for each in found.predictions)
+
+
+def test_models_lists_checkpoints_and_architectures(run: Run, here: list[str], catalog: Catalog) -> None:
+    ended = run("models", *here[:2])
+    assert "tiny: resnet_mini, 3 classes, no claim\n" in ended.out
+    assert f"architectures: {', '.join(models.names())}\n" in ended.out
+    as_json = json.loads(run("models", "--json", *here[:2]).out)
+    assert as_json["architectures"] == models.names()
+    assert as_json["attacks"] == attacks.attack_names()
+    card = models.ModelCard.model_validate(as_json["checkpoints"]["tiny"])
+    assert card == catalog.checkpoint("tiny").card()
+
+
+BAD: dict[str, tuple[list[str], str]] = {
+    "an unknown model": (["evaluate", "tinny", "--dataset", "shapes"], "unknown model 'tinny'. Did you mean 'tiny'?"),
+    "an unknown data set": (["evaluate", "tiny", "--dataset", "shape"], "unknown data set 'shape'. Did you mean"),
+    "an unknown preset": (["evaluate", "tiny", "--dataset", "shapes", "--preset", "pgd"], "unknown preset 'pgd'"),
+    "no images": (["evaluate", "tiny", "--dataset", "shapes", "--images", "0"], "images: Input should be greater"),
+    "too many images": (["evaluate", "tiny", "--dataset", "shapes", "--images", "34"], "34 images asked for"),
+    "a model twice": (["evaluate", "tiny", "tiny", "--dataset", "shapes"], "models: named twice: tiny"),
+    "a negative seed": (["evaluate", "tiny", "--dataset", "shapes", "--seed", "-1"], "seed: Input should be greater"),
+    "a model to predict": (["predict", "tinny", "x.png"], "unknown model 'tinny'"),
+    "no such picture": (["predict", "tiny", "missing.png"], "missing.png"),
+    "a device that is none": (["predict", "tiny", "x.png", "--device", "abacus"], "abacus"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_bad_request_ends_with_2_and_a_line_on_standard_error(run: Run, here: list[str], case: str) -> None:
+    arguments, message = BAD[case]
+    ended = run(*arguments, *(here if arguments[0] == "evaluate" else here[:2]))
+    assert (ended.status, ended.out) == (2, "")
+    assert ended.err.startswith("withstand: ")
+    assert message in ended.err
+    assert "Traceback" not in ended.err
+
+
+@pytest.mark.parametrize("data", [b"", b"no picture"])
+def test_a_picture_that_is_none_is_named(run: Run, here: list[str], tmp_path: Path, data: bytes) -> None:
+    path = tmp_path / "broken.png"
+    path.write_bytes(data)
+    ended = run("predict", "tiny", path, *here[:2])
+    assert (ended.status, ended.out) == (2, "")
+    assert ended.err.startswith(f"withstand: {path}: ")
+
+
+@pytest.mark.parametrize(
+    "arguments", [["serve", "--host", "0.0.0.0"], ["serve", "--port", "65536"], ["serve", "--port", "many"]], ids=str
+)
+def test_serve_refuses_what_it_must(run: Run, arguments: list[str]) -> None:
+    ended = run(*arguments)
+    assert (ended.status, ended.out) == (2, "")
+    assert "listening on 0.0.0.0 needs API keys" in ended.err or "port" in ended.err
+
+
+@pytest.mark.parametrize("arguments", [["evaluate"], ["evaluate", "tiny"], ["predict", "tiny"], ["dance"], ["--wrong"]])
+def test_a_misused_command_ends_with_2(run: Run, arguments: list[str]) -> None:
+    ended = run(*arguments)
+    assert (ended.status, ended.out) == (2, "")
+    assert ended.err
+
+
+def test_the_installed_command_is_this_one(here: list[str]) -> None:
+    command = shutil.which("withstand", path=Path(sys.executable).parent)
+    assert command is not None
+    arguments = ["predict", "tinny", "x.png", *here[:2]]
+    ended = subprocess.run([command, *arguments], capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr.startswith("withstand: unknown model 'tinny'. Did you mean 'tiny'?")
+
+
+@pytest.mark.slow
+def test_a_demonstration_whose_server_does_not_start_ends_with_1(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WITHSTAND_HOST", "0.0.0.0")
+    ended = run("demo", "--detach", "--port", 0, "--data-dir", tmp_path)
+    assert ended.status == 1
+    assert "withstand: the service did not start" in ended.err
+    assert "listening on 0.0.0.0 needs API keys" in ended.err
+
+
+def commands() -> dict[str, typer.main.TyperCommand]:
+    return dict(typer.main.get_command(cli.app).commands)
+
+
+@pytest.mark.parametrize("name", ["serve", "evaluate", "predict", "models", "demo"])
+def test_the_help_states_every_default(name: str) -> None:
+    command = commands()[name]
+    context = typer.Context(command)
+    for parameter in command.params:
+        if parameter.name == "help":
+            continue
+        record = parameter.get_help_record(context)
+        assert record is not None, parameter.name
+        flags, text = record
+        assert len(text) > 10, flags
+        assert "[default: " in text or "[required]" in text, f"{name} {flags}: {text}"
+
+
+def test_the_help_lists_every_command() -> None:
+    result = CliRunner().invoke(cli.app, ["--help"])
+    assert result.exit_code == 0
+    assert sorted(commands()) == ["demo", "evaluate", "models", "predict", "serve"]
+    for name in commands():
+        assert name.isalpha()
+        assert name in result.output
