@@ -61,7 +61,7 @@ def test_modes_without_a_range_are_refused(mode: str) -> None:
 
 
 def test_a_mode_without_a_conversion_is_refused() -> None:
-    with pytest.raises(PictureError, match="mode La cannot be used: conversion from La to RGB not supported"):
+    with pytest.raises(PictureError, match="mode La cannot be used: conversion from La"):
         PLAIN(Image.new("La", (6, 6)))
 
 
