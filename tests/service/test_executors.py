@@ -16,7 +16,7 @@ from pebble import ProcessExpired
 from common import file_sha256
 from evaluation import Catalog, EvaluationSpec, Shard, make_plan, preset, run_shard
 from models import CheckpointError
-from service.executors import DeviceExecutor, available_devices, compute, describe
+from service.executors import DeviceExecutor, available_devices, compute, cores, describe
 from tests.conftest import Put
 from tests.service.conftest import DEADLINE_S, until
 
@@ -142,5 +142,7 @@ def test_a_checkpoint_that_changed_after_submission_is_refused(put_checkpoint: P
 
 
 def test_there_is_a_device_and_failures_are_described_in_one_line() -> None:
-    assert available_devices() == ([f"cuda:{index}" for index in range(torch.cuda.device_count())] or ["cpu"])
+    gpus = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+    assert available_devices() == (gpus or [f"cpu:{index}" for index in range(min(cores(), 4))])
+    assert 1 <= cores() <= (os.cpu_count() or 1)
     assert describe(ValueError("one\ntwo")) == "ValueError: one"

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from evaluation import EvaluationSpec
 from service.store import MAX_FAILURES, Claim, Evaluation, KeyReusedError, ShardStatus, Status, Store
 from tests.service.conftest import a_plan, a_result
 
@@ -263,7 +264,7 @@ def test_results_come_back_exactly(store: Store) -> None:
 def test_progress_counts_shards_images_and_time(store: Store) -> None:
     store.submit(a_plan())
     fresh = read(store).progress
-    assert (fresh.images_per_s, fresh.eta_s, fresh.started_at, fresh.finished_at) == (None, None, None, None)
+    assert (fresh.images_per_s, fresh.eta_s, fresh.busy_s, fresh.runs) == (None, None, 0, 0)
     first = claim(store)
     assert read(store).progress.images == {ShardStatus.RUNNING: 100, ShardStatus.PENDING: 150}
     complete(store, first)
@@ -272,11 +273,26 @@ def test_progress_counts_shards_images_and_time(store: Store) -> None:
     assert halfway.shards == {ShardStatus.DONE: 1, ShardStatus.RUNNING: 1, ShardStatus.PENDING: 1}
     assert halfway.images == {ShardStatus.DONE: 100, ShardStatus.RUNNING: 100, ShardStatus.PENDING: 50}
     assert halfway.runs == 2
-    assert halfway.started_at is not None
-    assert halfway.finished_at is not None
-    assert halfway.busy_s == pytest.approx(halfway.finished_at - halfway.started_at)
+    assert halfway.busy_s > 0
     assert halfway.images_per_s == pytest.approx(100 / halfway.busy_s)
     assert halfway.eta_s == pytest.approx(150 * halfway.busy_s / 100)
+
+
+def test_the_time_left_counts_an_image_once_for_every_pass(store: Store) -> None:
+    attack = {"name": "pgd", "parameters": {"steps": 20}}
+    ball = {"kind": "adversarial", "threat": {"norm": "Linf", "eps": "8/255"}, "attacks": [attack]}
+    spec = EvaluationSpec.model_validate(
+        {"models": ["tiny"], "dataset": "shapes", "conditions": [{"kind": "clean"}, ball]}
+    )
+    store.submit(a_plan(spec=spec, images=100))
+    complete(store, claim(store))
+    progress = read(store).progress
+    clean, attacked = (condition.passes for condition in spec.conditions)
+    assert progress.images == {ShardStatus.DONE: 100, ShardStatus.PENDING: 100}
+    assert progress.passes == {ShardStatus.DONE: 100 * clean, ShardStatus.PENDING: 100 * attacked}
+    assert attacked > 20 * clean
+    assert progress.images_per_s == pytest.approx(100 / progress.busy_s)
+    assert progress.eta_s == pytest.approx(attacked / clean * progress.busy_s)
 
 
 def test_the_rate_counts_shards_that_run_side_by_side(store: Store) -> None:
