@@ -6,8 +6,6 @@ from typing import Annotated, Literal
 import torch
 from pydantic import Field
 from torch import Tensor
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms.v2 import functional as F
 
 from attacks._random import Generator
 from attacks._registry import register_transform
@@ -38,7 +36,10 @@ class Rotation:
         """
         quarters, rest = divmod(self.degrees, 90)
         if rest:
-            return F.rotate(images, -self.degrees, InterpolationMode.BILINEAR, fill=[self.fill])
+            # Imported here, because torchvision takes seconds.
+            from torchvision.transforms.v2.functional import InterpolationMode, rotate  # noqa: PLC0415
+
+            return rotate(images, -self.degrees, InterpolationMode.BILINEAR, fill=[self.fill])
         if quarters % 2 and images.shape[-1] != images.shape[-2]:
             raise ValueError(f"a quarter turn needs square images, got {tuple(images.shape[-2:])}")
         return torch.rot90(images, -int(quarters), (-2, -1))

@@ -3,16 +3,16 @@
 from typing import Annotated, Literal
 
 import numpy as np
+import torch
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
-from torchvision.transforms import InterpolationMode, v2
-from torchvision.transforms.v2.functional import pil_to_tensor
 
 from common.pictures import PictureError
 
 Channels = tuple[float, float, float]
 
+_RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 _LONGEST = 16
 
 
@@ -37,16 +37,20 @@ class Preprocessing(BaseModel):
         return self
 
     def __call__(self, picture: Image.Image) -> Tensor:
-        """Turn a picture of any size into a float32 tensor (3, crop, crop) with values in [0, 1].
+        """Turn a picture of any size into a float32 tensor (3, crop, crop) with values in [0, 1], as torchvision's transforms do.
 
         Transparency is ignored; 16-bit grey is divided by 257. Of a strip longer than 16 times its width only the middle is read.
 
         Raises:
             PictureError: the picture's mode says nothing of its range ("I", "F"), or has no conversion to RGB.
         """
-        mode = InterpolationMode(self.interpolation)
-        cut = v2.Compose([v2.Resize(self.resize, interpolation=mode, antialias=True), v2.CenterCrop(self.crop)])
-        return pil_to_tensor(cut(_rgb(_bounded(picture)))).float().div_(255)
+        picture = _rgb(_bounded(picture))
+        shorter = min(picture.size)
+        width, height = (self.resize * side // shorter for side in picture.size)
+        resized = picture.resize((width, height), _RESAMPLING[self.interpolation])
+        left, top = round((width - self.crop) / 2), round((height - self.crop) / 2)
+        pixels = np.array(resized.crop((left, top, left + self.crop, top + self.crop)))  # (crop, crop, 3)
+        return torch.from_numpy(pixels).permute(2, 0, 1).contiguous().float().div_(255)
 
 
 def _bounded(picture: Image.Image) -> Image.Image:

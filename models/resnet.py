@@ -4,38 +4,44 @@ torchvision's own classes, so its state dicts load unchanged. ResNet-26 and -38 
 Koltun, CVPR 2020, arXiv:2004.13621, Table 2): bottleneck blocks with the stride in the 3x3 convolution.
 """
 
+import importlib
 from collections.abc import Sequence
 from functools import partial
+from types import ModuleType
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
 from models._registry import ModelSpec, register
 
 PAPER = "He et al., CVPR 2016, arXiv:1512.03385"
 
-_IMAGENET_SIZES: dict[int, tuple[type[BasicBlock | Bottleneck], list[int]]] = {
-    18: (BasicBlock, [2, 2, 2, 2]),
-    26: (Bottleneck, [1, 2, 4, 1]),
-    34: (BasicBlock, [3, 4, 6, 3]),
-    38: (Bottleneck, [2, 3, 5, 2]),
-    50: (Bottleneck, [3, 4, 6, 3]),
-    101: (Bottleneck, [3, 4, 23, 3]),
-    152: (Bottleneck, [3, 8, 36, 3]),
+Block = Literal["BasicBlock", "Bottleneck"]
+
+_IMAGENET_SIZES: dict[int, tuple[Block, list[int]]] = {
+    18: ("BasicBlock", [2, 2, 2, 2]),
+    26: ("Bottleneck", [1, 2, 4, 1]),
+    34: ("BasicBlock", [3, 4, 6, 3]),
+    38: ("Bottleneck", [2, 3, 5, 2]),
+    50: ("Bottleneck", [3, 4, 6, 3]),
+    101: ("Bottleneck", [3, 4, 23, 3]),
+    152: ("Bottleneck", [3, 8, 36, 3]),
 }
 
 
-def _resnet(num_classes: int, *, block: type[BasicBlock | Bottleneck], layers: list[int]) -> ResNet:
-    return ResNet(block, layers, num_classes=num_classes)
+def _resnet(num_classes: int, *, block: Block, layers: list[int]) -> nn.Module:
+    return _torchvision().ResNet(getattr(_torchvision(), block), layers, num_classes=num_classes)
+
+
+def _torchvision() -> ModuleType:
+    """Import torchvision's module when a network is built: that takes seconds, and many commands build none."""
+    return importlib.import_module("torchvision.models.resnet")
 
 
 for _depth, (_block, _layers) in _IMAGENET_SIZES.items():
-    register(
-        ModelSpec(
-            f"resnet{_depth}", partial(_resnet, block=_block, layers=_layers), input_shape=(3, 224, 224), paper=PAPER
-        )
-    )
+    _build = partial(_resnet, block=_block, layers=_layers)
+    register(ModelSpec(f"resnet{_depth}", _build, input_shape=(3, 224, 224), paper=PAPER))
 
 
 class ResNetMini(nn.Module):
@@ -75,8 +81,9 @@ def _stage(inputs: int, width: int, blocks: int, *, stride: int) -> nn.Sequentia
     shortcut = None
     if stride != 1 or inputs != width:
         shortcut = nn.Sequential(nn.Conv2d(inputs, width, 1, stride=stride, bias=False), nn.BatchNorm2d(width))
-    first = BasicBlock(inputs, width, stride=stride, downsample=shortcut)
-    return nn.Sequential(first, *(BasicBlock(width, width) for _ in range(blocks - 1)))
+    basic_block = _torchvision().BasicBlock
+    first = basic_block(inputs, width, stride=stride, downsample=shortcut)
+    return nn.Sequential(first, *(basic_block(width, width) for _ in range(blocks - 1)))
 
 
 register(ModelSpec("resnet_mini", ResNetMini, input_shape=(3, 32, 32), paper=PAPER))

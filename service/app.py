@@ -6,12 +6,13 @@ from importlib.metadata import version
 
 from fastapi import Depends, FastAPI
 from fastapi.staticfiles import StaticFiles
+from fastapi_offline import FastAPIOffline
 
 from service import errors
 from service.body_limit import BodyLimit
 from service.deps import Service, require_key
 from service.dispatcher import Dispatcher
-from service.executors import DeviceExecutor, available_devices
+from service.executors import DeviceExecutor, available_devices, cores
 from service.pages import WEB
 from service.predictor import Predictor
 from service.routes import datasets, evaluations, health, models, pages
@@ -23,11 +24,12 @@ DESCRIPTION = "Robustness evaluation of image classifiers: predictions, rotation
 
 def create_app(settings: Settings) -> FastAPI:
     """Build the application; its database, device processes and threads start and end with it."""
-    app = FastAPI(
+    app = FastAPIOffline(  # documentation pages without files from other hosts
         title="withstand",
         version=version("withstand"),
         description=DESCRIPTION,
         lifespan=_lifespan,
+        redoc_url=None,
         responses={"4XX": errors.described(), "5XX": errors.described()},
     )
     app.state.settings = settings
@@ -46,7 +48,8 @@ async def _lifespan(app: FastAPI) -> AsyncGenerator[None]:
     catalog = settings.catalog()
     store = Store.at(settings.data_dir / "withstand.db")
     devices = settings.devices or tuple(available_devices())
-    executors = {device: DeviceExecutor(device, timeout_s=settings.shard_timeout_s) for device in devices}
+    threads = max(1, cores() // len(devices))
+    executors = {each: DeviceExecutor(each, timeout_s=settings.shard_timeout_s, threads=threads) for each in devices}
     predictor = Predictor(catalog, devices[0], queue_images=settings.queue_images, timeout_s=settings.predict_timeout_s)
     dispatcher = Dispatcher(store, catalog, executors, settings.data_dir / "dispatcher.lock")
     app.state.service = Service(settings, catalog, store, dispatcher, predictor)

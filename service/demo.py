@@ -1,23 +1,26 @@
 """The demonstration: a server, an evaluation of the zoo through HTTP, its report."""
 
 import socket
-import subprocess
-import sys
 import time
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
+import uvicorn
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from evaluation import Catalog, EvaluationSpec, Report, preset
+from service.app import create_app
 from service.client import Client, ClientError
 from service.display import console, print_report
+from service.settings import Settings
 
 DATASET = "fashion_mnist_test"
 IMAGES = 300
 START_TIMEOUT_S = 120.0
-LOG_LINES = 20
 
 
 def run(*, detach: bool, port: int, data_dir: Path) -> None:
@@ -32,31 +35,29 @@ def run(*, detach: bool, port: int, data_dir: Path) -> None:
         ClientError: the service did not start, or refused.
     """
     out = console()
-    url = f"http://127.0.0.1:{_free_port(port)}"
-    data_dir.mkdir(parents=True, exist_ok=True)
-    log = data_dir / "server.log"
-    command = [
-        sys.executable,
-        "-m",
-        "service.cli",
-        "serve",
-        "--port",
-        url.rpartition(":")[2],
-        "--data-dir",
-        str(data_dir),
-    ]
-    with log.open("w") as file, subprocess.Popen(command, stdout=file, stderr=file) as server:  # noqa: S603
-        try:
-            with Client(url) as client:
-                _wait_until_ready(client, server, log)
-                _evaluate(client, url, data_dir, out)
-            if not detach:
-                out.print("The service keeps running; Ctrl-C ends it.")
-                server.wait()
-        except KeyboardInterrupt:
-            out.print("Stopping.")
-        finally:
-            server.terminate()
+    settings = Settings(port=_free_port(port), data_dir=data_dir)
+    url = f"http://{settings.host}:{settings.port}"
+    with _serving(settings) as thread, Client(url) as client:
+        _wait_until_ready(client, thread)
+        _evaluate(client, url, data_dir, out)
+        if not detach:
+            out.print("The service keeps running; Ctrl-C ends it.")
+            with suppress(KeyboardInterrupt):
+                thread.join()
+
+
+@contextmanager
+def _serving(settings: Settings) -> Generator[Thread]:
+    """Run the service in a thread of this process."""
+    config = uvicorn.Config(create_app(settings), host=settings.host, port=settings.port, log_level="warning")
+    server = uvicorn.Server(config)
+    thread = Thread(target=server.run, name="server")
+    thread.start()
+    try:
+        yield thread
+    finally:
+        server.should_exit = True
+        thread.join()
 
 
 def _free_port(wanted: int) -> int:
@@ -71,13 +72,12 @@ def _free_port(wanted: int) -> int:
     raise ClientError("there is no free port on 127.0.0.1")
 
 
-def _wait_until_ready(client: Client, server: "subprocess.Popen[bytes]", log: Path) -> None:
+def _wait_until_ready(client: Client, server: Thread) -> None:
     deadline = time.monotonic() + START_TIMEOUT_S
     while not client.ready():
-        if server.poll() is not None or time.monotonic() > deadline:
-            last = "\n".join(log.read_text().splitlines()[-LOG_LINES:])
-            raise ClientError(f"the service did not start; the end of {log}:\n{last}")
-        time.sleep(0.2)
+        if not server.is_alive() or time.monotonic() > deadline:
+            raise ClientError("the service did not start; the reason is above")
+        time.sleep(0.1)
 
 
 def _evaluate(client: Client, url: str, data_dir: Path, out: Console) -> None:

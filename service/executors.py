@@ -17,27 +17,37 @@ from evaluation import Catalog, EvaluationSpec, Shard, ShardResult, best_device,
 MODELS_KEPT = 2
 """Classifiers that a device process keeps loaded."""
 
+MAX_CPU_PROCESSES = 4
+"""Processes on a CPU: one core each is the most work for the time, but each holds a model and a batch with its gradient."""
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
 def available_devices() -> list[str]:
-    """Name every GPU, or the CPU where there is none."""
-    return [f"cuda:{index}" for index in range(torch.cuda.device_count())] or ["cpu"]
+    """Name every GPU; where there is none, a share of the CPU for each process that is worth having."""
+    gpus = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+    return gpus or [f"cpu:{index}" for index in range(min(cores(), MAX_CPU_PROCESSES))]
+
+
+def cores() -> int:
+    """Count the cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class DeviceExecutor(Executor):
     """Runs calls one at a time in a process of its own; cancelling a running call, or its time-out, kills that process.
 
     Args:
-        device: such as "cpu" or "cuda:1"; the process sees no other GPU.
+        device: such as "cpu", "cpu:1" or "cuda:1"; the process sees no other GPU.
         timeout_s: longest run of a call, seconds.
+        threads: torch threads of the process; 0 leaves the choice to torch.
     """
 
-    def __init__(self, device: str, *, timeout_s: float) -> None:
-        self.device = device
+    def __init__(self, device: str, *, timeout_s: float, threads: int = 0) -> None:
+        self._device, self._threads = device, threads
         self._timeout_s = timeout_s
-        self._pool = _new_pool(device)
+        self._pool = self._new_pool()
         self._ended = False
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
@@ -49,8 +59,15 @@ class DeviceExecutor(Executor):
         if not self._ended and not self._pool.active:  # its process died while it had nothing to do
             self._pool.stop()
             self._pool.join()
-            self._pool = _new_pool(self.device)
+            self._pool = self._new_pool()
         return self._pool.schedule(fn, args=args, kwargs=kwargs, timeout=self._timeout_s)
+
+    def _new_pool(self) -> ProcessPool:
+        context = multiprocessing.get_context("spawn")
+        begin = (self._device, self._threads)
+        pool = ProcessPool(max_workers=1, initializer=_enter_process, initargs=begin, context=context)
+        pool.schedule(os.getpid)  # start the process now: importing torch takes seconds
+        return pool
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """End the process, after its calls are done or at once."""
@@ -63,15 +80,12 @@ class DeviceExecutor(Executor):
             self._pool.join()
 
 
-def _new_pool(device: str) -> ProcessPool:
-    context = multiprocessing.get_context("spawn")
-    return ProcessPool(max_workers=1, initializer=_enter_process, initargs=(device,), context=context)
-
-
-def _enter_process(device: str) -> None:
+def _enter_process(device: str, threads: int) -> None:
+    Thread(target=_end_with_parent, daemon=True).start()
     if device.startswith("cuda:"):
         os.environ["CUDA_VISIBLE_DEVICES"] = device.removeprefix("cuda:")
-    Thread(target=_end_with_parent, daemon=True).start()
+    if threads:
+        torch.set_num_threads(threads)
 
 
 def _end_with_parent() -> None:

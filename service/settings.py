@@ -29,7 +29,8 @@ class Settings(BaseSettings):
     ] = ()
     dataset_dirs: Annotated[tuple[Path, ...], Field(description="folders with data sets, beside the zoo")] = ()
     devices: Annotated[
-        tuple[str, ...], Field(description='such as ["cuda:0", "cuda:1"]; empty takes every GPU, or the CPU')
+        tuple[str, ...],
+        Field(description='such as ["cuda:0", "cuda:1"]; empty takes every GPU, or up to 4 shares of the CPU'),
     ] = ()
     api_keys: Annotated[
         frozenset[ApiKey], Field(description="accepted API keys; required when listening beyond this machine")

@@ -54,13 +54,13 @@ _SHARDS = Table(
     Column("evaluation_id", ForeignKey("evaluations.id"), nullable=False),
     Column("shard", Text, nullable=False),
     Column("images", Integer, nullable=False),
+    Column("passes", Integer, nullable=False),
     Column("status", String, nullable=False),
     Column("failures", Integer, nullable=False, default=0),
     Column("runs", Integer, nullable=False, default=0),
     Column("error", Text),
     Column("result", Text),
-    Column("started_at", Float),
-    Column("finished_at", Float),
+    Column("seconds", Float),
     Index("shards_by_evaluation", "evaluation_id", "status"),
 )
 
@@ -105,32 +105,34 @@ class Progress:
     Attributes:
         shards: how many have each status.
         images: the same in images (an image counts once for every model and condition).
+        passes: the same in passes of an image through a model, as the conditions estimate them.
         runs: how often a shard was handed out; more than the shards only after failures or restarts.
-        started_at: when the first shard was handed out, seconds since 1970 UTC.
-        finished_at: when the last finished shard was.
         busy_s: seconds that the finished shards took, summed.
         error: what a failure said, first of all that of a shard that has failed for good.
     """
 
     shards: dict[ShardStatus, int]
     images: dict[ShardStatus, int]
+    passes: dict[ShardStatus, int]
     runs: int
-    started_at: float | None
-    finished_at: float | None
     busy_s: float
     error: str | None
 
     @property
     def images_per_s(self) -> float | None:
         """Finished images over the time that their shards took, times the shards that run side by side."""
-        done = self.images.get(ShardStatus.DONE, 0)
-        return done / self.busy_s * max(1, self.shards.get(ShardStatus.RUNNING, 0)) if done and self.busy_s else None
+        return self._rate(self.images)
 
     @property
     def eta_s(self) -> float | None:
-        """Seconds until the rest is done at that rate."""
-        rest = self.images.get(ShardStatus.PENDING, 0) + self.images.get(ShardStatus.RUNNING, 0)
-        return rest / self.images_per_s if self.images_per_s else None
+        """Seconds until the rest is done: an attack of many steps counts for as many passes."""
+        rate = self._rate(self.passes)
+        rest = self.passes.get(ShardStatus.PENDING, 0) + self.passes.get(ShardStatus.RUNNING, 0)
+        return None if rate is None else rest / rate
+
+    def _rate(self, amounts: dict[ShardStatus, int]) -> float | None:
+        done = amounts.get(ShardStatus.DONE, 0)
+        return done / self.busy_s * max(1, self.shards.get(ShardStatus.RUNNING, 0)) if done and self.busy_s else None
 
 
 @dataclass(frozen=True)
@@ -282,7 +284,7 @@ class Store:
             db.execute(
                 update(_SHARDS)
                 .where(_SHARDS.c.id == row["id"])
-                .values(status=ShardStatus.RUNNING, runs=_SHARDS.c.runs + 1, started_at=_now(), error=None)
+                .values(status=ShardStatus.RUNNING, runs=_SHARDS.c.runs + 1, error=None)
             )
             return Claim(
                 row["id"],
@@ -297,7 +299,7 @@ class Store:
             changed = db.execute(
                 update(_SHARDS)
                 .where(_SHARDS.c.id == shard_id, _SHARDS.c.status == ShardStatus.RUNNING)
-                .values(status=ShardStatus.DONE, result=result.model_dump_json(), finished_at=_now())
+                .values(status=ShardStatus.DONE, result=result.model_dump_json(), seconds=result.seconds)
             )
             return changed.rowcount == 1
 
@@ -351,6 +353,7 @@ def _insert(db: Connection, plan: Plan) -> bool:
             "evaluation_id": plan.id,
             "shard": shard.model_dump_json(),
             "images": shard.images,
+            "passes": shard.images * plan.spec.conditions[shard.condition].passes,
             "status": ShardStatus.PENDING,
         }
         for shard in plan.shards
@@ -379,23 +382,21 @@ def _remember_key(db: Connection, key: str, body_sha256: str, evaluation_id: str
 
 
 def _evaluation(db: Connection, row: RowMapping) -> Evaluation:
-    shards = (
+    query = (
         select(
             _SHARDS.c.status,
-            func.count(),
-            func.sum(_SHARDS.c.images),
-            func.sum(_SHARDS.c.runs),
-            func.min(_SHARDS.c.started_at),
-            func.max(_SHARDS.c.finished_at),
-            func.max(_SHARDS.c.error),
-            func.sum(_SHARDS.c.finished_at - _SHARDS.c.started_at),
+            func.count().label("shards"),
+            func.sum(_SHARDS.c.images).label("images"),
+            func.sum(_SHARDS.c.passes).label("passes"),
+            func.sum(_SHARDS.c.runs).label("runs"),
+            func.max(_SHARDS.c.error).label("error"),
+            func.sum(_SHARDS.c.seconds).label("busy_s"),
         )
         .where(_SHARDS.c.evaluation_id == row["id"])
         .group_by(_SHARDS.c.status)
     )
-    groups = sorted(db.execute(shards).all(), key=lambda group: group[0] != ShardStatus.FAILED)
-    started = [group[4] for group in groups if group[4] is not None]
-    finished = [group[5] for group in groups if group[5] is not None]
+    groups = {ShardStatus(group["status"]): group for group in db.execute(query).mappings()}
+    errors = [groups[status]["error"] for status in (ShardStatus.FAILED, *groups) if status in groups]
     return Evaluation(
         id=row["id"],
         sequence=row["sequence"],
@@ -403,12 +404,11 @@ def _evaluation(db: Connection, row: RowMapping) -> Evaluation:
         created_at=datetime.fromtimestamp(row["created_at"], UTC),
         cancelled=row["cancelled_at"] is not None,
         progress=Progress(
-            shards={ShardStatus(group[0]): group[1] for group in groups},
-            images={ShardStatus(group[0]): group[2] for group in groups},
-            runs=sum(group[3] for group in groups),
-            started_at=min(started, default=None),
-            finished_at=max(finished, default=None),
-            busy_s=sum(group[7] or 0.0 for group in groups),
-            error=next((group[6] for group in groups if group[6] is not None), None),
+            shards={status: group["shards"] for status, group in groups.items()},
+            images={status: group["images"] for status, group in groups.items()},
+            passes={status: group["passes"] for status, group in groups.items()},
+            runs=sum(group["runs"] for group in groups.values()),
+            busy_s=sum(group["busy_s"] or 0.0 for group in groups.values()),
+            error=next((error for error in errors if error), None),
         ),
     )

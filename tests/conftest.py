@@ -27,9 +27,9 @@ def _one_thread_per_test_process() -> None:
     torch.set_num_threads(1)
 
 
-def picture_bytes(picture: Image.Image, format: str = "PNG") -> bytes:
+def picture_bytes(picture: Image.Image, kind: str = "PNG") -> bytes:
     encoded = io.BytesIO()
-    picture.save(encoded, format)
+    picture.save(encoded, kind)
     return encoded.getvalue()
 
 

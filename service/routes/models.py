@@ -70,8 +70,7 @@ async def predict(
     images = [each for each in decoded if isinstance(each, Tensor)]
     if not images:
         errors = [each for each in decoded if isinstance(each, FieldError)]
-        detail = "; ".join(f"{each.field}: {each.message}" for each in errors)
-        raise ServiceError(HTTPStatus.UNPROCESSABLE_ENTITY, detail, errors=errors)
+        raise ServiceError(HTTPStatus.UNPROCESSABLE_ENTITY, "; ".join(map(str, errors)), errors=errors)
     logits = iter(await service.predictor.predict(name, images))
     predictions = [
         Prediction(file=upload.name, error=each)

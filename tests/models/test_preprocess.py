@@ -5,6 +5,7 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor
+from torchvision.transforms import v2
 
 from common.pictures import PictureError
 from models import Preprocessing
@@ -147,3 +148,13 @@ def test_the_defaults_are_those_of_imagenet() -> None:
     assert PLAIN.std == (0.229, 0.224, 0.225)
     assert Preprocessing()(Image.new("L", (500, 300), 51)).shape == (3, 224, 224)
     assert Preprocessing.model_validate_json(PLAIN.model_dump_json()) == PLAIN
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("size", [(28, 28), (32, 32), (61, 47), (40, 99), (33, 32)])
+def test_equals_torchvision_to_the_bit(size: tuple[int, int], interpolation: str) -> None:
+    picture = Image.effect_noise(size, 60).convert("RGB")
+    mode = v2.InterpolationMode(interpolation)
+    reference = v2.Compose([v2.Resize(32, interpolation=mode), v2.CenterCrop(24), v2.PILToTensor()])(picture)
+    ours = Preprocessing(resize=32, crop=24, interpolation=interpolation)(picture)
+    assert torch.equal(ours, reference.float() / 255)
