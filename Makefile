@@ -3,6 +3,10 @@ PYTHON ?= python3
 BIN := .venv/bin
 export OMP_WAIT_POLICY ?= PASSIVE
 
+ifeq ($(UV_TORCH_BACKEND),)
+unexport UV_TORCH_BACKEND # uv refuses an empty one
+endif
+
 .DEFAULT_GOAL := help
 .PHONY: help install demo serve test check format lock
 
