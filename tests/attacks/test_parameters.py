@@ -76,7 +76,15 @@ def test_a_threat_model_cannot_be_changed_and_equals_its_like() -> None:
 
 @pytest.mark.parametrize(
     ("eps", "text"),
-    [(8 / 255, "8/255"), (0.5 / 255, "0.5/255"), (16 / 255, "16/255"), (0.1, "0.1"), (0.25, "0.25"), (1.0, "1"), (0, "0")],
+    [
+        (8 / 255, "8/255"),
+        (0.5 / 255, "0.5/255"),
+        (16 / 255, "16/255"),
+        (0.1, "0.1"),
+        (0.25, "0.25"),
+        (1.0, "1"),
+        (0, "0"),
+    ],
 )
 def test_eps_is_written(eps: float, text: str) -> None:
     assert format_eps(eps) == text

@@ -39,7 +39,9 @@ def zoo_table() -> str:
     for name, checkpoint in models.find_checkpoints().items():
         card = checkpoint.card()
         low, high = re.findall(r"0\.\d+", card.clean_accuracy_on)
-        lines.append(f"| `{name}` | {card.training.partition(' on ')[2].partition(',')[0]} | {card.clean_accuracy} | {low} to {high} |")
+        lines.append(
+            f"| `{name}` | {card.training.partition(' on ')[2].partition(',')[0]} | {card.clean_accuracy} | {low} to {high} |"
+        )
     return "\n".join(lines)
 
 
@@ -83,7 +85,11 @@ def test_commands_run() -> None:
     assert len(commands) == 3
     for command in commands:
         done = subprocess.run(
-            [sys.executable, "-m", "service.cli", *command.split()], cwd=ROOT, capture_output=True, text=True, check=False
+            [sys.executable, "-m", "service.cli", *command.split()],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
         )
         assert done.returncode == 0, done.stderr
         assert done.stdout
@@ -101,7 +107,15 @@ def test_curl_lines_reach_every_route(address: str, tmp_path: Path) -> None:
     script = f"set -euo pipefail\n{shell}".replace("http://127.0.0.1:8000", address)
     done = subprocess.run(["bash", "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr
-    for expected in ('"alive"', '"Dress"', '"Bag"', '"status":"pending"', "event: progress", "| model | clean |", "<!doctype html>"):
+    for expected in (
+        '"alive"',
+        '"Dress"',
+        '"Bag"',
+        '"status":"pending"',
+        "event: progress",
+        "| model | clean |",
+        "<!doctype html>",
+    ):
         assert expected in done.stdout, expected
 
     called = re.sub(r"/evaluations/\$ID", "/evaluations/{evaluation_id}", shell)
@@ -118,7 +132,12 @@ def test_the_demo_prints_a_row_a_model_with_n_and_interval(tmp_path: Path) -> No
     for name in models.find_checkpoints():
         assert name.split(".")[0] in first.stdout
     assert first.stdout.count("n=300") == 4 * 8
-    for expected in ("Evaluation ", "The same report as a page: http://127.0.0.1:", "curl -X POST", "95 % Wilson interval"):
+    for expected in (
+        "Evaluation ",
+        "The same report as a page: http://127.0.0.1:",
+        "curl -X POST",
+        "95 % Wilson interval",
+    ):
         assert expected in first.stdout
 
     again = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)

@@ -23,11 +23,9 @@ from tests.service.conftest import DEADLINE_S, until
 LONG_S = 600.0
 
 PARENT = f"""
-import time
 from service.executors import DeviceExecutor
-executor = DeviceExecutor("cpu", timeout_s={LONG_S})
-executor.submit(print, "a device process is alive", flush=True).result()
-executor.submit(time.sleep, {LONG_S}).result()
+call = "import time; print('a call is running', flush=True); time.sleep({LONG_S})"
+DeviceExecutor("cpu", timeout_s={LONG_S}).submit(exec, call).result()
 """
 
 
@@ -116,7 +114,7 @@ def test_the_process_ends_when_its_parent_is_killed() -> None:
     """The device process shares its parent's output, which ends when the last process that holds it has ended."""
     with subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout is not None
-        assert parent.stdout.readline() == "a device process is alive\n"
+        assert parent.stdout.readline() == "a call is running\n"
         parent.kill()
         assert parent.communicate(timeout=DEADLINE_S) == ("", None)
 
