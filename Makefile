@@ -19,7 +19,7 @@ install: $(BIN)/.installed ## install what is needed into .venv
 $(BIN)/.installed: pyproject.toml requirements.lock
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'uv>=0.7'
-	VIRTUAL_ENV=.venv $(BIN)/uv pip install $(if $(UV_TORCH_BACKEND),--no-verify-hashes) --constraint requirements.lock --group dev --editable .
+	VIRTUAL_ENV=.venv $(BIN)/uv pip install --compile-bytecode $(if $(UV_TORCH_BACKEND),--no-verify-hashes) --constraint requirements.lock --group dev --editable .
 	touch $@
 
 demo: install ## start the service, evaluate the zoo through HTTP, print the report; DETACH=1 ends by itself
