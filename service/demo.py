@@ -35,7 +35,7 @@ def run(*, detach: bool, port: int, data_dir: Path) -> None:
         ClientError: the service did not start, or refused.
     """
     out = console()
-    settings = Settings(port=_free_port(port), data_dir=data_dir)
+    settings = Settings(host="127.0.0.1", port=_free_port(port), data_dir=data_dir, api_keys=frozenset())
     url = f"http://{settings.host}:{settings.port}"
     with _serving(settings) as thread, Client(url) as client:
         _wait_until_ready(client, thread)

@@ -9,6 +9,9 @@ from evaluation import Report
 from service.client import Client, ClientError
 from tests.service.conftest import Server
 
+NOWHERE = "c0ffee" * 2 + "cafe"
+"""An id that no test submits."""
+
 SPEC = {"models": ["tiny"], "dataset": "shapes", "images": 3}
 
 
@@ -37,10 +40,10 @@ def test_an_evaluation_is_submitted_watched_and_read(client: Client) -> None:
 def test_a_problem_becomes_an_error_with_its_reason(client: Client) -> None:
     with pytest.raises(ClientError, match=r"422: unknown model 'tinny'. Did you mean 'tiny'\?"):
         client.submit(SPEC | {"models": ["tinny"]})
-    with pytest.raises(ClientError, match=r"404: there is no evaluation '0{16}'"):
-        client.evaluation("0" * 16)
-    with pytest.raises(ClientError, match=r"404: there is no evaluation '0{16}'"):
-        list(client.watch("0" * 16))
+    with pytest.raises(ClientError, match=f"404: there is no evaluation '{NOWHERE}'"):
+        client.evaluation(NOWHERE)
+    with pytest.raises(ClientError, match=f"404: there is no evaluation '{NOWHERE}'"):
+        list(client.watch(NOWHERE))
 
 
 def test_an_address_where_the_service_is_not_is_an_error(server: Server) -> None:
@@ -54,4 +57,4 @@ def test_nobody_there_is_an_error(deaf: str) -> None:
         with pytest.raises(ClientError, match=f"no answer from {deaf}"):
             client.submit(SPEC)
         with pytest.raises(ClientError, match="the connection to the service broke"):
-            list(client.watch("0" * 16))
+            list(client.watch(NOWHERE))
