@@ -1,6 +1,9 @@
 """What routes need, by name."""
 
+import binascii
 import secrets
+from base64 import b64decode
+from contextlib import suppress
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Annotated, cast
@@ -43,13 +46,26 @@ def require_key(request: Request, service: ServiceDep) -> None:
         ServiceError: 401.
     """
     keys = service.settings.api_keys
-    scheme, _, token = request.headers.get("authorization", "").partition(" ")
-    given = token if scheme.lower() == "bearer" else request.headers.get("x-api-key", "")
+    given = _given_key(request)
     if keys and not any(secrets.compare_digest(given.encode(), key.encode()) for key in keys):
         detail = "an API key is needed: send `Authorization: Bearer KEY` or `X-API-Key: KEY`"
         error = ServiceError(HTTPStatus.UNAUTHORIZED, detail)
-        error.headers["WWW-Authenticate"] = "Bearer"
+        error.headers["WWW-Authenticate"] = 'Bearer, Basic realm="withstand"'
         raise error
+
+
+def _given_key(request: Request) -> str:
+    """Read the key; a browser asks its user for it and sends it as the password of any name."""
+    scheme, _, token = request.headers.get("authorization", "").partition(" ")
+    match scheme.lower():
+        case "bearer":
+            return token
+        case "basic":
+            with suppress(binascii.Error, UnicodeDecodeError):
+                return b64decode(token, validate=True).decode().partition(":")[2]
+            return ""
+        case _:
+            return request.headers.get("x-api-key", "")
 
 
 def _evaluation(evaluation_id: EvaluationId, service: ServiceDep) -> Evaluation:

@@ -51,6 +51,14 @@ class Settings(BaseSettings):
             )
         return self
 
+    @model_validator(mode="after")
+    def _queue_holds_a_request(self) -> Self:
+        if self.queue_images < self.max_images:
+            raise ValueError(
+                f"queue_images must be at least max_images: {self.queue_images} places cannot hold {self.max_images} pictures"
+            )
+        return self
+
     def catalog(self) -> Catalog:
         """Where names of models and data sets are looked up: the zoo first."""
         return Catalog((models.ZOO, *self.model_dirs), (ZOO_DATASETS, *self.dataset_dirs))

@@ -1,5 +1,6 @@
 """Settings come from arguments and the environment; beyond this machine keys are needed."""
 
+from base64 import b64encode
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -32,7 +33,14 @@ def test_the_environment_is_read_and_an_argument_wins(monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("PORT", "65536"), ("PORT", "many"), ("MAX_PIXELS", "0"), ("PREDICT_TIMEOUT_S", "0"), ("QUEUE_IMAGES", "-1")],
+    [
+        ("PORT", "65536"),
+        ("PORT", "many"),
+        ("MAX_PIXELS", "0"),
+        ("PREDICT_TIMEOUT_S", "0"),
+        ("QUEUE_IMAGES", "-1"),
+        ("QUEUE_IMAGES", "63"),  # fewer than one request may bring
+    ],
 )
 def test_a_value_that_makes_no_sense_is_refused(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(f"WITHSTAND_{name}", value)
@@ -87,13 +95,21 @@ GUARDED = [
 @pytest.mark.parametrize(("method", "path"), GUARDED)
 @pytest.mark.parametrize(
     "headers",
-    [{}, {"X-API-Key": "wrong"}, {"Authorization": "Bearer"}, {"X-API-Key": ""}, {"Authorization": "Basic first-key"}],
+    [
+        {},
+        {"X-API-Key": "wrong"},
+        {"X-API-Key": ""},
+        {"Authorization": "Bearer"},
+        {"Authorization": "Basic first-key"},
+        {"Authorization": "Basic " + b64encode(b"first-key:wrong").decode()},
+        {"Authorization": "Basic " + b64encode(b"\xff:\xff").decode()},
+    ],
     ids=str,
 )
 def test_without_a_key_nothing_is_answered(guarded: Server, method: str, path: str, headers: dict[str, str]) -> None:
     answer = guarded.http.request(method, path, headers=headers)
     assert answer.status_code == 401
-    assert answer.headers["www-authenticate"] == "Bearer"
+    assert answer.headers["www-authenticate"] == 'Bearer, Basic realm="withstand"'
     assert answer.headers["content-type"] == "application/problem+json"
     assert "X-API-Key" in answer.json()["detail"]
 
@@ -111,6 +127,11 @@ def test_the_list_of_guarded_routes_is_complete(guarded: Server) -> None:
 def test_a_key_is_accepted_in_either_header(guarded: Server, key: str) -> None:
     for headers in ({"X-API-Key": key}, {"Authorization": f"Bearer {key}"}, {"Authorization": f"bearer {key}"}):
         assert guarded.http.get("/v1/models", headers=headers).status_code == 200
+
+
+def test_a_browser_sends_the_key_as_a_password(guarded: Server) -> None:
+    page = guarded.http.get("/", auth=("anybody", "first-key"))
+    assert (page.status_code, page.headers["content-type"]) == (200, "text/html; charset=utf-8")
 
 
 def test_probes_need_no_key(guarded: Server) -> None:
