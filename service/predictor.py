@@ -80,6 +80,8 @@ class Predictor:
         futures = [Future[Tensor]() for _ in images]
         with self._changed:
             if len(self._waiting) + len(images) > self._queue_images:
+                self._waiting = deque(work for work in self._waiting if not work[2].cancelled())
+            if len(self._waiting) + len(images) > self._queue_images:
                 detail = f"{len(self._waiting)} images are waiting, allowed are {self._queue_images}; try again later"
                 raise ServiceError(HTTPStatus.SERVICE_UNAVAILABLE, detail, retry_after_s=RETRY_AFTER_S)
             self._waiting.extend((model, image, future) for image, future in zip(images, futures, strict=True))
