@@ -13,7 +13,7 @@ import attacks
 import models
 from evaluation.datasets import ImageFolder
 from evaluation.plan import Shard, label_map
-from evaluation.spec import AdversarialCondition, CleanCondition, Condition, EvaluationSpec
+from evaluation.spec import AdversarialCondition, CleanCondition, EvaluationSpec, TransformCondition
 
 BATCH_PIXELS = 2**20
 """Height times width times images of one batch: 20 images at 224 x 224."""
@@ -93,15 +93,16 @@ def run_shard(
     """
     started = time.perf_counter()
     condition = spec.conditions[shard.condition]
+    device = next(classifier.network.parameters()).device
     to_logit = torch.tensor(label_map(classifier.card.classes, dataset, shard.model))
     rows: list[Row] = []
     forwarded = 0
     for indices in _batches(dataset.select(spec.images, spec.seed)[shard.start : shard.stop], classifier):
-        device = next(classifier.network.parameters()).device
         images = torch.stack([classifier.card.preprocessing(dataset.picture(index)) for index in indices]).to(device)
         labels = to_logit[[dataset.labels[index] for index in indices]].to(device)
-        outcome = _meet(condition, classifier, images, labels, indices, seed=spec.seed)
-        rows += outcome.rows(indices, labels)
+        batch = _Batch(classifier, images, labels, indices, spec.seed)
+        outcome = _attack(condition, batch) if isinstance(condition, AdversarialCondition) else _look(condition, batch)
+        rows += outcome.rows(batch)
         forwarded += outcome.images_forwarded
     seconds = time.perf_counter() - started
     return ShardResult(shard=shard, rows=tuple(rows), images_forwarded=forwarded, seconds=seconds)
@@ -110,6 +111,17 @@ def run_shard(
 def _batches(indices: Sequence[int], classifier: models.Classifier) -> Iterator[Sequence[int]]:
     size = max(1, BATCH_PIXELS // classifier.card.preprocessing.crop**2)
     return (indices[start : start + size] for start in range(0, len(indices), size))
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """N images with what is needed to run them: images (N, C, H, W), labels (N,) that index logits."""
+
+    classifier: models.Classifier
+    images: Tensor
+    labels: Tensor
+    indices: Sequence[int]
+    seed: int
 
 
 @dataclass
@@ -135,11 +147,11 @@ class _Outcome:
             if flipped:
                 self.felled_by[position] = attack
 
-    def rows(self, indices: Sequence[int], labels: Tensor) -> list[Row]:
-        of_label = self.logits.gather(1, labels.unsqueeze(1))
+    def rows(self, batch: _Batch) -> list[Row]:
+        of_label = self.logits.gather(1, batch.labels.unsqueeze(1))
         columns: dict[str, Sequence[object]] = {
-            "index": indices,
-            "label": labels.tolist(),
+            "index": batch.indices,
+            "label": batch.labels.tolist(),
             "clean_prediction": self.clean_logits.argmax(1).tolist(),
             "clean_confidence": _finite(self.clean_logits.softmax(1).amax(1)),
             "prediction": self.logits.argmax(1).tolist(),
@@ -166,57 +178,39 @@ def _merged(before: Tensor | None, values: Tensor, mask: Tensor) -> Tensor:
     return merged
 
 
-def _meet(
-    condition: Condition,
-    classifier: models.Classifier,
-    images: Tensor,
-    labels: Tensor,
-    indices: Sequence[int],
-    *,
-    seed: int,
-) -> _Outcome:
-    if isinstance(condition, AdversarialCondition):
-        return _attack(condition, classifier, images, labels, indices, seed=seed)
+def _look(condition: CleanCondition | TransformCondition, batch: _Batch) -> _Outcome:
     with torch.no_grad():
-        clean_logits = classifier(images)
+        clean_logits = batch.classifier(batch.images)
         if isinstance(condition, CleanCondition):
-            return _Outcome(clean_logits, clean_logits, len(images))
-        changed = condition.create().apply(images, attacks.image_generators(seed, indices))
-        return _Outcome(clean_logits, classifier(changed), 2 * len(images))
+            return _Outcome(clean_logits, clean_logits, len(batch.images))
+        changed = condition.create().apply(batch.images, attacks.image_generators(batch.seed, batch.indices))
+        return _Outcome(clean_logits, batch.classifier(changed), 2 * len(batch.images))
 
 
-def _attack(
-    condition: AdversarialCondition,
-    classifier: models.Classifier,
-    images: Tensor,
-    labels: Tensor,
-    indices: Sequence[int],
-    *,
-    seed: int,
-) -> _Outcome:
+def _attack(condition: AdversarialCondition, batch: _Batch) -> _Outcome:
     """Run the attacks one after the other, each on the images that are still right; the first meets all images."""
     with torch.no_grad():
-        clean_logits = classifier(images)
-    generators = attacks.image_generators(seed, indices, stream=TARGET_STREAM)
-    targets = attacks.choose_targets(condition.targets, clean_logits, labels, generators) if condition.targets else None
-    total = _Outcome(clean_logits, clean_logits.clone(), len(images), felled_by=[None] * len(images))
-    standing = torch.ones_like(labels, dtype=torch.bool)
+        clean_logits = batch.classifier(batch.images)
+    targets = None
+    if condition.targets:
+        generators = attacks.image_generators(batch.seed, batch.indices, stream=TARGET_STREAM)
+        targets = attacks.choose_targets(condition.targets, clean_logits, batch.labels, generators)
+    total = _Outcome(clean_logits, clean_logits.clone(), len(batch.images), felled_by=[None] * len(batch.images))
+    standing = torch.ones_like(batch.labels, dtype=torch.bool)
     for choice in condition.attacks:
+        indices = [index for index, on in zip(batch.indices, standing.tolist(), strict=True) if on]
         run = attacks.run_attack(
             choice.create(),
-            classifier,
-            images[standing],
-            labels[standing],
+            batch.classifier,
+            batch.images[standing],
+            batch.labels[standing],
             threat=condition.threat,
-            generator=attacks.image_generators(
-                seed, [i for i, on in zip(indices, standing.tolist(), strict=True) if on]
-            ),
+            generator=attacks.image_generators(batch.seed, indices),
             targets=None if targets is None else targets[standing],
         )
         total.add(run, standing, choice.name)
-        standing = (clean_logits.argmax(1) == labels) & torch.tensor(
-            [name is None for name in total.felled_by], device=labels.device
-        )
+        unfelled = torch.tensor([name is None for name in total.felled_by], device=batch.labels.device)
+        standing = (clean_logits.argmax(1) == batch.labels) & unfelled
         if not standing.any():
             break
     return total

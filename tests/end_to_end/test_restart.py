@@ -17,6 +17,7 @@ import pytest
 from evaluation import Catalog, EvaluationSpec, Report, evaluate
 from service.client import Client
 from service.store import ShardStatus, Store
+from tests.conftest import without_times
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -79,14 +80,6 @@ def alive(pid: int) -> bool:
 def children(pid: int) -> list[int]:
     tasks = Path(f"/proc/{pid}/task")
     return [int(child) for task in tasks.iterdir() for child in (task / "children").read_text().split()]
-
-
-def without_times(report: Report) -> dict[str, object]:
-    facts = report.model_dump()
-    for model in facts["models"]:
-        for condition in model["conditions"]:
-            del condition["seconds"]
-    return facts
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds child processes in /proc")

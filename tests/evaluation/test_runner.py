@@ -24,7 +24,7 @@ from evaluation import (
 )
 from evaluation.evaluate import best_device
 from evaluation.plan import label_map
-from tests.conftest import Put
+from tests.conftest import Put, without_times
 
 CONDITIONS = [
     {"kind": "clean"},
@@ -51,14 +51,6 @@ CONDITIONS = [
 def spec(**changes: object) -> EvaluationSpec:
     facts = {"models": ["tiny"], "dataset": "shapes", "conditions": CONDITIONS, **changes}
     return EvaluationSpec.model_validate(facts)
-
-
-def without_times(report: Report) -> dict[str, object]:
-    facts = report.model_dump()
-    for model in facts["models"]:
-        for condition in model["conditions"]:
-            del condition["seconds"]
-    return facts
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ import evaluation
 from evaluation import Catalog, EvaluationSpec, Plan, make_plan, merge
 from service.dispatcher import Dispatcher
 from service.store import MAX_FAILURES, Evaluation, ShardStatus, Status, Store
-from tests.conftest import Put
+from tests.conftest import Put, without_times
 from tests.service.conftest import until
 
 FLIP = {"kind": "transform", "name": "flip", "parameters": {"direction": "left_right"}}
@@ -77,10 +77,6 @@ def read(store: Store, plan: Plan) -> Evaluation:
     found = store.evaluation(plan.id)
     assert found is not None
     return found
-
-
-def without_times(report: evaluation.Report) -> dict[str, Any]:
-    return report.model_dump(exclude={"models": {"__all__": {"conditions": {"__all__": {"seconds"}}}}})
 
 
 def test_every_shard_is_run_and_the_report_is_that_of_an_evaluation_without_a_service(

@@ -11,6 +11,7 @@ import pytest
 import evaluation
 from evaluation import Catalog, EvaluationSpec, Report, make_plan, pgd_conditions, preset
 from service.store import Status
+from tests.conftest import without_times
 from tests.service.conftest import DEADLINE_S, Server, a_plan, until
 
 URL = "/v1/evaluations"
@@ -50,10 +51,6 @@ def finished(http: httpx.Client, **fields: object) -> dict[str, Any]:
     last = watch(http, submitted(http, **fields))[-1]
     assert last["status"] == "done", last["error"]
     return http.get(last["links"]["self"]).json()
-
-
-def without_times(report: Report) -> dict[str, Any]:
-    return report.model_dump(exclude={"models": {"__all__": {"conditions": {"__all__": {"seconds"}}}}})
 
 
 def test_an_evaluation_from_submission_to_report(http: httpx.Client, catalog: Catalog) -> None:
