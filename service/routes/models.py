@@ -1,17 +1,20 @@
 """Models and their predictions."""
 
 import asyncio
+import logging
 from http import HTTPStatus
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request
 from torch import Tensor
 
-from models import Checkpoint
+from models import Checkpoint, CheckpointError
 from service.deps import ModelName, ServiceDep
 from service.errors import FieldError, ServiceError
 from service.images import decode, read_uploads
 from service.schemas import ModelView, Prediction, Predictions, top_classes
+
+_log = logging.getLogger(__name__)
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
 
@@ -39,9 +42,14 @@ def _view(checkpoint: Checkpoint, sha256: str) -> ModelView:
 
 @router.get("")
 def list_models(service: ServiceDep) -> list[ModelView]:
-    """List the models with their cards."""
-    found = service.catalog.checkpoints()
-    return [_view(checkpoint, service.catalog.checkpoint_sha256(name)) for name, checkpoint in found.items()]
+    """List the models with their cards. One whose card cannot be read is left out; asking for it by name tells why."""
+    views: list[ModelView] = []
+    for name, checkpoint in service.catalog.checkpoints().items():
+        try:
+            views.append(_view(checkpoint, service.catalog.checkpoint_sha256(name)))
+        except CheckpointError as error:
+            _log.warning("model %s is left out: %s", name, error)
+    return views
 
 
 @router.get("/{name}")
