@@ -14,9 +14,10 @@ from evaluation import Catalog
 from evaluation.spec import NAME_PATTERN
 from service.dispatcher import Dispatcher
 from service.errors import ServiceError
+from service.jobs import Evaluation
 from service.predictor import Predictor
 from service.settings import Settings
-from service.store import Evaluation, Store
+from service.store import Store
 
 
 @dataclass(frozen=True)

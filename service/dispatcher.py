@@ -10,7 +10,8 @@ from typing import TextIO
 
 from evaluation import Catalog, ShardResult
 from service.executors import compute, describe
-from service.store import Claim, Store
+from service.jobs import Claim
+from service.store import Store
 
 POLL_S = 0.5
 """How often the dispatcher looks for work and cancellations that other processes have written, seconds."""

@@ -12,7 +12,7 @@ from evaluation import EvaluationSpec, Report, pgd_conditions, preset
 from evaluation.spec import Name
 from models import Preprocessing
 from service.errors import FieldError
-from service.store import Evaluation, ShardStatus, Status
+from service.jobs import Evaluation, ShardStatus, Status
 
 STRICT = ConfigDict(extra="forbid")
 

@@ -2,9 +2,7 @@
 
 from collections.abc import Generator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +29,7 @@ from sqlalchemy import (
 
 from evaluation.plan import Plan, Shard
 from evaluation.runner import ShardResult
+from service.jobs import Claim, Evaluation, Progress, ShardStatus
 
 MAX_FAILURES = 3
 """Failures of a shard (exception, process death, time-out) after which its evaluation fails."""
@@ -71,103 +70,6 @@ _KEYS = Table(
     Column("body_sha256", String, nullable=False),
     Column("evaluation_id", ForeignKey("evaluations.id"), nullable=False),
 )
-
-
-class ShardStatus(StrEnum):
-    """Where a shard stands."""
-
-    PENDING = "pending"
-    RUNNING = "running"
-    DONE = "done"
-    FAILED = "failed"
-    DROPPED = "dropped"
-
-
-class Status(StrEnum):
-    """Where an evaluation stands; computed from its shards."""
-
-    PENDING = "pending"
-    RUNNING = "running"
-    DONE = "done"
-    FAILED = "failed"
-    CANCELLED = "cancelled"
-
-    @property
-    def final(self) -> bool:
-        """Whether nothing more will happen."""
-        return self in {Status.DONE, Status.FAILED, Status.CANCELLED}
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far an evaluation is, counted over its shards.
-
-    Attributes:
-        shards: how many have each status.
-        images: the same in images (an image counts once for every model and condition).
-        passes: the same in passes of an image through a model, as the conditions estimate them.
-        runs: how often a shard was handed out; more than the shards only after failures or restarts.
-        busy_s: seconds that the finished shards took, summed.
-        error: what a failure said, first of all that of a shard that has failed for good.
-    """
-
-    shards: dict[ShardStatus, int]
-    images: dict[ShardStatus, int]
-    passes: dict[ShardStatus, int]
-    runs: int
-    busy_s: float
-    error: str | None
-
-    @property
-    def images_per_s(self) -> float | None:
-        """Finished images over the time that their shards took, times the shards that run side by side."""
-        return self._rate(self.images)
-
-    @property
-    def eta_s(self) -> float | None:
-        """Seconds until the rest is done: an attack of many steps counts for as many passes."""
-        rate = self._rate(self.passes)
-        rest = self.passes.get(ShardStatus.PENDING, 0) + self.passes.get(ShardStatus.RUNNING, 0)
-        return None if rate is None else rest / rate
-
-    def _rate(self, amounts: dict[ShardStatus, int]) -> float | None:
-        done = amounts.get(ShardStatus.DONE, 0)
-        return done / self.busy_s * max(1, self.shards.get(ShardStatus.RUNNING, 0)) if done and self.busy_s else None
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """A submitted evaluation; `sequence` is the order of submission."""
-
-    id: str
-    sequence: int
-    plan: Plan
-    created_at: datetime
-    cancelled: bool
-    progress: Progress
-
-    @property
-    def status(self) -> Status:
-        """Where it stands."""
-        counts = self.progress.shards
-        if counts.get(ShardStatus.FAILED):
-            return Status.FAILED
-        if counts.get(ShardStatus.DONE, 0) == sum(counts.values()):
-            return Status.DONE
-        if self.cancelled:
-            return Status.CANCELLED
-        started = counts.get(ShardStatus.RUNNING) or counts.get(ShardStatus.DONE)
-        return Status.RUNNING if started else Status.PENDING
-
-
-@dataclass(frozen=True)
-class Claim:
-    """A shard handed out to be run."""
-
-    id: int
-    evaluation_id: str
-    plan: Plan
-    shard: Shard
 
 
 class KeyReusedError(ValueError):

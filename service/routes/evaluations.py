@@ -17,9 +17,10 @@ from evaluation import DatasetError, EvaluationSpec, Report, SelectionError, mak
 from models import CheckpointError
 from service.deps import EvaluationDep, Service, ServiceDep
 from service.errors import FieldError, ServiceError
+from service.jobs import Evaluation
 from service.pages import render
 from service.schemas import EvaluationList, EvaluationView, PgdRequest, RotationFlipRequest
-from service.store import Evaluation, KeyReusedError
+from service.store import KeyReusedError
 
 POLL_S = 0.3
 """How often a watched evaluation is looked at, seconds."""

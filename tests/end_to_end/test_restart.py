@@ -16,7 +16,8 @@ import pytest
 
 from evaluation import Catalog, EvaluationSpec, Report, evaluate
 from service.client import Client
-from service.store import ShardStatus, Store
+from service.jobs import ShardStatus
+from service.store import Store
 from tests.conftest import without_times
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]

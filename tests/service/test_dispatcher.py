@@ -13,7 +13,8 @@ import pytest
 import evaluation
 from evaluation import Catalog, EvaluationSpec, Plan, make_plan, merge
 from service.dispatcher import Dispatcher
-from service.store import MAX_FAILURES, Evaluation, ShardStatus, Status, Store
+from service.jobs import Evaluation, ShardStatus, Status
+from service.store import MAX_FAILURES, Store
 from tests.conftest import Put, without_times
 from tests.service.conftest import until
 

@@ -10,7 +10,7 @@ import pytest
 
 import evaluation
 from evaluation import Catalog, EvaluationSpec, Report, make_plan, pgd_conditions, preset
-from service.store import Status
+from service.jobs import Status
 from tests.conftest import without_times
 from tests.service.conftest import DEADLINE_S, Server, a_plan, until
 

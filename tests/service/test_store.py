@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from evaluation import EvaluationSpec
-from service.store import MAX_FAILURES, Claim, Evaluation, KeyReusedError, ShardStatus, Status, Store
+from service.jobs import Claim, Evaluation, ShardStatus, Status
+from service.store import MAX_FAILURES, KeyReusedError, Store
 from tests.service.conftest import a_plan, a_result
 
 
