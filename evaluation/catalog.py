@@ -18,6 +18,8 @@ ZOO_DATASETS = models.ZOO.parent / "datasets"
 class Catalog:
     """Folders with checkpoints and data sets. What lies there is looked up at every call, so files can be added at any time.
 
+    Only one change goes unnoticed while a process runs: a picture in a folder overwritten in place.
+
     Attributes:
         model_folders: hold checkpoints with their cards.
         dataset_folders: hold zips, and folders of class folders; their names without `.zip` are the data sets' names.
@@ -83,7 +85,13 @@ class Catalog:
         found = self.datasets()
         if name not in found:
             raise unknown_name("data set", name, found)
-        return _open(found[name], found[name].stat().st_mtime_ns)
+        return _open(found[name], _stamp(found[name]))
+
+
+def _stamp(path: Path) -> int:
+    """Time of the latest change: of a file's content, or of what lies in a folder and the folders below it."""
+    folders = [folder for folder in path.rglob("*") if folder.is_dir()] if path.is_dir() else []
+    return max(each.stat().st_mtime_ns for each in (path, *folders))
 
 
 @lru_cache(maxsize=16)

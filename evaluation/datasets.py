@@ -44,8 +44,10 @@ class ImageFolder(ABC):
             PurePosixPath(name).parts[depth] for name in pictures if len(PurePosixPath(name).parts) > depth + 1
         ]
         if len(classes_of) != len(pictures) or not pictures:
-            raise DatasetError(f"{path.name}: expected one folder of pictures a class, found {len(pictures)} pictures" + (
-                ", some of them in no class folder" if pictures else ""))  # fmt: skip
+            stray = ", some of them in no class folder" if pictures else ""
+            raise DatasetError(
+                f"{path.name}: expected one folder of pictures a class, found {len(pictures)} pictures{stray}"
+            )
         self.path = path
         self.classes = tuple(sorted(set(classes_of)))
         self.files = tuple(pictures)
@@ -54,10 +56,13 @@ class ImageFolder(ABC):
     def __len__(self) -> int:
         return len(self.files)
 
-    @property
-    @abstractmethod
+    @cached_property
     def sha256(self) -> str:
         """Hash of the content."""
+        return self._sha256()
+
+    @abstractmethod
+    def _sha256(self) -> str: ...
 
     @abstractmethod
     def read(self, index: int) -> bytes:
@@ -118,9 +123,8 @@ class _Directory(ImageFolder):
     def __init__(self, path: Path) -> None:
         super().__init__(path, [file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()])
 
-    @cached_property
-    def sha256(self) -> str:  # pyright: ignore[reportIncompatibleMethodOverride]  a cached property is one too
-        """Hash of all names and contents."""
+    def _sha256(self) -> str:
+        """Hash all names and contents."""
         return text_sha256("\n".join(f"{name} {file_sha256(self.path / name)}" for name in self.files))
 
     def read(self, index: int) -> bytes:
@@ -141,9 +145,8 @@ class _Zip(ImageFolder):
             _require_harmless(path.name, entry)
         super().__init__(path, [entry.filename for entry in entries])
 
-    @cached_property
-    def sha256(self) -> str:  # pyright: ignore[reportIncompatibleMethodOverride]  a cached property is one too
-        """Hash of the zip file."""
+    def _sha256(self) -> str:
+        """Hash the zip file."""
         return file_sha256(self.path)
 
     def read(self, index: int) -> bytes:

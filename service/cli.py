@@ -60,8 +60,8 @@ def serve(
         int | None, typer.Option(help="Port to listen on; 0 takes a free one.", show_default="8000")
     ] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Folder of the database.", show_default=".withstand")] = None,
-    model_dir: ModelDir = [],  # noqa: B006  typer copies it
-    dataset_dir: DatasetDir = [],  # noqa: B006
+    model_dir: ModelDir = [],
+    dataset_dir: DatasetDir = [],
 ) -> None:
     """Serve predictions and evaluations over HTTP; every setting can also be given as WITHSTAND_... in the environment."""
     given: dict[str, Any] = {
@@ -82,11 +82,11 @@ def evaluate(
     images: Annotated[
         int | None, typer.Option(help="How many images, drawn evenly from the classes.", show_default="all")
     ] = None,
-    preset: Annotated[list[str], typer.Option(help="Named conditions; may be given again.")] = ["rotation-flip"],  # noqa: B006
+    preset: Annotated[list[str], typer.Option(help="Named conditions; may be given again.")] = ["rotation-flip"],
     seed: Annotated[int, typer.Option(help="Seed of the selection and of all random draws.")] = 0,
     device: Device = "",
-    model_dir: ModelDir = [],  # noqa: B006
-    dataset_dir: DatasetDir = [],  # noqa: B006
+    model_dir: ModelDir = [],
+    dataset_dir: DatasetDir = [],
     as_json: Json = False,
 ) -> None:
     """Evaluate checkpoints here and now, without a server."""
@@ -118,7 +118,7 @@ def predict(
     image: Annotated[list[Path], typer.Argument(help="Picture files.")],
     top_k: Annotated[int, typer.Option(min=1, help="Classes to name for each picture.")] = 5,
     device: Device = "",
-    model_dir: ModelDir = [],  # noqa: B006
+    model_dir: ModelDir = [],
     as_json: Json = False,
 ) -> None:
     """Classify pictures here and now, without a server."""
@@ -133,7 +133,7 @@ def predict(
 
 
 @app.command(name="models")
-def list_models(model_dir: ModelDir = [], as_json: Json = False) -> None:  # noqa: B006
+def list_models(model_dir: ModelDir = [], as_json: Json = False) -> None:
     """List the checkpoints that can be evaluated, and the architectures that can be created."""
     cards = {name: checkpoint.card() for name, checkpoint in _catalog(model_dir, []).checkpoints().items()}
     if as_json:

@@ -69,7 +69,12 @@ def _given_key(request: Request) -> str:
             return request.headers.get("x-api-key", "")
 
 
-def _evaluation(evaluation_id: EvaluationId, service: ServiceDep) -> Evaluation:
+def find_evaluation(evaluation_id: EvaluationId, service: ServiceDep) -> Evaluation:
+    """Look up an evaluation.
+
+    Raises:
+        ServiceError: there is none (404).
+    """
     found = service.store.evaluation(evaluation_id)
     if found is None:
         raise ServiceError(
@@ -78,4 +83,4 @@ def _evaluation(evaluation_id: EvaluationId, service: ServiceDep) -> Evaluation:
     return found
 
 
-EvaluationDep = Annotated[Evaluation, Depends(_evaluation)]
+EvaluationDep = Annotated[Evaluation, Depends(find_evaluation)]

@@ -119,9 +119,8 @@ class Dispatcher:
             future.add_done_callback(lambda _: self.wake())
 
     def _start(self, executor: Executor, claim: Claim) -> Future[ShardResult]:
-        sha256 = claim.plan.model_sha256[claim.shard.model]
         try:
-            return executor.submit(compute, self._catalog, claim.plan.spec, claim.shard, sha256)
+            return executor.submit(compute, self._catalog, claim.plan, claim.shard)
         except Exception as error:  # an executor that cannot start anything is a failure of the shard like any other
             future: Future[ShardResult] = Future()
             future.set_exception(error)

@@ -12,7 +12,7 @@ import torch
 from pebble import ProcessPool
 
 import models
-from evaluation import Catalog, EvaluationSpec, Shard, ShardResult, best_device, run_shard
+from evaluation import Catalog, DatasetError, Plan, Shard, ShardResult, best_device, run_shard
 
 MODELS_KEPT = 2
 """Classifiers that a device process keeps loaded."""
@@ -95,24 +95,28 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def compute(catalog: Catalog, spec: EvaluationSpec, shard: Shard, sha256: str) -> ShardResult:
-    """Run a shard on this process's device.
+def compute(catalog: Catalog, plan: Plan, shard: Shard) -> ShardResult:
+    """Run a shard on this process's device; files that have changed since the evaluation was submitted are refused.
 
     Args:
         catalog: where models and data are.
-        spec: the evaluation.
+        plan: the evaluation, with the hashes of the files it is about.
         shard: the part of it to run.
-        sha256: of the checkpoint; a file that has changed since the evaluation was submitted is refused.
 
     Raises:
         CheckpointError: the checkpoint is not the one that was asked about.
+        DatasetError: the data set is not.
     """
-    if (actual := catalog.checkpoint_sha256(shard.model)) != sha256:
-        raise models.CheckpointError(
-            f"{shard.model} has changed since the evaluation was submitted: sha256 {actual}, then {sha256}"
-        )
-    classifier = _classifier(catalog, shard.model, sha256)
-    return run_shard(spec, shard, classifier=classifier, dataset=catalog.open_dataset(spec.dataset))
+    sha256, dataset = catalog.checkpoint_sha256(shard.model), catalog.open_dataset(plan.spec.dataset)
+    if sha256 != plan.model_sha256[shard.model]:
+        raise models.CheckpointError(_changed(shard.model, sha256, plan.model_sha256[shard.model]))
+    if dataset.sha256 != plan.dataset_sha256:
+        raise DatasetError(_changed(plan.spec.dataset, dataset.sha256, plan.dataset_sha256))
+    return run_shard(plan.spec, shard, classifier=_classifier(catalog, shard.model, sha256), dataset=dataset)
+
+
+def _changed(name: str, now: str, then: str) -> str:
+    return f"{name} has changed since the evaluation was submitted: sha256 {now}, then {then}"
 
 
 @lru_cache(maxsize=MODELS_KEPT)

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from common import UnknownNameError, text_sha256
 from evaluation import DatasetError, EvaluationSpec, Report, SelectionError, make_plan, merge
 from models import CheckpointError
-from service.deps import EvaluationDep, Service, ServiceDep
+from service.deps import EvaluationDep, Service, ServiceDep, find_evaluation
 from service.errors import FieldError, ServiceError
 from service.jobs import Evaluation
 from service.pages import render
@@ -82,9 +82,7 @@ def _submit(spec: EvaluationSpec, service: Service, response: Response, key: str
         blamed = FieldError(field=_blamed_field(error), message=str(error))
         raise ServiceError(HTTPStatus.UNPROCESSABLE_ENTITY, str(error), errors=[blamed]) from error
     service.dispatcher.wake()
-    submitted = service.store.evaluation(plan.id)
-    assert submitted is not None  # noqa: S101  it was written above and is never deleted
-    view = EvaluationView.of(submitted)
+    view = EvaluationView.of(find_evaluation(plan.id, service))
     response.headers["Location"] = view.links["self"]
     return view
 
@@ -126,7 +124,7 @@ def cancel_evaluation(evaluation: EvaluationDep, service: ServiceDep) -> Evaluat
     """Cancel an evaluation: pending shards are dropped, running ones stopped, finished ones kept. Submitting it again goes on."""
     service.store.cancel(evaluation.id)
     service.dispatcher.wake()
-    return EvaluationView.of(service.store.evaluation(evaluation.id) or evaluation)
+    return EvaluationView.of(find_evaluation(evaluation.id, service))
 
 
 @router.get("/{evaluation_id}/events", response_class=EventSourceResponse)
@@ -136,8 +134,8 @@ async def watch_evaluation(
     """Watch an evaluation: an event `progress` at every change, the last one when it has ended. Each holds the whole state."""
     shown: EvaluationView | None = None
     while not await request.is_disconnected():
-        current = await asyncio.to_thread(service.store.evaluation, evaluation.id)
-        view = EvaluationView.of(current or evaluation)
+        current = await asyncio.to_thread(find_evaluation, evaluation.id, service)
+        view = EvaluationView.of(current)
         if view != shown:
             yield ServerSentEvent(data=view, event="progress", id=str(view.progress.shards_done))
             shown = view

@@ -154,6 +154,10 @@ def test_a_catalog_finds_what_is_added_and_notices_what_changes(tmp_path: Path) 
     assert len(catalog.open_dataset("new")) == 1
     write_zip(tmp_path / "new.zip", {"a/1.png": DOT, "a/2.png": DOT})
     assert len(catalog.open_dataset("new")) == 2
+    (tmp_path / "folder" / "a").mkdir(parents=True)
+    for count in (1, 2):
+        (tmp_path / "folder" / "a" / f"{count}.png").write_bytes(DOT)
+        assert len(catalog.open_dataset("folder")) == count
     (tmp_path / "new").mkdir()
     with pytest.raises(DatasetError, match="two data sets are named 'new'"):
         catalog.datasets()

@@ -87,6 +87,15 @@ def test_shards_run_in_any_order_give_the_same_report(catalog: Catalog, whole: R
     assert without_times(merge(plan, results)) == without_times(whole)
 
 
+@pytest.mark.parametrize("device", ["cpu", *(["cuda"] if torch.cuda.is_available() else [])])
+def test_every_device_reaches_the_same_verdicts(catalog: Catalog, whole: Report, device: str) -> None:
+    there = evaluate(spec(), catalog=catalog, device=device).models[0].conditions
+    for ours, theirs in zip(whole.models[0].conditions, there, strict=True):
+        assert ours.score is not None
+        assert theirs.score is not None
+        assert abs(ours.score.count - theirs.score.count) <= (0 if device == "cpu" else 1)
+
+
 def test_a_larger_selection_repeats_the_rows_of_a_smaller_one(catalog: Catalog) -> None:
     classifier, dataset = catalog.load_model("tiny"), catalog.open_dataset("shapes")
     shard = Shard(model="tiny", condition=2, start=0, stop=9)

@@ -8,13 +8,14 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import CancelledError
 from pathlib import Path
+from shutil import copyfile
 
 import pytest
 import torch
 from pebble import ProcessExpired
 
 from common import file_sha256
-from evaluation import Catalog, EvaluationSpec, Shard, make_plan, preset, run_shard
+from evaluation import Catalog, DatasetError, EvaluationSpec, Plan, make_plan, preset, run_shard
 from models import CheckpointError
 from service.executors import DeviceExecutor, available_devices, compute, cores, describe
 from tests.conftest import Put
@@ -52,7 +53,7 @@ def test_a_shard_computed_in_the_process_equals_one_computed_here(executor: Devi
     spec = EvaluationSpec(models=("tiny",), dataset="shapes", images=6, conditions=preset("san-pgd"))
     plan = make_plan(spec, catalog)
     shard = plan.shards[1]
-    there = executor.submit(compute, catalog, spec, shard, plan.model_sha256["tiny"]).result(DEADLINE_S)
+    there = executor.submit(compute, catalog, plan, shard).result(DEADLINE_S)
     here = run_shard(spec, shard, classifier=catalog.load_model("tiny", "cpu"), dataset=catalog.open_dataset("shapes"))
     assert there.rows == here.rows
     assert there.images_forwarded == here.images_forwarded
@@ -126,17 +127,27 @@ def test_after_the_shutdown_nothing_is_accepted() -> None:
         idle.submit(os.getpid)
 
 
-def test_a_checkpoint_that_changed_after_submission_is_refused(put_checkpoint: Put, tmp_path: Path) -> None:
-    path = put_checkpoint(tmp_path, "mine")
-    catalog = Catalog((tmp_path,), ())
-    spec = EvaluationSpec(models=("mine",), dataset="shapes")
+@pytest.fixture
+def mine(put_checkpoint: Put, shapes_zip: Path, tmp_path: Path) -> Plan:
+    """An evaluation of files that may be changed."""
+    put_checkpoint(tmp_path, "mine")
+    copyfile(shapes_zip, tmp_path / "pictures.zip")
+    return make_plan(EvaluationSpec(models=("mine",), dataset="pictures"), Catalog((tmp_path,), (tmp_path,)))
+
+
+@pytest.mark.parametrize(
+    ("file", "error"), [("mine.safetensors", CheckpointError), ("pictures.zip", DatasetError)], ids=str
+)
+def test_a_file_that_changed_after_submission_is_refused(
+    mine: Plan, tmp_path: Path, file: str, error: type[Exception]
+) -> None:
+    catalog, path = Catalog((tmp_path,), (tmp_path,)), tmp_path / file
+    assert len(compute(catalog, mine, mine.shards[0]).rows) == 33
     submitted = file_sha256(path)
     path.write_bytes(path.read_bytes() + b"\0")
     os.utime(path, ns=(0, 0))
-    with pytest.raises(
-        CheckpointError, match=f"mine has changed since .* sha256 {file_sha256(path)}, then {submitted}"
-    ):
-        compute(catalog, spec, Shard(model="mine", condition=0, start=0, stop=1), submitted)
+    with pytest.raises(error, match=f"{path.stem} has changed since .* sha256 {file_sha256(path)}, then {submitted}"):
+        compute(catalog, mine, mine.shards[0])
 
 
 def test_there_is_a_device_and_failures_are_described_in_one_line() -> None:
