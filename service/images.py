@@ -14,7 +14,8 @@ from common.pictures import PictureError, open_picture
 from service.errors import FieldError, ServiceError
 
 ALLOWED = "multipart/form-data with one or more fields `file`, or the bytes of one picture with Content-Type image/*"
-RAW_TYPES = frozenset({"", "application/octet-stream", "binary/octet-stream"})
+RAW_TYPES = frozenset({"", "application/octet-stream", "binary/octet-stream", "application/x-www-form-urlencoded"})
+"""Types that say nothing of what was sent; the last is what `curl --data-binary` sends by default."""
 
 
 @dataclass(frozen=True)

@@ -53,7 +53,15 @@ def refusal(answer: httpx.Response, status: int) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    "headers", [PNG, {}, {"Content-Type": "application/octet-stream"}, {"Content-Type": "image/jpeg; q=1"}], ids=str
+    "headers",
+    [
+        PNG,
+        {},
+        {"Content-Type": "application/octet-stream"},
+        {"Content-Type": "application/x-www-form-urlencoded"},
+        {"Content-Type": "image/jpeg; q=1"},
+    ],
+    ids=str,
 )
 def test_the_bytes_of_a_picture_are_enough(http: httpx.Client, catalog: Catalog, headers: dict[str, str]) -> None:
     answer = http.post(URL, content=SQUARE, headers=headers)
