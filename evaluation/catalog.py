@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 import models
-from common import file_sha256, unknown_name
+from common import canonical_json, file_sha256, text_sha256, unknown_name
 from evaluation.datasets import DatasetError, ImageFolder, open_dataset
 
 ZOO_DATASETS = models.ZOO.parent / "datasets"
@@ -47,6 +47,17 @@ class Catalog:
         """Hash of a checkpoint file."""
         path = self.checkpoint(name).path
         return _file_sha256(path, path.stat().st_mtime_ns)
+
+    def model_sha256(self, name: str) -> str:
+        """Hash of what decides a model's answers: its checkpoint file, and its card's architecture, classes and preprocessing.
+
+        Raises:
+            UnknownNameError: there is none of that name.
+            CheckpointError: the card is not usable.
+        """
+        card = self.checkpoint(name).card()
+        deciding = card.model_dump(mode="json", include={"architecture", "options", "classes", "preprocessing"})
+        return text_sha256(canonical_json({"card": deciding, "file": self.checkpoint_sha256(name)}))
 
     def verified_card(self, name: str) -> models.ModelCard:
         """Read the card of a checkpoint that can be loaded; raises as `models.verify` does."""

@@ -40,7 +40,7 @@ class Plan(BaseModel):
         images: how many images were selected.
         classes: how many classes the data set has.
         dataset_sha256: content of the data set.
-        model_sha256: content of each checkpoint.
+        model_sha256: what decides each model's answers, see `Catalog.model_sha256`.
     """
 
     model_config = _FROZEN
@@ -74,7 +74,7 @@ def make_plan(spec: EvaluationSpec, catalog: Catalog) -> Plan:
     dataset = catalog.open_dataset(spec.dataset)
     for model in spec.models:
         label_map(catalog.verified_card(model).classes, dataset, model)
-    model_sha256 = {model: catalog.checkpoint_sha256(model) for model in spec.models}
+    model_sha256 = {model: catalog.model_sha256(model) for model in spec.models}
     identity = {"spec": spec.model_dump(mode="json"), "dataset": dataset.sha256, "models": model_sha256}
     return Plan(
         id=text_sha256(canonical_json(identity))[:16],

@@ -1,7 +1,6 @@
 """Protocols with a name."""
 
 from collections.abc import Sequence
-from fractions import Fraction
 
 from attacks import Norm, TargetRule, ThreatModel
 from common import Registry
@@ -49,7 +48,7 @@ def preset_names() -> list[str]:
     return _PRESETS.names()
 
 
-_EIGHT = float(Fraction(8, 255))
+_EIGHT = 8 / 255
 _ROTATION_FLIP: tuple[Condition, ...] = (
     CleanCondition(),
     *(TransformCondition(name="rotation", parameters={"degrees": degrees}) for degrees in (90, 180, 270)),

@@ -104,10 +104,10 @@ def compute(catalog: Catalog, plan: Plan, shard: Shard) -> ShardResult:
         shard: the part of it to run.
 
     Raises:
-        CheckpointError: the checkpoint is not the one that was asked about.
+        CheckpointError: the checkpoint or its card is not the one that was asked about.
         DatasetError: the data set is not.
     """
-    sha256, dataset = catalog.checkpoint_sha256(shard.model), catalog.open_dataset(plan.spec.dataset)
+    sha256, dataset = catalog.model_sha256(shard.model), catalog.open_dataset(plan.spec.dataset)
     if sha256 != plan.model_sha256[shard.model]:
         raise models.CheckpointError(_changed(shard.model, sha256, plan.model_sha256[shard.model]))
     if dataset.sha256 != plan.dataset_sha256:

@@ -122,7 +122,7 @@ class Predictor:
             return self._classifier(model)(torch.stack(list(images)).to(self._device)).float().cpu()
 
     def _classifier(self, model: str) -> models.Classifier:
-        key = model, self._catalog.checkpoint_sha256(model)
+        key = model, self._catalog.model_sha256(model)
         if key not in self._loaded:
             self._loaded[key] = self._catalog.load_model(model, self._device)
         self._loaded.move_to_end(key)

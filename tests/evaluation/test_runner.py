@@ -228,3 +228,19 @@ def test_a_checkpoint_that_cannot_be_loaded_is_refused_before_any_work(
         make_plan(spec(models=["wide"]), Catalog((tmp_path,), catalog.dataset_folders))
     put_checkpoint(tmp_path, "wide")  # mended
     assert make_plan(spec(models=["wide"]), Catalog((tmp_path,), catalog.dataset_folders)).images == 33
+
+
+def test_a_card_that_changes_the_answers_makes_another_question(
+    catalog: Catalog, tmp_path: Path, put_checkpoint: Put
+) -> None:
+    mine = Catalog((tmp_path,), catalog.dataset_folders)
+
+    def plan_id(**changes: object) -> str:
+        put_checkpoint(tmp_path, "mine", **changes)
+        return make_plan(spec(models=["mine"]), mine).id
+
+    plain = plan_id()
+    brighter = {"resize": 32, "crop": 32, "mean": [0.4] * 3, "std": [0.25] * 3}
+    assert plan_id(preprocessing=brighter) != plain
+    assert plan_id(classes=("square", "disc", "stripes")) != plain
+    assert plan_id(training="told at greater length") == plain

@@ -14,7 +14,6 @@ import pytest
 import torch
 from pebble import ProcessExpired
 
-from common import file_sha256
 from evaluation import Catalog, DatasetError, EvaluationSpec, Plan, make_plan, preset, run_shard
 from models import CheckpointError
 from service.executors import DeviceExecutor, available_devices, compute, cores, describe
@@ -135,18 +134,25 @@ def mine(put_checkpoint: Put, shapes_zip: Path, tmp_path: Path) -> Plan:
     return make_plan(EvaluationSpec(models=("mine",), dataset="pictures"), Catalog((tmp_path,), (tmp_path,)))
 
 
-@pytest.mark.parametrize(
-    ("file", "error"), [("mine.safetensors", CheckpointError), ("pictures.zip", DatasetError)], ids=str
-)
-def test_a_file_that_changed_after_submission_is_refused(
-    mine: Plan, tmp_path: Path, file: str, error: type[Exception]
-) -> None:
-    catalog, path = Catalog((tmp_path,), (tmp_path,)), tmp_path / file
-    assert len(compute(catalog, mine, mine.shards[0]).rows) == 33
-    submitted = file_sha256(path)
+def add_a_byte(path: Path) -> None:
     path.write_bytes(path.read_bytes() + b"\0")
     os.utime(path, ns=(0, 0))
-    with pytest.raises(error, match=f"{path.stem} has changed since .* sha256 {file_sha256(path)}, then {submitted}"):
+
+
+def test_a_checkpoint_a_card_or_data_that_changed_after_submission_is_refused(
+    mine: Plan, put_checkpoint: Put, tmp_path: Path
+) -> None:
+    catalog = Catalog((tmp_path,), (tmp_path,))
+    assert len(compute(catalog, mine, mine.shards[0]).rows) == 33
+    put_checkpoint(tmp_path, "mine", classes=("square", "disc", "stripes"))
+    with pytest.raises(CheckpointError, match=f"mine has changed since .*, then {mine.model_sha256['mine']}"):
+        compute(catalog, mine, mine.shards[0])
+    add_a_byte(put_checkpoint(tmp_path, "mine"))
+    with pytest.raises(CheckpointError, match="mine has changed since the evaluation was submitted"):
+        compute(catalog, mine, mine.shards[0])
+    put_checkpoint(tmp_path, "mine")
+    add_a_byte(tmp_path / "pictures.zip")
+    with pytest.raises(DatasetError, match=f"pictures has changed since .*, then {mine.dataset_sha256}"):
         compute(catalog, mine, mine.shards[0])
 
 
