@@ -25,5 +25,8 @@ class Classifier(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Classify images (N, 3, H, W) in [0, 1]; returns logits (N, K)."""
-        normalised = (images - cast(Tensor, self.mean)) / cast(Tensor, self.std)
-        return self.network(normalised)
+        return self.network(self.normalise(images))
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """Subtract the mean and divide by the standard deviation: [0, 1] images to what the network takes."""
+        return (images - cast(Tensor, self.mean)) / cast(Tensor, self.std)

@@ -10,7 +10,6 @@ from functools import partial
 from types import ModuleType
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
 
 from models._registry import ModelSpec, register
@@ -19,7 +18,7 @@ PAPER = "He et al., CVPR 2016, arXiv:1512.03385"
 
 Block = Literal["BasicBlock", "Bottleneck"]
 
-_IMAGENET_SIZES: dict[int, tuple[Block, list[int]]] = {
+IMAGENET_SIZES: dict[int, tuple[Block, list[int]]] = {
     18: ("BasicBlock", [2, 2, 2, 2]),
     26: ("Bottleneck", [1, 2, 4, 1]),
     34: ("BasicBlock", [3, 4, 6, 3]),
@@ -28,9 +27,11 @@ _IMAGENET_SIZES: dict[int, tuple[Block, list[int]]] = {
     101: ("Bottleneck", [3, 4, 23, 3]),
     152: ("Bottleneck", [3, 8, 36, 3]),
 }
+"""Block and blocks a stage, by depth."""
 
 
-def _resnet(num_classes: int, *, block: Block, layers: list[int]) -> nn.Module:
+def resnet(num_classes: int, *, block: Block, layers: list[int]) -> nn.Module:
+    """Build torchvision's ResNet."""
     return _torchvision().ResNet(getattr(_torchvision(), block), layers, num_classes=num_classes)
 
 
@@ -39,8 +40,8 @@ def _torchvision() -> ModuleType:
     return importlib.import_module("torchvision.models.resnet")
 
 
-for _depth, (_block, _layers) in _IMAGENET_SIZES.items():
-    _build = partial(_resnet, block=_block, layers=_layers)
+for _depth, (_block, _layers) in IMAGENET_SIZES.items():
+    _build = partial(resnet, block=_block, layers=_layers)
     register(ModelSpec(f"resnet{_depth}", _build, input_shape=(3, 224, 224), paper=PAPER))
 
 
@@ -53,9 +54,16 @@ class ResNetMini(nn.Module):
         num_classes: number of logits.
         widths: channels of the three stages.
         blocks: basic blocks in each stage.
+        strides: of the stages, after the stem's 2.
     """
 
-    def __init__(self, num_classes: int, widths: Sequence[int] = (32, 64, 128), blocks: int = 2) -> None:
+    def __init__(
+        self,
+        num_classes: int,
+        widths: Sequence[int] = (32, 64, 128),
+        blocks: int = 2,
+        strides: Sequence[int] = (1, 2, 2),
+    ) -> None:
         super().__init__()
         self.stem = nn.Sequential(
             nn.Conv2d(3, widths[0], 3, stride=2, padding=1, bias=False),
@@ -65,16 +73,16 @@ class ResNetMini(nn.Module):
         inputs = [widths[0], *widths[:-1]]
         self.stages = nn.Sequential(
             *(
-                _stage(before, after, blocks, stride=1 if index == 0 else 2)
-                for index, (before, after) in enumerate(zip(inputs, widths, strict=True))
+                _stage(before, after, blocks, stride=stride)
+                for before, after, stride in zip(inputs, widths, strides, strict=True)
             )
         )
         self.fc = nn.Linear(widths[-1], num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
         """Classify normalised images (N, 3, H, W); returns logits (N, num_classes)."""
-        features = self.stages(self.stem(images))  # (N, C, H/8, W/8)
-        return self.fc(torch.flatten(features.mean((2, 3)), 1))
+        features = self.stages(self.stem(images))  # (N, C, H/8, W/8) at the default strides
+        return self.fc(features.mean((2, 3)))
 
 
 def _stage(inputs: int, width: int, blocks: int, *, stride: int) -> nn.Sequential:

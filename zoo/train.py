@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -23,6 +24,7 @@ from torch.nn import functional as F
 import models
 from common import file_sha256
 from evaluation import EvaluationSpec, evaluate
+from models.attention_mask import AttentionMaskNet, diversity_loss
 from zoo.fashion_mnist import CLASSES, TEST_ZIP, ZOO, arrays
 
 RUNS = ZOO / "runs"
@@ -37,25 +39,45 @@ class Recipe:
     Attributes:
         architecture: a name that `models.create` knows.
         epochs: passes over the training images.
+        start: a checkpoint of the zoo to start from; without one, fresh weights.
         learning_rate: the peak of the one-cycle schedule.
         batch_size: images an optimiser step.
         eps: radius of the Linf ball on the [0, 1] scale for training on PGD examples (Madry et al. 2018); 0 trains on clean images.
         attack_steps: PGD steps for each batch.
+        diversity: weight of the diversity loss between attention masks.
+        bfloat16: autocast to bfloat16, which is faster only on a CPU with instructions for it.
     """
 
     architecture: str
     epochs: int
+    start: str | None = None
     learning_rate: float = 3e-3
     batch_size: int = 128
     eps: float = 0.0
     attack_steps: int = 4
+    diversity: float = 0.0
+    bfloat16: bool = False
 
 
 RECIPES = {
-    "resnet_mini.fashion_mnist": Recipe(architecture="resnet_mini", epochs=10),
-    "resnet_mini.fashion_mnist_pgd": Recipe(architecture="resnet_mini", epochs=10, eps=8 / 255),
-    "san_mini_pairwise.fashion_mnist": Recipe(architecture="san_mini_pairwise", epochs=10),
-    "san_mini_patchwise.fashion_mnist": Recipe(architecture="san_mini_patchwise", epochs=10),
+    "resnet_mini.fashion_mnist": Recipe(architecture="resnet_mini", epochs=10, bfloat16=True),
+    "resnet_mini.fashion_mnist_pgd": Recipe(architecture="resnet_mini", epochs=10, eps=8 / 255, bfloat16=True),
+    "san_mini_pairwise.fashion_mnist": Recipe(architecture="san_mini_pairwise", epochs=10, bfloat16=True),
+    "san_mini_patchwise.fashion_mnist": Recipe(architecture="san_mini_patchwise", epochs=10, bfloat16=True),
+    "san_mini_patchwise.fashion_mnist_pgd": Recipe(
+        architecture="san_mini_patchwise",
+        start="san_mini_patchwise.fashion_mnist",
+        epochs=4,
+        learning_rate=1e-3,
+        eps=8 / 255,
+        attack_steps=2,
+    ),
+    "aa_resnet_mini.fashion_mnist": Recipe(architecture="aa_resnet_mini", epochs=6),
+    "dat_mini.fashion_mnist": Recipe(architecture="dat_mini", epochs=8, learning_rate=2e-3),
+    "attention_mask_mini.fashion_mnist": Recipe(architecture="attention_mask_mini", epochs=5),
+    "multi_attention_mask_mini.fashion_mnist": Recipe(
+        architecture="multi_attention_mask_mini", epochs=5, diversity=0.01
+    ),
 }
 
 
@@ -87,7 +109,7 @@ def perturb(model: nn.Module, images: Tensor, labels: Tensor, recipe: Recipe, ge
     step_size = 2.5 * recipe.eps / recipe.attack_steps
     for _ in range(recipe.attack_steps):
         adversarial = (images + delta).clamp(0, 1).requires_grad_()
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=recipe.bfloat16):
             logits = model(adversarial)
         (gradient,) = torch.autograd.grad(F.cross_entropy(logits.float(), labels, reduction="sum"), adversarial)
         delta = (delta + step_size * gradient.sign()).clamp(-recipe.eps, recipe.eps)
@@ -107,6 +129,8 @@ class Training:
         self.name, self.recipe = name, RECIPES[name]
         torch.manual_seed(0)
         network = models.create(self.recipe.architecture, num_classes=len(CLASSES))
+        if self.recipe.start:
+            network.load_state_dict(models.read_state_dict(models.ZOO / f"{self.recipe.start}.safetensors"))
         self.model = models.Classifier(network, card(name))
         self.optimizer = torch.optim.AdamW(network.parameters(), lr=self.recipe.learning_rate, weight_decay=0.05)
         self.schedule = torch.optim.lr_scheduler.OneCycleLR(
@@ -147,27 +171,37 @@ class Training:
         if self.recipe.eps:
             images = perturb(self.model, images, labels, self.recipe, generator)
         self.optimizer.zero_grad()
-        with torch.autocast("cpu", torch.bfloat16):
-            logits = self.model(images)
-        loss = F.cross_entropy(logits.float(), labels)
+        loss = self.loss(images, labels)
         loss.backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
         self.schedule.step()
         return loss.item()
 
+    def loss(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Cross-entropy, with the diversity loss added where the recipe has one."""
+        if not self.recipe.diversity:
+            with torch.autocast("cpu", torch.bfloat16, enabled=self.recipe.bfloat16):
+                logits = self.model(images)
+            return F.cross_entropy(logits.float(), labels)
+        network = cast(AttentionMaskNet, self.model.network)
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.recipe.bfloat16):
+            logits, masks = network.logits_and_masks(self.model.normalise(images))
+        return F.cross_entropy(logits.float(), labels) + self.recipe.diversity * diversity_loss(masks.float())
+
 
 def card(name: str) -> models.ModelCard:
     """Describe a recipe's checkpoint; its hash and accuracy are added when they are known."""
     recipe = RECIPES[name]
     on = f"PGD-{recipe.attack_steps} examples, Linf {round(recipe.eps * 255)}/255" if recipe.eps else "clean images"
+    start = f", started from {recipe.start}" if recipe.start else ""
     return models.ModelCard(
         architecture=recipe.architecture,
         classes=CLASSES,
         preprocessing=PREPROCESSING,
         dataset="Fashion-MNIST (re-split), 59,988 training images",
-        training=f"{recipe.epochs} epochs on {on}, AdamW, one-cycle to {recipe.learning_rate:g}, batch {recipe.batch_size}, "
-        "shifts by 2 pixels and left-right flips, bfloat16 autocast",
+        training=f"{recipe.epochs} epochs on {on}{start}, AdamW, one-cycle to {recipe.learning_rate:g}, batch {recipe.batch_size}, "
+        "shifts by 2 pixels and left-right flips" + (", bfloat16 autocast" if recipe.bfloat16 else ""),
         licence="Apache-2.0 (images: MIT)",
     )
 

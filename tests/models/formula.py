@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 
@@ -28,6 +29,8 @@ def _scale(name: str, x: np.ndarray) -> np.ndarray:
         return 0.5 + 0.5 * np.abs(x)
     if x.ndim == 1:
         return 1 + 0.1 * x if name.endswith("weight") else 0.1 * x
+    if name.rsplit(".", 1)[-1] in ("rpe_table", "relative_position_bias_table"):
+        return 0.5 * x
     fan_in = np.prod(x.shape[1:])
     if name.endswith("conv_w.5.weight"):
         pairwise = x.shape[0] <= x.shape[1]
@@ -62,3 +65,25 @@ def tensor(stored: Mapping[str, Any]) -> Tensor:
 def probe(x: Tensor) -> list[float]:
     flat = x.detach().contiguous().flatten()
     return flat[[j * (flat.numel() - 1) // 15 for j in range(16)]].tolist()
+
+
+def load_formula_weights(network: nn.Module, file: dict) -> None:
+    weights = formula_weights(file["state_dict"], file["derived_keys"])
+    assert weights_sha256(weights) == file["weights_sha256"]
+    assert {name: list(value.shape) for name, value in network.state_dict().items()} == file["state_dict"]
+    network.load_state_dict(weights, strict=False)  # batch counters are not drawn
+    network.double().eval()
+
+
+def gradients(network: nn.Module, inputs: Tensor, outputs: Tensor, *, upstream: Tensor) -> dict[str, Tensor]:
+    named = {"input": inputs, **dict(network.named_parameters())}
+    values = torch.autograd.grad((upstream * outputs).mean(), list(named.values()))
+    return dict(zip(named, values, strict=True))
+
+
+def assert_gradients_match(actual: dict[str, Tensor], expected: dict) -> None:
+    assert actual["input"].norm().item() == pytest.approx(expected["input_grad"]["l2"], rel=1e-8)
+    assert probe(actual["input"]) == pytest.approx(expected["input_grad"]["probe"], rel=1e-6, abs=1e-10)
+    for name, l2 in expected["param_grad_l2"].items():
+        if l2 > 1e-12:  # below, the parameter cannot influence the output
+            assert actual[name].norm().item() == pytest.approx(l2, rel=5e-8), name

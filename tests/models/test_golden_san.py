@@ -2,36 +2,23 @@
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 import models
 from models.ops.neighbourhood import aggregation, subtraction
 from models.san import PairwiseAttention, PatchwiseAttention
-from tests.models.formula import draw, formula_images, formula_weights, golden, probe, tensor, weights_sha256
+from tests.models.formula import (
+    assert_gradients_match,
+    draw,
+    formula_images,
+    golden,
+    gradients,
+    load_formula_weights,
+    probe,
+    tensor,
+)
 
 KINDS = ["pairwise", "patchwise"]
-
-
-def load_formula_weights(network: nn.Module, file: dict) -> None:
-    weights = formula_weights(file["state_dict"], file["derived_keys"])
-    assert weights_sha256(weights) == file["weights_sha256"]
-    assert {name: list(value.shape) for name, value in network.state_dict().items()} == file["state_dict"]
-    network.load_state_dict(weights, strict=False)  # batch counters are not drawn
-    network.double().eval()
-
-
-def gradients(network: nn.Module, inputs: Tensor, outputs: Tensor, *, upstream: Tensor) -> dict[str, Tensor]:
-    named = {"input": inputs, **dict(network.named_parameters())}
-    values = torch.autograd.grad((upstream * outputs).mean(), list(named.values()))
-    return dict(zip(named, values, strict=True))
-
-
-def assert_gradients_match(actual: dict[str, Tensor], expected: dict) -> None:
-    assert actual["input"].norm().item() == pytest.approx(expected["input_grad"]["l2"], rel=1e-8)
-    assert probe(actual["input"]) == pytest.approx(expected["input_grad"]["probe"], rel=1e-6, abs=1e-10)
-    for name, l2 in expected["param_grad_l2"].items():
-        if l2 > 1e-12:  # below, the parameter cannot influence the output
-            assert actual[name].norm().item() == pytest.approx(l2, rel=5e-8), name
 
 
 @pytest.mark.parametrize("op", ["aggregation", "subtraction", "subtraction2"])

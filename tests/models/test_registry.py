@@ -15,8 +15,11 @@ MINIS = [name for name in models.names() if "_mini" in name]
 every_model = pytest.mark.parametrize("name", models.names())
 every_mini = pytest.mark.parametrize("name", MINIS)
 
-WITHOUT_GRADIENT = ("conv_p.bias", "conv_w.5.bias")
-"""Of pairwise SAN: the first cancels in differences of positions, the second in the softmax over the footprint."""
+WITHOUT_GRADIENT = {
+    "san_mini_pairwise": ("conv_p.bias", "conv_w.5.bias"),
+    "dat_mini": ("proj_k.bias",),
+}
+"""Biases that cancel: SAN's in differences of positions and in the softmax over the footprint, DAT's in the softmax over keys."""
 
 
 def mini(name: str, *, seed: int = 0, num_classes: int = 7) -> nn.Module:
@@ -59,8 +62,7 @@ def test_every_parameter_gets_a_gradient(name: str) -> None:
     batch = images(4).double()
     (network(batch) * batch[:, 0, 0, :7]).sum().backward()
     silent = {key for key, value in network.named_parameters() if value.grad is None or value.grad.abs().max() < 1e-12}
-    expected = {key for key, _ in network.named_parameters() if key.endswith(WITHOUT_GRADIENT)}
-    assert silent == (expected if "pairwise" in name else set())
+    assert silent == {key for key, _ in network.named_parameters() if key.endswith(WITHOUT_GRADIENT.get(name, ()))}
 
 
 @every_mini
