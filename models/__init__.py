@@ -14,6 +14,7 @@ import pkgutil
 from models._card import ModelCard
 from models._checkpoints import ZOO, Checkpoint, CheckpointError, find_checkpoints, load, read_state_dict, verify
 from models._classifier import Classifier
+from models._complexity import Complexity, complexity
 from models._preprocess import Preprocessing
 from models._registry import ModelSpec, create, names, register, spec
 
@@ -26,9 +27,11 @@ __all__ = [
     "Checkpoint",
     "CheckpointError",
     "Classifier",
+    "Complexity",
     "ModelCard",
     "ModelSpec",
     "Preprocessing",
+    "complexity",
     "create",
     "find_checkpoints",
     "load",

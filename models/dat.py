@@ -48,7 +48,8 @@ class WindowAttention(nn.Module):
         heads: attention heads, dividing the channels.
         window: side of a window.
         map_size: height and width of the map, multiples of the window.
-        shifted: roll the map by ceil(window / 2) first, so that windows straddle those of the layer before; pairs that were no neighbours before the roll are masked.
+        shifted: roll the map by ceil(window / 2) first, so that windows straddle those of the layer before; pairs that were no
+            neighbours before the roll are masked.
     """
 
     def __init__(self, channels: int, heads: int, window: int, map_size: tuple[int, int], *, shifted: bool) -> None:

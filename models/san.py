@@ -5,8 +5,11 @@ map for every 8 channels. *Pairwise* attention computes alpha_j from x_i - x_j a
 all weights of a footprint at once from the whole footprint. Names of parameters are those of the authors' checkpoints.
 """
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import partial
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -17,62 +20,171 @@ from models._registry import ModelSpec, register
 from models.ops.neighbourhood import aggregation, gather_taps, subtraction
 
 PAPER = "Zhao, Jia, Koltun, CVPR 2020, arXiv:2004.13621"
-R1, R2, SHARE = 16, 4, 8
-"""Reductions of the relation and value channels, and channels that share one weight map (Sec. 4)."""
 
 Kind = Literal["pairwise", "patchwise"]
+RELATIONS: dict[Kind, tuple[str, ...]] = {
+    "pairwise": ("subtraction", "summation", "concatenation", "hadamard", "dot"),
+    "patchwise": ("concatenation", "star", "clique"),
+}
+"""Relation functions delta of Sec. 3.1 and 3.2, the published one first."""
+TRANSFORMS = ("distinct", "tied", "all_tied")
+"""phi, psi and beta each a convolution of their own (published); phi = psi; phi = psi = beta."""
+POSITIONS = ("relative", "absolute", "none")
+"""Of pairwise attention: p_i - p_j (published), both p_i and p_j, or nothing beside the relation."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttentionOptions:
+    """The choices of the paper's ablations (Sec. 5.3), the published ones as defaults.
+
+    Attributes:
+        relation: one of RELATIONS; None for the published one of the kind.
+        mapping_layers: linear layers of gamma, 1 to 3.
+        transforms: one of TRANSFORMS.
+        position: one of POSITIONS; patchwise attention has none.
+        r1: reduction of the relation's channels.
+        r2: reduction of the value's channels.
+        share: channels that use the same weight map.
+
+    Raises:
+        ValueError: a choice does not exist.
+    """
+
+    relation: str | None = None
+    mapping_layers: int = 2
+    transforms: str = "distinct"
+    position: str = "relative"
+    r1: int = 16
+    r2: int = 4
+    share: int = 8
+
+    def __post_init__(self) -> None:
+        if self.transforms not in TRANSFORMS:
+            raise unknown_name("transforms", self.transforms, TRANSFORMS)
+        if self.position not in POSITIONS:
+            raise unknown_name("position encoding", self.position, POSITIONS)
+        if not 1 <= self.mapping_layers <= 3:
+            raise ValueError(f"mapping_layers must be 1, 2 or 3, got {self.mapping_layers}")
+        if min(self.r1, self.r2, self.share) < 1:
+            raise ValueError(f"r1, r2 and share must be at least 1, got {self.r1}, {self.r2} and {self.share}")
+
+    def relation_of(self, kind: Kind) -> str:
+        """Return the relation, checked against what the kind of attention has."""
+        relation = self.relation or RELATIONS[kind][0]
+        if relation not in RELATIONS[kind]:
+            raise unknown_name(f"{kind} relation", relation, RELATIONS[kind])
+        return relation
+
+
+PUBLISHED = AttentionOptions()
 
 
 class _Attention(nn.Module):
     """The layers that both kinds share.
 
     Args:
-        channels: of the input, a multiple of R2 * SHARE; the output has channels // R2.
+        channels: of the input; the output has channels // r2.
         kernel_size: odd footprint.
+        kind: whose relations are allowed.
+        options: the paper's ablations.
     """
 
-    def __init__(self, channels: int, kernel_size: int) -> None:
+    def __init__(self, channels: int, kernel_size: int, kind: Kind, options: AttentionOptions) -> None:
         super().__init__()
-        self.kernel_size = kernel_size
-        self.relation = channels // R1
-        self.maps = channels // R2 // SHARE
-        self.conv1 = nn.Conv2d(channels, self.relation, 1)  # phi, the centre
-        self.conv2 = nn.Conv2d(channels, self.relation, 1)  # psi, the neighbour
-        self.conv3 = nn.Conv2d(channels, channels // R2, 1)  # beta
+        self.kernel_size, self.options = kernel_size, options
+        self.relation_name = options.relation_of(kind)
+        self.maps = channels // options.r2 // options.share
+        all_tied = options.transforms == "all_tied"
+        self.relation = channels // (options.r2 if all_tied else options.r1)
+        if not all_tied:
+            self.conv1 = nn.Conv2d(channels, self.relation, 1)  # phi, the centre
+        if options.transforms == "distinct":
+            self.conv2 = nn.Conv2d(channels, self.relation, 1)  # psi, the neighbour
+        self.conv3 = nn.Conv2d(channels, channels // options.r2, 1)  # beta
+
+    @property
+    def is_published(self) -> bool:
+        """Whether this is the attention of the published networks, whatever its reductions."""
+        published = replace(PUBLISHED, r1=self.options.r1, r2=self.options.r2, share=self.options.share)
+        same_relation = self.relation_name in {relations[0] for relations in RELATIONS.values()}
+        return same_relation and replace(self.options, relation=None) == published
+
+    def transform(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Compute phi(x) and psi(x), (N, relation, H, W), and beta(x), (N, C/r2, H, W)."""
+        values = self.conv3(x)
+        centres = values if self.options.transforms == "all_tied" else self.conv1(x)
+        neighbours = self.conv2(x) if self.options.transforms == "distinct" else centres
+        return centres, neighbours, values
+
+    def attention(self, x: Tensor) -> Tensor:
+        """Compute the weights of every position's footprint: (N, maps, k*k, H*W)."""
+        centres, neighbours, _ = self.transform(x)
+        return self.weights(centres, neighbours)
+
+    def weights(self, centres: Tensor, neighbours: Tensor) -> Tensor:
+        """Compute the weights from phi(x) and psi(x)."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Attend: (N, C, H, W) -> (N, C/r2, H, W)."""
+        centres, neighbours, values = self.transform(x)
+        return aggregation(values, self.weights(centres, neighbours), self.kernel_size)
+
+    def own_macs(self, x: Tensor) -> int:
+        """Multiplications of the aggregation, and of a product relation, which no linear layer makes."""
+        taps, pixels = self.kernel_size**2, x.shape[0] * x.shape[2] * x.shape[3]
+        products = {"hadamard": taps, "dot": taps, "star": taps}.get(self.relation_name, 0)
+        return (taps * self.conv3.out_channels + products * self.relation) * pixels
 
 
 class PairwiseAttention(_Attention):
-    """Pairwise self-attention with the subtraction relation and relative positions (Sec. 3.1)."""
+    """Pairwise self-attention (Sec. 3.1); published with the subtraction relation and relative positions."""
 
-    def __init__(self, channels: int, kernel_size: int) -> None:
-        super().__init__(channels, kernel_size)
-        self.conv_w = _mapping(self.relation + 2, self.relation, self.maps)  # gamma
-        self.conv_p = nn.Conv2d(2, 2, 1)
+    def __init__(self, channels: int, kernel_size: int, options: AttentionOptions = PUBLISHED) -> None:
+        super().__init__(channels, kernel_size, "pairwise", options)
+        inputs = {"concatenation": 2 * self.relation, "dot": 1}.get(self.relation_name, self.relation)
+        inputs += {"relative": 2, "absolute": 4, "none": 0}[options.position]
+        self.conv_w = _mapping(inputs, self.relation, self.maps, layers=options.mapping_layers)  # gamma
+        if options.position != "none":
+            self.conv_p = nn.Conv2d(2, 2, 1)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Attend: (N, C, H, W) -> (N, C/R2, H, W)."""
-        relation = subtraction(self.conv1(x), self.conv2(x), self.kernel_size)  # (N, C/R1, k*k, H*W)
-        positions = self.conv_p(_coordinates(x))  # (1, 2, H, W)
-        offsets = subtraction(positions, positions, self.kernel_size).expand(len(x), -1, -1, -1)
-        logits = self.conv_w(torch.cat([relation, offsets], 1))  # (N, maps, k*k, H*W)
-        return aggregation(self.conv3(x), logits.softmax(2), self.kernel_size)
+    def weights(self, centres: Tensor, neighbours: Tensor) -> Tensor:
+        """Compute the weights, which sum to one over the footprint, from phi(x) and psi(x)."""
+        features = [_relate(self.relation_name, centres, neighbours, self.kernel_size)]  # (N, ., k*k, H*W)
+        if self.options.position != "none":
+            features.append(self._positions(centres).expand(len(centres), -1, -1, -1))
+        return self.conv_w(torch.cat(features, 1)).softmax(2)
+
+    def _positions(self, like: Tensor) -> Tensor:
+        positions = self.conv_p(_coordinates(like))  # (1, 2, H, W)
+        relation = "subtraction" if self.options.position == "relative" else "concatenation"
+        return _relate(relation, positions, positions, self.kernel_size)
 
 
 class PatchwiseAttention(_Attention):
-    """Patchwise self-attention with the concatenation relation (Sec. 3.2); its weights are not normalised."""
+    """Patchwise self-attention (Sec. 3.2), published with the concatenation relation; its weights are not normalised."""
 
-    def __init__(self, channels: int, kernel_size: int) -> None:
-        super().__init__(channels, kernel_size)
+    def __init__(self, channels: int, kernel_size: int, options: AttentionOptions = PUBLISHED) -> None:
+        super().__init__(channels, kernel_size, "patchwise", options)
         taps = kernel_size**2
-        self.conv_w = _mapping(self.relation * (taps + 1), self.maps, self.maps * taps)  # gamma
+        inputs = {"concatenation": self.relation * (taps + 1), "star": taps, "clique": taps**2}[self.relation_name]
+        self.conv_w = _mapping(inputs, self.maps, self.maps * taps, layers=options.mapping_layers)  # gamma
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Attend: (N, C, H, W) -> (N, C/R2, H, W)."""
-        centre = self.conv1(x).flatten(2)  # (N, C/R1, H*W)
-        footprint = gather_taps(self.conv2(x), self.kernel_size)  # (N, C/R1*k*k, H*W)
-        weights = self.conv_w(torch.cat([centre, footprint], 1).unsqueeze(2))  # (N, maps*k*k, 1, H*W)
-        weights = weights.view(len(x), self.maps, self.kernel_size**2, centre.shape[-1])  # (N, maps, k*k, H*W)
-        return aggregation(self.conv3(x), weights, self.kernel_size)
+    def weights(self, centres: Tensor, neighbours: Tensor) -> Tensor:
+        """Compute all weights of a footprint at once from phi(x) and psi(x)."""
+        relation = self._relation(centres, neighbours)  # (N, ., H*W)
+        weights = self.conv_w(relation.unsqueeze(2))  # (N, maps*k*k, 1, H*W)
+        return weights.view(len(centres), self.maps, self.kernel_size**2, -1)
+
+    def _relation(self, centres: Tensor, neighbours: Tensor) -> Tensor:
+        footprint = gather_taps(neighbours, self.kernel_size)  # (N, C/r1*k*k, H*W), channel-major
+        if self.relation_name == "concatenation":
+            return torch.cat([centres.flatten(2), footprint], 1)
+        psi = footprint.view(len(centres), self.relation, -1, footprint.shape[-1])  # (N, C/r1, k*k, H*W)
+        if self.relation_name == "star":
+            return (centres.flatten(2).unsqueeze(2) * psi).sum(1)  # (N, k*k, H*W)
+        phi = gather_taps(centres, self.kernel_size).view_as(psi)
+        return torch.einsum("ncjp,nckp->njkp", phi, psi).flatten(1, 2)  # (N, k^4, H*W)
 
 
 _ATTENTIONS: dict[Kind, type[PairwiseAttention | PatchwiseAttention]] = {
@@ -81,16 +193,27 @@ _ATTENTIONS: dict[Kind, type[PairwiseAttention | PatchwiseAttention]] = {
 }
 
 
-def _mapping(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
-    """Gamma: two linear layers, each after a norm and a ReLU; only the second has a bias."""
-    return nn.Sequential(
-        nn.BatchNorm2d(inputs),
-        nn.ReLU(inplace=True),
-        nn.Conv2d(inputs, hidden, 1, bias=False),
-        nn.BatchNorm2d(hidden),
-        nn.ReLU(inplace=True),
-        nn.Conv2d(hidden, outputs, 1),
-    )
+def _relate(relation: str, centres: Tensor, neighbours: Tensor, kernel_size: int) -> Tensor:
+    """Apply a pairwise relation to every centre and each of its taps: (N, C, H, W) twice -> (N, C', k*k, H*W)."""
+    if relation == "subtraction":
+        return subtraction(centres, neighbours, kernel_size)
+    if relation == "summation":
+        return subtraction(centres, -neighbours, kernel_size)
+    phi = centres.flatten(2).unsqueeze(2)  # (N, C, 1, H*W)
+    psi = gather_taps(neighbours, kernel_size).view(*centres.shape[:2], kernel_size**2, -1)
+    if relation == "concatenation":
+        return torch.cat([phi.expand_as(psi), psi], 1)
+    product = phi * psi
+    return product.sum(1, keepdim=True) if relation == "dot" else product
+
+
+def _mapping(inputs: int, hidden: int, outputs: int, *, layers: int) -> nn.Sequential:
+    """Gamma: linear layers, each after a norm and a ReLU; only the last has a bias."""
+    widths = [inputs] + [hidden] * (layers - 1) + [outputs]
+    parts: list[nn.Module] = []
+    for index, (before, after) in enumerate(pairwise(widths), start=1):
+        parts += [nn.BatchNorm2d(before), nn.ReLU(inplace=True), nn.Conv2d(before, after, 1, bias=index == layers)]
+    return nn.Sequential(*parts)
 
 
 def _coordinates(x: Tensor) -> Tensor:
@@ -105,13 +228,17 @@ class Block(nn.Module):
     """Pre-activation residual block: norm, ReLU, attention, norm, ReLU, 1x1 convolution (Fig. 2)."""
 
     def __init__(
-        self, attention: type[PairwiseAttention | PatchwiseAttention], channels: int, kernel_size: int
+        self,
+        attention: type[PairwiseAttention | PatchwiseAttention],
+        channels: int,
+        kernel_size: int,
+        options: AttentionOptions,
     ) -> None:
         super().__init__()
         self.bn1 = nn.BatchNorm2d(channels)
-        self.sam = attention(channels, kernel_size)
-        self.bn2 = nn.BatchNorm2d(channels // R2)
-        self.conv = nn.Conv2d(channels // R2, channels, 1)
+        self.sam = attention(channels, kernel_size, options)
+        self.bn2 = nn.BatchNorm2d(channels // options.r2)
+        self.conv = nn.Conv2d(channels // options.r2, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, C, H, W) to the same shape."""
@@ -127,11 +254,12 @@ class SAN(nn.Module):
         kind: "pairwise" or "patchwise".
         blocks: attention blocks in each stage.
         footprints: odd footprint of each stage; the map of a stage must be larger than footprint // 2.
-        widths: channels of each stage, multiples of 32.
+        widths: channels of each stage, multiples of r1 and of r2 * share.
         stem_width: channels at full resolution.
+        relation, mapping_layers, transforms, position, r1, r2, share: as in AttentionOptions.
 
     Raises:
-        ValueError: the kind is unknown, a width is not a multiple of 32, or the stages are not equally many everywhere.
+        ValueError: a choice does not exist, a width does not fit, or the stages are not equally many everywhere.
     """
 
     def __init__(
@@ -143,12 +271,29 @@ class SAN(nn.Module):
         footprints: Sequence[int] = (3, 7, 7, 7, 7),
         widths: Sequence[int] = (64, 256, 512, 1024, 2048),
         stem_width: int = 64,
+        relation: str | None = None,
+        mapping_layers: int = 2,
+        transforms: str = "distinct",
+        position: str = "relative",
+        r1: int = 16,
+        r2: int = 4,
+        share: int = 8,
     ) -> None:
         super().__init__()
         if kind not in _ATTENTIONS:
             raise unknown_name("kind of attention", kind, _ATTENTIONS)
-        if any(width % (R2 * SHARE) for width in widths):
-            raise ValueError(f"widths must be multiples of {R2 * SHARE}, got {tuple(widths)}")
+        options = AttentionOptions(
+            relation=relation,
+            mapping_layers=mapping_layers,
+            transforms=transforms,
+            position=position,
+            r1=r1,
+            r2=r2,
+            share=share,
+        )
+        step = math.lcm(r1, r2 * share)
+        if any(width % step for width in widths):
+            raise ValueError(f"widths must be multiples of {step}, got {tuple(widths)}")
         attention = _ATTENTIONS[kind]
         self.stages = len(blocks)
         self.conv_in = nn.Conv2d(3, stem_width, 1, bias=False)
@@ -156,7 +301,9 @@ class SAN(nn.Module):
         inputs = [stem_width, *widths[:-1]]
         for index, (before, width, count, footprint) in enumerate(zip(inputs, widths, blocks, footprints, strict=True)):
             self.add_module(f"conv{index}", nn.Conv2d(before, width, 1, bias=False))
-            self.add_module(f"layer{index}", nn.Sequential(*(Block(attention, width, footprint) for _ in range(count))))
+            self.add_module(
+                f"layer{index}", nn.Sequential(*(Block(attention, width, footprint, options) for _ in range(count)))
+            )
             self.add_module(f"bn{index}", nn.BatchNorm2d(width))
         self.fc = nn.Linear(widths[-1], num_classes)
 

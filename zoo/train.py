@@ -72,7 +72,7 @@ RECIPES = {
         eps=8 / 255,
         attack_steps=2,
     ),
-    "aa_resnet_mini.fashion_mnist": Recipe(architecture="aa_resnet_mini", epochs=6),
+    "aa_resnet_mini.fashion_mnist": Recipe(architecture="aa_resnet_mini", epochs=4),
     "dat_mini.fashion_mnist": Recipe(architecture="dat_mini", epochs=8, learning_rate=2e-3),
     "attention_mask_mini.fashion_mnist": Recipe(architecture="attention_mask_mini", epochs=5),
     "multi_attention_mask_mini.fashion_mnist": Recipe(

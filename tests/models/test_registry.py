@@ -33,7 +33,15 @@ def images(count: int, seed: int = 0, size: int = 32) -> Tensor:
 
 
 def test_there_are_minis_of_every_family() -> None:
-    assert {"resnet_mini", "san_mini_pairwise", "san_mini_patchwise"} <= set(MINIS)
+    assert set(MINIS) == {
+        "aa_resnet_mini",
+        "attention_mask_mini",
+        "dat_mini",
+        "multi_attention_mask_mini",
+        "resnet_mini",
+        "san_mini_pairwise",
+        "san_mini_patchwise",
+    }
 
 
 @every_model
