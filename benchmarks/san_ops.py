@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from models.ops.neighbourhood import aggregation, gather_taps, subtraction
-from models.san import R1, R2, SHARE
+from models.san import PUBLISHED
 
 WIDTHS, MAPS, FOOTPRINTS = (64, 256, 512, 1024, 2048), (112, 56, 28, 14, 7), (3, 7, 7, 7, 7)
 
@@ -63,9 +63,12 @@ def cases(batch: int, device: torch.device) -> list[Case]:
 
     made: list[Case] = []
     for stage, (width, size, k) in enumerate(zip(WIDTHS, MAPS, FOOTPRINTS, strict=True)):
-        values, weights = draw(batch, width // R2, size, size), draw(batch, width // R2 // SHARE, k**2, size**2)
+        values, weights = (
+            draw(batch, width // PUBLISHED.r2, size, size),
+            draw(batch, width // PUBLISHED.r2 // PUBLISHED.share, k**2, size**2),
+        )
         made.append(Case(f"aggregation stage {stage}", aggregation, unfold_aggregation, (values, weights), k))
-        relation = draw(batch, width // R1, size, size), draw(batch, width // R1, size, size)
+        relation = draw(batch, width // PUBLISHED.r1, size, size), draw(batch, width // PUBLISHED.r1, size, size)
         made.append(Case(f"subtraction stage {stage}", subtraction, unfold_subtraction, relation, k))
     return made
 

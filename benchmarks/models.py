@@ -1,0 +1,137 @@
+"""Every family at its published size: forward, and forward with the gradient to the images, against the naive formulations.
+
+    python -m benchmarks.models --batch 4
+    python -m benchmarks.models --device cuda --batch 64 --bfloat16
+
+The peer is torchvision's ResNet-50; "rate" is a network's multiplications a second over ResNet-50's, so it compares at equal
+multiplications. Naive are SAN by unfold and AA-ResNet with the table row of every pair of positions looked up. All are timed in
+turns, so that a slow moment hits them all; times are medians, on a CPU of the process's own time; memory is the peak above weights
+and images. bfloat16 is autocast, and for folded SANs the products of the 1x1 convolutions: it pays where the processor has
+instructions for it.
+"""
+
+import argparse
+import statistics
+from collections.abc import Callable, Generator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from typing import cast
+from unittest.mock import patch
+
+import torch
+from torch import Tensor, nn
+
+import models
+import models.ops.relative as relative_module
+from benchmarks.san_core import own_milliseconds, unfolding
+from benchmarks.san_ops import peak_mib
+from models._folded_san import FoldedSAN
+from models.san import SAN
+
+PEER = "resnet50"
+NAMES = (
+    PEER,
+    "se_resnet50",
+    "attention_mask_resnet34",
+    "multi_attention_mask_resnet34",
+    "aa_resnet50",
+    "dat_tiny",
+    "san10_pairwise",
+    "san10_patchwise",
+)
+
+
+@contextmanager
+def by_index() -> Generator[None]:
+    """Look up the relative position of every pair instead of shifting rows."""
+    with patch.object(relative_module, "relative_logits", relative_module.relative_logits_by_index):
+        yield
+
+
+@dataclass(frozen=True)
+class Case:
+    """One formulation of a network."""
+
+    name: str
+    macs: int
+    network: nn.Module
+    formulation: Callable[[], AbstractContextManager[None]] = nullcontext
+    bfloat16: bool = False
+
+    def run(self, images: Tensor, *, gradient: bool) -> Tensor:
+        """Compute logits, or the gradient of their mean square to the images."""
+        autocast = torch.autocast(images.device.type, torch.bfloat16, enabled=self.bfloat16)
+        with self.formulation(), torch.set_grad_enabled(gradient):
+            with autocast:
+                logits = self.network(images)
+            if not gradient:
+                return logits
+            return torch.autograd.grad(logits.float().square().mean(), images)[0]
+
+
+def cases(names: tuple[str, ...], device: torch.device, *, bfloat16: bool) -> list[Case]:
+    """Build all networks, frozen and in evaluation mode, and their formulations."""
+    made: list[Case] = []
+    for name in names:
+        torch.manual_seed(0)
+        network = models.create(name).eval().requires_grad_(False)
+        macs = models.complexity(network, models.spec(name).input_shape).macs
+        network = network.to(device)
+        made.append(Case(name, macs, network))
+        if name.startswith("aa_"):
+            made.append(Case(f"{name}, pairs looked up", macs, network, by_index))
+        if isinstance(network, SAN):
+            made.append(Case(f"{name}, unfold", macs, network, unfolding))
+            made.append(Case(f"{name}, folded", macs, FoldedSAN(network)))
+            if bfloat16:
+                made.append(Case(f"{name}, folded bfloat16", macs, FoldedSAN(network, matmul_dtype=torch.bfloat16)))
+        elif bfloat16:
+            made.append(Case(f"{name}, bfloat16", macs, network, bfloat16=True))
+    return made
+
+
+def measure(made: list[Case], images: Tensor, repeats: int, *, gradient: bool) -> str:
+    """Time all cases in turns and write one line each."""
+    calls: list[Callable[[], Tensor]] = [partial(case.run, images, gradient=gradient) for case in made]
+    for call in calls:
+        call()
+    turns = [[own_milliseconds(call, images.device) for call in calls] for _ in range(repeats)]
+    lines: list[str] = []
+    for index, (case, call) in enumerate(zip(made, calls, strict=True)):
+        milliseconds = statistics.median(turn[index] for turn in turns)
+        rate = statistics.median(turn[0] / turn[index] for turn in turns) * case.macs / made[0].macs
+        memory = peak_mib(cast(Callable[[], object], call), images.device)
+        lines.append(
+            f"{case.name:40}{case.macs / 1e9:8.2f}{milliseconds:10.0f}{len(images) / milliseconds * 1000:10.2f}"
+            f"{rate:8.2f}{memory:10.0f}"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Read the flags, print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--batch", type=int, default=4, help="images (default 4)")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads (default 1)")
+    parser.add_argument("--device", type=torch.device, default=torch.device("cpu"), help="cpu or cuda (default cpu)")
+    parser.add_argument("--repeats", type=int, default=3, help="turns (default 3)")
+    parser.add_argument("--bfloat16", action="store_true", help="also in bfloat16")
+    parser.add_argument(
+        "--names", nargs="+", default=list(NAMES[1:]), help="architectures beside the peer (default all)"
+    )
+    flags = parser.parse_args()
+    torch.set_num_threads(flags.threads)
+    print(
+        f"torch {torch.__version__}, {flags.device}, batch {flags.batch}, {flags.threads} threads, {flags.repeats} turns"
+    )
+    made = cases((PEER, *flags.names), flags.device, bfloat16=flags.bfloat16)
+    images = torch.randn(flags.batch, 3, 224, 224).to(flags.device)
+    for gradient in (False, True):
+        what = "forward + gradient to images" if gradient else "forward"
+        print(f"{what:40}{'GMAC':>8}{'ms':>10}{'images/s':>10}{'rate':>8}{'MiB':>10}")
+        print(measure(made, images.clone().requires_grad_(gradient), flags.repeats, gradient=gradient), flush=True)
+
+
+if __name__ == "__main__":
+    main()
