@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
-from models.ops.neighbourhood import aggregation, gather_taps, subtraction
+from models.ops.neighbourhood import aggregation, subtraction, unfolded_aggregation, unfolded_subtraction
 from models.san import PUBLISHED
 
 WIDTHS, MAPS, FOOTPRINTS = (64, 256, 512, 1024, 2048), (112, 56, 28, 14, 7), (3, 7, 7, 7, 7)
@@ -39,21 +39,6 @@ class Case:
     kernel_size: int
 
 
-def unfold_aggregation(values: Tensor, weights: Tensor, kernel_size: int) -> Tensor:
-    """Aggregate after gathering all taps."""
-    n, c, h, w = values.shape
-    groups = weights.shape[1]
-    taps = gather_taps(values, kernel_size).view(n, c // groups, groups, kernel_size**2, h * w)
-    return (taps * weights.unsqueeze(1)).sum(3).view(n, c, h, w)
-
-
-def unfold_subtraction(centres: Tensor, neighbours: Tensor, kernel_size: int) -> Tensor:
-    """Subtract after gathering all taps."""
-    n, c, h, w = centres.shape
-    taps = gather_taps(neighbours, kernel_size).view(n, c, kernel_size**2, h * w)
-    return centres.view(n, c, 1, h * w) - taps
-
-
 def cases(batch: int, device: torch.device) -> list[Case]:
     """Make the inputs of both operations at every stage."""
     generator = torch.Generator().manual_seed(0)
@@ -67,9 +52,9 @@ def cases(batch: int, device: torch.device) -> list[Case]:
             draw(batch, width // PUBLISHED.r2, size, size),
             draw(batch, width // PUBLISHED.r2 // PUBLISHED.share, k**2, size**2),
         )
-        made.append(Case(f"aggregation stage {stage}", aggregation, unfold_aggregation, (values, weights), k))
+        made.append(Case(f"aggregation stage {stage}", aggregation, unfolded_aggregation, (values, weights), k))
         relation = draw(batch, width // PUBLISHED.r1, size, size), draw(batch, width // PUBLISHED.r1, size, size)
-        made.append(Case(f"subtraction stage {stage}", subtraction, unfold_subtraction, relation, k))
+        made.append(Case(f"subtraction stage {stage}", subtraction, unfolded_subtraction, relation, k))
     return made
 
 

@@ -2,13 +2,15 @@
 
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from re import fullmatch
 
 import torch
 
 import models
 from common import canonical_json, file_sha256, text_sha256, unknown_name
 from evaluation.datasets import DatasetError, ImageFolder, open_dataset
+from evaluation.spec import NAME_PATTERN
 
 ZOO_DATASETS = models.ZOO.parent / "datasets"
 """Folder of the data sets that come with the project."""
@@ -23,10 +25,12 @@ class Catalog:
     Attributes:
         model_folders: hold checkpoints with their cards.
         dataset_folders: hold zips, and folders of class folders; their names without `.zip` are the data sets' names.
+        store: one of the model folders, where models are added; None if none can be.
     """
 
     model_folders: tuple[Path, ...] = (models.ZOO,)
     dataset_folders: tuple[Path, ...] = (ZOO_DATASETS,)
+    store: Path | None = None
 
     def checkpoints(self) -> dict[str, models.Checkpoint]:
         """List the checkpoints by name."""
@@ -68,6 +72,48 @@ class Catalog:
     def load_model(self, name: str, device: torch.device | str = "cpu") -> models.Classifier:
         """Load a checkpoint; raises as `models.load` does."""
         return models.load(name, folders=self.model_folders, device=device)
+
+    def free_name(self, name: str) -> str:
+        """Return a name that a model can be added under.
+
+        Raises:
+            CheckpointError: it is no name.
+            NameTakenError: there is a model of that name.
+        """
+        if not fullmatch(NAME_PATTERN, name) or name.endswith(models.SUFFIXES):
+            raise models.CheckpointError(
+                f"name: {name!r} is no name of a model; allowed are up to 128 letters, digits, dots, dashes and underscores, the "
+                f"first a letter or digit, not ending in {', '.join(models.SUFFIXES)}"
+            )
+        if name in self.checkpoints():
+            raise models.NameTakenError(f"name: there is a model {name!r} already; choose another name")
+        return name
+
+    def model_file(self, path: str) -> Path:
+        """Find a file in the model folders, by its path below one of them.
+
+        Raises:
+            CheckpointError: it is not there, or the path leads out of the folder.
+        """
+        parts = PurePosixPath(path)
+        if parts.is_absolute() or ".." in parts.parts or "\0" in path:
+            raise models.CheckpointError(f"path: {path!r} leads out of the model folders; give one below them")
+        try:
+            for folder in self.model_folders:
+                file = (folder / parts).resolve()
+                if not file.is_relative_to(folder.resolve()):
+                    raise models.CheckpointError(f"path: {path!r} is a link out of the model folders")
+                if file.is_file():
+                    return file
+        except (OSError, RuntimeError) as error:  # too long, or links in a circle
+            raise models.CheckpointError(f"path: {path[:100]!r} cannot be followed: {type(error).__name__}") from error
+        raise models.CheckpointError(f"path: there is no file {path!r} in the model folders")
+
+    def add_model(self, file: Path, name: str, given: models.Given, *, accept_likely: bool = False) -> models.Added:
+        """Add a checkpoint to the store; raises as `free_name` and `models.add` do."""
+        if self.store is None:
+            raise models.CheckpointError("models cannot be added here: there is no folder for them")
+        return models.add(file, self.store, self.free_name(name), given, accept_likely=accept_likely)
 
     def datasets(self) -> dict[str, Path]:
         """List the paths of the data sets by name.

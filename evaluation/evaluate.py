@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import models
 from evaluation.catalog import Catalog
 from evaluation.plan import Shard, make_plan
 from evaluation.report import Report, merge
@@ -38,7 +39,7 @@ def evaluate(
     loaded, classifier = "", None
     for done, shard in enumerate(shards, start=1):
         if classifier is None or loaded != shard.model:
-            loaded, classifier = shard.model, catalog.load_model(shard.model, device)
+            loaded, classifier = shard.model, models.fold(catalog.load_model(shard.model, device))
         results.append(run_shard(spec, shard, classifier=classifier, dataset=dataset))
         on_shard(shard, done, len(shards))
     return merge(plan, results)

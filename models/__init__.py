@@ -11,32 +11,68 @@ Every module of this package without a leading underscore is one family of archi
 import importlib
 import pkgutil
 
+from models._attention import AttentionMap, NoAttentionError, Place, attention_layers, attention_maps
 from models._card import ModelCard
-from models._checkpoints import ZOO, Checkpoint, CheckpointError, find_checkpoints, load, read_state_dict, verify
+from models._checkpoints import (
+    MAX_CHECKPOINT_BYTES,
+    SUFFIXES,
+    ZOO,
+    Checkpoint,
+    CheckpointError,
+    find_checkpoints,
+    load,
+    read_state_dict,
+    verify,
+)
 from models._classifier import Classifier
 from models._complexity import Complexity, complexity
+from models._folded_san import fold
+from models._intake import Added, Draft, Given, NameTakenError, QuestionsError, add, draft
 from models._preprocess import Preprocessing
+from models._recognise import Differences, Question, Recognised, UnrecognisedError, recognise
 from models._registry import ModelSpec, create, names, register, spec
+from models.opaque import OPAQUE
 
 for _module in pkgutil.iter_modules(__path__):
     if not _module.name.startswith("_") and not _module.ispkg:
         importlib.import_module(f"{__name__}.{_module.name}")
 
 __all__ = [
+    "MAX_CHECKPOINT_BYTES",
+    "OPAQUE",
+    "SUFFIXES",
     "ZOO",
+    "Added",
+    "AttentionMap",
     "Checkpoint",
     "CheckpointError",
     "Classifier",
     "Complexity",
+    "Differences",
+    "Draft",
+    "Given",
     "ModelCard",
     "ModelSpec",
+    "NameTakenError",
+    "NoAttentionError",
+    "Place",
     "Preprocessing",
+    "Question",
+    "QuestionsError",
+    "Recognised",
+    "UnrecognisedError",
+    "add",
+    "attention_layers",
+    "attention_maps",
     "complexity",
     "create",
+    "draft",
     "find_checkpoints",
+    "fold",
     "load",
     "names",
     "read_state_dict",
+    "recognise",
     "register",
     "spec",
     "verify",

@@ -18,15 +18,19 @@ class ModelSpec:
         build: makes the bare network from `num_classes` and the architecture's own options.
         input_shape: (C, H, W) that the architecture was published for.
         paper: where it is described.
+        published: top-1 and, where it is given, top-5 accuracy on ImageNet that its paper reports, percent.
     """
 
     name: str
     build: Callable[..., nn.Module]
     input_shape: tuple[int, int, int]
     paper: str
+    published: tuple[float, ...] = ()
 
 
 _REGISTRY = Registry[ModelSpec]("architecture")
+_OTHERS: dict[str, Callable[[str], ModelSpec]] = {}
+"""Architectures that are not ours, by what stands before the colon of their names."""
 
 
 def register(spec: ModelSpec) -> None:
@@ -38,8 +42,23 @@ def register(spec: ModelSpec) -> None:
     _REGISTRY.add(spec.name, spec)
 
 
+def register_others(prefix: str, find: Callable[[str], ModelSpec]) -> None:
+    """Make architectures of another library known as `prefix:name`, or one kind of file as `prefix`.
+
+    Args:
+        prefix: what stands before the colon.
+        find: looks up what stands behind it; raises UnknownNameError.
+
+    Raises:
+        ValueError: the prefix is taken.
+    """
+    if prefix in _OTHERS:
+        raise ValueError(f"architectures {prefix!r} are registered twice")
+    _OTHERS[prefix] = find
+
+
 def names() -> list[str]:
-    """List the names of all architectures."""
+    """List the names of all architectures of this package."""
     return _REGISTRY.names()
 
 
@@ -49,14 +68,15 @@ def spec(name: str) -> ModelSpec:
     Raises:
         UnknownNameError: there is none of that name.
     """
-    return _REGISTRY[name]
+    prefix, _, rest = name.partition(":")
+    return _OTHERS[prefix](rest) if prefix in _OTHERS else _REGISTRY[name]
 
 
 def create(name: str, *, num_classes: int = 1000, **options: object) -> nn.Module:
     """Build a network with fresh weights; it takes normalised images (N, 3, H, W) and returns logits (N, num_classes).
 
     Args:
-        name: an architecture, one of `names()`.
+        name: an architecture, one of `names()`, or of another library, such as `torchvision:densenet121`.
         num_classes: number of logits, at least 1.
         options: the architecture's own constructor arguments.
 

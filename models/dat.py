@@ -421,11 +421,12 @@ _MINI = {
     "offset_kernels": (3, 3, 3),
 }
 
-for _name, _side, _options in (
-    ("dat_tiny", 224, {**_TINY, "drop_path": 0.2}),
-    ("dat_small", 224, {**_SMALL, "drop_path": 0.3}),
-    ("dat_base", 224, {**_BASE, "drop_path": 0.5}),
-    ("dat_base_384", 384, {**_BASE, "drop_path": 0.5, "window": 12}),
-    ("dat_mini", 32, _MINI),
+for _name, _side, _published, _options in (
+    ("dat_tiny", 224, (82.0,), {**_TINY, "drop_path": 0.2}),
+    ("dat_small", 224, (83.7,), {**_SMALL, "drop_path": 0.3}),
+    ("dat_base", 224, (84.0,), {**_BASE, "drop_path": 0.5}),
+    ("dat_base_384", 384, (84.8,), {**_BASE, "drop_path": 0.5, "window": 12}),
+    ("dat_mini", 32, (), _MINI),
 ):
-    register(ModelSpec(_name, partial(DAT, image_size=_side, **_options), (3, _side, _side), PAPER))
+    _build = partial(DAT, image_size=_side, **_options)
+    register(ModelSpec(_name, _build, (3, _side, _side), PAPER, _published))

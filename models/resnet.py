@@ -40,9 +40,12 @@ def _torchvision() -> ModuleType:
     return importlib.import_module("torchvision.models.resnet")
 
 
+_PUBLISHED = {26: (73.6, 91.7), 38: (76.0, 93.0), 50: (76.9, 93.5)}
+"""By the SAN paper, which trained them as it trained its own."""
+
 for _depth, (_block, _layers) in IMAGENET_SIZES.items():
     _build = partial(resnet, block=_block, layers=_layers)
-    register(ModelSpec(f"resnet{_depth}", _build, input_shape=(3, 224, 224), paper=PAPER))
+    register(ModelSpec(f"resnet{_depth}", _build, (3, 224, 224), PAPER, _PUBLISHED.get(_depth, ())))
 
 
 class ResNetMini(nn.Module):

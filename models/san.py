@@ -91,6 +91,7 @@ class _Attention(nn.Module):
 
     def __init__(self, channels: int, kernel_size: int, kind: Kind, options: AttentionOptions) -> None:
         super().__init__()
+        self.kind: Kind = kind
         self.kernel_size, self.options = kernel_size, options
         self.relation_name = options.relation_of(kind)
         self.maps = channels // options.r2 // options.share
@@ -105,9 +106,9 @@ class _Attention(nn.Module):
     @property
     def is_published(self) -> bool:
         """Whether this is the attention of the published networks, whatever its reductions."""
-        published = replace(PUBLISHED, r1=self.options.r1, r2=self.options.r2, share=self.options.share)
-        same_relation = self.relation_name in {relations[0] for relations in RELATIONS.values()}
-        return same_relation and replace(self.options, relation=None) == published
+        reductions = {"r1": self.options.r1, "r2": self.options.r2, "share": self.options.share}
+        relation = self.options.relation and RELATIONS[self.kind][0]
+        return self.options == replace(PUBLISHED, relation=relation, **reductions)
 
     def transform(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Compute phi(x) and psi(x), (N, relation, H, W), and beta(x), (N, C/r2, H, W)."""
@@ -317,11 +318,20 @@ class SAN(nn.Module):
         return self.fc(x.mean((2, 3)))
 
 
+_PUBLISHED = {  # in the authors' repository
+    "san10_pairwise": (74.9, 92.1),
+    "san10_patchwise": (77.1, 93.5),
+    "san15_pairwise": (76.6, 93.1),
+    "san15_patchwise": (78.0, 93.9),
+    "san19_pairwise": (76.9, 93.4),
+    "san19_patchwise": (78.2, 93.9),
+}
 _BLOCKS = {"10": (2, 1, 2, 4, 1), "15": (3, 2, 3, 5, 2), "19": (3, 3, 4, 6, 3)}
 _KINDS: tuple[Kind, ...] = ("pairwise", "patchwise")
 
 for _kind in _KINDS:
     for _size, _blocks in _BLOCKS.items():
-        register(ModelSpec(f"san{_size}_{_kind}", partial(SAN, kind=_kind, blocks=_blocks), (3, 224, 224), PAPER))
+        _name = f"san{_size}_{_kind}"
+        register(ModelSpec(_name, partial(SAN, kind=_kind, blocks=_blocks), (3, 224, 224), PAPER, _PUBLISHED[_name]))
     _mini = partial(SAN, kind=_kind, blocks=(1, 2, 1), footprints=(3, 5, 5), widths=(64, 128, 256), stem_width=32)
     register(ModelSpec(f"san_mini_{_kind}", _mini, (3, 32, 32), PAPER))

@@ -13,11 +13,15 @@ from service.body_limit import BodyLimit
 from service.deps import Service, require_key
 from service.dispatcher import Dispatcher
 from service.executors import DeviceExecutor, available_devices, cores
+from service.explain import Explainer
 from service.pages import WEB
 from service.predictor import Predictor
-from service.routes import datasets, evaluations, health, models, pages
+from service.routes import datasets, evaluations, explain, health, models, pages
 from service.settings import Settings
 from service.store import Store
+
+FORM_OVERHEAD_BYTES = 2**20
+"""What a form may have beside a checkpoint: boundaries, headers, its card."""
 
 DESCRIPTION = "Robustness evaluation of image classifiers: predictions, rotations and flips, adversarial attacks."
 
@@ -33,10 +37,11 @@ def create_app(settings: Settings) -> FastAPI:
         responses={"4XX": errors.described(), "5XX": errors.described()},
     )
     app.state.settings = settings
-    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
+    forms = {models.router.prefix: settings.max_checkpoint_bytes + FORM_OVERHEAD_BYTES}
+    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes, forms=forms)
     errors.install(app)
     app.include_router(health.router)
-    for resource in (models, datasets, evaluations, pages):
+    for resource in (models, explain, datasets, evaluations, pages):
         app.include_router(resource.router, dependencies=[Depends(require_key)])
     app.mount("/static", StaticFiles(directory=WEB / "static"))
     return app
@@ -52,7 +57,8 @@ async def _lifespan(app: FastAPI) -> AsyncGenerator[None]:
     executors = {each: DeviceExecutor(each, timeout_s=settings.shard_timeout_s, threads=threads) for each in devices}
     predictor = Predictor(catalog, devices[0], queue_images=settings.queue_images, timeout_s=settings.predict_timeout_s)
     dispatcher = Dispatcher(store, catalog, executors, settings.data_dir / "dispatcher.lock")
-    app.state.service = Service(settings, catalog, store, dispatcher, predictor)
+    explainer = Explainer(catalog, devices[0], timeout_s=settings.predict_timeout_s)
+    app.state.service = Service(settings, catalog, store, dispatcher, predictor, explainer)
     predictor.start()
     dispatcher.start()
     try:
@@ -60,6 +66,7 @@ async def _lifespan(app: FastAPI) -> AsyncGenerator[None]:
     finally:
         dispatcher.stop()
         predictor.stop()
+        explainer.stop()
         for executor in executors.values():
             executor.shutdown(cancel_futures=True)
         store.close()

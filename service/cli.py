@@ -7,7 +7,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: threads tha
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn, cast
 
 import torch
 import typer
@@ -23,10 +23,12 @@ from common.pictures import PictureError, open_picture
 from evaluation import Catalog, EvaluationSpec, Shard
 from service import demo as demonstration
 from service.app import create_app
-from service.client import ClientError
-from service.display import console, print_report
+from service.client import Client, ClientError
+from service.display import console, describe_added, print_questions, print_report
 from service.errors import field_errors
-from service.schemas import Prediction, Predictions, top_classes
+from service.explain import explain as explain_image
+from service.explain import parse_place
+from service.schemas import AddedModel, OpenQuestions, Prediction, Predictions, QuestionView, top_classes
 from service.settings import Settings
 
 BAD_REQUEST, FAILURE = 2, 1
@@ -59,7 +61,9 @@ def serve(
     port: Annotated[
         int | None, typer.Option(help="Port to listen on; 0 takes a free one.", show_default="8000")
     ] = None,
-    data_dir: Annotated[Path | None, typer.Option(help="Folder of the database.", show_default=".withstand")] = None,
+    data_dir: Annotated[
+        Path | None, typer.Option(help="Folder of the database and of added models.", show_default=".withstand")
+    ] = None,
     model_dir: ModelDir = [],
     dataset_dir: DatasetDir = [],
 ) -> None:
@@ -132,9 +136,42 @@ def predict(
         typer.echo(f"{prediction.file}: {scores}")
 
 
-@app.command(name="models")
-def list_models(model_dir: ModelDir = [], as_json: Json = False) -> None:
-    """List the checkpoints that can be evaluated, and the architectures that can be created."""
+@app.command()
+def explain(
+    model: Annotated[str, typer.Argument(help="Name of a checkpoint with attention; see `withstand models`.")],
+    image: Annotated[Path, typer.Argument(help="Picture file.")],
+    out: Annotated[Path, typer.Option(help="PNG file to write.")],
+    layer: Annotated[
+        str | None, typer.Option(help="Path of an attention layer in the network.", show_default="the last one")
+    ] = None,
+    query: Annotated[
+        str | None,
+        typer.Option(help="Whose attention: y,x as fractions of the cropped picture.", show_default="of all places"),
+    ] = None,
+    device: Device = "",
+    model_dir: ModelDir = [],
+    as_json: Json = False,
+) -> None:
+    """Draw what a model's attention weighs in a picture."""
+    classifier = _catalog(model_dir, []).load_model(model, _usable(device))
+    place = None if query is None else parse_place(query)
+    found = explain_image(classifier, _read(classifier, image), model=model, file=str(image), layer=layer, query=place)
+    out.write_bytes(found.as_png())
+    if as_json:
+        typer.echo(found.as_json().model_dump_json(indent=2, exclude={"overlays"}))
+    else:
+        typer.echo(f"{image}: {found.top.label} {found.top.probability:.3f}; {out}: {found.facts}")
+
+
+models_app = typer.Typer(invoke_without_command=True, add_completion=False)
+app.add_typer(models_app, name="models")
+
+
+@models_app.callback()
+def list_models(context: typer.Context, model_dir: ModelDir = [], as_json: Json = False) -> None:
+    """List the checkpoints that can be evaluated, and the architectures that can be created; or add a checkpoint."""
+    if context.invoked_subcommand:
+        return
     cards = {name: checkpoint.card() for name, checkpoint in _catalog(model_dir, []).checkpoints().items()}
     if as_json:
         body = {
@@ -152,6 +189,92 @@ def list_models(model_dir: ModelDir = [], as_json: Json = False) -> None:
         )
         typer.echo(f"{name}: {card.architecture}, {len(card.classes)} classes, {accuracy}")
     typer.echo(f"\narchitectures: {', '.join(models.names())}")
+
+
+@models_app.command("add")
+def add_model(
+    file: Annotated[Path, typer.Argument(help="Checkpoint: .safetensors, .pth, .pt or .pt2.")],
+    name: Annotated[
+        str | None, typer.Option(help="Name of the model.", show_default="the file's, less its ending")
+    ] = None,
+    card: Annotated[
+        Path | None, typer.Option(help="JSON file with known fields of its card.", show_default="none")
+    ] = None,
+    set_field: Annotated[
+        list[str],
+        typer.Option(
+            "--set", help="A field of its card, such as classes=cat,dog or preprocessing.crop=32.", show_default="none"
+        ),
+    ] = [],
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Accept the likely answers to open questions.", show_default="off")
+    ] = False,
+    url: Annotated[
+        str | None,
+        typer.Option(help="Address of a running service to send it to.", show_default="the data folder here"),
+    ] = None,
+    api_key: Annotated[
+        str | None,
+        typer.Option(help="API key of that service.", envvar="WITHSTAND_API_KEY", show_default="none"),
+    ] = None,
+    data_dir: Annotated[Path, typer.Option(help="Folder of the service's data; models are put below it.")] = Path(
+        ".withstand"
+    ),
+    as_json: Json = False,
+) -> None:
+    """Add a checkpoint: recognised by its tensors, asked about where they do not tell enough, tried once, kept with its card."""
+    given = _card_fields(card, set_field)
+    try:
+        if url is None:
+            catalog = Settings(data_dir=data_dir).catalog()
+            added = AddedModel.of(catalog.add_model(file, name or file.stem, given, accept_likely=yes))
+        else:
+            with Client(url, api_key=api_key) as client:
+                added = AddedModel.model_validate(client.add_model(file, name=name, card=given, accept_likely=yes))
+    except models.QuestionsError as error:
+        questions = [QuestionView.of(each) for each in error.draft.questions]
+        _ask(OpenQuestions(questions=questions, card=error.draft.card), as_json=as_json)
+    except ClientError as error:
+        if "questions" not in error.problem:
+            raise
+        _ask(OpenQuestions.model_validate(error.problem), as_json=as_json)
+    else:
+        typer.echo(added.model_dump_json(indent=2) if as_json else describe_added(added))
+
+
+def _card_fields(card: Path | None, assignments: list[str]) -> dict[str, Any]:
+    """Read the known fields of a card; a field such as preprocessing.crop is one of a mapping."""
+    fields: Any = {} if card is None else json.loads(card.read_text())
+    if not isinstance(fields, dict):
+        raise ValueError(f"{card} does not hold a card: expected an object")
+    for assignment in assignments:
+        path, equals, text = assignment.partition("=")
+        if not equals or not path:
+            raise ValueError(f"--set takes field=value, got {assignment!r}")
+        target: Any = fields
+        *outer, last = path.split(".")
+        for part in outer:
+            target = target.setdefault(part, {})
+            if not isinstance(target, dict):
+                raise ValueError(f"--set {assignment}: {part} has no fields")
+        target[last] = text.split(",") if path == "classes" and not text.startswith("[") else _value(text)
+    return cast(dict[str, Any], fields)
+
+
+def _value(text: str) -> object:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _ask(asked: OpenQuestions, *, as_json: bool) -> NoReturn:
+    """Print what is not known, and end as after a bad request."""
+    if as_json:
+        typer.echo(asked.model_dump_json(indent=2))
+    else:
+        print_questions(asked, console(stderr=True))
+    _end("answer with --set FIELD=VALUE or --card FILE, or accept what is likely with --yes", BAD_REQUEST)
 
 
 @app.command()
@@ -178,14 +301,17 @@ def _usable(device: str) -> str:
 
 
 def _predict(classifier: models.Classifier, path: Path, top_k: int) -> Prediction:
-    device = next(classifier.network.parameters()).device
-    try:
-        image = classifier.card.preprocessing(open_picture(path.read_bytes())).to(device)
-    except PictureError as error:
-        raise PictureError(f"{path}: {error}") from error
+    image = _read(classifier, path).to(next(classifier.network.parameters()).device)
     return Prediction(
         file=str(path), top=top_classes(classifier(image.unsqueeze(0))[0], classifier.card.classes, top_k)
     )
+
+
+def _read(classifier: models.Classifier, path: Path) -> torch.Tensor:
+    try:
+        return classifier.card.preprocessing(open_picture(path.read_bytes()))
+    except PictureError as error:
+        raise PictureError(f"{path}: {error}") from error
 
 
 def main() -> None:
@@ -197,7 +323,8 @@ def main() -> None:
     except (ValueError, OSError) as error:
         _end(str(error), BAD_REQUEST)
     except ClientError as error:
-        _end(str(error), FAILURE)
+        refused = 400 <= error.problem.get("status", 500) < 500
+        _end(str(error), BAD_REQUEST if refused else FAILURE)
 
 
 def _end(message: str, status: int) -> NoReturn:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -9,7 +10,11 @@ import httpx
 
 
 class ClientError(RuntimeError):
-    """The service answered with an error, or did not answer; the message repeats its reason."""
+    """The service answered with an error, or did not answer; the message repeats its reason, `problem` its body."""
+
+    def __init__(self, message: str, problem: dict[str, Any] | None = None) -> None:
+        super().__init__(message)
+        self.problem = problem or {}
 
 
 class Client:
@@ -40,6 +45,27 @@ class Client:
             return self._http.get("/readyz").is_success
         except httpx.HTTPError:
             return False
+
+    def explain(
+        self, model: str, picture: bytes, *, layer: str | None = None, query: tuple[float, float] | None = None
+    ) -> dict[str, Any]:
+        """Show what a layer's attention weighs in a picture; a query is a place, fractions (y, x)."""
+        place = None if query is None else f"{query[0]},{query[1]}"
+        given = {name: value for name, value in (("layer", layer), ("query", place)) if value is not None}
+        return self._json("POST", f"/v1/models/{model}/explain", content=picture, params=given)
+
+    def add_model(
+        self, file: Path, *, name: str | None = None, card: dict[str, Any] | None = None, accept_likely: bool = False
+    ) -> dict[str, Any]:
+        """Upload a checkpoint; returns the model that was added.
+
+        Raises:
+            ClientError: the service refused; `problem` has its answer, with the questions that are open.
+        """
+        data = {"name": name, "card": json.dumps(card or {}), "accept_likely": str(accept_likely).lower()}
+        given = {key: value for key, value in data.items() if value is not None}
+        with file.open("rb") as content:
+            return self._json("POST", "/v1/models", data=given, files={"file": (file.name, content)}, timeout=None)
 
     def submit(self, spec: dict[str, Any]) -> dict[str, Any]:
         """Submit an evaluation; returns its state with its `id`."""
@@ -72,7 +98,8 @@ class Client:
         except httpx.HTTPError as error:
             raise ClientError(f"no answer from {self.url}: {error}") from error
         if answer.is_error:
-            raise ClientError(_reason(answer))
+            is_problem = answer.headers.get("content-type") == "application/problem+json"
+            raise ClientError(_reason(answer), answer.json() if is_problem else None)
         return answer.json()
 
 

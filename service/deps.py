@@ -14,6 +14,7 @@ from evaluation import Catalog
 from evaluation.spec import NAME_PATTERN
 from service.dispatcher import Dispatcher
 from service.errors import ServiceError
+from service.explain import Explainer
 from service.jobs import Evaluation
 from service.predictor import Predictor
 from service.settings import Settings
@@ -29,6 +30,7 @@ class Service:
     store: Store
     dispatcher: Dispatcher
     predictor: Predictor
+    explainer: Explainer
 
 
 def _service(request: Request) -> Service:

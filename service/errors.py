@@ -53,13 +53,19 @@ def described() -> dict[str, Any]:
 
 
 class ServiceError(Exception):
-    """An error with its HTTP status; raised by routes and what they call."""
+    """An error with its HTTP status, and with more members of its body; raised by routes and what they call."""
 
     def __init__(
-        self, status: HTTPStatus, detail: str, *, errors: Sequence[FieldError] = (), retry_after_s: int | None = None
+        self,
+        status: HTTPStatus,
+        detail: str,
+        *,
+        errors: Sequence[FieldError] = (),
+        retry_after_s: int | None = None,
+        members: BaseModel | None = None,
     ) -> None:
         super().__init__(detail)
-        self.status, self.detail, self.errors = status, detail, list(errors)
+        self.status, self.detail, self.errors, self.members = status, detail, list(errors), members
         self.headers = {} if retry_after_s is None else {"Retry-After": str(retry_after_s)}
 
 
@@ -73,11 +79,17 @@ _STATUS: dict[type[Exception], HTTPStatus] = {
 
 
 def problem(
-    status: int, detail: str, *, errors: Sequence[FieldError] = (), headers: Mapping[str, str] | None = None
+    status: int,
+    detail: str,
+    *,
+    errors: Sequence[FieldError] = (),
+    headers: Mapping[str, str] | None = None,
+    members: BaseModel | None = None,
 ) -> JSONResponse:
-    """Build an error response."""
+    """Build an error response; RFC 9457 allows more members than the common ones."""
     body = Problem(title=HTTPStatus(status).phrase, status=status, detail=detail, error=detail, errors=list(errors))
-    return JSONResponse(body.model_dump(), status, headers=headers, media_type="application/problem+json")
+    more = {} if members is None else members.model_dump(mode="json")
+    return JSONResponse(body.model_dump() | more, status, headers=headers, media_type="application/problem+json")
 
 
 def install(app: FastAPI) -> None:
@@ -92,7 +104,9 @@ def install(app: FastAPI) -> None:
 
 def _service_error(_request: Request, error: Exception) -> JSONResponse:
     failure = cast(ServiceError, error)
-    return problem(failure.status, failure.detail, errors=failure.errors, headers=failure.headers)
+    return problem(
+        failure.status, failure.detail, errors=failure.errors, headers=failure.headers, members=failure.members
+    )
 
 
 def _known_error(_request: Request, error: Exception) -> JSONResponse:

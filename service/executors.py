@@ -121,7 +121,7 @@ def _changed(name: str, now: str, then: str) -> str:
 
 @lru_cache(maxsize=MODELS_KEPT)
 def _classifier(catalog: Catalog, model: str, _sha256: str) -> models.Classifier:
-    return catalog.load_model(model, best_device())
+    return models.fold(catalog.load_model(model, best_device()))
 
 
 def describe(error: BaseException) -> str:

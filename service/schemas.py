@@ -10,11 +10,13 @@ from torch import Tensor
 from attacks import Norm, PixelScale, TargetRule
 from evaluation import EvaluationSpec, Report, pgd_conditions, preset
 from evaluation.spec import Name
-from models import Preprocessing
+from models import Added, Differences, ModelCard, Preprocessing, Question
 from service.errors import FieldError
 from service.jobs import Evaluation, ShardStatus, Status
 
 STRICT = ConfigDict(extra="forbid")
+MOST_DIFFERENCES = 50
+"""Names that an error lists of one kind."""
 
 
 class ModelView(BaseModel):
@@ -30,6 +32,82 @@ class ModelView(BaseModel):
     clean_accuracy: float | None
     clean_accuracy_on: str
     licence: str
+
+
+class QuestionView(BaseModel):
+    """What a checkpoint does not tell, and the likely answer."""
+
+    field: Annotated[str, Field(examples=["preprocessing.crop"])]
+    why: str
+    likely: object
+    allowed: str
+
+    @classmethod
+    def of(cls, question: Question) -> "QuestionView":
+        """Describe a question."""
+        return cls.model_validate(question, from_attributes=True)
+
+
+class OpenQuestions(BaseModel):
+    """Members of the error when a checkpoint does not tell enough: the questions, and a card with the likely answers to edit."""
+
+    questions: list[QuestionView]
+    card: ModelCard
+
+
+class DifferencesView(BaseModel):
+    """Members of the error when a checkpoint fits no architecture: the nearest one, and where it differs."""
+
+    nearest: str
+    share: Annotated[float, Field(description="of all tensors, those with equal names and shapes, fraction")]
+    missing: list[str]
+    unexpected: list[str]
+    shapes: list[str]
+
+    @classmethod
+    def of(cls, found: Differences) -> "DifferencesView":
+        """Describe differences; of long lists the beginning."""
+        groups = {name: list(getattr(found, name))[:MOST_DIFFERENCES] for name in ("missing", "unexpected", "shapes")}
+        return cls(nearest=found.architecture, share=found.share, **groups)
+
+
+class ModelRequest(BaseModel):
+    """A checkpoint that lies in one of the model folders, to be added."""
+
+    model_config = STRICT
+
+    path: Annotated[str, Field(min_length=1, max_length=1024, description="below one of the model folders")]
+    name: Annotated[Name | None, Field(description="null takes the file's name without its ending")] = None
+    card: Annotated[dict[str, object], Field(description="fields of the card that are known, some or all")] = {}
+    accept_likely: Annotated[bool, Field(description="take the likely answers to open questions")] = False
+
+
+class AddedModel(BaseModel):
+    """A model that was added."""
+
+    name: str
+    card: ModelCard
+    parameters: int
+    macs: Annotated[int | None, Field(description="multiplications for one image; null where a graph hides them")]
+    input_shape: tuple[int, int, int]
+    training_facts: Annotated[dict[str, str | int | float], Field(description="stored beside the weights")]
+    assumed: Annotated[list[QuestionView], Field(description="likely answers that were taken")]
+    links: dict[str, str]
+
+    @classmethod
+    def of(cls, added: Added) -> "AddedModel":
+        """Describe a model that was added."""
+        here = f"/v1/models/{added.checkpoint.name}"
+        return cls(
+            name=added.checkpoint.name,
+            card=added.card,
+            parameters=added.parameters,
+            macs=added.macs,
+            input_shape=added.input_shape,
+            training_facts=added.facts,
+            assumed=[QuestionView.of(each) for each in added.assumed],
+            links={"self": here, "predict": f"{here}/predict"},
+        )
 
 
 class DatasetView(BaseModel):

@@ -10,6 +10,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 import models
 from evaluation import Catalog
 from evaluation.catalog import ZOO_DATASETS
+from models import MAX_CHECKPOINT_BYTES
 
 LOOPBACK_NAMES = frozenset({"localhost"})
 
@@ -23,7 +24,7 @@ class Settings(BaseSettings):
 
     host: Annotated[str, Field(description="address to listen on")] = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535, description="port to listen on; 0 takes a free one")] = 8000
-    data_dir: Annotated[Path, Field(description="folder of the database")] = Path(".withstand")
+    data_dir: Annotated[Path, Field(description="folder of the database and of added models")] = Path(".withstand")
     model_dirs: Annotated[
         tuple[Path, ...], Field(description="folders with checkpoints and cards, beside the zoo")
     ] = ()
@@ -36,6 +37,13 @@ class Settings(BaseSettings):
         frozenset[ApiKey], Field(description="accepted API keys; required when listening beyond this machine")
     ] = frozenset()
     max_body_bytes: Annotated[int, Field(ge=1, description="largest request body, bytes")] = 64 * 2**20
+    max_checkpoint_bytes: Annotated[
+        int, Field(ge=1, le=MAX_CHECKPOINT_BYTES, description="largest checkpoint that can be uploaded, bytes")
+    ] = MAX_CHECKPOINT_BYTES
+    allow_graphs: Annotated[
+        bool,
+        Field(description="accept uploads that bring their own graph (TorchScript, torch.export), which can run code"),
+    ] = False
     max_pixels: Annotated[int, Field(ge=1, description="largest picture, width times height")] = 50_000_000
     max_images: Annotated[int, Field(ge=1, description="most pictures of one prediction request")] = 64
     queue_images: Annotated[int, Field(ge=1, description="most pictures waiting for a prediction")] = 256
@@ -60,8 +68,9 @@ class Settings(BaseSettings):
         return self
 
     def catalog(self) -> Catalog:
-        """Where names of models and data sets are looked up: the zoo first."""
-        return Catalog((models.ZOO, *self.model_dirs), (ZOO_DATASETS, *self.dataset_dirs))
+        """Where names of models and data sets are looked up: the zoo first, added models last."""
+        store = self.data_dir / "models"
+        return Catalog((models.ZOO, *self.model_dirs, store), (ZOO_DATASETS, *self.dataset_dirs), store)
 
 
 def _is_loopback(host: str) -> bool:

@@ -4,7 +4,8 @@ A *tap* is a position of the k x k footprint; tap t = ky * k + kx lies ky - k//2
 centre. Beyond the border the map is reflected without repeating the edge.
 
 Both operations loop over the taps with shifted views of the padded map and keep only their inputs for the backward pass. Gathering
-the taps first (unfold) would need k*k copies of the features; `benchmarks/san_ops.py` compares the two.
+the taps first (unfold) needs k*k copies of the features; `benchmarks/san_ops.py` compares the two. Under torch.compile the
+gathering form is used, which a compiler can see through.
 """
 
 from typing import Any
@@ -36,6 +37,8 @@ def aggregation(values: Tensor, weights: Tensor, kernel_size: int) -> Tensor:
         raise ValueError(
             f"weights must be (N={n}, G dividing {c}, k*k={kernel_size**2}, H*W={h * w}), got {tuple(weights.shape)}"
         )
+    if torch.compiler.is_compiling():
+        return unfolded_aggregation(values, weights, kernel_size)
     dtype = torch.promote_types(values.dtype, weights.dtype)  # under autocast, softmax returns float32
     return _Aggregation.apply(values.to(dtype), weights.to(dtype), kernel_size)
 
@@ -57,6 +60,8 @@ def subtraction(centres: Tensor, neighbours: Tensor, kernel_size: int) -> Tensor
     if centres.shape != neighbours.shape:
         raise ValueError(f"centres {tuple(centres.shape)} and neighbours {tuple(neighbours.shape)} must have one shape")
     _require_map(centres, kernel_size)
+    if torch.compiler.is_compiling():
+        return unfolded_subtraction(centres, neighbours, kernel_size)
     dtype = torch.promote_types(centres.dtype, neighbours.dtype)
     return _Subtraction.apply(centres.to(dtype), neighbours.to(dtype), kernel_size)
 
@@ -69,6 +74,19 @@ def gather_taps(features: Tensor, kernel_size: int) -> Tensor:
     """
     _require_map(features, kernel_size)
     return F.unfold(_pad(features, kernel_size), kernel_size)
+
+
+def unfolded_aggregation(values: Tensor, weights: Tensor, kernel_size: int) -> Tensor:
+    """Compute `aggregation` by gathering all taps: what torch.compile can fuse."""
+    n, c, h, w = values.shape
+    taps = gather_taps(values, kernel_size).view(n, -1, weights.shape[1], kernel_size**2, h * w)
+    return (taps * weights.unsqueeze(1)).sum(3).view(n, c, h, w)
+
+
+def unfolded_subtraction(centres: Tensor, neighbours: Tensor, kernel_size: int) -> Tensor:
+    """Compute `subtraction` by gathering all taps."""
+    taps = gather_taps(neighbours, kernel_size).view(*centres.shape[:2], kernel_size**2, -1)
+    return centres.flatten(2).unsqueeze(2) - taps
 
 
 def _require_map(features: Tensor, kernel_size: int) -> None:
@@ -92,7 +110,7 @@ def _taps(kernel_size: int, height: int, width: int) -> list[tuple[slice, slice]
     return [(slice(dy, dy + height), slice(dx, dx + width)) for dy in offsets for dx in offsets]
 
 
-def _fold_border(padded: Tensor, kernel_size: int) -> Tensor:
+def fold_border(padded: Tensor, kernel_size: int) -> Tensor:
     """Adjoint of reflection padding: add what lies beyond the border back to where it was reflected from."""
     r = kernel_size // 2
     h, w = padded.shape[-2] - 2 * r, padded.shape[-1] - 2 * r
@@ -134,7 +152,7 @@ class _Aggregation(torch.autograd.Function):
             value_gradient[..., rows, columns].addcmul_(maps[:, :, :, tap], gradient)
             torch.mul(gradient, padded[..., rows, columns], out=product)
             torch.sum(product, 1, out=weight_gradient[:, :, tap])
-        folded = _fold_border(value_gradient, k).reshape(n, c, h, w)
+        folded = fold_border(value_gradient, k).reshape(n, c, h, w)
         return folded, weight_gradient.view_as(weights), None
 
 
@@ -159,4 +177,4 @@ class _Subtraction(torch.autograd.Function):
         padded = gradient.new_zeros(n, c, h + k - 1, w + k - 1)
         for tap, (rows, columns) in enumerate(_taps(k, h, w)):
             padded[..., rows, columns].sub_(gradient[:, :, tap])
-        return gradient.sum(2), _fold_border(padded, k).contiguous(), None
+        return gradient.sum(2), fold_border(padded, k).contiguous(), None

@@ -1,18 +1,42 @@
 """Models and their predictions."""
 
 import asyncio
+import json
 import logging
 from http import HTTPStatus
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
+from pydantic import ValidationError
 from torch import Tensor
 
-from models import Checkpoint, CheckpointError
-from service.deps import ModelName, ServiceDep
+from models import (
+    OPAQUE,
+    SUFFIXES,
+    Added,
+    Checkpoint,
+    CheckpointError,
+    NameTakenError,
+    QuestionsError,
+    UnrecognisedError,
+)
+from service.deps import ModelName, Service, ServiceDep
 from service.errors import FieldError, ServiceError
 from service.images import decode, read_uploads
-from service.schemas import ModelView, Prediction, Predictions, top_classes
+from service.schemas import (
+    AddedModel,
+    DifferencesView,
+    ModelRequest,
+    ModelView,
+    OpenQuestions,
+    Prediction,
+    Predictions,
+    QuestionView,
+    top_classes,
+)
+from service.uploads import receive_file
 
 _log = logging.getLogger(__name__)
 
@@ -34,6 +58,33 @@ _BODY = {
     }
 }
 
+_NEW_MODEL: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["file"],
+                    "properties": {
+                        "file": {"type": "string", "format": "binary"},
+                        "name": {
+                            "type": "string",
+                            "description": "of the model; by default the file's, without its ending",
+                        },
+                        "card": {
+                            "type": "string",
+                            "description": "JSON: fields of the card that are known, some or all",
+                        },
+                        "accept_likely": {"type": "boolean", "default": False},
+                    },
+                }
+            },
+            "application/json": {"schema": ModelRequest.model_json_schema()},
+        },
+    }
+}
+
 
 def _view(checkpoint: Checkpoint, sha256: str) -> ModelView:
     card = checkpoint.card().model_dump(include=set(ModelView.model_fields))
@@ -50,6 +101,77 @@ def list_models(service: ServiceDep) -> list[ModelView]:
         except CheckpointError as error:
             _log.warning("model %s is left out: %s", name, error)
     return views
+
+
+@router.post("", status_code=HTTPStatus.CREATED, openapi_extra=_NEW_MODEL)
+async def add_model(request: Request, service: ServiceDep, response: Response) -> AddedModel:
+    """Add a checkpoint: a multipart form with its `file`, or JSON with the `path` of a file in one of the model folders.
+
+    Architecture and options are read off the tensors. What they do not tell must be in `card`, or the likely answers accepted;
+    otherwise the answer is 422 with the questions and a card to complete.
+    """
+    if request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
+        store = service.catalog.store or service.settings.data_dir
+        async with receive_file(request, store, SUFFIXES) as (file, sent_as, fields):
+            body = _model_request({"path": sent_as} | {name: _read_field(name, data) for name, data in fields.items()})
+            added = await asyncio.to_thread(_add, service, file, body)
+    else:
+        body = _model_request(await _read_json(request))
+        added = await asyncio.to_thread(lambda: _add(service, service.catalog.model_file(body.path), body))
+    view = AddedModel.of(added)
+    response.headers["Location"] = view.links["self"]
+    return view
+
+
+def _read_field(name: str, data: bytes) -> object:
+    text = data.decode(errors="replace")
+    if name != "card":
+        return text
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text  # refused as not being a mapping
+
+
+async def _read_json(request: Request) -> object:
+    try:
+        return json.loads(await request.body())
+    except ValueError as error:
+        raise ServiceError(
+            HTTPStatus.UNPROCESSABLE_ENTITY, f"the body is neither a multipart form nor JSON: {error}"
+        ) from error
+
+
+def _model_request(body: object) -> ModelRequest:
+    try:
+        return ModelRequest.model_validate(body)
+    except ValidationError as error:
+        raise RequestValidationError(error.errors(include_url=False)) from error
+
+
+def _add(service: Service, file: Path, body: ModelRequest) -> Added:
+    if body.card.get("architecture") in OPAQUE and not service.settings.allow_graphs:
+        detail = "files that bring their own graph can run code; the service accepts them only with WITHSTAND_ALLOW_GRAPHS=true"
+        raise ServiceError(HTTPStatus.FORBIDDEN, detail)
+    name = body.name or Path(body.path).stem
+    try:
+        return service.catalog.add_model(file, name, body.card, accept_likely=body.accept_likely)
+    except NameTakenError as error:
+        raise ServiceError(
+            HTTPStatus.CONFLICT, str(error), errors=[FieldError(field="name", message=str(error))]
+        ) from error
+    except QuestionsError as error:
+        raise _open_questions(error) from error
+    except UnrecognisedError as error:
+        members = DifferencesView.of(error.nearest)
+        raise ServiceError(HTTPStatus.UNPROCESSABLE_ENTITY, str(error), members=members) from error
+
+
+def _open_questions(error: QuestionsError) -> ServiceError:
+    questions = [QuestionView.of(each) for each in error.draft.questions]
+    errors = [FieldError(field=f"card.{each.field}", message=f"{each.why}; likely {each.likely}") for each in questions]
+    members = OpenQuestions(questions=questions, card=error.draft.card)
+    return ServiceError(HTTPStatus.UNPROCESSABLE_ENTITY, str(error), errors=errors, members=members)
 
 
 @router.get("/{name}")

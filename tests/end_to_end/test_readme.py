@@ -81,8 +81,8 @@ def test_the_least_card_is_enough() -> None:
 
 
 def test_commands_run() -> None:
-    commands = re.findall(r"^    \.venv/bin/withstand ((?:models|predict|evaluate).*)$", README, flags=re.MULTILINE)
-    assert len(commands) == 3
+    commands = re.findall(r"^    \.venv/bin/withstand ((?:models|predict|explain|evaluate).*)$", README, flags=re.MULTILINE)
+    assert len(commands) == 4
     for command in commands:
         done = subprocess.run(
             [sys.executable, "-m", "service.cli", *command.split()],

@@ -208,7 +208,7 @@ def test_the_help_states_every_default(name: str) -> None:
 def test_the_help_lists_every_command() -> None:
     result = CliRunner().invoke(cli.app, ["--help"])
     assert result.exit_code == 0
-    assert sorted(commands()) == ["demo", "evaluate", "models", "predict", "serve"]
+    assert sorted(commands()) == ["demo", "evaluate", "explain", "models", "predict", "serve"]
     for name in commands():
         assert name.isalpha()
         assert name in result.output

@@ -69,7 +69,7 @@ def test_every_exception_becomes_a_problem(broken: Server, case: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["/nothing", "/v1", "/v1/models/tiny/explain", "/static/nothing.css", "/static/../app.py"]
+    "path", ["/nothing", "/v1", "/v1/models/tiny/nothing", "/static/nothing.css", "/static/../app.py"]
 )
 def test_an_unknown_path_is_a_problem(http: httpx.Client, path: str) -> None:
     problem(http.get(path), 404)

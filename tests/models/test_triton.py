@@ -1,0 +1,304 @@
+"""The Triton kernels against the plain formulations: on a GPU where there is one, otherwise in Triton's interpreter.
+
+The interpreter must be chosen before Triton is imported, so the tests of kernels then run in a process of their own, which
+`test_kernels_in_the_interpreter` starts.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from models.ops import triton_ops
+from models.ops.neighbourhood import aggregation
+from models.ops.pairwise import PairwiseWeights, pairwise_core
+from models.ops.triton_ops import Launch
+
+ON_GPU = torch.cuda.is_available()
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+DEVICE = torch.device("cuda" if ON_GPU else "cpu")
+TOLERANCES = {torch.float32: 2e-6, torch.bfloat16: 0.02}
+"""Largest error of an output or a gradient by its largest entry, against the same in float64."""
+
+needs_triton = pytest.mark.skipif(not triton_ops.HAS_TRITON, reason="Triton is not installed")
+kernels = pytest.mark.skipif(not (ON_GPU or INTERPRETED), reason="runs in the process of the interpreter")
+
+
+def draw(*shape: int, seed: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    values = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+    return values.to(DEVICE, dtype)
+
+
+def pairwise_operands(
+    n: int, h: int, w: int, k: int, r: int, d: int, c: int, *, dtype: torch.dtype = torch.float32
+) -> tuple[list[Tensor], PairwiseWeights]:
+    """Inputs beside each other in one map, as the network makes them, and weights."""
+    merged = draw(n, h, w, 2 * r + c, seed=1, dtype=dtype)
+    table = draw(k * k, min(h, k), min(w, k), r, seed=2, dtype=dtype)
+    weights = draw(r, r, seed=3, dtype=dtype) / r**0.5, draw(r, d, seed=4, dtype=dtype) / r**0.5, table
+    return list(merged.split([r, r, c], -1)), PairwiseWeights(*weights)
+
+
+def with_gradients(call: Any, inputs: list[Tensor]) -> list[Tensor]:
+    inputs = [x.detach().requires_grad_() for x in inputs]
+    output = call(*inputs)
+    upstream = draw(*output.shape, seed=9).to(output.dtype)
+    return [output, *torch.autograd.grad(output, inputs, upstream)]
+
+
+def require_near(ours: list[Tensor], expected: list[Tensor], dtype: torch.dtype) -> None:
+    for i, (a, b) in enumerate(zip(ours, expected, strict=True)):
+        assert a.dtype == dtype
+        assert a.shape == b.shape
+        error = ((a.cpu().double() - b).abs().max() / b.abs().max()).item()
+        assert error <= TOLERANCES[dtype], f"result {i}: {error:.1e}"
+
+
+def compare_pairwise(inputs: list[Tensor], weights: PairwiseWeights, k: int) -> None:
+    dtype = inputs[0].dtype
+    ours = with_gradients(lambda *x: triton_ops.pairwise(*x, *weights, k)[0], inputs)
+    exact = PairwiseWeights(*(x.cpu().double() for x in weights))
+    upstream = draw(*ours[0].shape, seed=9).to(dtype).cpu().double()
+    doubles = [x.detach().cpu().double().requires_grad_() for x in inputs]
+    expected = pairwise_core(*doubles, exact, kernel_size=k)
+    require_near(ours, [expected, *torch.autograd.grad(expected, doubles, upstream)], dtype)
+
+
+def compare_aggregation(values: Tensor, weights: Tensor, k: int) -> None:
+    dtype = values.dtype
+    ours = with_gradients(lambda *x: triton_ops.aggregation(*x, k), [values, weights])
+    upstream = draw(*ours[0].shape, seed=9).to(dtype).cpu().double()
+    doubles = [x.detach().cpu().double().requires_grad_() for x in (values, weights)]
+    expected = aggregation(*doubles, k)
+    require_near(ours, [expected, *torch.autograd.grad(expected, doubles, upstream)], dtype)
+
+
+@kernels
+@pytest.mark.parametrize(
+    ("n", "h", "w", "k", "r", "d", "c", "tile"),
+    [
+        (2, 5, 3, 3, 16, 8, 32, None),  # 8 maps, repeated to 16
+        (1, 4, 6, 3, 4, 2, 16, (4, 4)),  # the first stage: 4 relation channels and 2 maps
+        (1, 3, 5, 5, 12, 16, 32, (2, 8)),  # no power of two; rows fewer than the footprint
+        (1, 5, 4, 7, 32, 16, 16, (8, 8)),  # every pixel its own border class
+        (1, 6, 7, 5, 8, 32, 64, (4, 8)),  # more maps than 16
+        (2, 1, 2, 1, 16, 16, 16, (4, 4)),
+    ],
+)
+def test_pairwise(
+    n: int, h: int, w: int, k: int, r: int, d: int, c: int, tile: tuple[int, int] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if tile:
+        monkeypatch.setattr(triton_ops, "pairwise_launch", lambda *_: Launch(*tile, 4))
+    compare_pairwise(*pairwise_operands(n, h, w, k, r, d, c), k)
+
+
+@kernels
+def test_pairwise_where_all_border_classes_differ() -> None:
+    """A map larger than its footprint of 7, with inner pixels, left, right, upper and lower ones."""
+    compare_pairwise(*pairwise_operands(1, 8, 9, 7, 4, 2, 16), 7)
+
+
+@kernels
+def test_pairwise_in_bfloat16() -> None:
+    compare_pairwise(*pairwise_operands(1, 3, 4, 3, 16, 8, 16, dtype=torch.bfloat16), 3)
+
+
+@kernels
+def test_pairwise_survives_large_logits() -> None:
+    inputs, (first, second, table) = pairwise_operands(1, 3, 4, 3, 16, 8, 16)
+    y, _ = triton_ops.pairwise(*inputs, first, 1e4 * second, table, 3)
+    assert torch.isfinite(y).all()
+
+
+@kernels
+@pytest.mark.parametrize(
+    ("n", "c", "g", "h", "w", "k", "tile"),
+    [
+        (2, 4, 2, 5, 4, 3, None),
+        (1, 3, 1, 3, 9, 5, (4, 4)),  # three channels, padded to four
+        (1, 2, 2, 4, 5, 7, (2, 8)),
+        (1, 18, 1, 6, 2, 3, (4, 8)),  # more channels than one program takes
+        (1, 4, 4, 1, 1, 1, (4, 4)),
+    ],
+)
+def test_aggregation(
+    n: int, c: int, g: int, h: int, w: int, k: int, tile: tuple[int, int] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if tile:
+        monkeypatch.setattr(triton_ops, "aggregation_launch", lambda _: Launch(*tile, 4))
+    values = draw(n, c, w, h, seed=1).mT  # not contiguous
+    compare_aggregation(values, draw(n, g, k * k, h * w, seed=2), k)
+
+
+@kernels
+def test_aggregation_in_bfloat16() -> None:
+    values, weights = draw(1, 4, 3, 4, seed=1, dtype=torch.bfloat16), draw(1, 2, 9, 12, seed=2, dtype=torch.bfloat16)
+    compare_aggregation(values, weights, 3)
+
+
+@kernels
+def test_operators_keep_the_rules_of_torch_library() -> None:
+    """Schema, autograd registration and the shapes without data, which torch.compile relies on."""
+    inputs, weights = pairwise_operands(1, 3, 3, 3, 4, 2, 16)
+    checks = "test_schema", "test_autograd_registration", "test_faketensor"
+    inputs = [x.detach().clone().requires_grad_() for x in inputs]
+    torch.library.opcheck(triton_ops.pairwise, (*inputs, *weights, 3), test_utils=checks)
+    values, maps = draw(1, 2, 2, 2, seed=1).requires_grad_(), draw(1, 1, 1, 4, seed=2).requires_grad_()
+    torch.library.opcheck(triton_ops.aggregation, (values, maps, 1), test_utils=checks)
+
+
+@pytest.mark.skipif(not ON_GPU, reason="no GPU")
+def test_dispatch_on_a_gpu() -> None:
+    inputs, weights = pairwise_operands(2, 12, 11, 7, 16, 8, 64)
+    ours = with_gradients(lambda *x: pairwise_core(*x, weights, kernel_size=7), inputs)
+    plain = with_gradients(lambda *x: pairwise_core(*x, weights, kernel_size=7, tile_bytes=2**20), inputs)
+    require_near(ours, [x.cpu().double() for x in plain], torch.float32)
+    assert triton_ops.pairwise_fits(*inputs, *weights)
+    graph = torch.cuda.CUDAGraph()
+    with torch.no_grad(), torch.cuda.graph(graph):
+        captured = pairwise_core(*inputs, weights, kernel_size=7)
+    graph.replay()
+    assert torch.equal(captured, ours[0])
+
+
+@pytest.mark.skipif(not ON_GPU, reason="no GPU")
+@pytest.mark.parametrize(("r", "k", "size"), [(4, 3, 112), (16, 7, 56), (32, 7, 28), (64, 7, 14), (128, 7, 7)])
+def test_stages_of_san_on_a_gpu(r: int, k: int, size: int) -> None:
+    inputs, weights = pairwise_operands(2, size, size, k, r, r // 2, 4 * r)
+    if triton_ops.pairwise_fits(*inputs, *weights):
+        compare_pairwise(inputs, weights, k)
+
+
+@needs_triton
+@pytest.mark.skipif(ON_GPU or INTERPRETED, reason="the kernels are tested in this process")
+def test_kernels_in_the_interpreter() -> None:
+    result = in_a_process(["-m", "pytest", "-q", "-p", "no:xdist", "-p", "no:cacheprovider", __file__, "-rs"])
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert " passed" in result.stdout
+
+
+def in_a_process(arguments: list[str]) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
+    environment.pop("PYTEST_ADDOPTS", None)
+    root = Path(__file__).parents[2]
+    return subprocess.run(
+        [sys.executable, *arguments], cwd=root, env=environment, capture_output=True, text=True, timeout=110, check=False
+    )
+
+
+class FakeProperties:
+    major, minor, shared_memory_per_block_optin = 9, 0, 227 * 1024
+
+
+class OldProperties(FakeProperties):
+    major, minor, shared_memory_per_block_optin = 7, 5, 64 * 1024
+
+
+class SmallProperties(FakeProperties):
+    shared_memory_per_block_optin = 99 * 1024
+
+
+def fits(r: int, d: int, c: int, dtype: torch.dtype, device: str, properties: type = FakeProperties) -> tuple[bool, bool]:
+    """What is said of the pairwise and the aggregation kernels, asked with tensors that hold nothing."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    with FakeTensorMode(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.cuda, "get_device_properties", lambda _: properties)
+        patch.setattr(triton_ops, "HAS_TRITON", True)
+
+        def empty(*shape: int) -> Tensor:
+            return torch.empty(shape, dtype=dtype, device=device)
+
+        inputs = empty(2, 9, 8, r), empty(2, 9, 8, r), empty(2, 9, 8, c)
+        weights = empty(r, r), empty(r, d), empty(49, 7, 7, r)
+        attends = triton_ops.pairwise_fits(*inputs, *weights)
+        return attends, triton_ops.aggregation_fits(empty(2, c, 9, 8), empty(2, d, 49, 72))
+
+
+@pytest.mark.parametrize(
+    ("r", "d", "c", "dtype", "device", "properties", "expected"),
+    [
+        (16, 8, 64, torch.float32, "cuda", FakeProperties, (True, True)),
+        (128, 64, 512, torch.bfloat16, "cuda", FakeProperties, (True, True)),
+        (12, 4, 32, torch.float16, "cuda", FakeProperties, (True, True)),
+        (16, 8, 64, torch.float32, "cpu", FakeProperties, (False, False)),
+        (16, 8, 64, torch.float64, "cuda", FakeProperties, (False, False)),
+        (256, 64, 512, torch.float32, "cuda", FakeProperties, (False, True)),
+        (128, 128, 1024, torch.float32, "cuda", FakeProperties, (False, True)),
+        (16, 6, 48, torch.float32, "cuda", FakeProperties, (False, True)),
+        (16, 2, 8, torch.float32, "cuda", FakeProperties, (False, True)),
+        (16, 8, 64, torch.float32, "cuda", OldProperties, (False, False)),
+        (128, 64, 512, torch.float32, "cuda", SmallProperties, (False, True)),
+    ],
+)
+def test_what_fits(
+    r: int, d: int, c: int, dtype: torch.dtype, device: str, properties: type, expected: tuple[bool, bool]
+) -> None:
+    assert fits(r, d, c, dtype, device, properties) == expected
+
+
+def test_without_triton_nothing_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(triton_ops, "HAS_TRITON", False)
+    x = torch.empty(1, 4, 4, 4)
+    assert not triton_ops.aggregation_fits(x, x.view(1, 1, 4, 16))
+
+
+def test_a_cpu_takes_the_plain_formulations(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise AssertionError("a kernel was started")
+
+    monkeypatch.setattr(triton_ops, "_start", fail)
+    inputs, weights = pairwise_operands(1, 4, 4, 3, 16, 8, 64)
+    pairwise_core(*(x.cpu() for x in inputs), PairwiseWeights(*(x.cpu() for x in weights)), kernel_size=3)
+    aggregation(torch.ones(1, 2, 4, 4), torch.ones(1, 1, 9, 16), 3)
+
+
+def test_importing_models_does_not_import_triton() -> None:
+    code = "import sys, models, models.ops.triton_ops; sys.exit('triton' in sys.modules)"
+    assert in_a_process(["-c", code]).returncode == 0
+
+
+COMPILE = """
+import sys
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from models.ops import triton_kernels
+
+constants = dict(RELATION=4, PADDED=16, DISTINCT=2, MAPS=16, GROUPS=1, K=3, BLOCK_C=8, BLOCK_H=4, BLOCK_W=8, PRECISION="tf32x3")
+for name in sys.argv[1:]:
+    kernel = getattr(triton_kernels, name)
+    numbers = {"stride1", "stride2", "stride3", "height", "width", "per_map"}
+    types = {x: "constexpr" if x in constants else "i32" if x in numbers else "*fp32" for x in kernel.arg_names}
+    used = {x: constants[x] for x in constants if x in types}
+    options = {"num_warps": 4, "num_stages": 2, "enable_fp_fusion": True}
+    compiled = triton.compile(ASTSource(kernel, types, used), target=GPUTarget("cuda", 90, 32), options=options)
+    assert compiled.asm["cubin"] and "spill" not in compiled.asm["ptx"]
+"""
+
+
+@needs_triton
+@pytest.mark.skipif(INTERPRETED, reason="interpreted kernels cannot be compiled")
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("pairwise_forward", "pairwise_backward_centres", "pairwise_backward_neighbours"),
+        ("aggregation_forward", "aggregation_backward_values", "aggregation_backward_weights"),
+    ],
+)
+def test_kernels_compile_for_a_hopper_gpu(names: tuple[str, ...], tmp_path: Path) -> None:
+    """The compiler comes with Triton and needs no GPU."""
+    script = tmp_path / "compile.py"
+    script.write_text(COMPILE)
+    root = Path(__file__).parents[2]
+    environment = os.environ | {"TRITON_CACHE_DIR": str(tmp_path / "cache"), "PYTHONPATH": str(root)}
+    environment.pop("TRITON_INTERPRET", None)
+    command = [sys.executable, str(script), *names]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=110, check=False)
+    assert result.returncode == 0, result.stderr
