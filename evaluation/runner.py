@@ -93,7 +93,7 @@ def run_shard(
     """
     started = time.perf_counter()
     condition = spec.conditions[shard.condition]
-    device = next(classifier.network.parameters()).device
+    device = classifier.device
     to_logit = torch.tensor(label_map(classifier.card.classes, dataset, shard.model))
     rows: list[Row] = []
     forwarded = 0

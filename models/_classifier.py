@@ -23,6 +23,11 @@ class Classifier(nn.Module):
         for name, values in (("mean", card.preprocessing.mean), ("std", card.preprocessing.std)):
             self.register_buffer(name, torch.tensor(values).view(1, 3, 1, 1), persistent=False)
 
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return cast(Tensor, self.mean).device
+
     def forward(self, images: Tensor) -> Tensor:
         """Classify images (N, 3, H, W) in [0, 1]; returns logits (N, K)."""
         return self.network(self.normalise(images))

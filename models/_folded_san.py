@@ -69,7 +69,7 @@ def fold(classifier: Classifier) -> Classifier:
     network = classifier.network
     if not isinstance(network, SAN) or not is_foldable(network):
         return classifier
-    return Classifier(FoldedSAN(network), classifier.card).to(network.fc.weight.device).eval()
+    return Classifier(FoldedSAN(network), classifier.card).to(classifier.device).eval()
 
 
 def is_foldable(san: SAN) -> bool:

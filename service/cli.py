@@ -301,7 +301,7 @@ def _usable(device: str) -> str:
 
 
 def _predict(classifier: models.Classifier, path: Path, top_k: int) -> Prediction:
-    image = _read(classifier, path).to(next(classifier.network.parameters()).device)
+    image = _read(classifier, path).to(classifier.device)
     return Prediction(
         file=str(path), top=top_classes(classifier(image.unsqueeze(0))[0], classifier.card.classes, top_k)
     )

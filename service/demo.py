@@ -19,7 +19,7 @@ from service.display import console, print_report
 from service.settings import Settings
 
 DATASET = "fashion_mnist_test"
-IMAGES = 300
+IMAGES = 100
 START_TIMEOUT_S = 120.0
 
 

@@ -130,7 +130,7 @@ def explain(
         UnknownNameError: there is no such layer.
     """
     layers = models.attention_layers(classifier)
-    images = image.unsqueeze(0).to(next(classifier.network.parameters()).device)
+    images = image.unsqueeze(0).to(classifier.device)
     (seen,) = models.attention_maps(classifier, images, layer=layer or layers[-1], query=query)
     with torch.inference_mode():
         logits = classifier(images)[0].float().cpu()

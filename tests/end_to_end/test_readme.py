@@ -133,7 +133,7 @@ def test_the_demo_prints_a_row_a_model_with_n_and_interval(tmp_path: Path) -> No
     table = [line for line in first.stdout.splitlines() if line.startswith("│")]
     names = "".join(line.split("│")[1].strip() for line in table)
     assert names == "".join(models.find_checkpoints())
-    assert "".join(table).count("n=300") == 4 * 8
+    assert "".join(table).count("n=100") == 9 * 8
     for expected in (
         "Evaluation ",
         "The same report as a page: http://127.0.0.1:",

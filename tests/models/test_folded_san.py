@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import evaluation
 import models
 import models.ops.tiles as tile_module
 from models._folded_san import FoldedPairwise, FoldedPatchwise, FoldedSAN, is_foldable
@@ -294,3 +295,34 @@ def test_tiles_cover_every_row_of_every_image_once(n: int, h: int, affordable: i
 def test_border_classes(size: int, k: int, classes: list[int], representatives: list[int]) -> None:
     assert border_classes(size, k).tolist() == classes
     assert class_representatives(size, k).tolist() == representatives
+
+
+@pytest.mark.parametrize("kind", ["pairwise", "patchwise"])
+def test_a_folded_classifier_is_evaluated_as_the_one_it_came_from(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = evaluation.EvaluationSpec(
+        models=(f"san_mini_{kind}.fashion_mnist",),
+        dataset="fashion_mnist_test",
+        images=20,
+        conditions=evaluation.pgd_conditions([2 / 255], steps=3),
+    )
+    seen: list[type] = []
+    fold = models.fold
+
+    def fold_and_tell(classifier: models.Classifier) -> models.Classifier:
+        folded = fold(classifier)
+        seen.append(type(folded.network))
+        assert folded.device == classifier.device
+        return folded
+
+    monkeypatch.setattr(models, "fold", fold_and_tell)
+    fast = evaluation.evaluate(spec, device="cpu")
+    monkeypatch.setattr(models, "fold", lambda classifier: classifier)
+    plain = evaluation.evaluate(spec, device="cpu")
+    assert seen == [FoldedSAN]
+    for ours, theirs in zip(fast.models[0].conditions, plain.models[0].conditions, strict=True):
+        assert ours.accuracy == theirs.accuracy
+
+
+def test_what_has_no_faster_form_is_left_as_it_is() -> None:
+    classifier = models.load("resnet_mini.fashion_mnist")
+    assert models.fold(classifier) is classifier
