@@ -4,7 +4,7 @@
     python -m benchmarks.models --device cuda --batch 64 --bfloat16
 
 The peer is torchvision's ResNet-50; "rate" is a network's multiplications a second over ResNet-50's, so it compares at equal
-multiplications. Naive are SAN by unfold and AA-ResNet with the table row of every pair of positions looked up. All are timed in
+multiplications. Naive are SAN by unfold and AA-ResNet with the table rows of every pair of positions in memory. All are timed in
 turns, so that a slow moment hits them all; times are medians, on a CPU of the process's own time; memory is the peak above weights
 and images. bfloat16 is autocast, and for folded SANs the products of the 1x1 convolutions: it pays where the processor has
 instructions for it.
@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 import models
-import models.ops.relative as relative_module
+import models.aa_resnet as aa_module
 from benchmarks.san_core import own_milliseconds, unfolding
 from benchmarks.san_ops import peak_mib
 from models._folded_san import FoldedSAN
@@ -42,10 +42,18 @@ NAMES = (
 )
 
 
+def materialised_logits(queries: Tensor, rel_h: Tensor, rel_w: Tensor) -> Tensor:
+    """Compute `relative_logits_2d` from the table rows of every pair of positions, (H*W, H*W, D)."""
+    h, w = queries.shape[2:4]
+    ys, xs = torch.arange(h).repeat_interleave(w), torch.arange(w).repeat(h)
+    rows = rel_h[ys - ys.unsqueeze(1) + h - 1] + rel_w[xs - xs.unsqueeze(1) + w - 1]
+    return torch.einsum("nhqd,qkd->nhqk", queries.flatten(2, 3), rows)
+
+
 @contextmanager
-def by_index() -> Generator[None]:
-    """Look up the relative position of every pair instead of shifting rows."""
-    with patch.object(relative_module, "relative_logits", relative_module.relative_logits_by_index):
+def materialising() -> Generator[None]:
+    """Put the materialised relative matrices into models.aa_resnet."""
+    with patch.object(aa_module, "relative_logits_2d", materialised_logits):
         yield
 
 
@@ -80,7 +88,7 @@ def cases(names: tuple[str, ...], device: torch.device, *, bfloat16: bool) -> li
         network = network.to(device)
         made.append(Case(name, macs, network))
         if name.startswith("aa_"):
-            made.append(Case(f"{name}, pairs looked up", macs, network, by_index))
+            made.append(Case(f"{name}, materialised", macs, network, materialising))
         if isinstance(network, SAN):
             made.append(Case(f"{name}, unfold", macs, network, unfolding))
             made.append(Case(f"{name}, folded", macs, FoldedSAN(network)))

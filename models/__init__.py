@@ -26,10 +26,11 @@ from models._checkpoints import (
 )
 from models._classifier import Classifier
 from models._complexity import Complexity, complexity
+from models._families import Question
 from models._folded_san import fold
 from models._intake import Added, Draft, Given, NameTakenError, QuestionsError, add, draft
 from models._preprocess import Preprocessing
-from models._recognise import Differences, Question, Recognised, UnrecognisedError, recognise
+from models._recognise import Differences, Recognised, UnrecognisedError, recognise
 from models._registry import ModelSpec, create, names, register, spec
 from models.opaque import OPAQUE
 

@@ -17,18 +17,9 @@ from models._card import ModelCard
 from models._checkpoints import SUFFIXES, Checkpoint, CheckpointError, Fact, load, read_checkpoint, require_size
 from models._classifier import Classifier
 from models._complexity import complexity
+from models._families import Question, defaults, without_defaults
 from models._preprocess import Preprocessing
-from models._recognise import (
-    Question,
-    Recognised,
-    UnrecognisedError,
-    count_classes,
-    defaults,
-    differences,
-    layout,
-    recognise,
-    without_defaults,
-)
+from models._recognise import Recognised, UnrecognisedError, count_classes, differences, layout, recognise
 from models._registry import spec
 from models.opaque import OPAQUE, OpaqueError, check_opaque, load_opaque
 

@@ -83,10 +83,10 @@ def check_opaque(network: nn.Module, side: int) -> int:
     """
     generator = torch.Generator().manual_seed(0)
     images = torch.rand(3, 3, side, side, generator=generator)
-    every, again, alone = (_run(network, batch) for batch in (images, images, images[:1]))
+    every, alone = _run(network, images), _run(network, images[:1])
     if every.ndim != 2 or len(every) != 3 or not every.is_floating_point():
         raise OpaqueError(f"expected logits (3, classes) of 3 images, got {every.dtype} {tuple(every.shape)}")
-    if not torch.allclose(every, again, equal_nan=True) or not torch.allclose(every[:1], alone, rtol=1e-3, atol=1e-3):
+    if not torch.allclose(every[:1], alone, rtol=1e-3, atol=1e-3):
         raise OpaqueError(
             "an image's logits depend on chance or on the images beside it: save the network in evaluation mode"
         )

@@ -5,7 +5,7 @@ centre. Beyond the border the map is reflected without repeating the edge.
 
 Both operations loop over the taps with shifted views of the padded map and keep only their inputs for the backward pass. Gathering
 the taps first (unfold) needs k*k copies of the features; `benchmarks/san_ops.py` compares the two. Under torch.compile the
-gathering form is used, which a compiler can see through.
+gathering form is used, which a compiler can see through. On a GPU, the kernels of `triton_ops` aggregate what fits them.
 """
 
 from typing import Any
@@ -13,6 +13,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from models.ops import triton_ops
 
 
 def aggregation(values: Tensor, weights: Tensor, kernel_size: int) -> Tensor:
@@ -37,10 +39,13 @@ def aggregation(values: Tensor, weights: Tensor, kernel_size: int) -> Tensor:
         raise ValueError(
             f"weights must be (N={n}, G dividing {c}, k*k={kernel_size**2}, H*W={h * w}), got {tuple(weights.shape)}"
         )
+    dtype = torch.promote_types(values.dtype, weights.dtype)  # under autocast, softmax returns float32
+    values, weights = values.to(dtype), weights.to(dtype)
+    if triton_ops.aggregation_fits(values, weights):
+        return triton_ops.aggregation(values, weights, kernel_size)
     if torch.compiler.is_compiling():
         return unfolded_aggregation(values, weights, kernel_size)
-    dtype = torch.promote_types(values.dtype, weights.dtype)  # under autocast, softmax returns float32
-    return _Aggregation.apply(values.to(dtype), weights.to(dtype), kernel_size)
+    return _Aggregation.apply(values, weights, kernel_size)
 
 
 def subtraction(centres: Tensor, neighbours: Tensor, kernel_size: int) -> Tensor:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from models.ops import triton_ops
 from models.ops.tiles import (
     Scratch,
     Tile,
@@ -57,11 +58,13 @@ def pairwise_core(
         x3: values (N, H, W, C); channel c uses weight map c modulo D.
         weights: the mapping.
         kernel_size: odd footprint k.
-        tile_bytes: working memory of a tile; the default is the device's.
+        tile_bytes: working memory of a tile; the default is the device's. On a GPU, the default leaves what fits them to kernels.
 
     Returns:
         (N, H, W, C).
     """
+    if tile_bytes is None and triton_ops.pairwise_fits(x1, x2, x3, *weights):
+        return triton_ops.pairwise(x1, x2, x3, *weights, kernel_size)[0]
     return _PairwiseCore.apply(x1, x2, x3, weights, (kernel_size, tile_bytes))
 
 

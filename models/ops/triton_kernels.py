@@ -1,20 +1,21 @@
+# ruff: noqa: N803, PLR0917, SIM108  (constants are capitals; the compiler takes if on a constant, but not as an expression)
 # pyright: basic, reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false, reportIndexIssue=false
-# pyright: reportOperatorIssue=false, reportPossiblyUnbound=false
+# pyright: reportOperatorIssue=false, reportGeneralTypeIssues=false
 """Triton kernels of self-attention over a k x k neighbourhood; `triton_ops` decides when they run and starts them.
 
-A program computes one tile of pixels of one image. No kernel holds anything per tap in global memory, and none adds into memory that
-another program writes: gradients of what lies under taps are gathered from the centres, through the mirror images of a pixel near the
-border as well, so results do not depend on the order of programs. Sums are float32 whatever the type of the operands.
+A program computes one tile of pixels of one image. No kernel holds anything per tap in global memory, and none adds into memory
+that another program writes: gradients of what lies under taps are gathered from the centres, through the mirror images of a pixel
+near the border as well, so results do not depend on the order of programs. Sums are float32 whatever the type of the operands.
 
-Arguments in capitals are compile-time constants: K is the footprint and BLOCK_H x BLOCK_W the tile, 16 pixels or more. Pixels outside the
-map repeat the last one inside and are not stored.
+Arguments in capitals are compile-time constants: K is the footprint and BLOCK_H x BLOCK_W the tile, 16 pixels or more. Pixels
+outside the map repeat the last one inside and are not stored.
 """
 
 import triton
 import triton.language as tl
 
 LARGE = tl.constexpr(64)
-"""From this many relation channels on, matrices are not kept in shared memory in all their forms between the taps: they would fill it."""
+"""From this many relation channels on, matrices are not kept in shared memory between the taps: in all their forms they fill it."""
 
 
 @triton.jit
@@ -45,27 +46,24 @@ def _under_tap(y, x, tap, height, width, K: tl.constexpr):
 
 
 @triton.jit
-def _mirror(position, size, image, K: tl.constexpr):
-    """A position itself (image 0) or its reflection at the lower (1) or upper (2) border, and whether a footprint can reach it."""
-    last = size - 1
-    lower = (position > 0) & (position <= K // 2)
-    upper = (position < last) & (position >= last - K // 2)
-    mirrored = tl.where(image == 0, position, tl.where(image == 1, -position, 2 * last - position))
-    return mirrored, (image == 0) | ((image == 1) & lower) | ((image == 2) & upper)
-
-
-@triton.jit
 def _any(condition):
     return tl.max(condition.to(tl.int32), 0) > 0
 
 
 @triton.jit
-def _centre(row, column, exists, tap, height, width, K: tl.constexpr):
-    """Row and column of the centre whose tap lies at (row, column), and whether there is one; 0 where not."""
-    y = row - (tap // K - K // 2)
-    x = column - (tap % K - K // 2)
-    valid = exists & (y >= 0) & (y < height) & (x >= 0) & (x < width)
-    return tl.where(valid, y, 0), tl.where(valid, x, 0), valid
+def _centre(position, size, candidate, K: tl.constexpr):
+    """One of the 3 * K centres along an axis that may have a position under a tap, or 0, and whether there is one.
+
+    The first K see the position itself, the next K its reflection at the lower border, the last K that at the upper one; the tap is
+    the candidate modulo K.
+    """
+    image = candidate // K
+    last = size - 1
+    mirrored = tl.where(image == 0, position, tl.where(image == 1, -position, 2 * last - position))
+    at_border = ((image == 1) & (position == 0)) | ((image == 2) & (position == last))  # not reflected
+    centre = mirrored - candidate % K + K // 2
+    valid = (centre >= 0) & (centre < size) & (at_border == 0)
+    return tl.where(valid, centre, 0), valid
 
 
 @triton.jit
@@ -136,9 +134,10 @@ def _mapping_gradient(gradient, hidden, features, first, second, PRECISION: tl.c
     return tl.where(features > 0, gradient, 0.0)
 
 
-# The operands of the three pairwise kernels: x1, x2 and x3 (N, H, W, R or C), whose pixels lie stride numbers apart; `first` (R, R),
-# `second` (R, D) and the table of `PairwiseWeights`; result and gradients, contiguous. R = RELATION is padded to PADDED. Maps are
-# repeated up to MAPS, a power of two from 16 on: with C = GROUPS * MAPS, channel c uses map c modulo D either way.
+# The operands of the three pairwise kernels: x1, x2 and x3 (N, H, W, R or C), whose pixels lie stride numbers apart; `first`,
+# (R, R), `second`, (R, D), and the table of `PairwiseWeights`; result and gradients, contiguous. R = RELATION is padded to PADDED.
+# The D = DISTINCT maps are repeated up to MAPS, a power of two from 16 on: with C = GROUPS * MAPS, channel c uses map c modulo D
+# either way.
 
 
 @triton.jit
@@ -222,22 +221,23 @@ def pairwise_backward_neighbours(
     values = _load_values(x3 + start * stride3, pixel, stride3, GROUPS, MAPS)
     collected = tl.zeros([BLOCK_H * BLOCK_W, PADDED], tl.float32)
     weighted = tl.zeros([BLOCK_H * BLOCK_W, GROUPS, MAPS], tl.float32)
-    for mirror in range(9):
-        row, row_exists = _mirror(y, height, mirror // 3, K)
-        column, column_exists = _mirror(x, width, mirror % 3, K)
-        exists = inside & row_exists & column_exists
-        if _any(exists):
-            for tap in range(K * K):
-                cy, cx, valid = _centre(row, column, exists, tap, height, width, K)
-                if _any(valid):
+    for row in range(3 * K):
+        cy, in_rows = _centre(y, height, row, K)
+        in_rows = in_rows & inside
+        if _any(in_rows):
+            for column in range(3 * K):
+                cx, in_columns = _centre(x, width, column, K)
+                valid = (in_rows & in_columns)[:, None]
+                if _any(in_rows & in_columns):
                     at = cy * width + cx
+                    tap = row % K * K + column % K
                     centre = _load_rows(x1 + start * stride1, at, stride1, RELATION, PADDED)
                     position = _load_rows(table, _table_row(cy, cx, tap, height, width, K), RELATION, RELATION, PADDED)
                     features, hidden, logits = _mapping(centre, neighbour, position, w1, w2, PRECISION)
                     upstream = _load_values(gradient + start * channels, at, channels, GROUPS, MAPS)
                     normaliser = _load_rows(logsumexp + start * MAPS, at, MAPS, MAPS, MAPS)
                     row_sum = _load_rows(row_sums + start * MAPS, at, MAPS, MAPS, MAPS)
-                    weight = tl.where(valid[:, None], tl.exp(logits - normaliser), 0.0)
+                    weight = tl.exp(tl.where(valid, logits - normaliser, float("-inf")))
                     weighted += weight[:, None, :] * upstream
                     to_logits = weight * (tl.sum(upstream * values, 1) - row_sum)
                     collected -= _mapping_gradient(to_logits, hidden, features, w1, w2, PRECISION)
@@ -248,9 +248,9 @@ def pairwise_backward_neighbours(
     )
 
 
-# The operands of the three aggregation kernels: values (N, C, H, W) and weights (N, G, k*k, H*W), contiguous. The second dimension of
-# the grid is the weight map; its C / G channels are taken BLOCK_C at a time, in the forward pass and for the values' gradient by the
-# third dimension of the grid.
+# The operands of the three aggregation kernels: values (N, C, H, W) and weights (N, G, k*k, H*W), contiguous. The second dimension
+# of the grid is the weight map; its C / G channels are taken BLOCK_C at a time, in the forward pass and for the gradient to the
+# values by the third dimension of the grid.
 
 
 @triton.jit
@@ -292,17 +292,18 @@ def aggregation_backward_values(
     rows, exist = _channel_rows(image, tl.program_id(2) * BLOCK_C, per_map, pixels, BLOCK_C)
     maps = weights + (image * tl.num_programs(1) + tl.program_id(1)) * (K * K) * pixels
     total = tl.zeros([BLOCK_C, BLOCK_H * BLOCK_W], tl.float32)
-    for mirror in range(9):
-        row, row_exists = _mirror(y, height, mirror // 3, K)
-        column, column_exists = _mirror(x, width, mirror % 3, K)
-        exists = inside & row_exists & column_exists
-        if _any(exists):
-            for tap in range(K * K):
-                cy, cx, valid = _centre(row, column, exists, tap, height, width, K)
-                at = cy * width + cx
-                weight = tl.load(maps + tap * pixels + at, mask=valid, other=0.0).to(tl.float32)
-                mask = exist & valid[None, :]
-                total += weight[None, :] * tl.load(gradient + rows + at[None, :], mask=mask, other=0.0).to(tl.float32)
+    for row in range(3 * K):
+        cy, in_rows = _centre(y, height, row, K)
+        in_rows = in_rows & inside
+        if _any(in_rows):
+            for column in range(3 * K):
+                cx, in_columns = _centre(x, width, column, K)
+                valid = in_rows & in_columns
+                if _any(valid):
+                    at = cy * width + cx
+                    weight = tl.load(maps + (row % K * K + column % K) * pixels + at, mask=valid, other=0.0)
+                    upstream = tl.load(gradient + rows + at[None, :], mask=exist & valid[None, :], other=0.0)
+                    total += weight.to(tl.float32)[None, :] * upstream.to(tl.float32)
     stored = total.to(value_gradient.dtype.element_ty)
     tl.store(value_gradient + rows + (y * width + x)[None, :], stored, mask=exist & inside[None, :])
 

@@ -1,8 +1,9 @@
 """When the Triton kernels of SAN run, and the operators that start them.
 
-The operators belong to torch.library, so that torch.compile and CUDA graphs take them as they are. Triton is imported when the first
-one runs. What does not fit runs in the plain formulations, which are the reference.
+The operators belong to torch.library, so that torch.compile and CUDA graphs take them as they are. Triton is imported when the
+first one runs. What does not fit runs in the plain formulations, which are the reference.
 """
+# ruff: noqa: PLR0917  (operators take their tensors in order)
 
 from contextlib import AbstractContextManager, nullcontext
 from importlib.util import find_spec
@@ -24,7 +25,8 @@ MIN_DOT = 16
 
 def aggregation_fits(values: Tensor, weights: Tensor) -> bool:
     """Whether the kernels can aggregate values (N, C, H, W) with weights (N, G, k*k, H*W)."""
-    return weights.shape[1] < 2**16 and max(values[0].numel(), weights[0].numel()) < 2**31 and _fits(values, weights)
+    addressable = max(values.numel(), weights.numel()) < 2**31 * len(values)
+    return addressable and weights.shape[1] < 2**16 and _fits(values, weights)
 
 
 def pairwise_fits(x1: Tensor, x2: Tensor, x3: Tensor, first: Tensor, second: Tensor, table: Tensor) -> bool:
@@ -68,9 +70,7 @@ def aggregation(values: Tensor, weights: Tensor, kernel_size: int) -> Tensor:
 
 
 @torch.library.custom_op("withstand::san_aggregation_backward", mutates_args=())
-def aggregation_backward(
-    gradient: Tensor, values: Tensor, weights: Tensor, kernel_size: int
-) -> tuple[Tensor, Tensor]:
+def aggregation_backward(gradient: Tensor, values: Tensor, weights: Tensor, kernel_size: int) -> tuple[Tensor, Tensor]:
     """Gradients to values and weights."""
     gradient, values, weights = gradient.contiguous(), values.contiguous(), weights.contiguous()
     to_values, to_weights = torch.empty_like(values), torch.empty_like(weights)

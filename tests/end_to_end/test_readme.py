@@ -81,7 +81,9 @@ def test_the_least_card_is_enough() -> None:
 
 
 def test_commands_run() -> None:
-    commands = re.findall(r"^    \.venv/bin/withstand ((?:models|predict|explain|evaluate).*)$", README, flags=re.MULTILINE)
+    commands = re.findall(
+        r"^    \.venv/bin/withstand ((?:models|predict|explain|evaluate).*)$", README, flags=re.MULTILINE
+    )
     assert len(commands) == 4
     for command in commands:
         done = subprocess.run(

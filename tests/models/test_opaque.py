@@ -94,7 +94,7 @@ class Training(nn.Module):
 
 class Chance(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
-        return nn.functional.dropout(images.mean((2, 3)), 0.5, training=True)
+        return nn.functional.dropout(images.flatten(1)[:, :100], 0.5, training=True)
 
 
 class Maps(nn.Module):

@@ -158,6 +158,7 @@ def test_a_file_in_a_model_folder_is_added_by_its_path(own: Server, store: Path,
     [
         "../secret.pth",
         "sub/../../secret.pth",
+        "sub/../here.safetensors",
         "/etc/passwd",
         "link.pth",
         "out/secret.pth",
@@ -170,7 +171,8 @@ def test_a_file_in_a_model_folder_is_added_by_its_path(own: Server, store: Path,
 def test_a_path_never_leads_out_of_the_folders(own: Server, tiny: Path, path: str) -> None:
     shared = own.service.settings.model_dirs[0]
     secret = shared.parent / "secret.pth"
-    secret.write_bytes(tiny.read_bytes())
+    for file in (secret, shared / "here.safetensors"):
+        file.write_bytes(tiny.read_bytes())
     for name, target in (("link.pth", secret), ("out", shared.parent)):
         if not (shared / name).is_symlink():
             (shared / name).symlink_to(target)

@@ -82,6 +82,7 @@ GUARDED = [
     ("POST", "/v1/models/tiny/predict"),
     ("GET", "/v1/datasets"),
     ("GET", "/v1/evaluations"),
+    ("POST", "/v1/models"),
     ("POST", "/v1/evaluations"),
     ("POST", "/v1/evaluations/pgd"),
     ("POST", "/v1/evaluations/rotation-flip"),
