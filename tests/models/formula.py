@@ -87,3 +87,27 @@ def assert_gradients_match(actual: dict[str, Tensor], expected: dict) -> None:
     for name, l2 in expected["param_grad_l2"].items():
         if l2 > 1e-12:  # below, the parameter cannot influence the output
             assert actual[name].norm().item() == pytest.approx(l2, rel=5e-8), name
+
+
+def assert_network_matches(network: nn.Module, file: dict, stages: Sequence[str]) -> None:
+    """Compare stages, logits and gradients of a network in float64 with a golden file."""
+    assert sum(p.numel() for p in network.parameters()) == file["num_params"]
+    load_formula_weights(network, file)
+    seen: dict[str, Tensor] = {}
+    for name in stages:
+        network.get_submodule(name).register_forward_hook(lambda _m, _i, y, name=name: seen.update({name: y}))
+    images = formula_images(file["input"]["shape"]).double().requires_grad_()
+    logits = network(images)
+    for name in stages:
+        assert probe(seen[name]) == pytest.approx(file["stages"][name]["probe"], abs=1e-7), name
+    assert (logits - torch.tensor(file["logits"], dtype=torch.float64)).abs().max() <= 1e-8
+    upstream = torch.from_numpy(draw(9, logits.shape)).double()
+    assert_gradients_match(gradients(network, images, logits, upstream=upstream), file["grad"])
+
+
+def assert_float32_is_near(network: nn.Module, file: dict) -> None:
+    """Compare logits in float32 with a golden file."""
+    load_formula_weights(network, file)
+    with torch.inference_mode():
+        logits = network.float()(formula_images(file["input"]["shape"]))
+    assert (logits.double() - torch.tensor(file["logits"], dtype=torch.float64)).abs().max() <= 1e-4

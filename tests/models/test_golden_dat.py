@@ -10,14 +10,14 @@ from torch.nn import functional as F
 import models
 from models.dat import DeformableAttention, WindowAttention, fit_tables
 from tests.models.formula import (
+    assert_float32_is_near,
     assert_gradients_match,
+    assert_network_matches,
     draw,
-    formula_images,
     formula_weights,
     golden,
     gradients,
     load_formula_weights,
-    probe,
     tensor,
 )
 
@@ -59,29 +59,12 @@ def test_the_shift_masks_as_many_pairs_as_the_authors() -> None:
 
 
 def test_dat_tiny_matches_the_authors_network() -> None:
-    file = golden("dat_tiny_224")
-    network = models.create("dat_tiny")
-    assert sum(p.numel() for p in network.parameters()) == file["num_params"]
-    load_formula_weights(network, file)
-    seen: dict[str, Tensor] = {}
-    for name in ("patch_proj", *(f"stages.{i}" for i in range(4))):
-        network.get_submodule(name).register_forward_hook(lambda _m, _i, y, name=name: seen.update({name: y}))
-    images = formula_images(file["input"]["shape"]).double().requires_grad_()
-    logits = network(images)
-    for name, output in seen.items():
-        assert probe(output) == pytest.approx(file["stages"][name]["probe"], abs=1e-7), name
-    assert (logits - torch.tensor(file["logits"], dtype=torch.float64)).abs().max() <= 1e-8
-    upstream = torch.from_numpy(draw(9, logits.shape)).double()
-    assert_gradients_match(gradients(network, images, logits, upstream=upstream), file["grad"])
+    stages = ["patch_proj", *(f"stages.{i}" for i in range(4))]
+    assert_network_matches(models.create("dat_tiny"), golden("dat_tiny_224"), stages)
 
 
 def test_dat_tiny_in_float32_is_within_its_tolerance() -> None:
-    file = golden("dat_tiny_224")
-    network = models.create("dat_tiny")
-    load_formula_weights(network, file)
-    with torch.inference_mode():
-        logits = network.float()(formula_images(file["input"]["shape"]))
-    assert (logits.double() - torch.tensor(file["logits"], dtype=torch.float64)).abs().max() <= 1e-4
+    assert_float32_is_near(models.create("dat_tiny"), golden("dat_tiny_224"))
 
 
 def test_parameter_counts_of_every_size() -> None:

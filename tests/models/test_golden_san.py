@@ -2,19 +2,18 @@
 
 import pytest
 import torch
-from torch import Tensor
 
 import models
 from models.ops.neighbourhood import aggregation, subtraction
 from models.san import PairwiseAttention, PatchwiseAttention
 from tests.models.formula import (
+    assert_float32_is_near,
     assert_gradients_match,
+    assert_network_matches,
     draw,
-    formula_images,
     golden,
     gradients,
     load_formula_weights,
-    probe,
     tensor,
 )
 
@@ -58,30 +57,13 @@ def test_attention_matches_the_authors_module(kind: str, kernel_size: int) -> No
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_san10_matches_the_authors_network(kind: str) -> None:
-    file = golden(f"san10_{kind}_224")
-    network = models.create(f"san10_{kind}", num_classes=1000)
-    assert sum(p.numel() for p in network.parameters()) == file["num_params"]
-    load_formula_weights(network, file)
-    seen: dict[str, Tensor] = {}
-    for name in ("conv_in", *(f"layer{i}" for i in range(5))):
-        network.get_submodule(name).register_forward_hook(lambda _m, _i, y, name=name: seen.update({name: y}))
-    images = formula_images(file["input"]["shape"]).double().requires_grad_()
-    logits = network(images)
-    for name, output in seen.items():
-        assert probe(output) == pytest.approx(file["stages"][name]["probe"], abs=1e-7), name
-    assert (logits - torch.tensor(file["logits"], dtype=torch.float64)).abs().max() <= 1e-8
-    upstream = torch.from_numpy(draw(9, logits.shape)).double()
-    assert_gradients_match(gradients(network, images, logits, upstream=upstream), file["grad"])
+    stages = ["conv_in", *(f"layer{i}" for i in range(5))]
+    assert_network_matches(models.create(f"san10_{kind}"), golden(f"san10_{kind}_224"), stages)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_san10_in_float32_is_within_its_tolerance(kind: str) -> None:
-    file = golden(f"san10_{kind}_224")
-    network = models.create(f"san10_{kind}", num_classes=1000)
-    load_formula_weights(network, file)
-    with torch.inference_mode():
-        logits = network.float()(formula_images(file["input"]["shape"]))
-    assert (logits.double() - torch.tensor(file["logits"], dtype=torch.float64)).abs().max() <= 1e-4
+    assert_float32_is_near(models.create(f"san10_{kind}"), golden(f"san10_{kind}_224"))
 
 
 def test_parameter_counts_of_every_size() -> None:
