@@ -83,6 +83,7 @@ GUARDED = [
     ("GET", "/v1/datasets"),
     ("GET", "/v1/evaluations"),
     ("POST", "/v1/models"),
+    ("POST", "/v1/models/tiny/explain"),
     ("POST", "/v1/evaluations"),
     ("POST", "/v1/evaluations/pgd"),
     ("POST", "/v1/evaluations/rotation-flip"),
