@@ -6,6 +6,7 @@ all weights of a footprint at once from the whole footprint. Names of parameters
 """
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -79,7 +80,7 @@ class AttentionOptions:
 PUBLISHED = AttentionOptions()
 
 
-class _Attention(nn.Module):
+class _Attention(nn.Module, ABC):
     """The layers that both kinds share.
 
     Args:
@@ -122,9 +123,9 @@ class _Attention(nn.Module):
         centres, neighbours, _ = self.transform(x)
         return self.weights(centres, neighbours)
 
+    @abstractmethod
     def weights(self, centres: Tensor, neighbours: Tensor) -> Tensor:
         """Compute the weights from phi(x) and psi(x)."""
-        raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
         """Attend: (N, C, H, W) -> (N, C/r2, H, W)."""

@@ -18,7 +18,7 @@ from models.ops.tiles import (
     Tile,
     add_to_windows,
     add_value_gradient,
-    aggregate,
+    aggregate_tiles,
     block_diagonal,
     fold,
     length,
@@ -149,14 +149,9 @@ class _PairwiseCore(torch.autograd.Function):
         ctx.arguments = weights, kernel_size, tile_bytes
         maps = weights.second.shape[1]
         mapping, scratch = _Mapping(x1, x2, weights, kernel_size), Scratch(x1)
-        values = pad(x3, maps, kernel_size)
-        result = torch.empty_like(x3, memory_format=torch.contiguous_format)
-        for tile in tiles(x3, mapping.row_floats(x3.shape[3]), tile_bytes):
-            *_, alpha = mapping(tile, scratch)
-            aggregated = aggregate(alpha, windows(values, maps, kernel_size, tile), scratch)
-            target = split_groups(result[tile], maps)
-            target.copy_(aggregated.view(target.shape))
-        return result
+        cut = tiles(x3, mapping.row_floats(x3.shape[3]), tile_bytes)
+        alphas = ((tile, mapping(tile, scratch)[-1]) for tile in cut)
+        return aggregate_tiles(alphas, x3, maps, kernel_size, scratch)
 
     @staticmethod
     @once_differentiable

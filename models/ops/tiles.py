@@ -6,7 +6,7 @@ view of it whose [dy, dx] is the tile as it lies under that tap. For one dx and 
 different rows, so one operation can write to all of them.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from math import prod
 
 import torch
@@ -119,6 +119,18 @@ def aggregate(weights: Tensor, values: Tensor, scratch: Scratch) -> Tensor:
     for dx in range(1, values.shape[1]):
         columns.addcmul_(maps[:, dx], values[:, dx])
     return torch.sum(columns, 0, out=scratch("aggregated", *values.shape[2:]))
+
+
+def aggregate_tiles(
+    alphas: Iterable[tuple[Tile, Tensor]], x3: Tensor, maps: int, kernel_size: int, scratch: Scratch
+) -> Tensor:
+    """Aggregate values (N, H, W, C) with the weights of one tile after the other, all tiles together covering the map."""
+    values = pad(x3, maps, kernel_size)
+    result = torch.empty_like(x3, memory_format=torch.contiguous_format)
+    for tile, alpha in alphas:
+        target = split_groups(result[tile], maps)
+        target.copy_(aggregate(alpha, windows(values, maps, kernel_size, tile), scratch).view(target.shape))
+    return result
 
 
 def weight_gradient(gradient: Tensor, values: Tensor, scratch: Scratch) -> Tensor:

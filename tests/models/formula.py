@@ -89,6 +89,16 @@ def assert_gradients_match(actual: dict[str, Tensor], expected: dict) -> None:
             assert actual[name].norm().item() == pytest.approx(l2, rel=5e-8), name
 
 
+def assert_module_matches(module: nn.Module, file: dict) -> None:
+    """Compare output and gradients of a block in float64 with a golden file."""
+    load_formula_weights(module, file)
+    x = torch.from_numpy(draw(7, file["input"]["shape"])).double().requires_grad_()
+    output = module(x)
+    assert (output - tensor(file["output"])).abs().max() < 1e-10
+    upstream = torch.from_numpy(draw(9, output.shape)).double()
+    assert_gradients_match(gradients(module, x, output, upstream=upstream), file["grad"])
+
+
 def assert_network_matches(network: nn.Module, file: dict, stages: Sequence[str]) -> None:
     """Compare stages, logits and gradients of a network in float64 with a golden file."""
     assert sum(p.numel() for p in network.parameters()) == file["num_params"]

@@ -11,12 +11,11 @@ import models
 from models.dat import DeformableAttention, WindowAttention, fit_tables
 from tests.models.formula import (
     assert_float32_is_near,
-    assert_gradients_match,
+    assert_module_matches,
     assert_network_matches,
     draw,
     formula_weights,
     golden,
-    gradients,
     load_formula_weights,
     tensor,
 )
@@ -30,14 +29,7 @@ def block(kind: str) -> nn.Module:
 
 @pytest.mark.parametrize("kind", ["local", "shift", "deformable"])
 def test_attention_matches_the_authors_module(kind: str) -> None:
-    file = golden(f"block_dat_{kind}")
-    module = block(kind)
-    load_formula_weights(module, file)
-    x = torch.from_numpy(draw(7, file["input"]["shape"])).double().requires_grad_()
-    output = module(x)
-    assert (output - tensor(file["output"])).abs().max() < 1e-10
-    upstream = torch.from_numpy(draw(9, output.shape)).double()
-    assert_gradients_match(gradients(module, x, output, upstream=upstream), file["grad"])
+    assert_module_matches(block(kind), golden(f"block_dat_{kind}"))
 
 
 def test_keys_are_sampled_where_the_authors_sample_them() -> None:

@@ -8,12 +8,10 @@ from models.ops.neighbourhood import aggregation, subtraction
 from models.san import PairwiseAttention, PatchwiseAttention
 from tests.models.formula import (
     assert_float32_is_near,
-    assert_gradients_match,
+    assert_module_matches,
     assert_network_matches,
     draw,
     golden,
-    gradients,
-    load_formula_weights,
     tensor,
 )
 
@@ -46,13 +44,7 @@ def test_operation_equals_the_authors_kernel_exactly(op: str, dtype: torch.dtype
 def test_attention_matches_the_authors_module(kind: str, kernel_size: int) -> None:
     file = golden(f"block_sam_{kind}_k{kernel_size}")
     attention = {"pairwise": PairwiseAttention, "patchwise": PatchwiseAttention}[kind]
-    module = attention(file["config"]["in_planes"], kernel_size)
-    load_formula_weights(module, file)
-    x = torch.from_numpy(draw(7, file["input"]["shape"])).double().requires_grad_()
-    output = module(x)
-    assert (output - tensor(file["output"])).abs().max() < 1e-10
-    upstream = torch.from_numpy(draw(9, output.shape)).double()
-    assert_gradients_match(gradients(module, x, output, upstream=upstream), file["grad"])
+    assert_module_matches(attention(file["config"]["in_planes"], kernel_size), file)
 
 
 @pytest.mark.parametrize("kind", KINDS)
