@@ -1,4 +1,4 @@
-"""Distances, projections, steepest steps and random points of the norm balls; images are (N, ...)."""
+"""Distances, projections, steepest steps and random points of the norm balls; images are (N, C, ...)."""
 
 import torch
 from torch import Tensor
@@ -8,11 +8,18 @@ from attacks._types import Norm
 
 _TINY = 1e-10
 
+GRADIENT_NORMS = frozenset({Norm.LINF, Norm.L2})
+"""Norms with a projection and a steepest step below."""
+
+
+_ORDER = {Norm.LINF: float("inf"), Norm.L2: 2.0, Norm.L1: 1.0}
+
 
 def distance(difference: Tensor, norm: Norm) -> Tensor:
     """Length of each image's difference, (N,)."""
-    flat = difference.flatten(1)
-    return flat.abs().amax(1) if norm is Norm.LINF else flat.norm(dim=1)
+    if norm is Norm.L0:
+        return (difference.flatten(2) != 0).any(1).sum(1).to(difference.dtype)
+    return difference.flatten(1).norm(_ORDER[norm], dim=1)
 
 
 def project(difference: Tensor, norm: Norm, eps: float) -> Tensor:

@@ -12,10 +12,16 @@ from attacks._random import Generator
 
 
 class Norm(StrEnum):
-    """How the distance between an image and its adversarial image is measured, over all channels and pixels."""
+    """How the distance between an image and its adversarial image is measured, over all channels and pixels.
+
+    `Linf` is the largest change of a value, `L2` the root of the sum of squares, `L1` the sum of changes, `L0` the number of
+    pixels (places, whatever their channels) that changed.
+    """
 
     LINF = "Linf"
     L2 = "L2"
+    L1 = "L1"
+    L0 = "L0"
 
 
 def _parse_fraction(value: object) -> object:

@@ -8,7 +8,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from attacks._norms import moved, random_difference, steepest
+from attacks._norms import GRADIENT_NORMS, moved, random_difference, steepest
 from attacks._random import Generator, subset
 from attacks._registry import register_attack
 from attacks._types import Norm, PixelScale, ThreatModel
@@ -23,7 +23,7 @@ class PGD:
     normalised gradient (L2). The last iterate counts; a restart attacks only the images that still stand.
     """
 
-    norms: ClassVar[frozenset[Norm]] = frozenset(Norm)
+    norms: ClassVar[frozenset[Norm]] = GRADIENT_NORMS
     targetable: ClassVar[bool] = True
 
     steps: Annotated[int, Field(ge=1, le=10_000, description="gradient steps")] = 20
@@ -94,7 +94,7 @@ class PGD:
 class FGSM:
     """Fast gradient (sign) method (Goodfellow, Shlens, Szegedy 2015, arXiv:1412.6572): PGD's single step of length eps."""
 
-    norms: ClassVar[frozenset[Norm]] = frozenset(Norm)
+    norms: ClassVar[frozenset[Norm]] = GRADIENT_NORMS
     targetable: ClassVar[bool] = True
     title: ClassVar[str] = "FGSM"
     passes: ClassVar[int] = 3
@@ -119,7 +119,7 @@ class FGSM:
 class Noise:
     """Uniform noise from the ball: the start of PGD without its steps, a floor that every attack must beat."""
 
-    norms: ClassVar[frozenset[Norm]] = frozenset(Norm)
+    norms: ClassVar[frozenset[Norm]] = GRADIENT_NORMS
     targetable: ClassVar[bool] = False
     title: ClassVar[str] = "noise"
     passes: ClassVar[int] = 0

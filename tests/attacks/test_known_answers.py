@@ -120,7 +120,7 @@ class TwoPixels(nn.Module):
         return torch.stack([score, -score], 1)
 
 
-@pytest.mark.parametrize("norm", list(Norm))
+@pytest.mark.parametrize("norm", [Norm.LINF, Norm.L2])
 def test_pgd_agrees_with_brute_force_over_two_pixels(norm: Norm) -> None:
     model, eps = TwoPixels().eval(), 0.15
     images = torch.rand(100, 1, 1, 2, generator=generator(3), dtype=torch.float64)

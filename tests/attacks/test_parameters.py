@@ -59,9 +59,9 @@ def test_a_length_in_8_bit_steps_is_refused_with_advice() -> None:
     assert ThreatModel("L2", 8).eps == 8  # a distance over all pixels may be larger than 1
 
 
-@pytest.mark.parametrize("norm", ["linf", "L1", "", 2, None])
+@pytest.mark.parametrize("norm", ["linf", "L3", "", 2, None])
 def test_an_unknown_norm_is_refused_with_the_known_ones(norm: object) -> None:
-    with pytest.raises(ValueError, match="'Linf' or 'L2'"):
+    with pytest.raises(ValueError, match="'Linf', 'L2', 'L1' or 'L0'"):
         ThreatModel(norm, 0.1)
 
 

@@ -115,7 +115,7 @@ def test_batches_and_order_do_not_matter(
     assert torch.allclose(backwards, whole, rtol=0, atol=1e-9)
 
 
-@pytest.mark.parametrize("norm", list(Norm))
+@pytest.mark.parametrize("norm", [Norm.LINF, Norm.L2])
 def test_gradient_attacks_are_stronger_than_noise(network: nn.Module, digits: Digits, norm: Norm) -> None:
     images, labels, _ = chosen(digits, 500, targeted=False)
     counts = {
@@ -134,7 +134,7 @@ def test_gradient_attacks_are_stronger_than_noise(network: nn.Module, digits: Di
     assert counts["fgsm"] >= counts["pgd"] + 10, counts
 
 
-@pytest.mark.parametrize("norm", list(Norm))
+@pytest.mark.parametrize("norm", [Norm.LINF, Norm.L2])
 def test_targeted_pgd_reaches_its_targets(network: nn.Module, digits: Digits, norm: Norm) -> None:
     images, labels, _ = chosen(digits, 100, targeted=False)
     targets = choose_targets("random", network(images).detach(), labels, generator(1))
