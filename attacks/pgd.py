@@ -1,14 +1,14 @@
 """Projected gradient descent and its relatives of fewer steps."""
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from attacks._norms import GRADIENT_NORMS, moved, random_difference, steepest
+from attacks._norms import GRADIENT_NORMS, ascend, moved, random_difference
 from attacks._random import Generator, subset
 from attacks._registry import register_attack
 from attacks._types import Norm, PixelScale, ThreatModel
@@ -20,7 +20,11 @@ class PGD:
     """Projected gradient descent (Madry et al. 2018, arXiv:1706.06083, Sec. 2.1).
 
     Ascends the cross-entropy of the label, or descends that of the target, along the sign of the gradient (Linf) or the
-    normalised gradient (L2). The last iterate counts; a restart attacks only the images that still stand.
+    normalised gradient (L2).
+
+    Two questions can be asked. "any_step": was the model ever wrong (or at the target) on the way? An image leaves the batch as
+    soon as it is, which the forward pass of the next step tells without a further one. "last_step": is it wrong on the last
+    iterate? That is the classic definition, and never finds more. A restart attacks only the images that still stand.
     """
 
     norms: ClassVar[frozenset[Norm]] = GRADIENT_NORMS
@@ -30,11 +34,15 @@ class PGD:
     step_size: Annotated[PixelScale | None, Field(description="length of a step; without it 2.5 * eps / steps")] = None
     random_start: Annotated[bool, Field(description="start at a random point of the ball")] = True
     restarts: Annotated[int, Field(ge=1, le=1_000, description="independent runs, the first success counts")] = 1
+    counts: Annotated[
+        Literal["any_step", "last_step"], Field(description="which iterates count: all of them, or the last one alone")
+    ] = "any_step"
 
     @property
     def title(self) -> str:
         """For example "PGD-20" or "PGD-20 x 5"."""
-        return f"PGD-{self.steps}" + (f" x {self.restarts}" if self.restarts > 1 else "")
+        last = " (last step)" if self.counts == "last_step" else ""
+        return f"PGD-{self.steps}" + (f" x {self.restarts}" if self.restarts > 1 else "") + last
 
     @property
     def passes(self) -> int:
@@ -52,40 +60,33 @@ class PGD:
         targets: Tensor | None = None,
     ) -> Tensor:
         """Propose adversarial images; see `Attack.perturb`."""
-        adversarial = self._run_once(model, images, labels, threat, generator, targets)
+        goal = Goal.of(labels, targets)
+        adversarial = self._run_once(model, images, goal, threat, generator)
         for _ in range(self.restarts - 1):
-            standing = _standing(model, adversarial, labels, targets)
+            standing = goal.missed(_logits(model, adversarial))
             if not standing.any():
                 break
-            adversarial[standing] = self._run_once(
-                model,
-                images[standing],
-                labels[standing],
-                threat,
-                subset(generator, standing),
-                None if targets is None else targets[standing],
-            )
+            again = subset(generator, standing)
+            adversarial[standing] = self._run_once(model, images[standing], goal.of_images(standing), threat, again)
         return adversarial
 
     def _run_once(
-        self,
-        model: nn.Module,
-        images: Tensor,
-        labels: Tensor,
-        threat: ThreatModel,
-        generator: Generator,
-        targets: Tensor | None,
+        self, model: nn.Module, images: Tensor, goal: "Goal", threat: ThreatModel, generator: Generator
     ) -> Tensor:
-        step_size = 2.5 * threat.eps / self.steps if self.step_size is None else self.step_size
-        sign, classes = (1, labels) if targets is None else (-1, targets)
-        adversarial = images
-        if self.random_start:
-            start = random_difference(images, threat.norm, threat.eps, generator)
-            adversarial = moved(images, start, threat.norm, threat.eps)
+        length = 2.5 * threat.eps / self.steps if self.step_size is None else self.step_size
+        start = random_difference(images, threat.norm, threat.eps, generator) if self.random_start else 0 * images
+        current = moved(images, start, threat.norm, threat.eps)
+        adversarial, active = torch.empty_like(images), torch.arange(len(images), device=images.device)
         for _ in range(self.steps):
-            gradient = sign * input_gradient(model, adversarial, classes)
-            ahead = adversarial + step_size * steepest(gradient, threat.norm)
-            adversarial = moved(images, ahead - images, threat.norm, threat.eps)
+            logits, gradient = gradient_to(goal, model, current)
+            if self.counts == "any_step" and not (standing := goal.missed(logits)).all():
+                adversarial[active] = current
+                active, images, current, gradient = (each[standing] for each in (active, images, current, gradient))
+                goal = goal.of_images(standing)
+                if not len(active):
+                    break
+            current = ascend(images, current, gradient, norm=threat.norm, eps=threat.eps, length=length)
+        adversarial[active] = current
         return adversarial
 
 
@@ -110,7 +111,7 @@ class FGSM:
         targets: Tensor | None = None,
     ) -> Tensor:
         """Propose adversarial images; see `Attack.perturb`."""
-        step = PGD(steps=1, step_size=threat.eps, random_start=False)
+        step = PGD(steps=1, step_size=threat.eps, random_start=False, counts="last_step")
         return step.perturb(model, images, labels, threat=threat, generator=generator, targets=targets)
 
 
@@ -139,20 +140,41 @@ class Noise:
         return moved(images, difference, threat.norm, threat.eps)
 
 
-def input_gradient(model: nn.Module, images: Tensor, classes: Tensor) -> Tensor:
-    """Gradient of the cross-entropy of `classes` (N,) with respect to the images (N, C, H, W).
+@dataclass(frozen=True)
+class Goal:
+    """Where N images are to be moved: away from a class, or towards one (N,)."""
+
+    classes: Tensor
+    towards: bool
+
+    @classmethod
+    def of(cls, labels: Tensor, targets: Tensor | None) -> "Goal":
+        """Make the goal of an attack from its arguments."""
+        return cls(labels, towards=False) if targets is None else cls(targets, towards=True)
+
+    def missed(self, logits: Tensor) -> Tensor:
+        """Which images are still not where they are to be, (N,) bool."""
+        return (logits.argmax(1) == self.classes) != self.towards
+
+    def of_images(self, chosen: Tensor) -> "Goal":
+        """Keep the images that the mask (N,) chooses."""
+        return Goal(self.classes[chosen], self.towards)
+
+
+def gradient_to(goal: Goal, model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits (N, K), and the gradient of the cross-entropy that leads to the goal, with respect to the images (N, C, H, W).
 
     The losses are summed, not averaged, and in float32 at least: an image's gradient does not shrink with its batch.
     """
     with torch.enable_grad():
         leaf = images.detach().requires_grad_()
         logits = model(leaf)
-        loss = F.cross_entropy(logits.to(torch.promote_types(logits.dtype, torch.float32)), classes, reduction="sum")
-        (gradient,) = torch.autograd.grad(loss, leaf)
-    return gradient
+        precise = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        loss = F.cross_entropy(precise, goal.classes, reduction="sum")
+        (gradient,) = torch.autograd.grad(-loss if goal.towards else loss, leaf)
+    return logits.detach(), gradient
 
 
-def _standing(model: nn.Module, images: Tensor, labels: Tensor, targets: Tensor | None) -> Tensor:
+def _logits(model: nn.Module, images: Tensor) -> Tensor:
     with torch.no_grad():
-        predictions = model(images).argmax(1)
-    return predictions == labels if targets is None else predictions != targets
+        return model(images)

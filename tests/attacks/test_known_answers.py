@@ -45,9 +45,11 @@ def test_fgsm_count(nearest_mean: nn.Module, digits: Digits, eps: float, count: 
     assert robust(run, digits.labels).sum() == count
 
 
-@pytest.mark.parametrize(("eps", "count"), [(0.02, 1574), (0.1, 1252)])
-def test_pgd_count(nearest_mean: nn.Module, digits: Digits, eps: float, count: int) -> None:
-    attack = attacks.create("pgd", steps=10, step_size=eps / 4, random_start=False)
+@pytest.mark.parametrize(
+    ("eps", "counts", "count"), [(0.02, "last_step", 1574), (0.1, "last_step", 1252), (0.1, "any_step", 1250)]
+)
+def test_pgd_count(nearest_mean: nn.Module, digits: Digits, eps: float, counts: str, count: int) -> None:
+    attack = attacks.create("pgd", steps=10, step_size=eps / 4, random_start=False, counts=counts)
     assert robust(attacked(attack, nearest_mean, digits, eps), digits.labels).sum() == count
 
 
@@ -97,7 +99,7 @@ def test_pgd_finds_the_worst_case_of_a_linear_model(norm: Norm, dual: int, rando
     model, eps = BinaryLinear(weight).eval(), 0.1
     images = 0.3 + 0.4 * torch.rand(5, 3, 2, 2, generator=generator(2), dtype=torch.float64)  # the box does not bind
     labels = torch.ones(5, dtype=torch.int64)
-    attack = attacks.create("pgd", steps=10, random_start=random_start)
+    attack = attacks.create("pgd", steps=10, random_start=random_start, counts="last_step")
     run = run_attack(
         attack,
         model,

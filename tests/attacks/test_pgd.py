@@ -10,7 +10,7 @@ from attacks import AttackRun, Norm, ThreatModel, image_generators, run_attack
 from tests.attacks.digits import BUDGETS, Digits, generator, small
 
 REFERENCES = {Norm.LINF: torchattacks.PGD, Norm.L2: torchattacks.PGDL2}
-both_norms = pytest.mark.parametrize("norm", list(Norm))
+both_norms = pytest.mark.parametrize("norm", list(REFERENCES))
 
 
 def reference(norm: Norm, model: nn.Module, digits: Digits, *, steps: int, step_size: float) -> Tensor:
@@ -20,7 +20,7 @@ def reference(norm: Norm, model: nn.Module, digits: Digits, *, steps: int, step_
 
 def ours(norm: Norm, model: nn.Module, digits: Digits, **parameters: object) -> AttackRun:
     return run_attack(
-        attacks.create("pgd", random_start=False, **parameters),
+        attacks.create("pgd", random_start=False, counts="last_step", **parameters),
         model,
         digits.images,
         digits.labels,
@@ -86,7 +86,7 @@ def test_the_last_step_counts() -> None:
 def test_pgd_sees_each_image_once_a_step(network: nn.Module, digits: Digits, steps: int, targeted: bool) -> None:
     some = part(digits, 9)
     run = run_attack(
-        attacks.create("pgd", steps=steps),
+        attacks.create("pgd", steps=steps, counts="last_step"),
         network,
         some.images,
         some.labels,
@@ -107,7 +107,7 @@ def test_forward_passes_of_the_others(network: nn.Module, digits: Digits, name: 
 def restarted(model: nn.Module, digits: Digits, restarts: int, *, targeted: bool = False) -> AttackRun:
     count = len(digits.labels)
     return run_attack(
-        attacks.create("pgd", steps=3, restarts=restarts),
+        attacks.create("pgd", steps=3, restarts=restarts, counts="last_step"),
         model,
         digits.images,
         digits.labels,
@@ -147,7 +147,7 @@ def test_more_restarts_never_reach_fewer_targets(network: nn.Module, digits: Dig
 
 def test_restarts_end_when_nothing_stands(nearest_mean: nn.Module, digits: Digits) -> None:
     some = part(digits, 10)
-    attack = attacks.create("pgd", steps=2, step_size=0.9, restarts=50)
+    attack = attacks.create("pgd", steps=2, step_size=0.9, restarts=50, counts="last_step")
     threat = ThreatModel(Norm.LINF, 0.9)
     run = run_attack(attack, nearest_mean, some.images, some.labels, threat=threat, generator=generator())
     assert (run.logits.argmax(1) != some.labels).all()
@@ -161,3 +161,52 @@ def test_default_step_size_is_two_and_a_half_balls_over_the_steps(nearest_mean: 
     other = ours(Norm.LINF, nearest_mean, some, steps=5, step_size=BUDGETS[Norm.LINF].eps / 10)
     assert torch.equal(default.adversarial, stated.adversarial)
     assert not torch.equal(default.adversarial, other.adversarial)
+
+
+def plain_pgd(model: nn.Module, digits: Digits, *, steps: int, step_size: float, eps: float) -> tuple[Tensor, Tensor]:
+    """The loop as in the paper: the first wrong iterate of each image, or the last one; and the passes until then."""
+    images = digits.images
+    current, found = images.clone(), images.clone()
+    fallen, passes = torch.zeros(len(images), dtype=torch.bool), torch.zeros(len(images), dtype=torch.int64)
+    for _ in range(steps):
+        passes += ~fallen
+        leaf = current.clone().requires_grad_()
+        logits = model(leaf)
+        wrong = logits.argmax(1) != digits.labels
+        found[wrong & ~fallen] = current[wrong & ~fallen]
+        fallen |= wrong
+        (gradient,) = torch.autograd.grad(nn.functional.cross_entropy(logits, digits.labels, reduction="sum"), leaf)
+        ahead = torch.clamp(current + step_size * gradient.sign() - images, -eps, eps)
+        current = torch.clamp(images + ahead, 0, 1)
+    found[~fallen] = current[~fallen]
+    return found, passes
+
+
+@pytest.mark.parametrize("steps", [1, 2, 9])
+def test_images_that_have_fallen_leave_the_batch(network: nn.Module, digits: Digits, steps: int) -> None:
+    some, threat = part(digits, 300), ThreatModel(Norm.LINF, 0.1)
+    expected, passes = plain_pgd(network, some, steps=steps, step_size=0.025, eps=0.1)
+    attack = attacks.create("pgd", steps=steps, step_size=0.025, random_start=False)
+    run = run_attack(attack, network, some.images, some.labels, threat=threat, generator=generator())
+    assert torch.equal(run.logits.argmax(1) != some.labels, network(expected).argmax(1) != some.labels)
+    assert (run.adversarial - expected).abs().amax(1).flatten(1).amax(1).lt(1e-6).float().mean() > 0.98
+    assert run.images_forwarded == 2 * 300 + passes.sum()
+    assert steps < 9 or passes.sum() < 0.9 * 300 * steps
+
+
+@both_norms
+def test_any_step_finds_all_that_the_last_step_finds(network: nn.Module, digits: Digits, norm: Norm) -> None:
+    some = part(digits, 500)
+    any_step, last_step = (
+        run_attack(
+            attacks.create("pgd", steps=7, step_size=1.4 * BUDGETS[norm].eps, random_start=False, counts=counts),
+            network,
+            some.images,
+            some.labels,
+            threat=BUDGETS[norm],
+            generator=generator(),
+        ).flipped
+        for counts in ("any_step", "last_step")
+    )
+    assert last_step.any()
+    assert not (last_step & ~any_step).any()
