@@ -27,7 +27,7 @@ from models._checkpoints import (
 from models._classifier import Classifier
 from models._complexity import Complexity, complexity
 from models._families import Question
-from models._folded_san import fold
+from models._fold import Precision, fold
 from models._intake import Added, Draft, Given, NameTakenError, QuestionsError, add, draft
 from models._preprocess import Preprocessing
 from models._recognise import Differences, Recognised, UnrecognisedError, recognise
@@ -57,6 +57,7 @@ __all__ = [
     "NameTakenError",
     "NoAttentionError",
     "Place",
+    "Precision",
     "Preprocessing",
     "Question",
     "QuestionsError",

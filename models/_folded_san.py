@@ -19,7 +19,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from models._classifier import Classifier
 from models.ops.pairwise import PairwiseWeights, class_representatives, pairwise_core
 from models.ops.patchwise import PatchwiseWeights, patchwise_core
 from models.ops.tiles import tiles
@@ -62,14 +61,6 @@ class FoldedSAN(nn.Module):
         for stage in self.stages[:-1]:
             x = stage(x, pool=True)  # (N, H/2, W/2, C)
         return self.fc(self.stages[-1](x, pool=False).mean((1, 2)))
-
-
-def fold(classifier: Classifier) -> Classifier:
-    """Return one that computes the same faster, with gradients to the images only; the given one, where there is no such form."""
-    network = classifier.network
-    if not isinstance(network, SAN) or not is_foldable(network):
-        return classifier
-    return Classifier(FoldedSAN(network), classifier.card).to(classifier.device).eval()
 
 
 def is_foldable(san: SAN) -> bool:

@@ -321,8 +321,3 @@ def test_a_folded_classifier_is_evaluated_as_the_one_it_came_from(kind: str, mon
     assert seen == [FoldedSAN]
     for ours, theirs in zip(fast.models[0].conditions, plain.models[0].conditions, strict=True):
         assert ours.accuracy == theirs.accuracy
-
-
-def test_what_has_no_faster_form_is_left_as_it_is() -> None:
-    classifier = models.load("resnet_mini.fashion_mnist")
-    assert models.fold(classifier) is classifier
