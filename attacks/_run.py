@@ -59,6 +59,7 @@ def run_attack(
     threat: ThreatModel,
     generator: Generator,
     targets: Tensor | None = None,
+    searched: nn.Module | None = None,
 ) -> AttackRun:
     """Attack images and measure distance, success and the forward passes it took.
 
@@ -70,26 +71,31 @@ def run_attack(
         threat: the budget that counts.
         generator: one for the batch, or one an image.
         targets: (N,) int64 classes to aim for, or None.
+        searched: what the attack sees instead of the model, such as a copy in bfloat16; the verdict is always the model's.
 
     Raises:
         AttackError: the model is in training mode, the attack cannot keep to the norm or has no targeted form, the images are
             not in [0, 1], or what the attack returned has another shape.
     """
-    _require_runnable(attack, model, images, threat, targets)
+    searched = searched or model
+    for each in (model, searched):
+        _require_evaluation_mode(each)
+    _require_runnable(attack, images, threat, targets)
     _require_one_per_image(len(images), labels=labels, targets=targets, generator=generator)
     count = _ForwardCount()
-    hook = model.register_forward_pre_hook(count)
+    hooks = [each.register_forward_pre_hook(count) for each in {model, searched}]
     try:
         with torch.no_grad():
             clean_logits = model(images)
         adversarial = attack.perturb(
-            model, images.clone(), labels, threat=threat, generator=generator, targets=targets
+            searched, images.clone(), labels, threat=threat, generator=generator, targets=targets
         ).detach()
         _require_alike(attack, adversarial, images)
         with torch.no_grad():
             logits = model(adversarial)
     finally:
-        hook.remove()
+        for hook in hooks:
+            hook.remove()
     distances = distance(adversarial - images, threat.norm)
     in_range = ((adversarial >= -TOLERANCE) & (adversarial <= 1 + TOLERANCE)).flatten(1).all(1)
     within = in_range & (distances <= threat.eps + TOLERANCE)  # a NaN fails both
@@ -106,11 +112,12 @@ def run_attack(
     )
 
 
-def _require_runnable(
-    attack: Attack, model: nn.Module, images: Tensor, threat: ThreatModel, targets: Tensor | None
-) -> None:
+def _require_evaluation_mode(model: nn.Module) -> None:
     if any(module.training for module in model.modules()):
         raise AttackError("the model is in training mode: call model.eval() before attacking it")
+
+
+def _require_runnable(attack: Attack, images: Tensor, threat: ThreatModel, targets: Tensor | None) -> None:
     if threat.norm not in attack.norms:
         known = ", ".join(sorted(attack.norms))
         raise AttackError(f"{attack.title} cannot keep to {threat.norm}; it knows {known}")

@@ -73,6 +73,14 @@ class Catalog:
         """Load a checkpoint; raises as `models.load` does."""
         return models.load(name, folders=self.model_folders, device=device)
 
+    def load_folded(
+        self, name: str, device: torch.device | str, precision: models.Precision
+    ) -> tuple[models.Classifier, models.Classifier]:
+        """Load a checkpoint for an evaluation: what judges, and what attacks see; see `models.fold`, raises as `models.load`."""
+        loaded = self.load_model(name, device)
+        judge = models.fold(loaded)
+        return judge, judge if precision == "float32" else models.fold(loaded, precision)
+
     def free_name(self, name: str) -> str:
         """Return a name that a model can be added under.
 

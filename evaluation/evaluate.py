@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 
-import models
 from evaluation.catalog import Catalog
 from evaluation.plan import Shard, make_plan
 from evaluation.report import Report, merge
@@ -30,16 +29,17 @@ def evaluate(
         CheckpointError: a checkpoint cannot be used.
         DatasetError: the data set cannot be used, or does not fit a model.
         AttackError: an attack cannot be run as asked.
+        PreflightError: a model cannot be evaluated as it is.
     """
     catalog, device = catalog or Catalog(), device or best_device()
     plan = make_plan(spec, catalog)
     dataset = catalog.open_dataset(spec.dataset)
     results: list[ShardResult] = []
     shards = plan.shards
-    loaded, classifier = "", None
+    loaded, pair = "", None
     for done, shard in enumerate(shards, start=1):
-        if classifier is None or loaded != shard.model:
-            loaded, classifier = shard.model, models.fold(catalog.load_model(shard.model, device))
-        results.append(run_shard(spec, shard, classifier=classifier, dataset=dataset))
+        if pair is None or loaded != shard.model:
+            loaded, pair = shard.model, catalog.load_folded(shard.model, device, spec.precision)
+        results.append(run_shard(spec, shard, classifier=pair[0], dataset=dataset, searched=pair[1]))
         on_shard(shard, done, len(shards))
     return merge(plan, results)

@@ -1,16 +1,22 @@
 """What is asked: models, images, conditions. Frozen, complete, and the same question always has the same JSON."""
 
+import itertools
+import math
 from collections.abc import Callable
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 import attacks
-from attacks import TargetRule, ThreatModel
+from attacks import Norm, PixelScale, TargetRule, ThreatModel, format_eps
+from models import Precision
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
 Name = Annotated[str, Field(pattern=NAME_PATTERN, description="letters, digits, dots, dashes and underscores")]
 Parameters = dict[str, object]
+
+MAX_GRID = 2_000
+"""Points of a grid at most."""
 
 _STRICT = ConfigDict(frozen=True, extra="forbid")
 
@@ -42,6 +48,9 @@ class AttackChoice(_Choice):
     def create(self) -> attacks.Attack:
         """Make the attack."""
         return attacks.create(self.name, **self.parameters)
+
+
+Attacks = Annotated[tuple[AttackChoice, ...], Field(min_length=1, max_length=16)]
 
 
 class CleanCondition(BaseModel):
@@ -80,14 +89,79 @@ class TransformCondition(_Choice):
         return self.create().title
 
 
+class GridCondition(BaseModel):
+    """The worst over a grid: an image counts as right only where it is right at every point.
+
+    As in Engstrom et al. 2019 (arXiv:1712.02779, Sec. 4), who turn and shift a picture; a grid over any transform's parameters.
+    """
+
+    model_config = _STRICT
+
+    kind: Literal["grid"] = "grid"
+    name: str
+    grid: Annotated[
+        dict[str, Annotated[tuple[float, ...], Field(min_length=1)]],
+        Field(min_length=1, description="values of each parameter; every combination is tried"),
+    ]
+
+    @field_validator("grid")
+    @classmethod
+    def _known(cls, grid: dict[str, tuple[float, ...]], info: ValidationInfo) -> dict[str, tuple[float, ...]]:
+        if (points := math.prod(map(len, grid.values()))) > MAX_GRID:
+            raise ValueError(f"the grid has {points} points, allowed are {MAX_GRID}")
+        if name := info.data.get("name"):
+            for point in _points(grid):
+                attacks.create_transform(name, **point)
+        return grid
+
+    def create(self) -> list[attacks.Transform]:
+        """Make the transforms, one for each point."""
+        return [attacks.create_transform(self.name, **point) for point in _points(self.grid)]
+
+    @property
+    def title(self) -> str:
+        """A short name, unique within a specification."""
+        spans = ", ".join(
+            f"{name} {min(values):g}..{max(values):g} ({len(values)})" for name, values in self.grid.items()
+        )
+        return f"worst {self.name}: {spans}"
+
+    @property
+    def passes(self) -> int:
+        """One for each point, and one before."""
+        return 1 + math.prod(map(len, self.grid.values()))
+
+
+def _points(grid: dict[str, tuple[float, ...]]) -> list[dict[str, float]]:
+    return [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
+
+
+def _attack_titles(chosen: tuple[AttackChoice, ...]) -> str:
+    return " + ".join(attack.create().title for attack in chosen)
+
+
+def _passes(chosen: tuple[AttackChoice, ...]) -> int:
+    """The passes of all attacks, and one before and one after each."""
+    return sum(2 + attack.create().passes for attack in chosen)
+
+
+def _require_norm(chosen: tuple[AttackChoice, ...], norm: Norm | None) -> None:
+    for attack in (choice.create() for choice in chosen):
+        if norm is not None and norm not in attack.norms:
+            raise ValueError(f"{attack.title} cannot keep to {norm}; it knows {', '.join(sorted(attack.norms))}")
+
+
 class AdversarialCondition(BaseModel):
-    """The images attacked within a budget; per image the worst over the attacks counts."""
+    """The images attacked within a budget; per image the worst over the attacks counts.
+
+    The attacks are a cascade: each meets only the images that are right and that the attacks before it left standing.
+    """
 
     model_config = _STRICT
 
     kind: Literal["adversarial"] = "adversarial"
     threat: ThreatModel
-    attacks: Annotated[tuple[AttackChoice, ...], Field(min_length=1, max_length=16)]
+    attacks: Attacks
     targets: Annotated[
         TargetRule | None, Field(description="aim for a class; without it the label is moved away from")
     ] = None
@@ -95,23 +169,19 @@ class AdversarialCondition(BaseModel):
     @property
     def title(self) -> str:
         """A short name, unique within a specification."""
-        names = " + ".join(attack.create().title for attack in self.attacks)
-        return f"{names} {self.threat}" + (f" to {self.targets.replace('_', ' ')}" if self.targets else "")
+        aim = f" to {self.targets.replace('_', ' ')}" if self.targets else ""
+        return f"{_attack_titles(self.attacks)} {self.threat}{aim}"
 
     @property
     def passes(self) -> int:
         """The passes of all its attacks, and one before and one after each."""
-        return 1 + sum(2 + attack.create().passes for attack in self.attacks)
+        return 1 + _passes(self.attacks)
 
     @field_validator("attacks")
     @classmethod
     def _within_norm(cls, chosen: tuple[AttackChoice, ...], info: ValidationInfo) -> tuple[AttackChoice, ...]:
         threat: ThreatModel | None = info.data.get("threat")
-        for attack in (choice.create() for choice in chosen):
-            if threat is not None and threat.norm not in attack.norms:
-                raise ValueError(
-                    f"{attack.title} cannot keep to {threat.norm}; it knows {', '.join(sorted(attack.norms))}"
-                )
+        _require_norm(chosen, None if threat is None else threat.norm)
         return chosen
 
     @field_validator("targets")
@@ -124,7 +194,58 @@ class AdversarialCondition(BaseModel):
         return rule
 
 
-Condition = Annotated[CleanCondition | TransformCondition | AdversarialCondition, Field(discriminator="kind")]
+class CurveCondition(BaseModel):
+    """Robust accuracy against eps: for each image the smallest radius at which an attack fells it.
+
+    The radii are tried from the smallest on, each on the images that still stand, so the curve never rises. `refine` halves the
+    interval in which an image fell that many times more: the minimal eps of each image.
+    """
+
+    model_config = _STRICT
+
+    kind: Literal["curve"] = "curve"
+    norm: Norm
+    eps: Annotated[tuple[PixelScale, ...], Field(min_length=1, max_length=64, description="increasing radii")]
+    attacks: Attacks
+    refine: Annotated[int, Field(ge=0, le=16, description="bisections between neighbouring radii")] = 0
+
+    @property
+    def threats(self) -> tuple[ThreatModel, ...]:
+        """The balls, the smallest first."""
+        return tuple(ThreatModel(self.norm, eps) for eps in self.eps)
+
+    @property
+    def title(self) -> str:
+        """A short name, unique within a specification."""
+        first, last = self.threats[0], self.threats[-1]
+        refined = f", refined {self.refine} times" if self.refine else ""
+        return f"curve of {_attack_titles(self.attacks)} {first}..{format_eps(last.eps)} ({len(self.eps)}){refined}"
+
+    @property
+    def passes(self) -> int:
+        """The passes of all its attacks at every radius."""
+        return 1 + _passes(self.attacks) * (len(self.eps) + self.refine)
+
+    @field_validator("eps")
+    @classmethod
+    def _increasing(cls, eps: tuple[float, ...], info: ValidationInfo) -> tuple[float, ...]:
+        if any(left >= right for left, right in itertools.pairwise((0.0, *eps))):
+            raise ValueError(f"the radii must be above 0 and increase, got {', '.join(map(format_eps, eps))}")
+        if norm := info.data.get("norm"):
+            ThreatModel(norm, eps[-1])
+        return eps
+
+    @field_validator("attacks")
+    @classmethod
+    def _within_norm(cls, chosen: tuple[AttackChoice, ...], info: ValidationInfo) -> tuple[AttackChoice, ...]:
+        _require_norm(chosen, info.data.get("norm"))
+        return chosen
+
+
+Condition = Annotated[
+    CleanCondition | TransformCondition | GridCondition | AdversarialCondition | CurveCondition,
+    Field(discriminator="kind"),
+]
 
 
 def _distinct(values: tuple[str, ...]) -> tuple[str, ...]:
@@ -148,7 +269,9 @@ class EvaluationSpec(BaseModel):
         int | None, Field(ge=1, description="how many images, drawn evenly from the classes; null takes all")
     ] = None
     conditions: Annotated[tuple[Condition, ...], Field(min_length=1, max_length=256)] = (CleanCondition(),)
-    precision: Annotated[Literal["float32"], Field(description="of forward passes and gradients")] = "float32"
+    precision: Annotated[
+        Precision, Field(description="in which attacks look; what they found is always judged in float32")
+    ] = "float32"
     seed: Annotated[int, Field(ge=0, lt=2**63, description="of the selection of images and of all random draws")] = 0
 
     @field_validator("conditions")

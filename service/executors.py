@@ -112,7 +112,8 @@ def compute(catalog: Catalog, plan: Plan, shard: Shard) -> ShardResult:
         raise models.CheckpointError(_changed(shard.model, sha256, plan.model_sha256[shard.model]))
     if dataset.sha256 != plan.dataset_sha256:
         raise DatasetError(_changed(plan.spec.dataset, dataset.sha256, plan.dataset_sha256))
-    return run_shard(plan.spec, shard, classifier=_classifier(catalog, shard.model, sha256), dataset=dataset)
+    classifier, searched = _classifiers(catalog, shard.model, plan.spec.precision, sha256)
+    return run_shard(plan.spec, shard, classifier=classifier, dataset=dataset, searched=searched)
 
 
 def _changed(name: str, now: str, then: str) -> str:
@@ -120,8 +121,10 @@ def _changed(name: str, now: str, then: str) -> str:
 
 
 @lru_cache(maxsize=MODELS_KEPT)
-def _classifier(catalog: Catalog, model: str, _sha256: str) -> models.Classifier:
-    return models.fold(catalog.load_model(model, best_device()))
+def _classifiers(
+    catalog: Catalog, model: str, precision: models.Precision, _sha256: str
+) -> tuple[models.Classifier, models.Classifier]:
+    return catalog.load_folded(model, best_device(), precision)
 
 
 def describe(error: BaseException) -> str:

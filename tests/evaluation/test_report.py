@@ -5,7 +5,7 @@ import json
 import pytest
 
 from evaluation import EvaluationSpec, Plan, Report, Shard, ShardResult, merge
-from evaluation.runner import Row
+from evaluation.conditions import Row
 
 PGD = {"kind": "adversarial", "threat": {"norm": "Linf", "eps": 0.1}, "attacks": [{"name": "pgd"}], "targets": "random"}
 SPEC = EvaluationSpec.model_validate(

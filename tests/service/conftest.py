@@ -13,7 +13,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from evaluation import Catalog, EvaluationSpec, Plan, Shard, ShardResult
-from evaluation.runner import Row
+from evaluation.conditions import Row
 from service.app import create_app
 from service.deps import Service
 from service.settings import Settings

@@ -261,7 +261,7 @@ BAD: dict[str, tuple[dict[str, Any], str, str, str | None]] = {
     "an unknown norm": (
         body(conditions=[PGD | {"threat": {"norm": "L7", "eps": 1}}]),
         "conditions.0.adversarial.threat.norm",
-        "'Linf' or 'L2'",
+        "'Linf', 'L2', 'L1' or 'L0'",
         "'L7'",
     ),
 }  # fmt: skip

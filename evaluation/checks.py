@@ -1,0 +1,287 @@
+"""Whether a number can be trusted: before attacks are run, and from what they did."""
+
+from collections.abc import Iterable, Sequence
+from typing import Annotated, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import attacks
+from attacks import AttackRun, Norm, ThreatModel
+from evaluation.statistics import proportion
+
+Grade = Literal["reliable", "suspicious", "invalid"]
+
+EXTREME_EPS = 0.5
+"""At this Linf radius every image can be made grey: what still stands above chance was not attacked well."""
+
+ZERO_GRADIENT_SHARE = 0.05
+"""Share of images without any gradient above which a gradient attack says little."""
+
+FINITE_STEP = 0.25 / 255
+"""Linf length of the step with which a gradient is compared with what the loss does."""
+
+
+class Check(BaseModel):
+    """One thing that could be wrong, and whether it is.
+
+    Attributes:
+        name: of the check, the same in every evaluation.
+        failed: whether it found something.
+        means: what a failure makes of the numbers.
+        message: what was found, and what to do.
+        images: indices of the images that show it.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    failed: bool
+    means: Grade
+    message: str
+    images: Annotated[tuple[int, ...], Field(description="indices in the data set")] = ()
+
+
+class PreflightError(ValueError):
+    """A model cannot be evaluated as it is; the message names the mend."""
+
+
+def grade(checks: Iterable[Check]) -> Grade:
+    """The worst that a failed check means; reliable if none failed."""
+    found = {check.means for check in checks if check.failed}
+    return "invalid" if "invalid" in found else "suspicious" if "suspicious" in found else "reliable"
+
+
+def preflight(model: nn.Module, images: Tensor, labels: Tensor, indices: Sequence[int]) -> tuple[Check, ...]:
+    """Look at a model before anything attacks it: three forward passes and one gradient.
+
+    Args:
+        model: takes images in [0, 1], is to return logits (N, K).
+        images: (N, C, H, W), a few of the data set.
+        labels: (N,) int64, the right logits.
+        indices: of the images in their data set.
+
+    Raises:
+        PreflightError: the model is in training mode, its output is not (N, K) with a logit for every label, or the images are
+            not in [0, 1].
+    """
+    if any(module.training for module in model.modules()):
+        raise PreflightError("the model is in training mode, in which batch norm mixes images: call model.eval()")
+    if not (images.min() >= 0 and images.max() <= 1):
+        low, high = images.aminmax()
+        raise PreflightError(
+            f"images must lie in [0, 1], got {low.item():g} to {high.item():g}: leave normalising to the model"
+        )
+    with torch.no_grad():
+        logits, again = model(images), model(images)
+        alone = torch.cat([model(image.unsqueeze(0)) for image in images[:4]])
+    if logits.ndim != 2 or len(logits) != len(images) or logits.shape[1] <= labels.max():
+        raise PreflightError(
+            f"expected logits (N, K) with K above {int(labels.max())}, got {tuple(logits.shape)} for {len(images)} images"
+        )
+    return (
+        _logits_are_finite(logits, indices),
+        _outputs_are_logits(logits),
+        _is_deterministic(logits, again, indices),
+        _images_are_independent(logits[:4], alone, indices),
+        _normalises_inside(model, images, labels, logits),
+        *_gradients_tell(model, images, labels, indices),
+    )
+
+
+def _logits_are_finite(logits: Tensor, indices: Sequence[int]) -> Check:
+    bad = ~logits.isfinite().all(1)
+    return Check(
+        name="logits are finite",
+        failed=bool(bad.any()),
+        means="invalid",
+        message=f"{int(bad.sum())} of {len(logits)} images have logits that are not finite",
+        images=_listed(bad, indices),
+    )
+
+
+def _outputs_are_logits(logits: Tensor) -> Check:
+    sums = logits.sum(1)
+    failed = bool((logits >= 0).all() and torch.allclose(sums, torch.ones_like(sums), atol=1e-3))
+    return Check(
+        name="outputs are logits",
+        failed=failed,
+        means="suspicious",
+        message="the outputs are probabilities: a softmax before the loss hides gradients; let the model return what it takes"
+        if failed
+        else "the outputs are not probabilities",
+    )
+
+
+def _is_deterministic(logits: Tensor, again: Tensor, indices: Sequence[int]) -> Check:
+    differ = (logits - again).abs().amax(1) > 1e-4 * logits.abs().amax().clamp(min=1e-6)
+    return Check(
+        name="two passes agree",
+        failed=bool(differ.any()),
+        means="suspicious",
+        message="the same image gives different logits: against a randomised model, attacks need the average over many passes "
+        "(EOT, Athalye et al. 2018, arXiv:1802.00420), which is not done here"
+        if differ.any()
+        else "two passes give the same logits",
+        images=_listed(differ, indices),
+    )
+
+
+def _images_are_independent(logits: Tensor, alone: Tensor, indices: Sequence[int]) -> Check:
+    differ = (logits - alone).abs().amax(1) > 1e-2 * logits.abs().amax().clamp(min=1e-6)
+    return Check(
+        name="an image alone gives the same",
+        failed=bool(differ.any()),
+        means="suspicious",
+        message="logits depend on which images share the batch: is a norm using the statistics of the batch?"
+        if differ.any()
+        else "an image gives the same logits alone and in a batch",
+        images=_listed(differ, indices[: len(alone)]),
+    )
+
+
+def _normalises_inside(model: nn.Module, images: Tensor, labels: Tensor, logits: Tensor) -> Check:
+    """A model that was trained on normalised images and gets others is right more often once they are normalised."""
+    mean, std = images.mean((0, 2, 3), keepdim=True), images.std((0, 2, 3), keepdim=True).clamp(min=1e-3)
+    with torch.no_grad():
+        normalised = model((images - mean) / std)
+    before, after = ((each.argmax(1) == labels).sum().item() for each in (logits, normalised))
+    low, high = proportion(int(after), len(labels)), proportion(int(before), len(labels))
+    failed = low is not None and high is not None and low.low > high.high
+    return Check(
+        name="normalisation is inside",
+        failed=failed,
+        means="invalid",
+        message=f"right on {before} of {len(labels)} images as they are, on {after} once normalised: put the normalisation of "
+        "training into the card's preprocessing.mean and preprocessing.std"
+        if failed
+        else f"normalising once more does not help ({before} right before, {after} after, of {len(labels)})",
+    )
+
+
+def _gradients_tell(model: nn.Module, images: Tensor, labels: Tensor, indices: Sequence[int]) -> tuple[Check, ...]:
+    """Compare the loss after a short step along the gradient's sign with what the gradient promises."""
+    loss, gradient = loss_and_gradient(model, images, labels)
+    zero = (gradient == 0).flatten(1).all(1)
+    share = zero.float().mean().item()
+    ahead = (images + FINITE_STEP * gradient.sign()).clamp(0, 1)
+    promised = ((ahead - images) * gradient).flatten(1).sum(1)
+    with torch.no_grad():
+        risen = F.cross_entropy(model(ahead), labels, reduction="none") - loss
+    noise = 1e-5 * loss.abs().clamp(min=1)
+    telling = promised > 10 * noise
+    broken = telling & ((risen < 0.1 * promised) | (risen > 10 * promised))
+    shattered = bool(telling.any() and broken.sum() > 0.5 * telling.sum())
+    return (
+        Check(
+            name="gradients are not zero",
+            failed=share > ZERO_GRADIENT_SHARE,
+            means="suspicious",
+            message=f"{100 * share:.0f} % of {len(images)} images have an input gradient of exactly zero, so that gradient attacks "
+            "do not move them: are the logits so large that the softmax saturates, or is there a step function inside?"
+            if share > ZERO_GRADIENT_SHARE
+            else f"{int(zero.sum())} of {len(images)} images have a gradient of zero",
+            images=_listed(zero, indices),
+        ),
+        Check(
+            name="the loss follows its gradient",
+            failed=shattered,
+            means="suspicious",
+            message=f"on {int(broken.sum())} of {int(telling.sum())} images a small step along the gradient does not change the "
+            "loss as the gradient says: a layer hides it (quantising, say), and only attacks without one, such as Square, count"
+            if shattered
+            else "a small step along the gradient changes the loss as the gradient says",
+            images=_listed(broken, indices) if shattered else (),
+        ),
+    )
+
+
+def loss_and_gradient(model: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Cross-entropy of each image (N,), and its gradient with respect to the images; zero where the graph is cut."""
+    with torch.enable_grad():
+        leaf = images.detach().requires_grad_()
+        losses = F.cross_entropy(model(leaf).float(), labels, reduction="none")
+        if not losses.requires_grad:
+            return losses, torch.zeros_like(images)
+        (gradient,) = torch.autograd.grad(losses.sum(), leaf, allow_unused=True, materialize_grads=True)
+    return losses.detach(), gradient
+
+
+def probe(
+    model: nn.Module, images: Tensor, labels: Tensor, indices: Sequence[int], threat: ThreatModel, standing: Tensor
+) -> tuple[Check, ...]:
+    """Try what is weaker than any proper attack on the images that an attack left standing.
+
+    Args:
+        model: in evaluation mode.
+        images: (N, C, H, W), all that were attacked.
+        labels: (N,).
+        indices: of the images in their data set.
+        threat: within which they were attacked.
+        standing: (N,) bool: right on the clean image and not felled.
+    """
+    if threat.norm not in attacks.create("noise").norms or threat.eps == 0 or not standing.any():
+        return ()
+    left = [index for index, stands in zip(indices, standing.tolist(), strict=True) if stands]
+
+    def run(name: str) -> AttackRun:
+        generators = attacks.image_generators(0, left, stream=PROBE_STREAM)
+        attack = attacks.create(name)
+        return attacks.run_attack(
+            attack, model, images[standing], labels[standing], threat=threat, generator=generators
+        )
+
+    return tuple(_weaker(name, title, run(name).flipped, left, len(images)) for name, title in _WEAKER.items())
+
+
+PROBE_STREAM = 3
+_WEAKER = {"noise": "noise fells no image that stands", "fgsm": "a single step is not stronger"}
+
+
+def _weaker(name: str, title: str, flipped: Tensor, left: Sequence[int], n: int) -> Check:
+    """Noise may fell none; a single step, of another direction, may fell some, but not more than the interval allows."""
+    count = int(flipped.sum())
+    bar = proportion(n - len(left), n)
+    beyond = bar is not None and (n - len(left) + count) / n > bar.high
+    failed = beyond or (name == "noise" and count > 0)
+    return Check(
+        name=title,
+        failed=failed,
+        means="invalid" if beyond else "suspicious",
+        message=f"{attacks.create(name).title} alone fells {count} of the {len(left)} images that the attack left standing: it is "
+        "not as strong as it should be; take more steps, restarts, or the preset standard"
+        if failed
+        else f"{attacks.create(name).title} fells {count} of the {len(left)} images left standing",
+        images=_listed(flipped, left),
+    )
+
+
+def extreme(model: nn.Module, images: Tensor, labels: Tensor, indices: Sequence[int]) -> Check:
+    """Attack with a radius at which nothing can stand above chance; see `EXTREME_EPS`."""
+    run = attacks.run_attack(
+        attacks.create("pgd", steps=20, step_size=EXTREME_EPS / 4),
+        model,
+        images,
+        labels,
+        threat=ThreatModel(Norm.LINF, EXTREME_EPS),
+        generator=attacks.image_generators(0, indices, stream=PROBE_STREAM),
+    )
+    standing = (run.clean_logits.argmax(1) == labels) & ~run.flipped
+    found = proportion(int(standing.sum()), len(images))
+    failed = found is not None and found.low > 1 / run.logits.shape[1]
+    return Check(
+        name="nothing stands at eps 0.5",
+        failed=failed,
+        means="invalid",
+        message=f"{int(standing.sum())} of {len(images)} images withstand PGD-20 at Linf {EXTREME_EPS}, where every image can be "
+        "made grey: the gradients mislead, and robust accuracy found with them means nothing"
+        if failed
+        else f"{int(standing.sum())} of {len(images)} images stand at Linf {EXTREME_EPS}, not above chance",
+        images=_listed(standing, indices) if failed else (),
+    )
+
+
+def _listed(chosen: Tensor, indices: Sequence[int]) -> tuple[int, ...]:
+    return tuple(index for index, on in zip(indices, chosen.tolist(), strict=False) if on)

@@ -1,0 +1,342 @@
+"""What a condition does to a batch of images."""
+
+import base64
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from PIL import Image
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor
+from torch.nn import functional as F
+
+import attacks
+import models
+from attacks import ThreatModel
+from evaluation.spec import (
+    AdversarialCondition,
+    AttackChoice,
+    CleanCondition,
+    Condition,
+    CurveCondition,
+    GridCondition,
+    TransformCondition,
+)
+
+TARGET_STREAM = 1
+"""Stream of random draws for targets; stream 0 belongs to the attack or transform."""
+
+PICTURE_SIDE = 112
+"""Longest side of a kept picture, pixels: for looking at, not for computing."""
+
+_FROZEN = ConfigDict(frozen=True, extra="forbid")
+
+
+class Row(BaseModel):
+    """What happened to one image.
+
+    Attributes:
+        index: of the image in its data set.
+        label: index of the right logit.
+        clean_prediction: on the image as it is.
+        clean_confidence: largest softmax value on the image as it is; None if not finite.
+        prediction: under the condition.
+        confidence: largest softmax value under the condition; None if not finite.
+        rank: number of classes with a larger logit than the label's, under the condition.
+        distance: from the clean image in the threat's norm; None without a threat, or if not finite.
+        within_budget: False where an attack left the ball or [0, 1], or returned NaN.
+        reached: predicted as the target, within budget; None without targets.
+        felled_by: the attack that flipped it; None if it was wrong already or still stands.
+        felled_eps: smallest radius of a curve at which it was flipped; None where there is no curve, or as felled_by.
+    """
+
+    model_config = _FROZEN
+
+    index: int
+    label: int
+    clean_prediction: int
+    clean_confidence: float | None
+    prediction: int
+    confidence: float | None
+    rank: int
+    distance: float | None = None
+    within_budget: bool = True
+    reached: bool | None = None
+    felled_by: str | None = None
+    felled_eps: float | None = None
+
+
+class Example(BaseModel):
+    """Pictures of an image that was right and is wrong under the condition, as base64 of PNG files.
+
+    Attributes:
+        index: of the image in its data set.
+        label: index of the right logit.
+        prediction: under the condition.
+        clean_confidence: largest softmax value on the image as it is.
+        confidence: largest softmax value under the condition.
+        clean: the image as the model sees it.
+        changed: the same under the condition.
+        difference: changed minus clean, divided by `scale` around middle grey.
+        scale: largest change of a value.
+    """
+
+    model_config = _FROZEN
+
+    index: int
+    label: int
+    prediction: int
+    clean_confidence: float
+    confidence: float
+    clean: str
+    changed: str
+    difference: str
+    scale: float
+
+
+@dataclass(frozen=True)
+class Batch:
+    """N images with what is needed to run them: images (N, C, H, W), labels (N,) that index logits."""
+
+    classifier: models.Classifier
+    searched: models.Classifier
+    images: Tensor
+    labels: Tensor
+    indices: Sequence[int]
+    seed: int
+
+    def generators(self, chosen: Tensor, stream: int = 0) -> list[torch.Generator]:
+        """Make the generators of the images that the mask (N,) chooses."""
+        indices = [index for index, on in zip(self.indices, chosen.tolist(), strict=True) if on]
+        return attacks.image_generators(self.seed, indices, stream=stream)
+
+
+@dataclass
+class Outcome:
+    """What a condition did to a batch of N images; the tensors' meaning is that of `Row`'s fields."""
+
+    clean_logits: Tensor
+    logits: Tensor
+    images: Tensor
+    images_forwarded: int
+    distances: Tensor | None = None
+    within_budget: Tensor | None = None
+    reached: Tensor | None = None
+    felled_eps: Tensor | None = None
+    felled_by: list[str | None] = field(default_factory=list[str | None])
+
+    @classmethod
+    def of(cls, batch: Batch) -> "Outcome":
+        """Begin with the images as they are."""
+        with torch.no_grad():
+            logits = batch.classifier(batch.images)
+        count = len(batch.images)
+        return cls(logits, logits.clone(), batch.images.clone(), count, felled_by=[None] * count)
+
+    def right(self, batch: Batch) -> Tensor:
+        """Which images are right as they are, (N,) bool."""
+        return self.clean_logits.argmax(1) == batch.labels
+
+    def fallen(self, batch: Batch) -> Tensor:
+        """Which images an attack has flipped, (N,) bool."""
+        return torch.tensor([name is not None for name in self.felled_by], device=batch.labels.device)
+
+    def attack(
+        self,
+        batch: Batch,
+        chosen: Tensor,
+        choice: AttackChoice,
+        threat: ThreatModel,
+        targets: Tensor | None = None,
+        *,
+        keep: bool = True,
+    ) -> Tensor:
+        """Attack the images that the mask (N,) chooses and take in what came of it; returns which of N were flipped.
+
+        Args:
+            batch: the images.
+            chosen: (N,) bool, at least one.
+            choice: of the attack.
+            threat: the budget.
+            targets: (N,) classes to aim for.
+            keep: take in images that were not flipped too.
+        """
+        run = attacks.run_attack(
+            choice.create(),
+            batch.classifier,
+            batch.images[chosen],
+            batch.labels[chosen],
+            threat=threat,
+            generator=batch.generators(chosen),
+            targets=None if targets is None else targets[chosen],
+            searched=batch.searched,
+        )
+        flipped = torch.zeros_like(chosen).masked_scatter(chosen, run.flipped)
+        taken = torch.ones_like(run.flipped) if keep else run.flipped
+        into = chosen if keep else flipped
+        self.logits[into], self.images[into] = run.logits[taken], run.adversarial[taken]
+        self.images_forwarded += run.images_forwarded
+        self.distances = _merged(self.distances, run.distances[taken], into)
+        within = torch.ones_like(chosen) if self.within_budget is None else self.within_budget
+        self.within_budget = within & torch.ones_like(chosen).masked_scatter(chosen, run.within_budget)
+        if run.reached is not None:
+            self.reached = _merged(self.reached, run.reached[taken], into)
+        for position in flipped.nonzero().flatten().tolist():
+            self.felled_by[position] = choice.name
+        return flipped
+
+    def rows(self, batch: Batch) -> list[Row]:
+        """Write one row an image."""
+        of_label = self.logits.gather(1, batch.labels.unsqueeze(1))
+        columns: dict[str, Sequence[object]] = {
+            "index": batch.indices,
+            "label": batch.labels.tolist(),
+            "clean_prediction": self.clean_logits.argmax(1).tolist(),
+            "clean_confidence": _finite(self.clean_logits.softmax(1).amax(1)),
+            "prediction": self.logits.argmax(1).tolist(),
+            "confidence": _finite(self.logits.softmax(1).amax(1)),
+            "rank": (~(self.logits <= of_label)).sum(1).tolist(),  # a NaN counts as larger
+        }
+        if self.distances is not None and self.within_budget is not None:
+            columns["distance"] = _finite(self.distances)
+            columns["within_budget"] = self.within_budget.tolist()
+            columns["felled_by"] = self.felled_by
+        if self.reached is not None:
+            columns["reached"] = self.reached.tolist()
+        if self.felled_eps is not None:
+            columns["felled_eps"] = _finite(self.felled_eps)
+        values = zip(*columns.values(), strict=True)
+        return [Row.model_validate(dict(zip(columns, row, strict=True))) for row in values]
+
+    def examples(self, batch: Batch, count: int) -> list[Example]:
+        """Draw the first `count` images that were right and are wrong."""
+        wrong = self.right(batch) & (self.logits.argmax(1) != batch.labels) & self.images.flatten(1).isfinite().all(1)
+        return [self._example(batch, position) for position in wrong.nonzero().flatten().tolist()[: max(0, count)]]
+
+    def _example(self, batch: Batch, position: int) -> Example:
+        clean, changed = batch.images[position], self.images[position]
+        difference = changed - clean
+        scale = max(difference.abs().max().item(), 1e-9)
+        return Example(
+            index=batch.indices[position],
+            label=int(batch.labels[position]),
+            prediction=int(self.logits[position].argmax()),
+            clean_confidence=self.clean_logits[position].softmax(0).amax().item(),
+            confidence=self.logits[position].softmax(0).amax().item(),
+            clean=_png(clean),
+            changed=_png(changed),
+            difference=_png(0.5 + difference / (2 * scale)),
+            scale=scale,
+        )
+
+
+def _png(image: Tensor) -> str:
+    if (side := max(image.shape[-2:])) > PICTURE_SIDE:
+        image = F.interpolate(image[None], scale_factor=PICTURE_SIDE / side, mode="area")[0]
+    values = (image.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
+    written = io.BytesIO()
+    Image.fromarray(values).save(written, "PNG")
+    return base64.b64encode(written.getvalue()).decode()
+
+
+def _finite(values: Tensor) -> list[float | None]:
+    return [value if math.isfinite(value) else None for value in values.tolist()]
+
+
+def _merged(before: Tensor | None, values: Tensor, mask: Tensor) -> Tensor:
+    merged = values.new_zeros(len(mask)) if before is None else before.clone()
+    merged[mask] = values
+    return merged
+
+
+def run_condition(condition: Condition, batch: Batch) -> Outcome:
+    """Run a condition on a batch.
+
+    Raises:
+        AttackError: an attack cannot be run as asked.
+    """
+    match condition:
+        case CleanCondition():
+            return Outcome.of(batch)
+        case TransformCondition():
+            return _transform([condition.create()], batch)
+        case GridCondition():
+            return _transform(condition.create(), batch)
+        case AdversarialCondition():
+            return _attack(condition, batch)
+        case CurveCondition():
+            return _curve(condition, batch)
+
+
+def _transform(transforms: Sequence[attacks.Transform], batch: Batch) -> Outcome:
+    """Look at the images under one transform after the other; those that are wrong under one are done."""
+    total = Outcome.of(batch)
+    standing = torch.ones_like(batch.labels, dtype=torch.bool)
+    for transform in transforms:
+        changed = transform.apply(batch.images[standing], batch.generators(standing))
+        with torch.no_grad():
+            logits = batch.classifier(changed)
+        total.logits[standing], total.images[standing] = logits, changed
+        total.images_forwarded += len(changed)
+        standing = standing & (total.logits.argmax(1) == batch.labels)
+        if not standing.any():
+            break
+    return total
+
+
+def _attack(condition: AdversarialCondition, batch: Batch) -> Outcome:
+    """Run the attacks one after the other, each on the images that are still right; the first meets all images."""
+    total = Outcome.of(batch)
+    everything = torch.ones_like(batch.labels, dtype=torch.bool)
+    targets = None
+    if condition.targets:
+        generators = batch.generators(everything, TARGET_STREAM)
+        targets = attacks.choose_targets(condition.targets, total.clean_logits, batch.labels, generators)
+    _cascade(total, batch, condition.attacks, condition.threat, everything, targets)
+    return total
+
+
+def _cascade(
+    total: Outcome,
+    batch: Batch,
+    choices: Sequence[AttackChoice],
+    threat: ThreatModel,
+    chosen: Tensor,
+    targets: Tensor | None = None,
+    *,
+    keep: bool = True,
+) -> Tensor:
+    """Run attacks on the chosen images, each on those that are right and that the ones before left; returns the flipped."""
+    fallen, standing = torch.zeros_like(chosen), chosen
+    for choice in choices:
+        if not standing.any():
+            break
+        fallen = fallen | total.attack(batch, standing, choice, threat, targets, keep=keep)
+        standing = chosen & total.right(batch) & ~fallen
+    return fallen
+
+
+def _curve(condition: CurveCondition, batch: Batch) -> Outcome:
+    """Find for each image the first radius at which it falls, then halve the interval below it."""
+    total = Outcome.of(batch)
+    standing = torch.ones_like(batch.labels, dtype=torch.bool)
+    stood_at = torch.zeros(len(batch.images), dtype=torch.float64, device=batch.labels.device)
+    fell_at = torch.full_like(stood_at, math.nan)
+    for threat in condition.threats:
+        if not standing.any():
+            break
+        fallen = _cascade(total, batch, condition.attacks, threat, standing)
+        fell_at[fallen] = threat.eps
+        standing = total.right(batch) & ~total.fallen(batch)
+        stood_at[standing] = threat.eps
+    for _ in range(condition.refine):
+        middle = (stood_at + fell_at) / 2
+        for eps in middle[~fell_at.isnan()].unique().tolist():
+            chosen = middle == eps
+            threat = ThreatModel(condition.norm, eps)
+            fallen = _cascade(total, batch, condition.attacks, threat, chosen, keep=False)
+            fell_at[fallen], stood_at[chosen & ~fallen] = eps, eps
+    total.felled_eps = fell_at
+    return total
