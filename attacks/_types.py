@@ -2,7 +2,7 @@
 
 import math
 from enum import StrEnum
-from typing import Annotated, ClassVar, Protocol
+from typing import Annotated, ClassVar, Protocol, runtime_checkable
 
 from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 from pydantic.dataclasses import dataclass
@@ -118,6 +118,15 @@ class Attack(Protocol):
         Returns:
             Images of the same shape and type.
         """
+        ...
+
+
+@runtime_checkable
+class ClassDependent(Protocol):
+    """An attack that does something else where there are few classes."""
+
+    def notice(self, classes: int) -> str | None:
+        """Say what it does with this number of classes; None if what its parameters say."""
         ...
 
 

@@ -33,6 +33,7 @@ class Check(BaseModel):
         means: what a failure makes of the numbers.
         message: what was found, and what to do.
         images: indices of the images that show it.
+        about: title of the condition; empty for the model itself.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -42,6 +43,7 @@ class Check(BaseModel):
     means: Grade
     message: str
     images: Annotated[tuple[int, ...], Field(description="indices in the data set")] = ()
+    about: str = ""
 
 
 class PreflightError(ValueError):

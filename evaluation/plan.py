@@ -41,6 +41,7 @@ class Plan(BaseModel):
         classes: how many classes the data set has.
         dataset_sha256: content of the data set.
         model_sha256: what decides each model's answers, see `Catalog.model_sha256`.
+        claimed_accuracy: of the models whose card claims a clean accuracy on this data set.
     """
 
     model_config = _FROZEN
@@ -51,6 +52,7 @@ class Plan(BaseModel):
     classes: int
     dataset_sha256: str
     model_sha256: dict[str, str]
+    claimed_accuracy: dict[str, float] = {}
 
     @property
     def shards(self) -> list[Shard]:
@@ -72,8 +74,9 @@ def make_plan(spec: EvaluationSpec, catalog: Catalog) -> Plan:
         DatasetError: the data set cannot be read, has too few images, or other classes than a model.
     """
     dataset = catalog.open_dataset(spec.dataset)
-    for model in spec.models:
-        label_map(catalog.verified_card(model).classes, dataset, model)
+    cards = {model: catalog.verified_card(model) for model in spec.models}
+    for model, card in cards.items():
+        label_map(card.classes, dataset, model)
     model_sha256 = {model: catalog.model_sha256(model) for model in spec.models}
     identity = {"spec": spec.model_dump(mode="json"), "dataset": dataset.sha256, "models": model_sha256}
     return Plan(
@@ -83,6 +86,11 @@ def make_plan(spec: EvaluationSpec, catalog: Catalog) -> Plan:
         classes=len(dataset.classes),
         dataset_sha256=dataset.sha256,
         model_sha256=model_sha256,
+        claimed_accuracy={
+            model: card.clean_accuracy
+            for model, card in cards.items()
+            if card.clean_accuracy is not None and spec.dataset in (card.clean_accuracy_on or "").split()
+        },
     )
 
 

@@ -4,13 +4,27 @@ from collections.abc import Iterable, Sequence
 
 from pydantic import BaseModel, ConfigDict
 
+from attacks import ClassDependent
+from evaluation.checks import Check, Grade, grade
+from evaluation.conditions import Example
 from evaluation.plan import Plan, Shard
 from evaluation.runner import ShardResult
+from evaluation.spec import AdversarialCondition, CurveCondition
 from evaluation.statistics import Proportion, proportion
+from evaluation.trust import claim_check, condition_checks, cross_checks, curve, median_minimal_eps
 
 TOP_K = 5
 
 _FROZEN = ConfigDict(frozen=True, extra="forbid")
+
+
+class CurvePoint(BaseModel):
+    """Robust accuracy at a radius on the [0, 1] pixel scale."""
+
+    model_config = _FROZEN
+
+    eps: float
+    robust_accuracy: Proportion
 
 
 class ConditionReport(BaseModel):
@@ -25,9 +39,13 @@ class ConditionReport(BaseModel):
         robust_accuracy: right on the clean image and not felled within budget / n; None where nothing attacks.
         attack_success_rate: felled within budget / right on the clean image.
         target_rate: predicted as the target, within budget / n; None without targets.
+        curve: robust accuracy at each eps of a curve; empty elsewhere.
+        median_minimal_eps: median over all images of the radius at which they fell, 0 where wrong already; None elsewhere, or if
+            most still stand.
         outside_budget: indices of images where an attack left the ball or [0, 1], or returned NaN; they count as standing.
         seconds: of computing, summed over shards.
         images_forwarded: passes of an image through the model.
+        examples: pictures of a few images that were right and are wrong under the condition.
     """
 
     model_config = _FROZEN
@@ -40,9 +58,12 @@ class ConditionReport(BaseModel):
     robust_accuracy: Proportion | None
     attack_success_rate: Proportion | None
     target_rate: Proportion | None
+    curve: tuple[CurvePoint, ...] = ()
+    median_minimal_eps: float | None = None
     outside_budget: tuple[int, ...]
     seconds: float
     images_forwarded: int
+    examples: tuple[Example, ...] = ()
 
     @property
     def score(self) -> Proportion | None:
@@ -51,12 +72,26 @@ class ConditionReport(BaseModel):
 
 
 class ModelReport(BaseModel):
-    """One model under all conditions, in the order of the specification."""
+    """One model under all conditions, in the order of the specification, with what was checked.
+
+    Attributes:
+        model: name of the checkpoint.
+        conditions: what was found.
+        checks: of the model, of each attack, and of the numbers against each other.
+        grade: the worst that a failed check means.
+    """
 
     model_config = _FROZEN
 
     model: str
     conditions: tuple[ConditionReport, ...]
+    checks: tuple[Check, ...] = ()
+    grade: Grade = "reliable"
+
+    @property
+    def failed(self) -> tuple[Check, ...]:
+        """The checks that failed."""
+        return tuple(check for check in self.checks if check.failed)
 
 
 class Report(BaseModel):
@@ -64,10 +99,11 @@ class Report(BaseModel):
 
     model_config = _FROZEN
 
-    schema_version: int = 1
+    schema_version: int = 2
     plan: Plan
     complete: bool
     models: tuple[ModelReport, ...]
+    made_with: tuple[str, ...] = ()
     warnings: tuple[str, ...]
 
     def to_markdown(self) -> str:
@@ -88,6 +124,7 @@ class Report(BaseModel):
             f"{spec.dataset}, n = {self.plan.images} images drawn evenly from the classes, seed {spec.seed}, {spec.precision}",
             "accuracy in percent with its 95 % Wilson interval; under an attack, robust accuracy: "
             "right on the clean image and under every attack",
+            *(f"trust in {model.model}: {model.grade}" for model in self.models if model.checks),
             *(f"WARNING: {warning}" for warning in self.warnings),
             f"evaluation {self.plan.id}, data sha256 {self.plan.dataset_sha256[:12]}",
         ]
@@ -114,21 +151,35 @@ def merge(plan: Plan, results: Iterable[ShardResult]) -> Report:
     shards = plan.shards
     if strangers := set(by_shard) - set(shards):
         raise ValueError(f"shards that are not of this plan: {sorted(map(str, strangers))}")
-    reports = tuple(
-        ModelReport(
-            model=model,
-            conditions=tuple(
-                _condition(
-                    plan,
-                    index,
-                    [by_shard[s] for s in shards if (s.model, s.condition) == (model, index) and s in by_shard],
-                )
-                for index in range(len(plan.spec.conditions))
-            ),
-        )
+    found = {
+        (model, index): [by_shard[s] for s in shards if (s.model, s.condition) == (model, index) and s in by_shard]
         for model in plan.spec.models
+        for index in range(len(plan.spec.conditions))
+    }
+    reports = tuple(_model(plan, model, found) for model in plan.spec.models)
+    return Report(
+        plan=plan,
+        complete=len(by_shard) == len(shards),
+        models=reports,
+        made_with=tuple(sorted({result.made_with for result in by_shard.values()} - {""})),
+        warnings=(*_notices(plan), *_warnings(reports)),
     )
-    return Report(plan=plan, complete=len(by_shard) == len(shards), models=reports, warnings=tuple(_warnings(reports)))
+
+
+def _model(plan: Plan, model: str, found: dict[tuple[str, int], list[ShardResult]]) -> ModelReport:
+    conditions: list[ConditionReport] = []
+    checks: list[Check] = []
+    for index, condition in enumerate(plan.spec.conditions):
+        results = found[model, index]
+        rows = [row for result in results for row in result.rows]
+        conditions.append(_condition(plan, index, results))
+        checks += [check for result in results for check in result.preflight]
+        about = [*(check for result in results for check in result.checks), *condition_checks(condition, rows)]
+        checks += [check.model_copy(update={"about": condition.title}) for check in about]
+        if index == 0 and rows and model in plan.claimed_accuracy:
+            checks.append(claim_check(rows, plan.claimed_accuracy[model]))
+    checks += cross_checks(plan.spec, [each.robust_accuracy for each in conditions])
+    return ModelReport(model=model, conditions=tuple(conditions), checks=tuple(checks), grade=grade(checks))
 
 
 def _condition(plan: Plan, index: int, results: Sequence[ShardResult]) -> ConditionReport:
@@ -138,8 +189,9 @@ def _condition(plan: Plan, index: int, results: Sequence[ShardResult]) -> Condit
     clean_right = sum(row.clean_prediction == row.label for row in rows)
     right = sum(row.prediction == row.label for row in rows)
     felled = sum(row.felled_by is not None for row in rows)
-    attacked = condition.kind == "adversarial"
-    targeted = attacked and condition.targets is not None
+    attacked = condition.kind in {"adversarial", "curve"}
+    targeted = condition.kind == "adversarial" and condition.targets is not None
+    eps = condition.eps if condition.kind == "curve" and rows else ()
     return ConditionReport(
         title=condition.title,
         images_done=n,
@@ -149,18 +201,30 @@ def _condition(plan: Plan, index: int, results: Sequence[ShardResult]) -> Condit
         robust_accuracy=proportion(clean_right - felled, n) if attacked else None,
         attack_success_rate=proportion(felled, clean_right) if attacked else None,
         target_rate=proportion(sum(row.reached is True for row in rows), n) if targeted else None,
+        curve=tuple(
+            CurvePoint(eps=radius, robust_accuracy=each) for radius, each in zip(eps, curve(rows, eps), strict=True)
+        ),
+        median_minimal_eps=median_minimal_eps(rows) if eps else None,
         outside_budget=tuple(row.index for row in rows if not row.within_budget),
         seconds=sum(result.seconds for result in results),
         images_forwarded=sum(result.images_forwarded for result in results),
+        examples=tuple(example for result in results for example in result.examples),
     )
+
+
+def _notices(plan: Plan) -> Iterable[str]:
+    """What attacks do differently with this number of classes."""
+    for condition in plan.spec.conditions:
+        for choice in condition.attacks if isinstance(condition, AdversarialCondition | CurveCondition) else ():
+            attack = choice.create()
+            if isinstance(attack, ClassDependent) and (notice := attack.notice(plan.classes)):
+                yield f"{condition.title}: {notice}"
 
 
 def _warnings(reports: Sequence[ModelReport]) -> Iterable[str]:
     for model in reports:
-        for condition in model.conditions:
-            if bad := condition.outside_budget:
-                shown = ", ".join(map(str, bad[:10])) + (" ..." if len(bad) > 10 else "")
-                yield (
-                    f"{model.model}, {condition.title}: {len(bad)} adversarial images lie outside the budget or hold NaN "
-                    f"and count as standing (images {shown})"
-                )
+        for check in model.failed:
+            shown = ", ".join(map(str, check.images[:10])) + (" ..." if len(check.images) > 10 else "")
+            images = f" (images {shown})" if check.images else ""
+            about = f", {check.about}" if check.about else ""
+            yield f"{model.model}{about}: {check.message}{images} [{check.means}]"

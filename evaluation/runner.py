@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from importlib.metadata import version
 
 import torch
 from pydantic import BaseModel, ConfigDict
@@ -26,7 +27,7 @@ _FROZEN = ConfigDict(frozen=True, extra="forbid")
 
 
 class ShardResult(BaseModel):
-    """A finished shard; checks of the model come with its first condition, checks of an attack with its first images."""
+    """A finished shard; `preflight` comes with a model's first condition, `checks` and `examples` with the first images."""
 
     model_config = _FROZEN
 
@@ -34,8 +35,10 @@ class ShardResult(BaseModel):
     rows: tuple[Row, ...]
     images_forwarded: int
     seconds: float
+    preflight: tuple[Check, ...] = ()
     checks: tuple[Check, ...] = ()
     examples: tuple[Example, ...] = ()
+    made_with: str = ""
 
 
 def best_device() -> str:
@@ -71,6 +74,7 @@ def run_shard(
     rows: list[Row] = []
     checks: list[Check] = []
     examples: list[Example] = []
+    found: tuple[Check, ...] = ()
     forwarded = 0
     queue: Sequence[int] = dataset.select(spec.images, spec.seed)[shard.start : shard.stop]
     size = max(1, BATCH_PIXELS // classifier.card.preprocessing.crop**2)
@@ -81,9 +85,9 @@ def run_shard(
         batch = Batch(classifier, searched or classifier, images.to(classifier.device), labels, indices, spec.seed)
         try:
             first = shard.start == 0 and not rows
-            found = _preflight(batch) if first and shard.condition == 0 else ()
+            found = _preflight(batch) if first and shard.condition == 0 else found
             outcome = run_condition(condition, batch)
-            checks += [*found, *(_probe(spec, shard, batch, outcome) if first else ())]
+            checks += _probe(spec, shard, batch, outcome) if first else ()
         except torch.OutOfMemoryError:
             if len(indices) == 1:
                 raise
@@ -100,9 +104,17 @@ def run_shard(
         rows=tuple(rows),
         images_forwarded=forwarded,
         seconds=seconds,
+        preflight=found,
         checks=tuple(checks),
         examples=tuple(examples),
+        made_with=_made_with(classifier.device),
     )
+
+
+def _made_with(device: torch.device) -> str:
+    """Versions and hardware that an exact repetition needs."""
+    where = torch.cuda.get_device_name(device) if device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
+    return f"withstand {version('withstand')}, torch {torch.__version__}, {device.type} {where}"
 
 
 def _preflight(batch: Batch) -> tuple[Check, ...]:

@@ -36,3 +36,14 @@ def proportion(count: int, n: int) -> Proportion | None:
     low = 0.0 if count == 0 else centre - half
     high = 1.0 if count == n else centre + half
     return Proportion(value=p, count=count, n=n, low=low, high=high)
+
+
+def binomial_below(count: int, n: int, claimed: float) -> float:
+    """Probability of at most `count` of n where each has the probability `claimed`: the p value of "it is less than that"."""
+    if not 0 < claimed < 1:
+        return 1.0 if count >= claimed * n else 0.0
+    log_choose = (math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1) for k in range(count + 1))
+    terms = (
+        math.exp(each + k * math.log(claimed) + (n - k) * math.log1p(-claimed)) for k, each in enumerate(log_choose)
+    )
+    return min(1.0, math.fsum(terms))

@@ -1,0 +1,136 @@
+"""What the numbers of one model say about each other: checks that need more than one shard, or more than one condition."""
+
+import itertools
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from attacks import format_eps
+from evaluation.checks import Check
+from evaluation.conditions import Row
+from evaluation.spec import AdversarialCondition, Condition, CurveCondition, EvaluationSpec
+from evaluation.statistics import Proportion, binomial_below, proportion
+
+WITHOUT_GRADIENT = frozenset({"noise", "square", "torchattacks:Square", "torchattacks:SPSA"})
+"""Attacks that use no gradient: one of them is no match for a gradient attack that works."""
+
+SIGNIFICANT = 0.01
+"""p value below which a clean accuracy is less than what the card claims."""
+
+
+def condition_checks(condition: Condition, rows: Sequence[Row]) -> Iterable[Check]:
+    """Check what happened to the images under one condition."""
+    if not isinstance(condition, AdversarialCondition | CurveCondition):
+        return
+    outside = tuple(row.index for row in rows if not row.within_budget)
+    yield Check(
+        name="adversarial images lie in the budget",
+        failed=bool(outside),
+        means="invalid",
+        message=f"{len(outside)} adversarial images lie outside the budget or hold NaN and count as standing"
+        if outside
+        else "all adversarial images lie within the budget and [0, 1]",
+        images=outside,
+    )
+    names = [choice.name for choice in condition.attacks]
+    if set(names) & WITHOUT_GRADIENT and not set(names) <= WITHOUT_GRADIENT:
+        felled = tuple(row.index for row in rows if row.felled_by in WITHOUT_GRADIENT)
+        yield Check(
+            name="gradient attacks are not beaten without gradients",
+            failed=bool(felled),
+            means="suspicious",
+            message=f"{len(felled)} images fell to an attack without gradients after those with gradients had failed: do gradients "
+            "mislead?"
+            if felled
+            else "no image fell only to an attack without gradients",
+            images=felled,
+        )
+
+
+def claim_check(rows: Sequence[Row], claimed: float) -> Check:
+    """Compare clean accuracy with what the model's card claims."""
+    right = sum(row.clean_prediction == row.label for row in rows)
+    p = binomial_below(right, len(rows), claimed)
+    measured = f"clean accuracy is {right / len(rows):.3f} (n = {len(rows)}), the card claims {claimed:.3f}"
+    return Check(
+        name="clean accuracy is what the card claims",
+        failed=p < SIGNIFICANT,
+        means="suspicious",
+        message=f"{measured} (p = {p:.1g}): is the preprocessing that of training?" if p < SIGNIFICANT else measured,
+    )
+
+
+def cross_checks(spec: EvaluationSpec, scores: Sequence[Proportion | None]) -> Iterable[Check]:
+    """Compare attacks that differ in one number: eps, or their steps. `scores` are robust accuracies, one a condition."""
+    attacked = [
+        (condition, score)
+        for condition, score in zip(spec.conditions, scores, strict=True)
+        if isinstance(condition, AdversarialCondition) and score is not None
+    ]
+    for first, second in itertools.permutations(attacked, 2):
+        yield from _larger_ball(*first, *second)
+        yield from _more_steps(*first, *second)
+
+
+def _larger_ball(
+    small: AdversarialCondition, found: Proportion, large: AdversarialCondition, then: Proportion
+) -> Iterable[Check]:
+    widened = replace(small.threat, eps=large.threat.eps) if small.threat.norm is large.threat.norm else small.threat
+    if small.threat.eps < large.threat.eps and large == small.model_copy(update={"threat": widened}):
+        failed = then.value > found.high
+        yield Check(
+            name="a larger ball fells more",
+            failed=failed,
+            means="invalid",
+            message=f"robust accuracy {'rises' if failed else 'goes'} from {found.value:.3f} at {format_eps(small.threat.eps)} to "
+            f"{then.value:.3f} at {format_eps(large.threat.eps)} ({_named(small)})",
+        )
+
+
+def _more_steps(
+    few: AdversarialCondition, found: Proportion, many: AdversarialCondition, then: Proportion
+) -> Iterable[Check]:
+    if few.model_copy(update={"attacks": ()}) != many.model_copy(update={"attacks": ()}):
+        return
+    (less, less_rest), (more, more_rest) = _steps(few), _steps(many)
+    if less is None or more is None or less >= more or less_rest != more_rest:
+        return
+    failed = then.value < found.low
+    yield Check(
+        name="more steps change nothing",
+        failed=failed,
+        means="suspicious",
+        message=f"{less} steps leave {found.value:.3f} standing, {more} steps {then.value:.3f}"
+        + (": the smaller number is not converged, quote the larger" if failed else ""),
+    )
+
+
+def _steps(condition: AdversarialCondition) -> tuple[int | None, object]:
+    """Number of steps of a condition with one attack, and all else that defines the attack."""
+    if len(condition.attacks) != 1 or not isinstance(steps := condition.attacks[0].parameters.get("steps"), int):
+        return None, None
+    rest: dict[str, Any] = {key: value for key, value in condition.attacks[0].parameters.items() if key != "steps"}
+    return steps, (condition.attacks[0].name, rest)
+
+
+def _named(condition: AdversarialCondition) -> str:
+    return " + ".join(choice.create().title for choice in condition.attacks)
+
+
+def curve(rows: Sequence[Row], eps: Sequence[float]) -> tuple[Proportion, ...]:
+    """Robust accuracy at each radius: right on the clean image, and not felled at that radius or a smaller one."""
+    right = [row for row in rows if row.clean_prediction == row.label]
+    counted = (
+        proportion(sum(row.felled_eps is None or row.felled_eps > radius for row in right), len(rows)) for radius in eps
+    )
+    return tuple(each for each in counted if each is not None)
+
+
+def median_minimal_eps(rows: Sequence[Row]) -> float | None:
+    """Median over all images of the smallest radius that fells them, 0 where wrong already; None if most still stand."""
+    fell_at = sorted(
+        0.0 if row.clean_prediction != row.label else float("inf") if row.felled_eps is None else row.felled_eps
+        for row in rows
+    )
+    middle = fell_at[(len(fell_at) - 1) // 2] if fell_at else float("inf")
+    return None if middle == float("inf") else middle
