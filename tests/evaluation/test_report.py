@@ -90,7 +90,7 @@ def test_ten_images_counted_by_hand() -> None:
     assert report.models[0].conditions[2].images_forwarded == 30
     assert report.warnings == (
         "m, PGD-20 Linf 0.1 to random: 1 adversarial images lie outside the budget or hold NaN "
-        "and count as standing (images 3)",
+        "and count as standing (images 3) [invalid]",
     )
 
 
