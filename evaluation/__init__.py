@@ -11,6 +11,7 @@ spec = evaluation.EvaluationSpec(
 print(evaluation.evaluate(spec).to_markdown())
 """
 
+from evaluation import writers
 from evaluation.catalog import Catalog
 from evaluation.datasets import DatasetError, ImageFolder, SelectionError, open_dataset
 from evaluation.evaluate import evaluate
@@ -51,4 +52,5 @@ __all__ = [
     "preset",
     "preset_names",
     "run_shard",
+    "writers",
 ]

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from evaluation.catalog import Catalog
-from evaluation.plan import Shard, make_plan
+from evaluation.plan import make_plan
 from evaluation.report import Report, merge
 from evaluation.runner import ShardResult, best_device, run_shard
 from evaluation.spec import EvaluationSpec
@@ -14,7 +14,7 @@ def evaluate(
     *,
     catalog: Catalog | None = None,
     device: str | None = None,
-    on_shard: Callable[[Shard, int, int], None] = lambda shard, done, total: None,
+    on_shard: Callable[[ShardResult, int, int], None] = lambda result, done, total: None,
 ) -> Report:
     """Evaluate every model under every condition.
 
@@ -22,7 +22,7 @@ def evaluate(
         spec: what to evaluate.
         catalog: where names are looked up; the project's own models and data by default.
         device: where to compute; the GPU if there is one by default.
-        on_shard: called after each shard with it, the shards done and the shards in all.
+        on_shard: called after each shard with its result, the shards done and the shards in all.
 
     Raises:
         UnknownNameError: there is no such model or data set.
@@ -41,5 +41,5 @@ def evaluate(
         if pair is None or loaded != shard.model:
             loaded, pair = shard.model, catalog.load_folded(shard.model, device, spec.precision)
         results.append(run_shard(spec, shard, classifier=pair[0], dataset=dataset, searched=pair[1]))
-        on_shard(shard, done, len(shards))
+        on_shard(results[-1], done, len(shards))
     return merge(plan, results)

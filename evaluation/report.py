@@ -33,6 +33,7 @@ class ConditionReport(BaseModel):
     Attributes:
         title: of the condition.
         images_done: images with a result.
+        clean_accuracy: right on the same images as they are / n.
         accuracy: right under the condition / n.
         top5_accuracy: right class among the five largest logits / n; None with five classes or fewer.
         drop: clean accuracy minus accuracy, on the same images.
@@ -52,6 +53,7 @@ class ConditionReport(BaseModel):
 
     title: str
     images_done: int
+    clean_accuracy: Proportion | None
     accuracy: Proportion | None
     top5_accuracy: Proportion | None
     drop: float | None
@@ -195,6 +197,7 @@ def _condition(plan: Plan, index: int, results: Sequence[ShardResult]) -> Condit
     return ConditionReport(
         title=condition.title,
         images_done=n,
+        clean_accuracy=proportion(clean_right, n),
         accuracy=proportion(right, n),
         top5_accuracy=proportion(sum(row.rank < TOP_K for row in rows), n) if plan.classes > TOP_K else None,
         drop=(clean_right - right) / n if n else None,

@@ -20,7 +20,7 @@ import attacks
 import evaluation
 import models
 from common.pictures import PictureError, open_picture
-from evaluation import Catalog, EvaluationSpec, Shard
+from evaluation import Catalog, EvaluationSpec, ShardResult, writers
 from service import demo as demonstration
 from service.app import create_app
 from service.client import Client, ClientError
@@ -28,6 +28,7 @@ from service.display import console, describe_added, print_questions, print_repo
 from service.errors import field_errors
 from service.explain import explain as explain_image
 from service.explain import parse_place
+from service.formats import SUFFIXES, ReportFormat, write
 from service.schemas import AddedModel, OpenQuestions, Prediction, Predictions, QuestionView, top_classes
 from service.settings import Settings
 
@@ -88,32 +89,72 @@ def evaluate(
     ] = None,
     preset: Annotated[list[str], typer.Option(help="Named conditions; may be given again.")] = ["rotation-flip"],
     seed: Annotated[int, typer.Option(help="Seed of the selection and of all random draws.")] = 0,
+    precision: Annotated[
+        str, typer.Option(help="In which attacks look, float32 or bfloat16; the verdict is float32's.")
+    ] = "float32",
+    out: Annotated[
+        list[Path],
+        typer.Option(help=f"File to write the report to, by its ending: {', '.join(SUFFIXES)}.", show_default="none"),
+    ] = [],
+    min_accuracy: Annotated[
+        float | None, typer.Option(help="Fail if any accuracy is lower, as a fraction.", show_default="none")
+    ] = None,
+    min_robust: Annotated[
+        float | None,
+        typer.Option(help="Fail if any robust accuracy is lower, or cannot be trusted.", show_default="none"),
+    ] = None,
+    junit: Annotated[
+        Path | None, typer.Option(help="JUnit file to write for a build server.", show_default="none")
+    ] = None,
     device: Device = "",
     model_dir: ModelDir = [],
     dataset_dir: DatasetDir = [],
     as_json: Json = False,
 ) -> None:
-    """Evaluate checkpoints here and now, without a server."""
+    """Evaluate checkpoints here and now, without a server. Ends with status 1 if a result lies below the bar."""
+    forms = {path: _form(path) for path in out}
     conditions = {condition.title: condition for name in preset for condition in evaluation.preset(name)}
-    spec = EvaluationSpec(
-        models=tuple(model), dataset=dataset, images=images, conditions=tuple(conditions.values()), seed=seed
+    spec = EvaluationSpec.model_validate(
+        {
+            "models": model,
+            "dataset": dataset,
+            "images": images,
+            "conditions": list(conditions.values()),
+            "precision": precision,
+            "seed": seed,
+        }
     )
+    catalog = _catalog(model_dir, dataset_dir)
+    results: list[ShardResult] = []
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     err = Console(stderr=True)
     with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
         task = progress.add_task("evaluating", total=None)
 
-        def on_shard(shard: Shard, done: int, total: int) -> None:
-            title = spec.conditions[shard.condition].title
-            progress.update(task, completed=done, total=total, description=f"{shard.model}, {title}")
+        def on_shard(result: ShardResult, done: int, total: int) -> None:
+            results.append(result)
+            title = spec.conditions[result.shard.condition].title
+            progress.update(task, completed=done, total=total, description=f"{result.shard.model}, {title}")
 
-        report = evaluation.evaluate(
-            spec, catalog=_catalog(model_dir, dataset_dir), device=_usable(device), on_shard=on_shard
-        )
+        report = evaluation.evaluate(spec, catalog=catalog, device=_usable(device), on_shard=on_shard)
+    files = catalog.open_dataset(dataset).files
+    for path, form in forms.items():
+        path.write_bytes(write(report, form, lambda: writers.image_rows(report.plan, results, files)))
     if as_json:
         typer.echo(report.model_dump_json(indent=2))
     else:
         print_report(report, console())
+    failures = writers.below_bar(report, min_accuracy, min_robust)
+    if junit:
+        junit.write_text(writers.to_junit(report, failures))
+    if failures:
+        _end("below the bar: " + "; ".join(failures), FAILURE)
+
+
+def _form(path: Path) -> ReportFormat:
+    if path.suffix not in SUFFIXES:
+        raise ValueError(f"--out {path}: the ending says how to write the report, use {', '.join(SUFFIXES)}")
+    return SUFFIXES[path.suffix]
 
 
 @app.command()

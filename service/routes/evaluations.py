@@ -2,23 +2,22 @@
 
 import asyncio
 from collections.abc import AsyncIterable
-from enum import StrEnum
+from contextlib import suppress
 from http import HTTPStatus
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from pydantic import ValidationError
 
 from common import UnknownNameError, text_sha256
-from evaluation import DatasetError, EvaluationSpec, Report, SelectionError, make_plan, merge
+from evaluation import DatasetError, EvaluationSpec, Report, SelectionError, make_plan, merge, writers
 from models import CheckpointError
 from service.deps import EvaluationDep, Service, ServiceDep, find_evaluation
 from service.errors import FieldError, ServiceError
+from service.formats import MEDIA_TYPES, ReportFormat, write
 from service.jobs import Evaluation
-from service.pages import render
 from service.schemas import EvaluationList, EvaluationView, PgdRequest, RotationFlipRequest
 from service.store import KeyReusedError
 
@@ -30,14 +29,6 @@ router = APIRouter(prefix="/v1/evaluations", tags=["evaluations"])
 IdempotencyKey = Annotated[
     str | None, Header(min_length=1, max_length=255, description="repeating a request with the same key is harmless")
 ]
-
-
-class ReportFormat(StrEnum):
-    """How a report is written."""
-
-    JSON = "json"
-    MARKDOWN = "markdown"
-    HTML = "html"
 
 
 @router.post("", status_code=HTTPStatus.ACCEPTED)
@@ -148,17 +139,26 @@ async def watch_evaluation(
 def read_report(
     evaluation: EvaluationDep,
     service: ServiceDep,
-    format: Annotated[ReportFormat, Query(description="json, markdown or html")] = ReportFormat.JSON,  # noqa: A002
+    format: Annotated[  # noqa: A002
+        ReportFormat, Query(description="csv and parquet have a row an image, methods is a paragraph for a paper")
+    ] = ReportFormat.JSON,
 ) -> Response:
     """Read the report; it says so when it is partial."""
-    report = _report(evaluation, service)
-    match format:
-        case ReportFormat.JSON:
-            return JSONResponse(report.model_dump(mode="json"))
-        case ReportFormat.MARKDOWN:
-            return PlainTextResponse(report.to_markdown(), media_type="text/markdown")
-        case ReportFormat.HTML:
-            return HTMLResponse(render("report.html", evaluation=EvaluationView.of(evaluation, report)))
+    try:
+        content = write(_report(evaluation, service), format, lambda: _rows(evaluation, service))
+    except writers.FormatError as error:
+        raise ServiceError(HTTPStatus.NOT_IMPLEMENTED, str(error)) from error
+    return Response(content, media_type=MEDIA_TYPES[format])
+
+
+def _rows(evaluation: Evaluation, service: Service) -> list[dict[str, Any]]:
+    """Write a row an image; files are named as long as the data set is the one that was evaluated."""
+    plan = evaluation.plan
+    files: tuple[str, ...] = ()
+    with suppress(UnknownNameError, DatasetError):
+        dataset = service.catalog.open_dataset(plan.spec.dataset)
+        files = dataset.files if dataset.sha256 == plan.dataset_sha256 else ()
+    return writers.image_rows(plan, service.store.results(evaluation.id), files)
 
 
 def _report(evaluation: Evaluation, service: Service) -> Report:

@@ -59,7 +59,7 @@ def numbers(report: Report, condition: int) -> dict[str, object]:
 def test_ten_images_counted_by_hand() -> None:
     report = merge(PLAN, [result(0, CLEAN), result(1, ROTATED), result(2, ATTACKED)])
     assert report.complete
-    empty = {"curve": (), "median_minimal_eps": None, "examples": ()}
+    empty = {"clean_accuracy": (8, 10), "curve": (), "median_minimal_eps": None, "examples": ()}
     nothing = empty | {"robust_accuracy": None, "attack_success_rate": None, "target_rate": None, "outside_budget": ()}
     assert numbers(report, 0) == {
         "images_done": 10,

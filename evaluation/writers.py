@@ -1,0 +1,175 @@
+"""A report in the forms that people paste, load and gate on."""
+
+import csv
+import io
+from collections.abc import Iterable
+from importlib import import_module
+from typing import Any
+from xml.etree import ElementTree
+
+from common import canonical_json
+from evaluation.plan import Plan
+from evaluation.report import Report
+from evaluation.runner import ShardResult
+from evaluation.spec import AdversarialCondition, CurveCondition
+from evaluation.statistics import Proportion
+
+
+class FormatError(ValueError):
+    """A form needs a library that is not installed."""
+
+
+_LATEX = {"&": r"\&", "%": r"\%", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}", "$": r"\$", "\\": r"\textbackslash{}"}
+
+
+def to_latex(report: Report) -> str:
+    """Write a table for a paper: one row a model, percent with the half-width of the larger side of the 95 % interval."""
+    titles = [condition.title for condition in report.plan.spec.conditions]
+    lines = [
+        r"\begin{tabular}{l" + "r" * len(titles) + "}",
+        r"\toprule",
+        " & ".join(["model", *map(_escaped, titles)]) + r" \\",
+        r"\midrule",
+        *(
+            " & ".join([_escaped(model.model), *(_latex_cell(each.score) for each in model.conditions)]) + r" \\"
+            for model in report.models
+        ),
+        r"\bottomrule",
+        r"\end{tabular}",
+        *(f"% {fact}" for fact in report.facts()),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _latex_cell(score: Proportion | None) -> str:
+    if score is None:
+        return "--"
+    half = max(score.value - score.low, score.high - score.value)
+    return rf"${100 * score.value:.1f} \pm {100 * half:.1f}$"
+
+
+def _escaped(text: str) -> str:
+    return "".join(_LATEX.get(character, character) for character in text)
+
+
+def methods(report: Report) -> str:
+    """Write the paragraph of a paper that says what was done: data, protocol, randomness, intervals, versions."""
+    plan, spec = report.plan, report.plan.spec
+    conditions = "; ".join(_described(condition) for condition in spec.conditions)
+    precision = (
+        "Attacks searched in bfloat16 on copies of the models; whether an image fell was decided in float32. "
+        if spec.precision != "float32"
+        else ""
+    )
+    return (
+        f"{'PARTIAL RESULT. ' if not report.complete else ''}"
+        f"We evaluated {len(spec.models)} model{'s' * (len(spec.models) > 1)} on {plan.images} images of {spec.dataset} "
+        f"(SHA-256 {plan.dataset_sha256[:12]}), drawn evenly from its {plan.classes} classes with seed {spec.seed}, under these "
+        f"conditions: {conditions}. Images lie in [0, 1]; eps is on that scale and normalisation is part of the model. "
+        "Robust accuracy is the share of all images that are classified correctly and that no attack of the condition flips within "
+        f"its budget, measured in the stated norm on float32 images. {precision}Random draws are seeded per image, so that results "
+        "do not depend on batches. Intervals are 95 % Wilson score intervals. "
+        f"Evaluation {plan.id}, computed with {', '.join(report.made_with) or 'versions unknown'}."
+    )
+
+
+def _described(condition: Any) -> str:
+    if not isinstance(condition, AdversarialCondition | CurveCondition):
+        return condition.title
+    settings = ", ".join(
+        f"{choice.name} ({', '.join(f'{name}={value}' for name, value in choice.parameters.items())})"
+        for choice in condition.attacks
+    )
+    return f"{condition.title}, with {settings}"
+
+
+def manifest(report: Report) -> dict[str, Any]:
+    """What an exact repetition needs: specification, hashes of models and data, versions."""
+    plan = report.plan
+    return {
+        "evaluation": plan.id,
+        "complete": report.complete,
+        "spec": plan.spec.model_dump(mode="json"),
+        "dataset_sha256": plan.dataset_sha256,
+        "model_sha256": plan.model_sha256,
+        "made_with": list(report.made_with),
+    }
+
+
+def image_rows(plan: Plan, results: Iterable[ShardResult], files: tuple[str, ...] = ()) -> list[dict[str, Any]]:
+    """One row for each image, model and condition, in the order of the specification.
+
+    Args:
+        plan: of the evaluation.
+        results: its finished shards.
+        files: paths of the data set's images by index, if they are to be named.
+    """
+    conditions = plan.spec.conditions
+    order = {model: place for place, model in enumerate(plan.spec.models)}
+    sorted_results = sorted(results, key=lambda each: (order[each.shard.model], each.shard.condition, each.shard.start))
+    return [
+        {
+            "model": result.shard.model,
+            "condition": conditions[result.shard.condition].title,
+            "file": files[row.index] if files else None,
+            **row.model_dump(),
+        }
+        for result in sorted_results
+        for row in result.rows
+    ]
+
+
+def to_csv(rows: list[dict[str, Any]]) -> str:
+    """Write rows of `image_rows` with a line of names; what is None stays empty."""
+    written = io.StringIO()
+    writer = csv.DictWriter(written, fieldnames=list(rows[0]) if rows else ["model", "condition"], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return written.getvalue()
+
+
+def to_parquet(rows: list[dict[str, Any]], report: Report) -> bytes:
+    """Write rows of `image_rows` as a Parquet file, with the manifest in its metadata.
+
+    Raises:
+        FormatError: pyarrow is not installed.
+    """
+    try:
+        pyarrow, parquet = import_module("pyarrow"), import_module("pyarrow.parquet")
+    except ImportError as error:
+        raise FormatError("Parquet files need pyarrow: uv pip install 'withstand[parquet]'") from error
+    table = pyarrow.Table.from_pylist(rows).replace_schema_metadata({"withstand": canonical_json(manifest(report))})
+    written = io.BytesIO()
+    parquet.write_table(table, written)
+    return written.getvalue()
+
+
+def below_bar(report: Report, min_accuracy: float | None, min_robust: float | None) -> list[str]:
+    """List, a sentence each, what lies below the bar: every accuracy without an attack, every robust accuracy with one."""
+    found: list[str] = []
+    for model in report.models:
+        for each in model.conditions:
+            bar = min_robust if each.robust_accuracy else min_accuracy
+            if bar is not None and (each.score is None or each.score.value < bar):
+                value = "unknown" if each.score is None else f"{each.score.value:.4f} (n = {each.score.n})"
+                found.append(f"{model.model}, {each.title}: {value}, at least {bar:g} is asked for")
+        if min_robust is not None and model.grade == "invalid":
+            found.append(f"{model.model}: its robust accuracy cannot be trusted: {model.failed[0].message}")
+    return found
+
+
+def to_junit(report: Report, failures: list[str]) -> str:
+    """Write a JUnit file: a test case for each model and condition, failed where `failures` of `below_bar` names it."""
+    suite = ElementTree.Element("testsuite", name=f"withstand {report.plan.id}")
+    count = 0
+    for model in report.models:
+        for title, seconds in [*((each.title, each.seconds) for each in model.conditions), ("trust", 0.0)]:
+            name = model.model if title == "trust" else f"{model.model}, {title}"
+            case = ElementTree.SubElement(suite, "testcase", classname=model.model, name=title, time=f"{seconds:.3f}")
+            for failure in failures:
+                if failure.startswith(f"{name}: "):
+                    ElementTree.SubElement(case, "failure", message=failure)
+                    count += 1
+    suite.set("tests", str(len(suite)))
+    suite.set("failures", str(count))
+    return ElementTree.tostring(suite, encoding="unicode", xml_declaration=True) + "\n"
