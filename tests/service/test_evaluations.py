@@ -360,7 +360,7 @@ def test_bad_queries_and_headers_are_refused(http: httpx.Client, server: Server)
     server.service.store.cancel(a_plan().id)
     report = problem(http.get(f"{URL}/{a_plan().id}/report", params={"format": "pdf"}), 422)
     assert report["errors"][0]["field"] == "format"
-    assert "'json', 'markdown' or 'html'" in report["errors"][0]["message"]
+    assert "'json', 'markdown', 'html', 'latex'" in report["errors"][0]["message"]
     for query in ({"limit": 0}, {"limit": 201}, {"cursor": -1}, {"cursor": "next"}):
         assert problem(http.get(URL, params=query), 422)["errors"][0]["field"] in query
     long_key = problem(http.post(URL, json=body(), headers={"Idempotency-Key": "k" * 256}), 422)

@@ -53,7 +53,9 @@ def test_a_shard_computed_in_the_process_equals_one_computed_here(executor: Devi
     plan = make_plan(spec, catalog)
     shard = plan.shards[1]
     there = executor.submit(compute, catalog, plan, shard).result(DEADLINE_S)
-    here = run_shard(spec, shard, classifier=catalog.load_model("tiny", "cpu"), dataset=catalog.open_dataset("shapes"))
+    classifier, searched = catalog.load_folded("tiny", "cpu", spec.precision)
+    dataset = catalog.open_dataset("shapes")
+    here = run_shard(spec, shard, classifier=classifier, dataset=dataset, searched=searched)
     assert there.rows == here.rows
     assert there.images_forwarded == here.images_forwarded
     assert process_of(executor) != os.getpid()
