@@ -1,6 +1,7 @@
 """From a specification to shards of work."""
 
 from collections.abc import Sequence
+from importlib.metadata import version
 
 from pydantic import BaseModel, ConfigDict
 
@@ -8,6 +9,9 @@ from common import canonical_json, text_sha256
 from evaluation.catalog import Catalog
 from evaluation.datasets import DatasetError, ImageFolder
 from evaluation.spec import EvaluationSpec
+
+VERSION = version("withstand")
+"""Results of another version are computed anew."""
 
 SHARD_IMAGES = 100
 """Images of a shard, the unit of work that is done once and kept."""
@@ -63,6 +67,26 @@ class Plan(BaseModel):
             for condition in range(len(self.spec.conditions))
             for start in range(0, self.images, SHARD_IMAGES)
         ]
+
+    def address(self, shard: Shard) -> str:
+        """Hash of all that decides a shard's result: whatever evaluation it was computed for, it is the same.
+
+        The selection of images begins alike for any number of them, so a larger one holds the shards of a smaller one. What is
+        checked once a model comes with its first condition, and with the first that attacks.
+        """
+        spec = self.spec
+        attacking = [index for index, each in enumerate(spec.conditions) if each.kind in {"adversarial", "curve"}]
+        content = {
+            "version": VERSION,
+            "model": self.model_sha256[shard.model],
+            "dataset": self.dataset_sha256,
+            "condition": spec.conditions[shard.condition].model_dump(mode="json"),
+            "precision": spec.precision,
+            "seed": spec.seed,
+            "range": [shard.start, shard.stop],
+            "checks": [shard.condition == 0, shard.condition in attacking[:1]] if shard.start == 0 else [],
+        }
+        return text_sha256(canonical_json(content))
 
 
 def make_plan(spec: EvaluationSpec, catalog: Catalog) -> Plan:

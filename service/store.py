@@ -23,6 +23,7 @@ from sqlalchemy import (
     event,
     func,
     insert,
+    inspect,
     select,
     update,
 )
@@ -33,6 +34,9 @@ from service.jobs import Claim, Evaluation, Progress, ShardStatus
 
 MAX_FAILURES = 3
 """Failures of a shard (exception, process death, time-out) after which its evaluation fails."""
+
+ADDRESSES_A_QUERY = 500
+"""SQLite allows some thousand parameters."""
 
 _METADATA = MetaData()
 
@@ -52,6 +56,7 @@ _SHARDS = Table(
     Column("id", Integer, primary_key=True),
     Column("evaluation_id", ForeignKey("evaluations.id"), nullable=False),
     Column("shard", Text, nullable=False),
+    Column("address", String, index=True),
     Column("images", Integer, nullable=False),
     Column("passes", Integer, nullable=False),
     Column("status", String, nullable=False),
@@ -84,6 +89,7 @@ class Store:
         if self._engine.dialect.name == "sqlite":
             event.listen(self._engine, "connect", _prepare_sqlite)
         _METADATA.create_all(self._engine)
+        _add_missing_columns(self._engine)
 
     @classmethod
     def at(cls, path: Path) -> "Store":
@@ -97,6 +103,8 @@ class Store:
 
     def submit(self, plan: Plan, *, key: str | None = None, body_sha256: str = "") -> bool:
         """Add an evaluation with all its shards, or revive one that was cancelled or failed; finished shards are kept.
+
+        A shard that was computed for another evaluation, with the same address, is done at once.
 
         Args:
             plan: its id decides whether it is there already.
@@ -250,18 +258,45 @@ def _insert(db: Connection, plan: Plan) -> bool:
     db.execute(
         insert(_EVALUATIONS).values(id=plan.id, sequence=last + 1, plan=plan.model_dump_json(), created_at=_now())
     )
-    rows = [
-        {
-            "evaluation_id": plan.id,
-            "shard": shard.model_dump_json(),
-            "images": shard.images,
-            "passes": shard.images * plan.spec.conditions[shard.condition].passes,
-            "status": ShardStatus.PENDING,
-        }
-        for shard in plan.shards
-    ]
+    passes = [condition.passes for condition in plan.spec.conditions]
+    addresses = {shard: plan.address(shard) for shard in plan.shards}
+    known = _known_results(db, set(addresses.values()))
+    rows: list[dict[str, Any]] = []
+    for shard, address in addresses.items():
+        found = known.get(address)
+        result = None if found is None else found.model_copy(update={"shard": shard})
+        rows.append(
+            {
+                "evaluation_id": plan.id,
+                "shard": shard.model_dump_json(),
+                "address": address,
+                "images": shard.images,
+                "passes": shard.images * passes[shard.condition],
+                "status": ShardStatus.PENDING if result is None else ShardStatus.DONE,
+                "result": None if result is None else result.model_dump_json(),
+                "seconds": None if result is None else result.seconds,
+            }
+        )
     db.execute(insert(_SHARDS), rows)
     return True
+
+
+def _known_results(db: Connection, addresses: set[str]) -> dict[str, ShardResult]:
+    """Read the finished shards at some addresses, whatever evaluation they belong to."""
+    ordered, found = sorted(addresses), dict[str, ShardResult]()
+    for start in range(0, len(ordered), ADDRESSES_A_QUERY):
+        some = _SHARDS.c.address.in_(ordered[start : start + ADDRESSES_A_QUERY])
+        query = select(_SHARDS.c.address, _SHARDS.c.result).where(some, _SHARDS.c.status == ShardStatus.DONE)
+        found |= {address: ShardResult.model_validate_json(result) for address, result in db.execute(query)}
+    return found
+
+
+def _add_missing_columns(engine: Engine) -> None:
+    """Bring a database of an earlier version up to date: its shards have no address, and are not found by one."""
+    if "address" not in {column["name"] for column in inspect(engine).get_columns("shards")}:
+        with engine.begin() as db:
+            db.exec_driver_sql("ALTER TABLE shards ADD COLUMN address VARCHAR")
+            db.exec_driver_sql("CREATE INDEX ix_shards_address ON shards (address)")
 
 
 def _revive(db: Connection, evaluation_id: str) -> bool:

@@ -38,7 +38,7 @@ def a_plan(number: int = 0, *, images: int = 250, spec: EvaluationSpec | None = 
         spec=spec or EvaluationSpec(models=("tiny",), dataset="shapes"),
         images=images,
         classes=3,
-        dataset_sha256="d" * 64,
+        dataset_sha256=f"{number:064x}",
         model_sha256={"tiny": "e" * 64},
     )
 

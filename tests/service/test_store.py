@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from evaluation import EvaluationSpec
+from evaluation import CleanCondition, EvaluationSpec, preset
 from service.jobs import Claim, Evaluation, ShardStatus, Status
 from service.store import MAX_FAILURES, KeyReusedError, Store
 from tests.service.conftest import a_plan, a_result
@@ -388,3 +388,65 @@ def test_a_writer_waits_for_another_process_that_holds_the_lock(store: Store, da
         other.execute("COMMIT")
         assert submitted.result(timeout=30)
     other.close()
+
+
+def test_what_was_computed_for_another_evaluation_is_done_at_once(store: Store) -> None:
+    small, large = a_plan(images=250), a_plan(images=400).model_copy(update={"id": "a" * 16})
+    store.submit(small)
+    done = drain(store)
+    store.submit(large)
+    found = store.evaluation(large.id)
+    assert found is not None
+    assert found.progress.shards == {ShardStatus.DONE: 2, ShardStatus.PENDING: 2}, (
+        "0-100 and 100-200; 200-250 was shorter"
+    )
+    assert found.progress.runs == 0
+    assert store.results(large.id) == [a_result(claimed.shard) for claimed in done[:2]]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"dataset_sha256": "f" * 64},
+        {"model_sha256": {"tiny": "f" * 64}},
+        {"spec": EvaluationSpec(models=("tiny",), dataset="shapes", seed=1)},
+        {"spec": EvaluationSpec(models=("tiny",), dataset="shapes", precision="bfloat16")},
+        {"spec": EvaluationSpec(models=("tiny",), dataset="shapes", conditions=preset("rotation-flip")[1:])},
+    ],
+    ids=["data", "model", "seed", "precision", "condition"],
+)
+def test_another_question_is_computed(store: Store, change: dict[str, object]) -> None:
+    store.submit(a_plan())
+    drain(store)
+    other = a_plan().model_copy(update={"id": "a" * 16, **change})
+    store.submit(other)
+    found = store.evaluation(other.id)
+    assert found is not None
+    assert set(found.progress.shards) == {ShardStatus.PENDING}
+
+
+def test_a_condition_at_another_place_is_found_again(store: Store) -> None:
+    turned, mirrored = preset("rotation-flip")[1:3]
+    clean = CleanCondition()
+    first = a_plan(spec=EvaluationSpec(models=("tiny",), dataset="shapes", conditions=(clean, turned)))
+    store.submit(first)
+    drain(store)
+    conditions = (clean, mirrored, turned)
+    second = a_plan(spec=EvaluationSpec(models=("tiny",), dataset="shapes", conditions=conditions))
+    store.submit(second.model_copy(update={"id": "a" * 16}))
+    results = store.results("a" * 16)
+    assert sorted((each.shard.condition, each.shard.start) for each in results) == [
+        (condition, start) for condition in (0, 2) for start in (0, 100, 200)
+    ]
+    assert {claimed.shard.condition for claimed in drain(store)} == {1}
+
+
+def test_a_database_of_an_earlier_version_is_taken_over(database: Path) -> None:
+    Store.at(database).close()
+    with sqlite3.connect(database) as db:
+        db.execute("DROP INDEX ix_shards_address")
+        db.execute("ALTER TABLE shards DROP COLUMN address")
+    store = Store.at(database)
+    store.submit(a_plan())
+    assert len(drain(store)) == 3
+    store.close()
