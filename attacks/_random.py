@@ -50,6 +50,14 @@ def _draw(draw: Callable[..., Tensor], images: Tensor, generator: Generator) -> 
     return drawn.to(images)
 
 
+def each_image(generator: Generator, count: int) -> list[torch.Generator]:
+    """One generator for each of `count` images, from one for the batch if need be."""
+    if not isinstance(generator, torch.Generator):
+        return list(generator)
+    seeds: list[int] = torch.randint(2**62, (count,), generator=generator).tolist()
+    return [torch.Generator().manual_seed(seed) for seed in seeds]
+
+
 def subset(generator: Generator, chosen: Tensor) -> Generator:
     """Keep the generators of the images that the mask (N,) chooses."""
     if isinstance(generator, torch.Generator):

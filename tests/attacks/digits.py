@@ -14,7 +14,11 @@ from attacks import Attack, Norm, ThreatModel
 BUDGETS = {Norm.LINF: ThreatModel(Norm.LINF, 0.1), Norm.L2: ThreatModel(Norm.L2, 0.6)}
 """A budget for each norm within which the models here lose many images, but not all."""
 
-SMALL: dict[str, dict[str, Any]] = {"pgd": {"steps": 4}}
+SMALL: dict[str, dict[str, Any]] = {
+    "pgd": {"steps": 4},
+    "apgd": {"steps": 5},
+    "square": {"queries": 200},
+}
 """Parameters that make an attack fast enough for properties that must hold at any; an attack not listed runs at its defaults."""
 
 

@@ -150,7 +150,13 @@ def test_a_transform_checks_its_parameters(parameters: dict[str, object]) -> Non
 
 def test_all_parameters_are_read_back_defaults_included() -> None:
     attack = attacks.create("pgd", steps=7, step_size="2/255")
-    assert attacks.parameters(attack) == {"steps": 7, "step_size": 2 / 255, "random_start": True, "restarts": 1}
+    assert attacks.parameters(attack) == {
+        "steps": 7,
+        "step_size": 2 / 255,
+        "random_start": True,
+        "restarts": 1,
+        "counts": "any_step",
+    }
 
 
 @pytest.mark.parametrize("name", attacks.attack_names())

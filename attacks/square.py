@@ -1,0 +1,140 @@
+"""Square attack: random search with squares, without any gradient."""
+
+import math
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from attacks._norms import moved
+from attacks._random import Generator, each_image
+from attacks._registry import register_attack
+from attacks._types import Norm, ThreatModel
+
+SCHEDULE = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
+"""Of 10,000 queries, those after which the share of changed pixels is halved (Sec. 4.1 and the authors' code)."""
+
+
+@register_attack("square")
+@dataclass(frozen=True, kw_only=True)
+class Square:
+    """Square attack in Linf (Andriushchenko et al. 2020, arXiv:1912.00049, Alg. 1 and 2).
+
+    Begins with vertical stripes; each query sets a random square of each channel to plus or minus eps and is kept where the margin
+    of the label over the best other class shrinks. No gradient is used, so what hides gradients does not hinder it.
+    Each image has its own squares, whatever the batch; images that have fallen leave it.
+    """
+
+    norms: ClassVar[frozenset[Norm]] = frozenset({Norm.LINF})
+    targetable: ClassVar[bool] = False
+
+    queries: Annotated[int, Field(ge=1, le=1_000_000, description="forward passes of an image at most")] = 5000
+    p_init: Annotated[float, Field(gt=0, le=1, description="share of pixels that the first squares change")] = 0.8
+
+    @property
+    def title(self) -> str:
+        """For example "Square-5000"."""
+        return f"Square-{self.queries}"
+
+    @property
+    def passes(self) -> int:
+        """One a query."""
+        return self.queries
+
+    def perturb(
+        self,
+        model: nn.Module,
+        images: Tensor,
+        labels: Tensor,
+        *,
+        threat: ThreatModel,
+        generator: Generator,
+        targets: Tensor | None = None,
+    ) -> Tensor:
+        """Propose adversarial images; see `Attack.perturb`."""
+        channels, _, width = images.shape[1:]
+        draws = _Draws(images, generator)
+        stripes = draws.signs(channels * width).view(-1, channels, 1, width)
+        best = moved(images, (threat.eps * stripes).expand_as(images), Norm.LINF, threat.eps)
+        margin = _margin(model, best, labels)
+        adversarial, rows = best.clone(), torch.arange(len(images), device=images.device)
+        for query in range(1, self.queries):
+            if (fallen := margin < 0).any():
+                adversarial[rows[fallen]] = best[fallen]
+                rows, best, margin, images, labels = (each[~fallen] for each in (rows, best, margin, images, labels))
+                draws.keep(~fallen)
+            if not len(rows):
+                return adversarial
+            side = self._side(query, images)
+            proposed = moved(images, best + 2 * threat.eps * draws.squares(side) - images, Norm.LINF, threat.eps)
+            after = _margin(model, proposed, labels)
+            better = after < margin
+            best[better], margin[better] = proposed[better], after[better]
+        adversarial[rows] = best
+        return adversarial
+
+    def _side(self, query: int, images: Tensor) -> int:
+        """Side of the squares at a query, pixels: p of the paper, halved as the schedule says."""
+        of_ten_thousand = int(query / self.queries * 10_000)
+        share = self.p_init / 2 ** sum(of_ten_thousand > bound for bound in SCHEDULE)
+        height, width = images.shape[-2:]
+        return min(max(round(math.sqrt(share * height * width)), 1), height - 1 or 1, width - 1 or 1)
+
+
+def _margin(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+    """Logit of the label minus the largest other (N,); negative where misclassified."""
+    with torch.no_grad():
+        logits = model(images)
+    at_label = labels.unsqueeze(1)
+    of_label = logits.gather(1, at_label).squeeze(1)
+    margin = of_label - logits.scatter(1, at_label, -torch.inf).amax(1)
+    wrong = logits.argmax(1) != labels  # a tie goes to the smaller class
+    return torch.where(wrong, margin.clamp(max=-torch.finfo(margin.dtype).tiny), margin.clamp(min=0))
+
+
+class _Draws:
+    """Random numbers that belong to the images, drawn in blocks: one call an image and query would take all the time."""
+
+    BLOCK = 256
+
+    def __init__(self, images: Tensor, generator: Generator) -> None:
+        self._generators = list(each_image(generator, len(images)))
+        self._like = images
+        self._block = self._new_block()
+        self._used = 0
+
+    def _new_block(self) -> Tensor:
+        """Numbers from [0, 1): (N, queries of a block, two for the place and one for each channel)."""
+        shape = (self.BLOCK, 2 + self._like.shape[1])
+        return torch.stack([torch.rand(shape, generator=each) for each in self._generators]).to(self._like.device)
+
+    def signs(self, count: int) -> Tensor:
+        """Draw plus or minus one, (N, count)."""
+        drawn = torch.stack([torch.rand(count, generator=each) for each in self._generators])
+        return (drawn < 0.5).to(self._like) * 2 - 1
+
+    def keep(self, chosen: Tensor) -> None:
+        """Keep the images that the mask (N,) chooses."""
+        self._generators = [each for each, on in zip(self._generators, chosen.tolist(), strict=True) if on]
+        self._block = self._block[chosen]
+
+    def squares(self, side: int) -> Tensor:
+        """Draw one square an image, plus or minus one for each channel within, zero outside: (N, C, H, W)."""
+        if self._used == self.BLOCK:
+            self._block, self._used = self._new_block(), 0
+        drawn = self._block[:, self._used]
+        self._used += 1
+        height, width = self._like.shape[-2:]
+        rows = _inside(drawn[:, 0], height, side)
+        columns = _inside(drawn[:, 1], width, side)
+        signs = (drawn[:, 2:] < 0.5).to(self._like) * 2 - 1
+        return signs[:, :, None, None] * (rows[:, None, :, None] & columns[:, None, None, :])
+
+
+def _inside(drawn: Tensor, size: int, side: int) -> Tensor:
+    """Positions of a stretch of length `side` that begins at a random one: (N, size) bool."""
+    start = (drawn * (size - side + 1)).long().unsqueeze(1)
+    positions = torch.arange(size, device=drawn.device)
+    return (positions >= start) & (positions < start + side)
