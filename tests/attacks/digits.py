@@ -11,6 +11,9 @@ from torch.nn import functional as F
 import attacks
 from attacks import Attack, Norm, ThreatModel
 
+OWN = [name for name in attacks.attack_names() if not name.startswith("torchattacks:")]
+"""Attacks of this project; those of torchattacks have tests of their own."""
+
 BUDGETS = {Norm.LINF: ThreatModel(Norm.LINF, 0.1), Norm.L2: ThreatModel(Norm.L2, 0.6)}
 """A budget for each norm within which the models here lose many images, but not all."""
 
