@@ -2,9 +2,9 @@
 
 They only propose images; what they say of themselves is not asked. Their random numbers come from global generators, which are
 seeded from the image's own and put back afterwards. Where an attack draws at random, or lets images of a batch decide together when
-to stop, it is run on one image at a time (`alone`), so that results do not depend on the batch. An attack that looks for the
-smallest change (`kind` is "minimal") knows no budget: what it found is clipped to [0, 1], and where it lies outside the budget, the
-image is handed back as it was.
+to stop, it is run on one image at a time (`alone`; "restarts" where only restarts draw), so that results do not depend on the batch.
+An attack that looks for the smallest change (`kind` is "minimal") knows no budget: what it found is clipped to [0, 1], and where it
+lies outside the budget, the image is handed back as it was.
 """
 
 import contextlib
@@ -46,7 +46,7 @@ class _Entry:
     parameters: dict[str, Any]
     kind: Literal["budget", "minimal"] = "budget"
     targetable: bool = True
-    alone: bool = False
+    alone: bool | Literal["restarts"] = False
     eps: str = "eps"
 
 
@@ -124,7 +124,7 @@ ENTRIES = {
         _BOTH,
         {"steps": 10, "n_restarts": 1, "alpha_max": 0.1, "eta": 1.05, "beta": 0.9, "multi_targeted": False},
         targetable=False,
-        alone=True,
+        alone="restarts",
     ),
 }
 """Every class that can be used."""
@@ -184,7 +184,7 @@ class _Adapter:
         if threat.eps == 0:
             return images
         classes, targeted = (labels, False) if targets is None else (targets, True)
-        if self.entry.alone:
+        if self.entry.alone is True or (self.entry.alone and getattr(self, "n_restarts", 1) > 1):
             seeds = integers(2**31, len(images), generator).tolist()
             parts = zip(images.split(1), classes.split(1), seeds, strict=True)
             found = torch.cat([self._call(model, *part[:2], threat, part[2], targeted=targeted) for part in parts])
