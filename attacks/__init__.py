@@ -15,10 +15,12 @@ import pkgutil
 
 from attacks._random import Generator, image_generators
 from attacks._registry import (
+    Description,
     ParameterError,
     attack_names,
     create,
     create_transform,
+    describe,
     parameters,
     register_attack,
     register_transform,
@@ -37,6 +39,7 @@ __all__ = [
     "AttackError",
     "AttackRun",
     "ClassDependent",
+    "Description",
     "Generator",
     "Norm",
     "ParameterError",
@@ -48,6 +51,7 @@ __all__ = [
     "choose_targets",
     "create",
     "create_transform",
+    "describe",
     "format_eps",
     "image_generators",
     "parameters",

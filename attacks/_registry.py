@@ -1,7 +1,8 @@
 """Attacks and transforms by name, made from parameters that are checked."""
 
 from collections.abc import Callable
-from dataclasses import asdict, fields
+from dataclasses import asdict, dataclass, fields
+from inspect import cleandoc
 from typing import Any, TypeVar, cast
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -46,6 +47,43 @@ def attack_names() -> list[str]:
 def transform_names() -> list[str]:
     """List the names of all transforms."""
     return _TRANSFORMS.names()
+
+
+@dataclass(frozen=True)
+class Description:
+    """An attack or transform for people who choose one.
+
+    Attributes:
+        name: under which it is created.
+        explanation: its documentation.
+        parameters: JSON schema of each, with type, range, default and meaning.
+        kind: "transform", "budget" for an attack that makes the most of a radius, "minimal" for one that looks for the smallest
+            change and is counted where that lies within the radius.
+        norms: that an attack can keep to.
+        targetable: whether an attack accepts targets.
+    """
+
+    name: str
+    explanation: str
+    parameters: dict[str, Any]
+    kind: str
+    norms: tuple[str, ...] = ()
+    targetable: bool = False
+
+
+def describe() -> list[Description]:
+    """Describe all attacks, then all transforms."""
+    return [_describe(_ATTACKS, name) for name in attack_names()] + [
+        _describe(_TRANSFORMS, name) for name in transform_names()
+    ]
+
+
+def _describe(registry: Registry[Any], name: str) -> Description:
+    cls = registry[name]
+    explained = (name, cleandoc(cls.__doc__), TypeAdapter(cls).json_schema().get("properties", {}))
+    if registry is _TRANSFORMS:
+        return Description(*explained, kind="transform")
+    return Description(*explained, getattr(cls, "kind", "budget"), tuple(sorted(cls.norms)), cls.targetable)
 
 
 def create(name: str, /, **parameters: object) -> Attack:

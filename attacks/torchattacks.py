@@ -2,7 +2,7 @@
 
 They only propose images; what they say of themselves is not asked. Their random numbers come from global generators, which are
 seeded from the image's own and put back afterwards. Where an attack draws at random, or lets images of a batch decide together when
-to stop, it is run on one image at a time (`alone`; "restarts" where only restarts draw), so that results do not depend on the batch.
+to stop, it is run on one image at a time (`alone`; "restarts" where only restarts draw): results do not depend on the batch.
 An attack that looks for the smallest change (`kind` is "minimal") knows no budget: what it found is clipped to [0, 1], and where it
 lies outside the budget, the image is handed back as it was.
 """

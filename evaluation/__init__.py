@@ -16,7 +16,7 @@ from evaluation.catalog import Catalog
 from evaluation.datasets import DatasetError, ImageFolder, SelectionError, open_dataset
 from evaluation.evaluate import evaluate
 from evaluation.plan import Plan, Shard, make_plan
-from evaluation.presets import pgd_conditions, preset, preset_names
+from evaluation.presets import Preset, list_presets, pgd_conditions, preset, preset_names
 from evaluation.report import Report, merge
 from evaluation.runner import ShardResult, best_device, run_shard
 from evaluation.spec import (
@@ -38,6 +38,7 @@ __all__ = [
     "EvaluationSpec",
     "ImageFolder",
     "Plan",
+    "Preset",
     "Report",
     "SelectionError",
     "Shard",
@@ -45,6 +46,7 @@ __all__ = [
     "TransformCondition",
     "best_device",
     "evaluate",
+    "list_presets",
     "make_plan",
     "merge",
     "open_dataset",

@@ -1,12 +1,20 @@
 """Protocols with a name."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 from attacks import Norm, TargetRule, ThreatModel
 from common import Registry
-from evaluation.spec import AdversarialCondition, AttackChoice, CleanCondition, Condition, TransformCondition
+from evaluation.spec import (
+    AdversarialCondition,
+    AttackChoice,
+    CleanCondition,
+    Condition,
+    CurveCondition,
+    TransformCondition,
+)
 
-_PRESETS = Registry[tuple[Condition, ...]]("preset")
+_PRESETS = Registry["Preset"]("preset")
 
 
 def pgd_conditions(
@@ -34,13 +42,35 @@ def pgd_conditions(
     )
 
 
+@dataclass(frozen=True)
+class Preset:
+    """A protocol with a name.
+
+    Attributes:
+        name: as it is asked for.
+        explanation: what it does, in a sentence or two that can be quoted.
+        source: the paper or page it follows.
+        conditions: what it consists of.
+    """
+
+    name: str
+    explanation: str
+    source: str
+    conditions: tuple[Condition, ...]
+
+
 def preset(name: str) -> tuple[Condition, ...]:
     """Look up the conditions of a named protocol.
 
     Raises:
         UnknownNameError: there is no such preset.
     """
-    return _PRESETS[name]
+    return _PRESETS[name].conditions
+
+
+def list_presets() -> list[Preset]:
+    """List all protocols."""
+    return [_PRESETS[name] for name in _PRESETS.names()]
 
 
 def preset_names() -> list[str]:
@@ -48,25 +78,92 @@ def preset_names() -> list[str]:
     return _PRESETS.names()
 
 
+def _add(name: str, source: str, explanation: str, conditions: tuple[Condition, ...]) -> None:
+    _PRESETS.add(name, Preset(name, explanation, source, conditions))
+
+
+def _rotations(degrees: Iterable[float]) -> tuple[Condition, ...]:
+    return tuple(TransformCondition(name="rotation", parameters={"degrees": each}) for each in degrees)
+
+
+def _choice(name: str, **parameters: object) -> AttackChoice:
+    return AttackChoice(name=name, parameters=parameters)
+
+
+def standard_attacks() -> tuple[AttackChoice, ...]:
+    """The four attacks of AutoAttack's standard version (Croce and Hein 2020, arXiv:2003.01690), in its order."""
+    return (
+        _choice("apgd", loss="ce"),
+        _choice("apgd", loss="targeted_dlr"),
+        _choice("torchattacks:FAB", multi_targeted=True, steps=100),
+        _choice("square"),
+    )
+
+
 _EIGHT = 8 / 255
+_CURVE = tuple(each / 255 for each in (0.5, 1, 2, 4, 8, 16))
 _ROTATION_FLIP: tuple[Condition, ...] = (
     CleanCondition(),
-    *(TransformCondition(name="rotation", parameters={"degrees": degrees}) for degrees in (90, 180, 270)),
+    *_rotations((90, 180, 270)),
     *(
         TransformCondition(name="flip", parameters={"direction": direction})
         for direction in ("upside_down", "left_right")
     ),
 )
 
-# The SAN paper (arXiv:2004.13621, Sec. 5.4): targeted Linf PGD at 8/255 with 2 and 4 steps. It does not publish step size, target
-# rule or start; here they are 2.5 * eps / steps, a random class, and a random start.
-_SAN_PGD = (
-    *pgd_conditions([_EIGHT], steps=2, targets="random"),
-    *pgd_conditions([_EIGHT], steps=4, targets="random")[1:],
+_add(
+    "rotation-flip",
+    "Zhao, Jia, Koltun 2020, arXiv:2004.13621, Sec. 5.4",
+    "Clean accuracy, and accuracy without retraining on images turned clockwise by 90, 180 and 270 degrees, upside-down and "
+    "left-right: exact permutations of the pixels that the model sees.",
+    _ROTATION_FLIP,
 )
-
-_PRESETS.add("rotation-flip", _ROTATION_FLIP)
-_PRESETS.add("san-pgd", _SAN_PGD)
-_PRESETS.add("pgd-20", pgd_conditions([_EIGHT], steps=20))
-_PRESETS.add("pgd-100", pgd_conditions([_EIGHT], steps=100))
-_PRESETS.add("demo", (*_ROTATION_FLIP, *pgd_conditions([_EIGHT / 2, _EIGHT], steps=10)[1:]))
+_add(
+    "san-pgd",
+    "Zhao, Jia, Koltun 2020, arXiv:2004.13621, Sec. 5.4",
+    "Targeted Linf PGD at 8/255 with 2 and with 4 steps. The paper does not publish step size, target rule and start; here they "
+    "are 2.5 * eps / steps, a random class other than the label, and a random start.",
+    (*pgd_conditions([_EIGHT], steps=2, targets="random"), *pgd_conditions([_EIGHT], steps=4, targets="random")[1:]),
+)
+for _steps in (20, 100):
+    _add(
+        f"pgd-{_steps}",
+        "Madry et al. 2018, arXiv:1706.06083",
+        f"Untargeted Linf PGD at 8/255, {_steps} steps of 2.5 * eps / steps, random start, one run; any wrong iterate counts.",
+        pgd_conditions([_EIGHT], steps=_steps),
+    )
+_add(
+    "standard",
+    "Croce, Hein 2020, arXiv:2003.01690",
+    "Linf 8/255, worst case per image over APGD on the cross-entropy, APGD on the targeted DLR loss (9 targets), FAB targeted "
+    "(9 targets) and Square (5000 queries): AutoAttack's standard version, each attack on what the ones before left standing.",
+    (CleanCondition(), AdversarialCondition(threat=ThreatModel(Norm.LINF, _EIGHT), attacks=standard_attacks())),
+)
+_add(
+    "curve",
+    "Carlini et al. 2019, arXiv:1902.06705, Sec. 4.3",
+    "Robust accuracy against eps: Linf PGD-40 at 0.5, 1, 2, 4, 8 and 16 of 255, and the radius at which each image falls, "
+    "found to a sixteenth of the distance between neighbouring radii.",
+    (
+        CleanCondition(),
+        CurveCondition(norm=Norm.LINF, eps=_CURVE, attacks=(_choice("pgd", steps=40),), refine=4),
+    ),
+)
+_add(
+    "steps",
+    "Carlini et al. 2019, arXiv:1902.06705, Sec. 4.3",
+    "Robust accuracy against the number of PGD steps at Linf 8/255: where it still falls, the attack has not converged.",
+    (CleanCondition(), *(pgd_conditions([_EIGHT], steps=steps)[1] for steps in (1, 2, 5, 10, 20, 50, 100))),
+)
+_add(
+    "angles",
+    "Engstrom et al. 2019, arXiv:1712.02779",
+    "Accuracy against the angle, clockwise from 0 to 345 degrees in steps of 15; bilinear, black outside, multiples of 90 exact.",
+    (CleanCondition(), *_rotations(range(15, 360, 15))),
+)
+_add(
+    "demo",
+    "none: this project's own",
+    "Clean, turned, mirrored, and PGD-10 at 4/255 and 8/255: a few seconds on a small model.",
+    (*_ROTATION_FLIP, *pgd_conditions([_EIGHT / 2, _EIGHT], steps=10)[1:]),
+)

@@ -8,9 +8,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from attacks import Norm, PixelScale, TargetRule
-from evaluation import EvaluationSpec, Report, pgd_conditions, preset
+from evaluation import Condition, EvaluationSpec, Report, pgd_conditions
 from evaluation.spec import Name
-from models import Added, Differences, ModelCard, Preprocessing, Question
+from models import Added, Differences, ModelCard, Precision, Preprocessing, Question
 from service.errors import FieldError
 from service.jobs import Evaluation, ShardStatus, Status
 
@@ -152,7 +152,7 @@ class Predictions(BaseModel):
     predictions: list[Prediction]
 
 
-class _Subset(BaseModel):
+class PresetRequest(BaseModel):
     """Models and images, for routes that bring their own conditions."""
 
     model_config = STRICT
@@ -160,18 +160,15 @@ class _Subset(BaseModel):
     models: Annotated[tuple[Name, ...], Field(min_length=1, max_length=64, examples=[["resnet_mini.fashion_mnist"]])]
     dataset: Annotated[Name, Field(examples=["fashion_mnist_test"])]
     images: Annotated[int | None, Field(ge=1, description="how many; null takes all", examples=[200])] = None
+    precision: Annotated[Precision, Field(description="in which attacks look; judged in float32")] = "float32"
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
 
-
-class RotationFlipRequest(_Subset):
-    """Clean, rotated clockwise by 90, 180 and 270 degrees, upside-down, left-right."""
-
-    def spec(self) -> EvaluationSpec:
-        """Fill the preset."""
-        return EvaluationSpec(**self.model_dump(), conditions=preset("rotation-flip"))
+    def under(self, conditions: tuple[Condition, ...]) -> EvaluationSpec:
+        """Fill in the conditions."""
+        return EvaluationSpec(**self.model_dump(include=set(PresetRequest.model_fields)), conditions=conditions)
 
 
-class PgdRequest(_Subset):
+class PgdRequest(PresetRequest):
     """Clean, and projected gradient descent at each eps."""
 
     eps: Annotated[
@@ -188,9 +185,8 @@ class PgdRequest(_Subset):
     targets: TargetRule | None = None
 
     def spec(self) -> EvaluationSpec:
-        """Fill the preset."""
-        attack = self.model_dump(exclude=set(_Subset.model_fields))
-        return EvaluationSpec(**self.model_dump(include=set(_Subset.model_fields)), conditions=pgd_conditions(**attack))
+        """Fill in the conditions."""
+        return self.under(pgd_conditions(**self.model_dump(exclude=set(PresetRequest.model_fields))))
 
 
 class ProgressView(BaseModel):

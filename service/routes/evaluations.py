@@ -1,30 +1,34 @@
 """Evaluations: submitted, watched, cancelled, reported."""
 
 import asyncio
-from collections.abc import AsyncIterable
+from collections.abc import AsyncIterable, Callable
 from contextlib import suppress
+from enum import StrEnum
 from http import HTTPStatus
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi import APIRouter, Header, Path, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from pydantic import ValidationError
 
 from common import UnknownNameError, text_sha256
-from evaluation import DatasetError, EvaluationSpec, Report, SelectionError, make_plan, merge, writers
+from evaluation import DatasetError, EvaluationSpec, Report, SelectionError, make_plan, merge, preset_names, writers
+from evaluation.presets import preset as conditions_of
 from models import CheckpointError
 from service.deps import EvaluationDep, Service, ServiceDep, find_evaluation
 from service.errors import FieldError, ServiceError
 from service.formats import MEDIA_TYPES, ReportFormat, write
 from service.jobs import Evaluation
-from service.schemas import EvaluationList, EvaluationView, PgdRequest, RotationFlipRequest
+from service.schemas import EvaluationList, EvaluationView, PgdRequest, PresetRequest
 from service.store import KeyReusedError
 
 POLL_S = 0.3
 """How often a watched evaluation is looked at, seconds."""
 
 router = APIRouter(prefix="/v1/evaluations", tags=["evaluations"])
+
+PresetName = StrEnum("PresetName", preset_names())
 
 IdempotencyKey = Annotated[
     str | None, Header(min_length=1, max_length=255, description="repeating a request with the same key is harmless")
@@ -39,25 +43,29 @@ def submit(
     return _submit(spec, service, response, idempotency_key)
 
 
-@router.post("/rotation-flip", status_code=HTTPStatus.ACCEPTED)
-def submit_rotation_flip(
-    body: RotationFlipRequest, service: ServiceDep, response: Response, idempotency_key: IdempotencyKey = None
-) -> EvaluationView:
-    """Submit the zero-shot evaluation of the SAN paper: rotations and flips without retraining."""
-    return _submit(_spec(body), service, response, idempotency_key)
-
-
 @router.post("/pgd", status_code=HTTPStatus.ACCEPTED)
 def submit_pgd(
     body: PgdRequest, service: ServiceDep, response: Response, idempotency_key: IdempotencyKey = None
 ) -> EvaluationView:
     """Submit an evaluation under projected gradient descent."""
-    return _submit(_spec(body), service, response, idempotency_key)
+    return _submit(_spec(body, body.spec), service, response, idempotency_key)
 
 
-def _spec(body: RotationFlipRequest | PgdRequest) -> EvaluationSpec:
+@router.post("/{preset}", status_code=HTTPStatus.ACCEPTED)
+def submit_preset(
+    preset: Annotated[PresetName, Path(description="name of a preset, see GET /v1/presets")],
+    body: PresetRequest,
+    service: ServiceDep,
+    response: Response,
+    idempotency_key: IdempotencyKey = None,
+) -> EvaluationView:
+    """Submit an evaluation by a protocol that has a name, such as the zero-shot rotations and flips of the SAN paper."""
+    return _submit(_spec(body, lambda: body.under(conditions_of(preset))), service, response, idempotency_key)
+
+
+def _spec(body: PresetRequest, make: Callable[[], EvaluationSpec]) -> EvaluationSpec:
     try:
-        return body.spec()
+        return make()
     except ValidationError as error:
         fields = type(body).model_fields
         eps = {"loc": ("eps",), "input": getattr(body, "eps", None)}  # else the radii: one too large, or named twice

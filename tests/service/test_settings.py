@@ -81,6 +81,8 @@ GUARDED = [
     ("GET", "/v1/models/tiny"),
     ("POST", "/v1/models/tiny/predict"),
     ("GET", "/v1/datasets"),
+    ("GET", "/v1/presets"),
+    ("GET", "/v1/attacks"),
     ("GET", "/v1/evaluations"),
     ("POST", "/v1/models"),
     ("POST", "/v1/models/tiny/explain"),
@@ -118,7 +120,7 @@ def test_without_a_key_nothing_is_answered(guarded: Server, method: str, path: s
 
 def test_the_list_of_guarded_routes_is_complete(guarded: Server) -> None:
     described = {
-        (method.upper(), path.format(name="tiny", evaluation_id="0123456789abcdef"))
+        (method.upper(), path.format(name="tiny", preset="rotation-flip", evaluation_id="0123456789abcdef"))
         for path, methods in guarded.app.openapi()["paths"].items()
         for method in methods
     }
