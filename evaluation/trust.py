@@ -11,7 +11,7 @@ from evaluation.conditions import Row
 from evaluation.spec import AdversarialCondition, Condition, CurveCondition, EvaluationSpec
 from evaluation.statistics import Proportion, binomial_below, proportion
 
-WITHOUT_GRADIENT = frozenset({"noise", "square", "torchattacks:Square", "torchattacks:SPSA"})
+WITHOUT_GRADIENT = frozenset({"noise", "square", "torchattacks:OnePixel", "torchattacks:Pixle", "torchattacks:SPSA"})
 """Attacks that use no gradient: one of them is no match for a gradient attack that works."""
 
 SIGNIFICANT = 0.01
