@@ -1,0 +1,156 @@
+"""What a condition does to a batch, against what a linear model's closed form says."""
+
+from typing import Any, cast
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from attacks import Norm, create_transform
+from evaluation import AttackChoice, Catalog, EvaluationSpec, Shard, evaluate, run_shard
+from evaluation.conditions import Batch, Row, run_condition
+from evaluation.spec import AdversarialCondition, Condition, CurveCondition, GridCondition
+from models import Classifier
+from tests.attacks import digits as known
+from tests.attacks.test_known_answers import EXACT, exactly_robust
+
+
+@pytest.fixture(scope="module")
+def digits() -> known.Digits:
+    return known.load()
+
+
+@pytest.fixture(scope="module")
+def linear(digits: known.Digits) -> nn.Module:
+    return known.nearest_mean(digits)
+
+
+TARGETED = AttackChoice(name="apgd", parameters={"steps": 20, "loss": "targeted_dlr"})
+
+
+def rows(condition: Condition, model: nn.Module, digits: known.Digits, searched: nn.Module | None = None) -> list[Row]:
+    indices = range(len(digits.labels))
+    pair = cast(Classifier, model), cast(Classifier, searched or model)
+    batch = Batch(*pair, digits.images, digits.labels, indices, seed=0)
+    return run_condition(condition, batch).rows(batch)
+
+
+def test_a_curve_has_the_exact_counts_and_brackets_each_image(linear: nn.Module, digits: known.Digits) -> None:
+    eps = tuple(each for each in EXACT if each)
+    found = rows(CurveCondition(norm=Norm.LINF, eps=eps, attacks=(TARGETED,), refine=3), linear, digits)
+    right = [row for row in found if row.clean_prediction == row.label]
+    for radius, count in EXACT.items():
+        assert sum(row.felled_eps is None or row.felled_eps > radius for row in right) == count
+    # Where an image fell it is not robust, and one eighth of the interval below it was.
+    radii = torch.tensor([row.felled_eps or 1 for row in right])
+    assert radii.unique().numel() > 20
+    chosen = torch.tensor([row.index for row in right])
+    part = known.Digits(digits.images[chosen], digits.labels[chosen])
+    for radius in radii.unique().tolist():
+        at = radii == radius
+        below = max(each for each in (0.0, *eps) if each < radius)
+        width = (min(each for each in (*eps, 1.0) if each >= radius - 1e-9) - below) / 8
+        few = known.Digits(part.images[at], part.labels[at])
+        assert not exactly_robust(linear, few, radius + 1e-6).any()
+        if width / radius > 1e-3:
+            assert exactly_robust(linear, few, max(0, radius - width - 1e-6)).float().mean() >= 0.98
+
+
+def test_a_curve_never_rises_even_where_the_attack_is_weak(digits: known.Digits) -> None:
+    network = known.small_network(digits)
+    few = known.Digits(digits.images[:100], digits.labels[:100])
+    attack = AttackChoice(name="pgd", parameters={"steps": 1})
+    condition = CurveCondition(norm=Norm.LINF, eps=(0.02, 0.05, 0.1, 0.5), attacks=(attack,), refine=2)
+    for row in rows(condition, network, few):
+        assert (row.felled_eps is None) == (row.felled_by is None)
+        assert row.felled_eps is None or row.distance is None or row.distance <= row.felled_eps + 1e-6
+
+
+def test_a_grid_counts_the_worst(linear: nn.Module, digits: known.Digits) -> None:
+    angles = (0.0, 90.0, 180.0, 20.0)
+    found = rows(GridCondition(name="rotation", grid={"degrees": angles}), linear, digits)
+    holds = torch.ones(len(digits.labels), dtype=torch.bool)
+    for degrees in angles:
+        turned = create_transform("rotation", degrees=degrees).apply(digits.images, torch.Generator())
+        holds &= linear(turned).argmax(1) == digits.labels
+    assert [row.prediction == row.label for row in found] == holds.tolist()
+    assert 0 < holds.sum() < 263
+
+
+def test_what_attacks_see_does_not_judge(digits: known.Digits) -> None:
+    network = known.small_network(digits)
+    few = known.Digits(digits.images[:60], digits.labels[:60])
+    attack = AttackChoice(name="pgd", parameters={"steps": 5, "random_start": False})
+    condition = AdversarialCondition.model_validate({"threat": {"norm": "Linf", "eps": 0.1}, "attacks": [attack]})
+
+    class Opposite(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            return -network(images)
+
+    plain, misled = rows(condition, network, few), rows(condition, network, few, Opposite().eval())
+    assert sum(row.felled_by is not None for row in plain) > 20
+    assert sum(row.felled_by is not None for row in misled) < 3
+
+
+class Small(nn.Module):
+    """A device that holds five images."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        if len(images) > 5:
+            raise torch.OutOfMemoryError(f"{len(images)} images")
+        return self.network(images)
+
+
+def test_a_batch_that_does_not_fit_is_halved(catalog: Catalog) -> None:
+    spec = EvaluationSpec.model_validate(
+        {
+            "models": ["tiny"],
+            "dataset": "shapes",
+            "conditions": [
+                {"kind": "adversarial", "threat": {"norm": "Linf", "eps": 0.1}, "attacks": [{"name": "pgd"}]}
+            ],
+        }
+    )
+    whole, dataset = catalog.load_model("tiny"), catalog.open_dataset("shapes")
+    shard = Shard(model="tiny", condition=0, start=0, stop=33)
+    small = Classifier(Small(whole.network), whole.card).eval()
+    result, expected = (run_shard(spec, shard, classifier=each, dataset=dataset) for each in (small, whole))
+    assert facts(result.rows) == facts(expected.rows)
+
+    class Full(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            raise torch.OutOfMemoryError("not even one")
+
+    with pytest.raises(torch.OutOfMemoryError, match="not even one"):
+        run_shard(spec, shard, classifier=Classifier(Full(), whole.card).eval(), dataset=dataset)
+
+
+def facts(found: tuple[Row, ...]) -> list[tuple[Any, ...]]:
+    return [(row.index, row.prediction, row.felled_by, row.within_budget) for row in found]
+
+
+def test_bfloat16_is_said_and_judged_in_float32(catalog: Catalog) -> None:
+    def found(precision: str) -> Any:
+        spec = EvaluationSpec.model_validate(
+            {
+                "models": ["tiny"],
+                "dataset": "shapes",
+                "precision": precision,
+                "conditions": [
+                    {"kind": "clean"},
+                    {"kind": "adversarial", "threat": {"norm": "Linf", "eps": 0.06}, "attacks": [{"name": "pgd"}]},
+                ],
+            }
+        )
+        return evaluate(spec, catalog=catalog, device="cpu")
+
+    exact, fast = found("float32"), found("bfloat16")
+    assert "bfloat16" in fast.to_markdown()
+    assert exact.plan.id != fast.plan.id
+    scores = [each.models[0].conditions[1].robust_accuracy.count for each in (exact, fast)]
+    assert abs(scores[0] - scores[1]) <= 1
+    assert exact.models[0].conditions[0].accuracy == fast.models[0].conditions[0].accuracy
