@@ -18,6 +18,7 @@ import evaluation
 import models
 from evaluation import Catalog, EvaluationSpec, Report
 from service import cli
+from service.formats import SUFFIXES
 from service.schemas import Predictions
 from tests.conftest import picture_bytes, shape_picture
 
@@ -93,6 +94,32 @@ def test_evaluate_as_json_is_the_report(run: Run, here: list[str]) -> None:
     assert [each.title for each in report.models[0].conditions] == titles
 
 
+def test_evaluate_writes_every_form(run: Run, here: list[str], tmp_path: Path) -> None:
+    paths = [tmp_path / f"report{suffix}" for suffix in SUFFIXES]
+    outs = [argument for path in paths for argument in ("--out", path)]
+    ended = run("evaluate", "tiny", "--dataset", "shapes", "--images", 3, "--preset", "demo", *outs, *here)
+    assert (ended.status, ended.err) == (0, "")
+    begins = {path.suffix: path.read_bytes()[:40] for path in paths}
+    assert Report.model_validate_json((tmp_path / "report.json").read_bytes()).complete
+    assert begins[".md"].startswith(b"| model | clean |")
+    assert begins[".html"].lower().startswith(b"<!doctype html>")
+    assert begins[".tex"].startswith(rb"\begin{tabular}")
+    assert begins[".txt"].startswith(b"We evaluated 1 model on 3 images of shap")
+    assert begins[".csv"].startswith(b"model,condition,file,index")
+    assert begins[".parquet"].startswith(b"PAR1")
+
+
+@pytest.mark.parametrize(("bar", "status"), [(0.0, 0), (0.99, 1)])
+def test_a_gate_ends_with_1_below_the_bar(run: Run, here: list[str], tmp_path: Path, bar: float, status: int) -> None:
+    junit = tmp_path / "out.xml"
+    arguments = ("--preset", "san-pgd", "--min-accuracy", 0.9, "--min-robust", bar, "--junit", junit)
+    ended = run("evaluate", "tiny", "--dataset", "shapes", "--images", 9, *arguments, *here)
+    assert ended.status == status
+    assert f'failures="{2 * status}"' in junit.read_text()
+    assert ("below the bar: tiny, PGD-2 Linf 8/255 to random" in ended.err) == bool(status)
+    assert "PGD-4" in ended.out, "the table is printed either way"
+
+
 def test_predict_names_the_classes_of_each_picture(run: Run, here: list[str], pictures: list[Path]) -> None:
     ended = run("predict", "tiny", *pictures, "--top-k", 2, *here[:2])
     assert (ended.status, ended.err) == (0, "")
@@ -125,6 +152,12 @@ BAD: dict[str, tuple[list[str], str]] = {
     "an unknown model": (["evaluate", "tinny", "--dataset", "shapes"], "unknown model 'tinny'. Did you mean 'tiny'?"),
     "an unknown data set": (["evaluate", "tiny", "--dataset", "shape"], "unknown data set 'shape'. Did you mean"),
     "an unknown preset": (["evaluate", "tiny", "--dataset", "shapes", "--preset", "pgd"], "unknown preset 'pgd'"),
+    "a bar without an attack": (
+        ["evaluate", "tiny", "--dataset", "shapes", "--min-robust", "0.4"],
+        "a preset that attacks",
+    ),
+    "a form that is none": (["evaluate", "tiny", "--dataset", "shapes", "--out", "x.pdf"], "use .json, .md, .html"),
+    "a precision that is none": (["evaluate", "tiny", "--dataset", "shapes", "--precision", "int8"], "precision"),
     "no images": (["evaluate", "tiny", "--dataset", "shapes", "--images", "0"], "images: Input should be greater"),
     "too many images": (["evaluate", "tiny", "--dataset", "shapes", "--images", "34"], "34 images asked for"),
     "a model twice": (["evaluate", "tiny", "tiny", "--dataset", "shapes"], "models: named twice: tiny"),

@@ -9,7 +9,8 @@ import httpx
 import pytest
 
 import evaluation
-from evaluation import Catalog, EvaluationSpec, Report, make_plan, pgd_conditions, preset
+from evaluation import Catalog, EvaluationSpec, Report, make_plan, pgd_conditions, preset, writers
+from service.formats import MEDIA_TYPES, ReportFormat
 from service.jobs import Status
 from tests.conftest import without_times
 from tests.service.conftest import DEADLINE_S, Server, a_plan, until
@@ -83,6 +84,22 @@ def test_an_evaluation_from_submission_to_report(http: httpx.Client, catalog: Ca
 def test_the_stream_of_a_finished_evaluation_is_one_event(http: httpx.Client) -> None:
     state = finished(http)
     assert [each["status"] for each in watch(http, state)] == ["done"]
+
+
+def test_a_report_can_be_had_for_papers_and_tables(http: httpx.Client) -> None:
+    state = finished(http, conditions=[{"kind": "clean"}, PGD])
+    report = Report.model_validate(state["report"])
+    found = {form: http.get(state["links"]["report"], params={"format": form}) for form in ReportFormat}
+    for form, answer in found.items():
+        assert answer.status_code == 200
+        assert answer.headers["content-type"].startswith(MEDIA_TYPES[form])
+    assert found[ReportFormat.LATEX].text == writers.to_latex(report)
+    assert found[ReportFormat.METHODS].text == writers.methods(report) + "\n"
+    assert found[ReportFormat.MANIFEST].json() == writers.manifest(report)
+    lines = found[ReportFormat.CSV].text.splitlines()
+    assert len(lines) == 1 + 2 * report.plan.images
+    assert {line.split(",")[2].split("/")[0] for line in lines[1:]} == {"disc", "square", "stripes"}
+    assert found[ReportFormat.PARQUET].content.startswith(b"PAR1")
 
 
 def test_a_report_can_be_had_in_three_formats(http: httpx.Client) -> None:
