@@ -13,6 +13,7 @@ print(evaluation.evaluate(spec).to_markdown())
 
 from evaluation import writers
 from evaluation.catalog import Catalog
+from evaluation.compare import Comparison, ComparisonError, Side, compare
 from evaluation.datasets import DatasetError, ImageFolder, SelectionError, open_dataset
 from evaluation.evaluate import evaluate
 from evaluation.plan import Plan, Shard, make_plan
@@ -33,6 +34,8 @@ __all__ = [
     "AttackChoice",
     "Catalog",
     "CleanCondition",
+    "Comparison",
+    "ComparisonError",
     "Condition",
     "DatasetError",
     "EvaluationSpec",
@@ -43,8 +46,10 @@ __all__ = [
     "SelectionError",
     "Shard",
     "ShardResult",
+    "Side",
     "TransformCondition",
     "best_device",
+    "compare",
     "evaluate",
     "list_presets",
     "make_plan",

@@ -1,7 +1,9 @@
 """Numbers with their intervals."""
 
 import math
+from collections.abc import Sequence
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 Z_95 = 1.959963984540054
@@ -47,3 +49,73 @@ def binomial_below(count: int, n: int, claimed: float) -> float:
         math.exp(each + k * math.log(claimed) + (n - k) * math.log1p(-claimed)) for k, each in enumerate(log_choose)
     )
     return min(1.0, math.fsum(terms))
+
+
+RESAMPLES = 10_000
+"""Draws of a bootstrap."""
+
+
+class PairedDifference(BaseModel):
+    """Two classifiers on the same n images.
+
+    Attributes:
+        n: images.
+        both: right for both.
+        only_first: right for the first alone.
+        only_second: right for the second alone.
+        neither: wrong for both.
+        difference: accuracy of the first minus that of the second.
+        low: lower end of its 95 % interval, the percentiles of 10,000 resamples of the image pairs (Efron 1979).
+        high: upper end.
+        p: of the exact two-sided McNemar test (McNemar 1947): the probability of disagreements as uneven as these, or more, where
+            neither is better.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    n: int
+    both: int
+    only_first: int
+    only_second: int
+    neither: int
+    difference: float
+    low: float
+    high: float
+    p: float
+
+
+def paired_difference(both: int, only_first: int, only_second: int, neither: int) -> PairedDifference:
+    """Test and estimate the difference between two classifiers from their table of agreement.
+
+    Raises:
+        ValueError: a count is negative, or all are 0.
+    """
+    counts = (both, only_first, only_second, neither)
+    if min(counts) < 0 or not (n := sum(counts)):
+        raise ValueError(f"counts must be at least 0, and one of them above, got {counts}")
+    # Resampling the pairs draws the cells of the table from a multinomial.
+    shares = np.array([only_first, only_second, both + neither]) / n
+    drawn = np.random.default_rng(0).multinomial(n, shares, RESAMPLES)
+    low, high = np.quantile((drawn[:, 0] - drawn[:, 1]) / n, (0.025, 0.975))
+    return PairedDifference(
+        n=n,
+        both=both,
+        only_first=only_first,
+        only_second=only_second,
+        neither=neither,
+        difference=(only_first - only_second) / n,
+        low=float(low),
+        high=float(high),
+        p=min(1.0, 2 * binomial_below(min(only_first, only_second), only_first + only_second, 0.5)),
+    )
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Adjust p values for their number (Holm 1979): each is the level at which its hypothesis is rejected among all."""
+    order = sorted(range(len(p_values)), key=p_values.__getitem__)
+    adjusted = [0.0] * len(p_values)
+    largest = 0.0
+    for rank, index in enumerate(order):
+        largest = max(largest, min(1.0, p_values[index] * (len(p_values) - rank)))
+        adjusted[index] = largest
+    return adjusted

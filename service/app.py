@@ -16,7 +16,7 @@ from service.executors import DeviceExecutor, available_devices, cores
 from service.explain import Explainer
 from service.pages import WEB
 from service.predictor import Predictor
-from service.routes import datasets, evaluations, explain, health, models, pages, protocols
+from service.routes import comparisons, datasets, evaluations, explain, health, models, pages, protocols
 from service.settings import Settings
 from service.store import Store
 
@@ -41,7 +41,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes, forms=forms)
     errors.install(app)
     app.include_router(health.router)
-    for resource in (models, explain, datasets, protocols, evaluations, pages):
+    for resource in (models, explain, datasets, protocols, evaluations, comparisons, pages):
         app.include_router(resource.router, dependencies=[Depends(require_key)])
     app.mount("/static", StaticFiles(directory=WEB / "static"))
     return app

@@ -83,6 +83,7 @@ GUARDED = [
     ("GET", "/v1/datasets"),
     ("GET", "/v1/presets"),
     ("GET", "/v1/attacks"),
+    ("GET", "/v1/comparisons"),
     ("GET", "/v1/evaluations"),
     ("POST", "/v1/models"),
     ("POST", "/v1/models/tiny/explain"),
