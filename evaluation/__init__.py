@@ -15,6 +15,7 @@ from evaluation import writers
 from evaluation.catalog import Catalog
 from evaluation.compare import Comparison, ComparisonError, Side, compare
 from evaluation.datasets import DatasetError, ImageFolder, SelectionError, open_dataset
+from evaluation.estimate import Estimate, estimate
 from evaluation.evaluate import evaluate
 from evaluation.plan import Plan, Shard, make_plan
 from evaluation.presets import Preset, list_presets, pgd_conditions, preset, preset_names
@@ -38,6 +39,7 @@ __all__ = [
     "ComparisonError",
     "Condition",
     "DatasetError",
+    "Estimate",
     "EvaluationSpec",
     "ImageFolder",
     "Plan",
@@ -50,6 +52,7 @@ __all__ = [
     "TransformCondition",
     "best_device",
     "compare",
+    "estimate",
     "evaluate",
     "list_presets",
     "make_plan",

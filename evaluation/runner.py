@@ -46,6 +46,11 @@ def best_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
+def batch_size(side: int) -> int:
+    """How many square images of a side, in pixels, make a batch."""
+    return max(1, BATCH_PIXELS // side**2)
+
+
 def run_shard(
     spec: EvaluationSpec,
     shard: Shard,
@@ -77,7 +82,7 @@ def run_shard(
     found: tuple[Check, ...] = ()
     forwarded = 0
     queue: Sequence[int] = dataset.select(spec.images, spec.seed)[shard.start : shard.stop]
-    size = max(1, BATCH_PIXELS // classifier.card.preprocessing.crop**2)
+    size = batch_size(classifier.card.preprocessing.crop)
     while queue:
         indices = queue[:size]
         images = torch.stack([classifier.card.preprocessing(dataset.picture(index)) for index in indices])

@@ -58,7 +58,7 @@ async def _lifespan(app: FastAPI) -> AsyncGenerator[None]:
     predictor = Predictor(catalog, devices[0], queue_images=settings.queue_images, timeout_s=settings.predict_timeout_s)
     dispatcher = Dispatcher(store, catalog, executors, settings.data_dir / "dispatcher.lock")
     explainer = Explainer(catalog, devices[0], timeout_s=settings.predict_timeout_s)
-    app.state.service = Service(settings, catalog, store, dispatcher, predictor, explainer)
+    app.state.service = Service(settings, catalog, store, dispatcher, predictor, explainer, devices[0])
     predictor.start()
     dispatcher.start()
     try:

@@ -6,6 +6,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: threads tha
 
 import json
 import sys
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, cast
 
@@ -87,7 +88,10 @@ def evaluate(
     images: Annotated[
         int | None, typer.Option(help="How many images, drawn evenly from the classes.", show_default="all")
     ] = None,
-    preset: Annotated[list[str], typer.Option(help="Named conditions; may be given again.")] = ["rotation-flip"],
+    preset: Annotated[
+        list[str],
+        typer.Option(help="Conditions by name, may be given again: " + ", ".join(evaluation.preset_names()) + "."),
+    ] = ["rotation-flip"],
     seed: Annotated[int, typer.Option(help="Seed of the selection and of all random draws.")] = 0,
     precision: Annotated[
         str, typer.Option(help="In which attacks look, float32 or bfloat16; the verdict is float32's.")
@@ -106,6 +110,9 @@ def evaluate(
     junit: Annotated[
         Path | None, typer.Option(help="JUnit file to write for a build server.", show_default="none")
     ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only estimate how long it would take.", show_default="off")
+    ] = False,
     device: Device = "",
     model_dir: ModelDir = [],
     dataset_dir: DatasetDir = [],
@@ -127,6 +134,9 @@ def evaluate(
         }
     )
     catalog = _catalog(model_dir, dataset_dir)
+    if dry_run:
+        _print_estimate(evaluation.estimate(evaluation.make_plan(spec, catalog), catalog, _usable(device)), as_json)
+        return
     results: list[ShardResult] = []
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     err = Console(stderr=True)
@@ -151,6 +161,16 @@ def evaluate(
         junit.write_text(writers.to_junit(report, failures))
     if failures:
         _end("below the bar: " + "; ".join(failures), FAILURE)
+
+
+def _print_estimate(estimate: evaluation.Estimate, as_json: bool) -> None:
+    if as_json:
+        typer.echo(estimate.model_dump_json(indent=2))
+    else:
+        typer.echo(
+            f"{estimate.images} rows, {estimate.passes} passes of an image, at most {timedelta(seconds=round(estimate.seconds))} "
+            "(h:mm:ss) on this device, less where images fall early"
+        )
 
 
 def _form(path: Path) -> ReportFormat:

@@ -31,6 +31,7 @@ class Service:
     dispatcher: Dispatcher
     predictor: Predictor
     explainer: Explainer
+    device: str
 
 
 def _service(request: Request) -> Service:

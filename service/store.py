@@ -124,6 +124,11 @@ class Store:
                 _remember_key(db, key, body_sha256, plan.id)
             return changed
 
+    def computed(self, plan: Plan) -> set[Shard]:
+        """Find the shards of a plan that need not be computed any more."""
+        with self._engine.connect() as db:
+            return set(_computed(db, plan))
+
     def evaluation(self, evaluation_id: str) -> Evaluation | None:
         """Read one evaluation."""
         with self._engine.connect() as db:
@@ -259,17 +264,15 @@ def _insert(db: Connection, plan: Plan) -> bool:
         insert(_EVALUATIONS).values(id=plan.id, sequence=last + 1, plan=plan.model_dump_json(), created_at=_now())
     )
     passes = [condition.passes for condition in plan.spec.conditions]
-    addresses = {shard: plan.address(shard) for shard in plan.shards}
-    known = _known_results(db, set(addresses.values()))
+    computed = _computed(db, plan)
     rows: list[dict[str, Any]] = []
-    for shard, address in addresses.items():
-        found = known.get(address)
-        result = None if found is None else found.model_copy(update={"shard": shard})
+    for shard in plan.shards:
+        result = computed.get(shard)
         rows.append(
             {
                 "evaluation_id": plan.id,
                 "shard": shard.model_dump_json(),
-                "address": address,
+                "address": plan.address(shard),
                 "images": shard.images,
                 "passes": shard.images * passes[shard.condition],
                 "status": ShardStatus.PENDING if result is None else ShardStatus.DONE,
@@ -281,14 +284,19 @@ def _insert(db: Connection, plan: Plan) -> bool:
     return True
 
 
-def _known_results(db: Connection, addresses: set[str]) -> dict[str, ShardResult]:
-    """Read the finished shards at some addresses, whatever evaluation they belong to."""
-    ordered, found = sorted(addresses), dict[str, ShardResult]()
+def _computed(db: Connection, plan: Plan) -> dict[Shard, ShardResult]:
+    """Read the results of a plan's shards that are there, whatever evaluation they were computed for."""
+    addresses = {shard: plan.address(shard) for shard in plan.shards}
+    ordered, found = sorted(set(addresses.values())), dict[str, ShardResult]()
     for start in range(0, len(ordered), ADDRESSES_A_QUERY):
         some = _SHARDS.c.address.in_(ordered[start : start + ADDRESSES_A_QUERY])
         query = select(_SHARDS.c.address, _SHARDS.c.result).where(some, _SHARDS.c.status == ShardStatus.DONE)
         found |= {address: ShardResult.model_validate_json(result) for address, result in db.execute(query)}
-    return found
+    return {
+        shard: found[address].model_copy(update={"shard": shard})
+        for shard, address in addresses.items()
+        if address in found
+    }
 
 
 def _add_missing_columns(engine: Engine) -> None:

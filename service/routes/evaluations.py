@@ -13,7 +13,19 @@ from fastapi.sse import EventSourceResponse, ServerSentEvent
 from pydantic import ValidationError
 
 from common import UnknownNameError, text_sha256
-from evaluation import DatasetError, EvaluationSpec, Report, SelectionError, make_plan, merge, preset_names, writers
+from evaluation import (
+    DatasetError,
+    Estimate,
+    EvaluationSpec,
+    Plan,
+    Report,
+    SelectionError,
+    estimate,
+    make_plan,
+    merge,
+    preset_names,
+    writers,
+)
 from evaluation.presets import preset as conditions_of
 from models import CheckpointError
 from service.deps import EvaluationDep, Service, ServiceDep, find_evaluation
@@ -41,6 +53,13 @@ def submit(
 ) -> EvaluationView:
     """Submit an evaluation. The same question about the same files is the same evaluation: what is done is not done again."""
     return _submit(spec, service, response, idempotency_key)
+
+
+@router.post("/dry-run")
+def estimate_evaluation(spec: EvaluationSpec, service: ServiceDep) -> Estimate:
+    """Estimate what an evaluation would cost at most, and how much of it is computed already; nothing is submitted."""
+    plan = _plan(spec, service)
+    return estimate(plan, service.catalog, service.device, service.store.computed(plan))
 
 
 @router.post("/pgd", status_code=HTTPStatus.ACCEPTED)
@@ -74,16 +93,27 @@ def _spec(body: PresetRequest, make: Callable[[], EvaluationSpec]) -> Evaluation
 
 
 def _submit(spec: EvaluationSpec, service: Service, response: Response, key: str | None) -> EvaluationView:
+    plan = _plan(spec, service)
     try:
-        plan = make_plan(spec, service.catalog)
         service.store.submit(plan, key=key, body_sha256=text_sha256(spec.model_dump_json()))
-    except (UnknownNameError, DatasetError, CheckpointError, KeyReusedError) as error:
-        blamed = FieldError(field=_blamed_field(error), message=str(error))
-        raise ServiceError(HTTPStatus.UNPROCESSABLE_ENTITY, str(error), errors=[blamed]) from error
+    except KeyReusedError as error:
+        raise _refusal(error) from error
     service.dispatcher.wake()
     view = EvaluationView.of(find_evaluation(plan.id, service))
     response.headers["Location"] = view.links["self"]
     return view
+
+
+def _plan(spec: EvaluationSpec, service: Service) -> Plan:
+    try:
+        return make_plan(spec, service.catalog)
+    except (UnknownNameError, DatasetError, CheckpointError) as error:
+        raise _refusal(error) from error
+
+
+def _refusal(error: Exception) -> ServiceError:
+    blamed = FieldError(field=_blamed_field(error), message=str(error))
+    return ServiceError(HTTPStatus.UNPROCESSABLE_ENTITY, str(error), errors=[blamed])
 
 
 def _blamed_field(error: Exception) -> str:

@@ -120,6 +120,17 @@ def test_a_gate_ends_with_1_below_the_bar(run: Run, here: list[str], tmp_path: P
     assert "PGD-4" in ended.out, "the table is printed either way"
 
 
+def test_a_dry_run_only_estimates(run: Run, here: list[str]) -> None:
+    arguments = ("evaluate", "tiny", "--dataset", "shapes", "--images", 9, "--preset", "san-pgd", "--dry-run", *here)
+    found = evaluation.Estimate.model_validate_json(run(*arguments, "--json").out)
+    passes = 1 + (1 + 2 + 3 * 2) + (1 + 2 + 3 * 4)  # clean; before, around and three a step
+    assert (found.images, found.images_done, found.passes) == (27, 0, 9 * passes)
+    assert 0 < found.seconds < 60
+    ended = run(*arguments)
+    assert ended.status == 0
+    assert ended.out.startswith(f"27 rows, {9 * passes} passes of an image, at most 0:00:0")
+
+
 def test_predict_names_the_classes_of_each_picture(run: Run, here: list[str], pictures: list[Path]) -> None:
     ended = run("predict", "tiny", *pictures, "--top-k", 2, *here[:2])
     assert (ended.status, ended.err) == (0, "")

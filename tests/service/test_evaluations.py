@@ -17,6 +17,7 @@ from tests.service.conftest import DEADLINE_S, Server, a_plan, until
 
 URL = "/v1/evaluations"
 UNKNOWN = "0123456789abcdef"
+TURNED = {"name": "rotation", "parameters": {"degrees": 33}}
 PGD = {
     "kind": "adversarial",
     "threat": {"norm": "Linf", "eps": "8/255"},
@@ -116,6 +117,19 @@ def test_a_report_can_be_had_in_three_formats(http: httpx.Client) -> None:
         assert condition.title in html.text
         assert f"{100 * condition.score.value:.1f}" in html.text
         assert f"n = {condition.score.n}" in html.text
+
+
+def test_a_dry_run_says_what_is_left_and_submits_nothing(http: httpx.Client) -> None:
+    state = finished(http, seed=11)
+    asked = state["spec"] | {"conditions": [*state["spec"]["conditions"], {"kind": "transform", **TURNED}]}
+    found = http.post(f"{URL}/dry-run", json=asked).raise_for_status().json()
+    n, rows = state["report"]["plan"]["images"], state["progress"]["images_total"]
+    assert (found["images"], found["images_done"], found["passes"]) == (rows + n, rows, 2 * n)
+    assert found["seconds"] > 0
+    assert http.get(f"{URL}/{found['evaluation']}").status_code == 404
+    assert http.post(f"{URL}/dry-run", json=asked | {"models": ["nobody"]}).status_code == 422
+    again = http.post(f"{URL}/dry-run", json=state["spec"]).json()
+    assert (again["passes"], again["seconds"]) == (0, 0)
 
 
 def test_the_same_question_is_answered_once(server: Server) -> None:

@@ -88,6 +88,7 @@ GUARDED = [
     ("POST", "/v1/models"),
     ("POST", "/v1/models/tiny/explain"),
     ("POST", "/v1/evaluations"),
+    ("POST", "/v1/evaluations/dry-run"),
     ("POST", "/v1/evaluations/pgd"),
     ("POST", "/v1/evaluations/rotation-flip"),
     ("GET", "/v1/evaluations/0123456789abcdef"),

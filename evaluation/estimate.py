@@ -1,0 +1,70 @@
+"""What an evaluation would cost, before it is run."""
+
+import time
+from collections.abc import Collection
+
+import torch
+from pydantic import BaseModel, ConfigDict
+
+from evaluation.catalog import Catalog
+from evaluation.plan import SHARD_IMAGES, Plan, Shard
+from evaluation.runner import batch_size
+
+
+class Estimate(BaseModel):
+    """The cost of an evaluation at most: images that fall leave attacks early.
+
+    Attributes:
+        evaluation: the id it would have.
+        images: rows to compute, one for each image, model and condition.
+        images_done: of these, computed already.
+        passes: of an image through a model, one with its gradient counted as three, for what is left.
+        seconds: of computing on one device for what is left, from the speed of each model measured just now.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    evaluation: str
+    images: int
+    images_done: int
+    passes: int
+    seconds: float
+
+
+def estimate(plan: Plan, catalog: Catalog, device: str, done: Collection[Shard] = ()) -> Estimate:
+    """Estimate what a plan costs: one batch goes through every model.
+
+    Args:
+        plan: of the evaluation.
+        catalog: where its models are.
+        device: where it would run.
+        done: shards that need not be computed.
+
+    Raises:
+        CheckpointError: a checkpoint cannot be loaded.
+    """
+    left = [shard for shard in plan.shards if shard not in done]
+    passes = dict.fromkeys(plan.spec.models, 0)
+    for shard in left:
+        passes[shard.model] += shard.images * plan.spec.conditions[shard.condition].passes
+    images = sum(shard.images for shard in plan.shards)
+    return Estimate(
+        evaluation=plan.id,
+        images=images,
+        images_done=images - sum(shard.images for shard in left),
+        passes=sum(passes.values()),
+        seconds=sum(count * _pass_seconds(plan, catalog, model, device) for model, count in passes.items() if count),
+    )
+
+
+def _pass_seconds(plan: Plan, catalog: Catalog, model: str, device: str) -> float:
+    """Time a third of a forward pass with the gradient to the image, for one image."""
+    _, searched = catalog.load_folded(model, device, plan.spec.precision)
+    side = searched.card.preprocessing.crop
+    images = torch.rand(min(SHARD_IMAGES, batch_size(side)), 3, side, side, device=device, requires_grad=True)
+    started = 0.0
+    for _ in range(2):  # the first warms up
+        started = time.perf_counter()
+        (gradient,) = torch.autograd.grad(searched(images).sum(), images)
+        gradient.sum().item()  # waits for the device
+    return (time.perf_counter() - started) / (3 * len(images))
