@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from re import fullmatch
+from typing import NamedTuple
 
 import torch
 
@@ -14,6 +15,20 @@ from evaluation.spec import NAME_PATTERN
 
 ZOO_DATASETS = models.ZOO.parent / "datasets"
 """Folder of the data sets that come with the project."""
+
+
+class Roles(NamedTuple):
+    """One model as an evaluation uses it: as `run_shard` takes it.
+
+    Attributes:
+        classifier: gives the verdict, in float32.
+        searched: what attacks see.
+        explained: shows its attention; None where it has none.
+    """
+
+    classifier: models.Classifier
+    searched: models.Classifier
+    explained: models.Classifier | None
 
 
 @dataclass(frozen=True)
@@ -73,13 +88,16 @@ class Catalog:
         """Load a checkpoint; raises as `models.load` does."""
         return models.load(name, folders=self.model_folders, device=device)
 
-    def load_folded(
-        self, name: str, device: torch.device | str, precision: models.Precision
-    ) -> tuple[models.Classifier, models.Classifier]:
-        """Load a checkpoint for an evaluation: what judges, and what attacks see; see `models.fold`, raises as `models.load`."""
+    def load_folded(self, name: str, device: torch.device | str, precision: models.Precision) -> "Roles":
+        """Load a checkpoint for an evaluation; see `models.fold`, raises as `models.load`."""
         loaded = self.load_model(name, device)
         judge = models.fold(loaded)
-        return judge, judge if precision == "float32" else models.fold(loaded, precision)
+        try:
+            models.attention_layers(loaded)
+            explained = loaded
+        except models.NoAttentionError:
+            explained = None
+        return Roles(judge, judge if precision == "float32" else models.fold(loaded, precision), explained)
 
     def free_name(self, name: str) -> str:
         """Return a name that a model can be added under.

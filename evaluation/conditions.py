@@ -1,16 +1,12 @@
 """What a condition does to a batch of images."""
 
-import base64
-import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
-from PIL import Image
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
-from torch.nn import functional as F
 
 import attacks
 import models
@@ -27,9 +23,6 @@ from evaluation.spec import (
 
 TARGET_STREAM = 1
 """Stream of random draws for targets; stream 0 belongs to the attack or transform."""
-
-PICTURE_SIDE = 112
-"""Longest side of a kept picture, pixels: for looking at, not for computing."""
 
 _FROZEN = ConfigDict(frozen=True, extra="forbid")
 
@@ -66,34 +59,6 @@ class Row(BaseModel):
     reached: bool | None = None
     felled_by: str | None = None
     felled_eps: float | None = None
-
-
-class Example(BaseModel):
-    """Pictures of an image that was right and is wrong under the condition, as base64 of PNG files.
-
-    Attributes:
-        index: of the image in its data set.
-        label: index of the right logit.
-        prediction: under the condition.
-        clean_confidence: largest softmax value on the image as it is.
-        confidence: largest softmax value under the condition.
-        clean: the image as the model sees it.
-        changed: the same under the condition.
-        difference: changed minus clean, divided by `scale` around middle grey.
-        scale: largest change of a value.
-    """
-
-    model_config = _FROZEN
-
-    index: int
-    label: int
-    prediction: int
-    clean_confidence: float
-    confidence: float
-    clean: str
-    changed: str
-    difference: str
-    scale: float
 
 
 @dataclass(frozen=True)
@@ -209,36 +174,6 @@ class Outcome:
             columns["felled_eps"] = _finite(self.felled_eps)
         values = zip(*columns.values(), strict=True)
         return [Row.model_validate(dict(zip(columns, row, strict=True))) for row in values]
-
-    def examples(self, batch: Batch, count: int) -> list[Example]:
-        """Draw the first `count` images that were right and are wrong."""
-        wrong = self.right(batch) & (self.logits.argmax(1) != batch.labels) & self.images.flatten(1).isfinite().all(1)
-        return [self._example(batch, position) for position in wrong.nonzero().flatten().tolist()[: max(0, count)]]
-
-    def _example(self, batch: Batch, position: int) -> Example:
-        clean, changed = batch.images[position], self.images[position]
-        difference = changed - clean
-        scale = max(difference.abs().max().item(), 1e-9)
-        return Example(
-            index=batch.indices[position],
-            label=int(batch.labels[position]),
-            prediction=int(self.logits[position].argmax()),
-            clean_confidence=self.clean_logits[position].softmax(0).amax().item(),
-            confidence=self.logits[position].softmax(0).amax().item(),
-            clean=_png(clean),
-            changed=_png(changed),
-            difference=_png(0.5 + difference / (2 * scale)),
-            scale=scale,
-        )
-
-
-def _png(image: Tensor) -> str:
-    if (side := max(image.shape[-2:])) > PICTURE_SIDE:
-        image = F.interpolate(image[None], scale_factor=PICTURE_SIDE / side, mode="area")[0]
-    values = (image.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
-    written = io.BytesIO()
-    Image.fromarray(values).save(written, "PNG")
-    return base64.b64encode(written.getvalue()).decode()
 
 
 def _finite(values: Tensor) -> list[float | None]:

@@ -59,7 +59,7 @@ def estimate(plan: Plan, catalog: Catalog, device: str, done: Collection[Shard] 
 
 def _pass_seconds(plan: Plan, catalog: Catalog, model: str, device: str) -> float:
     """Time a third of a forward pass with the gradient to the image, for one image."""
-    _, searched = catalog.load_folded(model, device, plan.spec.precision)
+    searched = catalog.load_folded(model, device, plan.spec.precision).searched
     side = searched.card.preprocessing.crop
     images = torch.rand(min(SHARD_IMAGES, batch_size(side)), 3, side, side, device=device, requires_grad=True)
     started = 0.0

@@ -36,10 +36,10 @@ def evaluate(
     dataset = catalog.open_dataset(spec.dataset)
     results: list[ShardResult] = []
     shards = plan.shards
-    loaded, pair = "", None
+    loaded, roles = "", None
     for done, shard in enumerate(shards, start=1):
-        if pair is None or loaded != shard.model:
-            loaded, pair = shard.model, catalog.load_folded(shard.model, device, spec.precision)
-        results.append(run_shard(spec, shard, classifier=pair[0], dataset=dataset, searched=pair[1]))
+        if roles is None or loaded != shard.model:
+            loaded, roles = shard.model, catalog.load_folded(shard.model, device, spec.precision)
+        results.append(run_shard(spec, shard, dataset=dataset, **roles._asdict()))
         on_shard(results[-1], done, len(shards))
     return merge(plan, results)

@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict
 
 from attacks import ClassDependent
 from evaluation.checks import Check, Grade, grade
-from evaluation.conditions import Example
+from evaluation.examples import Example
 from evaluation.plan import Plan, Shard
 from evaluation.runner import ShardResult
 from evaluation.spec import AdversarialCondition, CurveCondition
@@ -101,7 +101,7 @@ class Report(BaseModel):
 
     model_config = _FROZEN
 
-    schema_version: int = 2
+    schema_version: int = 3
     plan: Plan
     complete: bool
     models: tuple[ModelReport, ...]

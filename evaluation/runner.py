@@ -9,8 +9,9 @@ from pydantic import BaseModel, ConfigDict
 
 import models
 from evaluation.checks import Check, extreme, preflight, probe
-from evaluation.conditions import Batch, Example, Outcome, Row, run_condition
+from evaluation.conditions import Batch, Outcome, Row, run_condition
 from evaluation.datasets import ImageFolder
+from evaluation.examples import Example, make_examples
 from evaluation.plan import Shard, label_map
 from evaluation.spec import AdversarialCondition, CurveCondition, EvaluationSpec
 
@@ -58,6 +59,7 @@ def run_shard(
     classifier: models.Classifier,
     dataset: ImageFolder,
     searched: models.Classifier | None = None,
+    explained: models.Classifier | None = None,
 ) -> ShardResult:
     """Run a shard on the device that holds the classifier. A batch that does not fit into its memory is halved.
 
@@ -67,6 +69,7 @@ def run_shard(
         classifier: the shard's model, whose verdict counts.
         dataset: the evaluation's images.
         searched: what attacks see instead of it; see `models.fold`.
+        explained: shows its attention in examples; None where it has none.
 
     Raises:
         DatasetError: an image cannot be decoded.
@@ -102,7 +105,7 @@ def run_shard(
         rows += outcome.rows(batch)
         forwarded += outcome.images_forwarded
         if shard.start == 0:
-            examples += outcome.examples(batch, EXAMPLES - len(examples))
+            examples += make_examples(batch, outcome, explained, EXAMPLES - len(examples))
     seconds = time.perf_counter() - started
     return ShardResult(
         shard=shard,

@@ -62,16 +62,29 @@ def overlays(image: Tensor, attention: AttentionMap, query: Place | None) -> lis
         attention: its first row is the image's.
         query: fractions (y, x) of the image.
     """
-    grey = _DARKEST + np.asarray(panel(image).convert("L"))[..., None] * (1 - _DARKEST / 255)
+    picture = panel(image)
     drawn: list[Image.Image] = []
     for index, values in enumerate(attention.maps[0].nan_to_num().cpu().numpy()):
-        smooth = Image.fromarray(values).resize((PANEL, PANEL), Image.Resampling.BILINEAR)
-        mixed = _OPACITY * colours(np.asarray(smooth)) + (1 - _OPACITY) * grey
-        drawn.append(Image.fromarray(mixed.round().astype(np.uint8)))
+        drawn.append(_over(picture, values))
         if attention.points is not None and attention.scores is not None:
             _draw_points(drawn[-1], attention.points[0, index], attention.scores[0, index])
         mark(drawn[-1], query)
     return drawn
+
+
+def _over(picture: Image.Image, values: Floats) -> Image.Image:
+    """Lay a map (H, W) in [0, 1] in colour over a picture's grey."""
+    grey = _DARKEST + np.asarray(picture.convert("L"))[..., None] * (1 - _DARKEST / 255)
+    smooth = Image.fromarray(values).resize(picture.size, Image.Resampling.BILINEAR)
+    mixed = _OPACITY * colours(np.asarray(smooth)) + (1 - _OPACITY) * grey
+    return Image.fromarray(mixed.round().astype(np.uint8))
+
+
+def over_picture(png: bytes, grid: Sequence[Sequence[float]]) -> bytes:
+    """Lay a map, rows of cells in [0, 1], over a picture; both are PNG files."""
+    written = io.BytesIO()
+    _over(Image.open(io.BytesIO(png)), np.asarray(grid, np.float32)).save(written, "PNG")
+    return written.getvalue()
 
 
 def _draw_points(picture: Image.Image, points: Tensor, scores: Tensor) -> None:

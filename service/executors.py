@@ -13,6 +13,7 @@ from pebble import ProcessPool
 
 import models
 from evaluation import Catalog, DatasetError, Plan, Shard, ShardResult, best_device, run_shard
+from evaluation.catalog import Roles
 
 MODELS_KEPT = 2
 """Classifiers that a device process keeps loaded."""
@@ -112,8 +113,8 @@ def compute(catalog: Catalog, plan: Plan, shard: Shard) -> ShardResult:
         raise models.CheckpointError(_changed(shard.model, sha256, plan.model_sha256[shard.model]))
     if dataset.sha256 != plan.dataset_sha256:
         raise DatasetError(_changed(plan.spec.dataset, dataset.sha256, plan.dataset_sha256))
-    classifier, searched = _classifiers(catalog, shard.model, plan.spec.precision, sha256)
-    return run_shard(plan.spec, shard, classifier=classifier, dataset=dataset, searched=searched)
+    roles = _load(catalog, shard.model, plan.spec.precision, sha256)
+    return run_shard(plan.spec, shard, dataset=dataset, **roles._asdict())
 
 
 def _changed(name: str, now: str, then: str) -> str:
@@ -121,9 +122,7 @@ def _changed(name: str, now: str, then: str) -> str:
 
 
 @lru_cache(maxsize=MODELS_KEPT)
-def _classifiers(
-    catalog: Catalog, model: str, precision: models.Precision, _sha256: str
-) -> tuple[models.Classifier, models.Classifier]:
+def _load(catalog: Catalog, model: str, precision: models.Precision, _sha256: str) -> Roles:
     return catalog.load_folded(model, best_device(), precision)
 
 

@@ -1,5 +1,6 @@
 """Templates of the pages."""
 
+import base64
 from pathlib import Path
 from typing import cast
 
@@ -7,9 +8,11 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from evaluation.charts import Chart, charts
+from evaluation.examples import Example
 from evaluation.report import Report
 from evaluation.statistics import Proportion
 from evaluation.writers import manifest, methods
+from service.drawing import over_picture
 
 WEB = Path(__file__).parent / "web"
 
@@ -82,5 +85,13 @@ def _style_sheet() -> str:
     return (WEB / "static" / "style.css").read_text()
 
 
-cast(dict[str, object], _ENVIRONMENT.filters).update(percent=_percent, hue=_hue, svg=_svg)
+def _attention(example: Example, kind: str) -> str:
+    """Draw an example's attention over its picture, as base64 of a PNG file."""
+    picture, grid = (
+        (example.clean, example.clean_attention) if kind == "clean" else (example.changed, example.attention)
+    )
+    return base64.b64encode(over_picture(base64.b64decode(picture), grid or ())).decode()
+
+
+cast(dict[str, object], _ENVIRONMENT.filters).update(attention=_attention, percent=_percent, hue=_hue, svg=_svg)
 cast(dict[str, object], _ENVIRONMENT.globals).update(style_sheet=_style_sheet)

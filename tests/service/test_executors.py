@@ -53,9 +53,8 @@ def test_a_shard_computed_in_the_process_equals_one_computed_here(executor: Devi
     plan = make_plan(spec, catalog)
     shard = plan.shards[1]
     there = executor.submit(compute, catalog, plan, shard).result(DEADLINE_S)
-    classifier, searched = catalog.load_folded("tiny", "cpu", spec.precision)
-    dataset = catalog.open_dataset("shapes")
-    here = run_shard(spec, shard, classifier=classifier, dataset=dataset, searched=searched)
+    roles = catalog.load_folded("tiny", "cpu", spec.precision)
+    here = run_shard(spec, shard, dataset=catalog.open_dataset("shapes"), **roles._asdict())
     assert there.rows == here.rows
     assert there.images_forwarded == here.images_forwarded
     assert process_of(executor) != os.getpid()
