@@ -14,7 +14,9 @@ from evaluation.conditions import Batch, run_condition
 from evaluation.examples import Example, make_examples
 from evaluation.spec import AdversarialCondition
 
-CONDITION = AdversarialCondition.model_validate({"threat": {"norm": "Linf", "eps": 0.5}, "attacks": [{"name": "pgd", "parameters": {"steps": 20}}]})
+CONDITION = AdversarialCondition.model_validate(
+    {"threat": {"norm": "Linf", "eps": 0.5}, "attacks": [{"name": "pgd", "parameters": {"steps": 20}}]}
+)
 
 
 def pixels(encoded: str) -> np.ndarray:

@@ -39,6 +39,12 @@ def test_more_steps_must_not_change_the_result(few: int, many: int, failed: bool
     assert check.message.startswith("10 steps leave 0.500 standing")
 
 
+def test_only_the_largest_number_of_steps_must_be_enough() -> None:
+    (check,) = crossed((pgd(steps=100), 20), (pgd(steps=1), 90), (pgd(steps=50), 21), (pgd(steps=5), 50))
+    assert not check.failed
+    assert check.message.startswith("50 steps leave 0.210 standing, 100 steps 0.200")
+
+
 def test_what_differs_in_more_than_one_number_is_not_compared() -> None:
     assert crossed((pgd(0.1, 10), 50), (pgd(0.2, 20), 90)) == []
     assert crossed((pgd(0.1, 10), 50), (pgd(0.1, 20, restarts=2), 10)) == []
