@@ -31,7 +31,7 @@ class PGD:
     targetable: ClassVar[bool] = True
 
     steps: Annotated[int, Field(ge=1, le=10_000, description="gradient steps")] = 20
-    step_size: Annotated[PixelScale | None, Field(description="length of a step; without it 2.5 * eps / steps")] = None
+    step_size: Annotated[PixelScale | None, Field(description="length of a step, 2.5 * eps / steps without it")] = None
     random_start: Annotated[bool, Field(description="start at a random point of the ball")] = True
     restarts: Annotated[int, Field(ge=1, le=1_000, description="independent runs, the first success counts")] = 1
     counts: Annotated[

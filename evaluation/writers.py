@@ -7,11 +7,12 @@ from importlib import import_module
 from typing import Any
 from xml.etree import ElementTree
 
+import attacks
 from common import canonical_json
 from evaluation.plan import Plan
 from evaluation.report import Report
 from evaluation.runner import ShardResult
-from evaluation.spec import AdversarialCondition, CurveCondition
+from evaluation.spec import AdversarialCondition, AttackChoice, CurveCondition
 from evaluation.statistics import Proportion
 
 
@@ -76,11 +77,15 @@ def methods(report: Report) -> str:
 def _described(condition: Any) -> str:
     if not isinstance(condition, AdversarialCondition | CurveCondition):
         return condition.title
-    settings = ", ".join(
-        f"{choice.name} ({', '.join(f'{name}={value}' for name, value in choice.parameters.items())})"
-        for choice in condition.attacks
-    )
+    settings = ", ".join(f"{choice.name} ({', '.join(_settings(choice))})" for choice in condition.attacks)
     return f"{condition.title}, with {settings}"
+
+
+def _settings(choice: AttackChoice) -> Iterable[str]:
+    """Every parameter with its value; what is not given, by what its description says it then is."""
+    meanings = next(each.parameters for each in attacks.describe() if each.name == choice.name)
+    for name, value in choice.parameters.items():
+        yield f"{name}={value}" if value is not None else f"{name} not given: {meanings[name]['description']}"
 
 
 def manifest(report: Report) -> dict[str, Any]:

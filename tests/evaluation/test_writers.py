@@ -46,6 +46,7 @@ def test_the_methods_paragraph_says_what_decides_the_numbers(report: Report) -> 
         "PGD-20 Linf 0.1",
         PLAN.id,
         "random_start=True",
+        "2.5 * eps / steps",
     ):
         assert fact in text
     assert "PARTIAL" not in text
