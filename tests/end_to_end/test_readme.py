@@ -82,9 +82,11 @@ def test_the_least_card_is_enough() -> None:
 
 def test_commands_run() -> None:
     commands = re.findall(
-        r"^    \.venv/bin/withstand ((?:models|predict|explain|evaluate).*)$", README, flags=re.MULTILINE
+        r"^    \.venv/bin/withstand ((?:models|predict|explain|evaluate).*)$",
+        re.sub(r"\\\n +", "", README),
+        flags=re.MULTILINE,
     )
-    assert len(commands) == 4
+    assert len(commands) == 5
     for command in commands:
         done = subprocess.run(
             [sys.executable, "-m", "service.cli", *command.split()],
@@ -121,6 +123,7 @@ def test_curl_lines_reach_every_route(address: str, tmp_path: Path) -> None:
         assert expected in done.stdout, expected
 
     called = re.sub(r"/evaluations/\$ID", "/evaluations/{evaluation_id}", shell)
+    called = called.replace("/evaluations/rotation-flip", "/evaluations/{preset}")
     called = re.sub(r"/models/\w+\.\w+", "/models/{name}", called)
     paths = create_app(Settings(data_dir=tmp_path)).openapi()["paths"]
     assert [path for path in paths if not re.search(re.escape(path) + r"""(?=["'?\s]|$)""", called)] == []
