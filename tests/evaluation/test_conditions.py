@@ -92,6 +92,28 @@ def test_what_attacks_see_does_not_judge(digits: known.Digits) -> None:
     assert sum(row.felled_by is not None for row in misled) < 3
 
 
+def test_a_cascade_spares_the_fallen(digits: known.Digits) -> None:
+    network = known.small_network(digits)
+    few = known.Digits(digits.images[:100], digits.labels[:100])
+    strong = {"name": "fgsm"}
+
+    def forwarded(*chosen: dict[str, Any]) -> tuple[int, list[Row]]:
+        condition = AdversarialCondition.model_validate(
+            {"threat": {"norm": "Linf", "eps": 0.15}, "attacks": list(chosen)}
+        )
+        batch = Batch(cast(Classifier, network), cast(Classifier, network), few.images, few.labels, range(100), seed=0)
+        outcome = run_condition(condition, batch)
+        return outcome.images_forwarded, outcome.rows(batch)
+
+    once, found = forwarded(strong)
+    standing = sum(row.felled_by is None and row.clean_prediction == row.label for row in found)
+    assert 0 < standing < 50
+    twice, again = forwarded(strong, {"name": "noise"})
+    assert twice - once == 2 * standing  # before and after
+    assert all(row.prediction != row.label for row in again if row.felled_by)
+    assert sum(row.felled_by == "fgsm" for row in again) == sum(row.felled_by == "fgsm" for row in found)
+
+
 class Small(nn.Module):
     """A device that holds five images."""
 
