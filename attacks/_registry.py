@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
+from functools import cache
 from inspect import cleandoc
 from typing import Any, TypeVar, cast
 
@@ -80,7 +81,7 @@ def describe() -> list[Description]:
 
 def _describe(registry: Registry[Any], name: str) -> Description:
     cls = registry[name]
-    explained = (name, cleandoc(cls.__doc__), TypeAdapter(cls).json_schema().get("properties", {}))
+    explained = (name, cleandoc(cls.__doc__), _adapter(cls).json_schema().get("properties", {}))
     if registry is _TRANSFORMS:
         return Description(*explained, kind="transform")
     return Description(*explained, getattr(cls, "kind", "budget"), tuple(sorted(cls.norms)), cls.targetable)
@@ -107,9 +108,14 @@ def _create(cls: type, name: str, parameters: dict[str, object]) -> object:
         if parameter not in allowed:
             raise unknown_name(f"parameter of {name}", parameter, allowed)
     try:
-        return TypeAdapter(cls).validate_python(parameters)
+        return _adapter(cls).validate_python(parameters)
     except ValidationError as error:
         raise ParameterError(f"{name}: {describe_validation(error)}") from None
+
+
+@cache
+def _adapter(cls: type) -> TypeAdapter[object]:
+    return TypeAdapter(cls)
 
 
 def parameters(created: Attack | Transform) -> dict[str, object]:

@@ -4,6 +4,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from attacks import Norm, TargetRule, ThreatModel
+from attacks.corruptions import CORRUPTIONS
+from attacks.spatial import spatial_grid
 from common import Registry
 from evaluation.spec import (
     AdversarialCondition,
@@ -11,6 +13,7 @@ from evaluation.spec import (
     CleanCondition,
     Condition,
     CurveCondition,
+    GridCondition,
     TransformCondition,
 )
 
@@ -160,6 +163,25 @@ _add(
     "Engstrom et al. 2019, arXiv:1712.02779",
     "Accuracy against the angle, clockwise from 0 to 345 degrees in steps of 15; bilinear, black outside, multiples of 90 exact.",
     (CleanCondition(), *_rotations(range(15, 360, 15))),
+)
+_add(
+    "spatial",
+    "Engstrom et al. 2019, arXiv:1712.02779, Sec. 4",
+    "The worst of 775 turned and shifted copies of each image: 31 angles from -30 to 30 degrees, shifts of up to 3 pixels.",
+    (CleanCondition(), GridCondition(name="spatial", grid=spatial_grid(32))),
+)
+_add(
+    "corruptions",
+    "Hendrycks, Dietterich 2019, arXiv:1903.12261",
+    "The 15 common corruptions, each at 5 severities, and the mean corruption error.",
+    (
+        CleanCondition(),
+        *(
+            TransformCondition(name="corruption", parameters={"name": name, "severity": severity})
+            for name in CORRUPTIONS
+            for severity in range(1, 6)
+        ),
+    ),
 )
 _add(
     "demo",

@@ -5,15 +5,19 @@ from collections.abc import Iterable, Sequence
 from pydantic import BaseModel, ConfigDict
 
 from attacks import ClassDependent
+from attacks.corruptions import CORRUPTIONS
 from evaluation.checks import Check, Grade, grade
 from evaluation.examples import Example
+from evaluation.mce import ALEXNET, mean_corruption_error
 from evaluation.plan import Plan, Shard
 from evaluation.runner import ShardResult
-from evaluation.spec import AdversarialCondition, CurveCondition
+from evaluation.spec import AdversarialCondition, CurveCondition, TransformCondition
 from evaluation.statistics import Proportion, proportion
 from evaluation.trust import claim_check, condition_checks, cross_checks, curve, median_minimal_eps
 
 TOP_K = 5
+SEVERITIES = 5
+IMAGENET_CLASSES = 1000
 
 _FROZEN = ConfigDict(frozen=True, extra="forbid")
 
@@ -81,6 +85,8 @@ class ModelReport(BaseModel):
         conditions: what was found.
         checks: of the model, of each attack, and of the numbers against each other.
         grade: the worst that a failed check means.
+        mce: mean error over the fifteen common corruptions, if all of them were seen at all severities.
+        mce_of_alexnet: the same, each error divided by AlexNet's on ImageNet-C; None where there are other classes than ImageNet's.
     """
 
     model_config = _FROZEN
@@ -89,6 +95,8 @@ class ModelReport(BaseModel):
     conditions: tuple[ConditionReport, ...]
     checks: tuple[Check, ...] = ()
     grade: Grade = "reliable"
+    mce: float | None = None
+    mce_of_alexnet: float | None = None
 
     @property
     def failed(self) -> tuple[Check, ...]:
@@ -126,10 +134,22 @@ class Report(BaseModel):
             f"{spec.dataset}, n = {self.plan.images} images drawn evenly from the classes, seed {spec.seed}, {spec.precision}",
             "accuracy in percent with its 95 % Wilson interval; under an attack, robust accuracy: "
             "right on the clean image and under every attack",
+            *(
+                f"mean corruption error of {model.model}: {_mce(model)}"
+                for model in self.models
+                if model.mce is not None
+            ),
             *(f"trust in {model.model}: {model.grade}" for model in self.models if model.checks),
             *(f"WARNING: {warning}" for warning in self.warnings),
             f"evaluation {self.plan.id}, data sha256 {self.plan.dataset_sha256[:12]}",
         ]
+
+
+def _mce(model: ModelReport) -> str:
+    of_alexnet = (
+        "" if model.mce_of_alexnet is None else f", {100 * model.mce_of_alexnet:.2f} % of AlexNet's on ImageNet-C"
+    )
+    return f"{100 * (model.mce or 0):.2f} %{of_alexnet}"
 
 
 def format_score(score: Proportion | None) -> str:
@@ -181,7 +201,25 @@ def _model(plan: Plan, model: str, found: dict[tuple[str, int], list[ShardResult
         if index == 0 and rows and model in plan.claimed_accuracy:
             checks.append(claim_check(rows, plan.claimed_accuracy[model]))
     checks += cross_checks(plan.spec, [each.robust_accuracy for each in conditions])
-    return ModelReport(model=model, conditions=tuple(conditions), checks=tuple(checks), grade=grade(checks))
+    errors = _corruption_errors(plan, conditions)
+    return ModelReport(
+        model=model,
+        conditions=tuple(conditions),
+        checks=tuple(checks),
+        grade=grade(checks),
+        mce=mean_corruption_error(errors) if errors else None,
+        mce_of_alexnet=mean_corruption_error(errors, ALEXNET) if errors and plan.classes == IMAGENET_CLASSES else None,
+    )
+
+
+def _corruption_errors(plan: Plan, conditions: Sequence[ConditionReport]) -> dict[str, float]:
+    """Mean error over the severities of each common corruption; empty unless all fifteen were seen at all five."""
+    errors: dict[str, list[float]] = {name: [] for name in CORRUPTIONS}
+    for asked, found in zip(plan.spec.conditions, conditions, strict=True):
+        if isinstance(asked, TransformCondition) and asked.name == "corruption" and found.accuracy:
+            errors.setdefault(str(asked.parameters["name"]), []).append(1 - found.accuracy.value)
+    complete = all(len(errors[name]) == SEVERITIES for name in CORRUPTIONS)
+    return {name: sum(errors[name]) / SEVERITIES for name in CORRUPTIONS} if complete else {}
 
 
 def _condition(plan: Plan, index: int, results: Sequence[ShardResult]) -> ConditionReport:

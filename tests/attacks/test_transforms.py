@@ -13,6 +13,8 @@ from tests.attacks.digits import generator
 EXAMPLES: dict[str, list[dict[str, Any]]] = {
     "rotation": [{"degrees": 90}, {"degrees": 30, "fill": 0.5}],
     "flip": [{"direction": "upside_down"}, {"direction": "left_right"}],
+    "spatial": [{"degrees": 10, "dx": 1}, {"dy": -2, "fill": 0.5}],
+    "corruption": [{"name": "snow", "severity": 2}, {"name": "jpeg_compression", "severity": 5}],
 }
 """Parameters for transforms that have no defaults; a transform not listed is made without any."""
 

@@ -4,8 +4,9 @@ import json
 
 import pytest
 
-from evaluation import EvaluationSpec, Plan, Report, Shard, ShardResult, merge
+from evaluation import EvaluationSpec, Plan, Report, Shard, ShardResult, merge, preset
 from evaluation.conditions import Row
+from evaluation.mce import ALEXNET
 
 PGD = {"kind": "adversarial", "threat": {"norm": "Linf", "eps": 0.1}, "attacks": [{"name": "pgd"}], "targets": "random"}
 SPEC = EvaluationSpec.model_validate(
@@ -129,6 +130,20 @@ def test_markdown_has_a_row_a_model_and_n_in_every_cell() -> None:
     assert lines[0] == "| model | clean | rotation 90 | PGD-20 Linf 0.1 to random |"
     # Wilson intervals of 8, 3 and 5 of 10.
     assert lines[2] == "| m | 80.0 [49.0, 94.3] (n=10) | 30.0 [10.8, 60.3] (n=10) | 50.0 [23.7, 76.3] (n=10) |"
+
+
+def test_the_mce_needs_all_corruptions_and_is_alexnets_share_on_imagenet_alone() -> None:
+    conditions = preset("corruptions")
+    spec = SPEC.model_copy(update={"conditions": conditions})
+    plan = PLAN.model_copy(update={"spec": spec})
+    every = [result(0, CLEAN), *(result(place, ROTATED) for place in range(1, 76))]
+    found = merge(plan, every)
+    assert found.models[0].mce == pytest.approx(0.7)  # 3 of 10 right under each
+    assert found.models[0].mce_of_alexnet is None
+    assert "mean corruption error of m: 70.00 %\n" in found.to_markdown()
+    assert merge(plan, every[:-1]).models[0].mce is None
+    of_imagenet = merge(plan.model_copy(update={"classes": 1000}), every).models[0].mce_of_alexnet
+    assert of_imagenet == pytest.approx(sum(0.7 / each for each in ALEXNET.values()) / 15)
 
 
 def test_with_five_classes_there_is_no_top_five() -> None:
