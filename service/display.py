@@ -10,6 +10,9 @@ from service.schemas import AddedModel, OpenQuestions
 TABLE_COLUMNS = 130
 """Width to draw at where the output is not a terminal."""
 
+MOST_COLUMNS = 10
+"""With more conditions than these, the table has a row a condition."""
+
 
 def console(*, stderr: bool = False) -> Console:
     """Standard output or error, wide enough for a table when it goes to a file or a pipe."""
@@ -18,13 +21,17 @@ def console(*, stderr: bool = False) -> Console:
 
 
 def print_report(report: Report, out: Console) -> None:
-    """Print the table, one row a model, and what one must know to read it."""
-    table = Table(title="Accuracy in percent with 95 % interval and n", show_lines=True, title_justify="left")
-    table.add_column("model", overflow="fold")
-    for condition in report.plan.spec.conditions:
-        table.add_column(condition.title, justify="center")
-    for model in report.models:
-        table.add_row(model.model, *(_cell(condition.score) for condition in model.conditions))
+    """Print the table, one row a model, or a condition where they are many, and what one must know to read it."""
+    titles = [condition.title for condition in report.plan.spec.conditions]
+    wide = len(titles) > MOST_COLUMNS
+    table = Table(title="Accuracy in percent with 95 % interval and n", show_lines=not wide, title_justify="left")
+    table.add_column("condition" if wide else "model", overflow="fold")
+    for name in [model.model for model in report.models] if wide else titles:
+        table.add_column(name, justify="center")
+    cells = [[_cell(each.score, " " if wide else "\n") for each in model.conditions] for model in report.models]
+    names = titles if wide else [model.model for model in report.models]
+    for name, row in zip(names, zip(*cells, strict=True) if wide else cells, strict=True):
+        table.add_row(name, *row)
     out.print(table)
     for fact in report.facts():
         out.print(f"- {fact}", markup=False)
@@ -58,7 +65,7 @@ def describe_added(added: AddedModel) -> str:
     return "\n".join(lines)
 
 
-def _cell(score: Proportion | None) -> str:
+def _cell(score: Proportion | None, gap: str) -> str:
     if score is None:
         return "-"
-    return f"[bold]{100 * score.value:.1f}[/bold]\n{100 * score.low:.1f}–{100 * score.high:.1f}\nn={score.n}"  # noqa: RUF001  an interval
+    return f"[bold]{100 * score.value:.1f}[/bold]{gap}{100 * score.low:.1f}–{100 * score.high:.1f}{gap}n={score.n}"  # noqa: RUF001  an interval

@@ -83,6 +83,13 @@ def test_evaluate_prints_the_table_and_what_one_must_know(run: Run, here: list[s
         assert " ".join(fact.split()) in " ".join(ended.out.split())
 
 
+def test_many_conditions_are_rows(run: Run, here: list[str]) -> None:
+    ended = run("evaluate", "tiny", "twin", "--dataset", "shapes", "--images", 3, "--preset", "angles", *here)
+    lines = [line for line in ended.out.splitlines() if line.startswith("│ rotation")]
+    assert len(lines) == 23
+    assert all(line.count("n=3") == 2 for line in lines)
+
+
 def test_evaluate_as_json_is_the_report(run: Run, here: list[str]) -> None:
     arguments = ("--preset", "san-pgd", "--preset", "rotation-flip", "--seed", 3, "--json")
     ended = run("evaluate", "tiny", "--dataset", "shapes", "--images", 3, *arguments, *here)
