@@ -8,8 +8,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from evaluation.conditions import Row
 from evaluation.plan import Plan
+from evaluation.report import sufficient
 from evaluation.runner import ShardResult
-from evaluation.spec import AdversarialCondition, Condition, CurveCondition
+from evaluation.spec import Condition
 from evaluation.statistics import PairedDifference, holm, paired_difference
 
 _FROZEN = ConfigDict(frozen=True, extra="forbid")
@@ -118,22 +119,16 @@ def _require_same_protocol(first: Side, second: Side) -> None:
 
 
 def _pairs(condition: Condition, first: Side, second: Side) -> dict[int, tuple[bool, bool]]:
-    """Which of the two is right, for each image."""
+    """Which of the two is right, for each image that both saw."""
     found = [side.rows(condition) for side in (first, second)]
     for side, rows in zip((first, second), found, strict=True):
-        if len(rows) < side.plan.images:
+        if len(rows) < side.plan.images and not sufficient(side.plan, side.model, condition, side.results):
             raise ComparisonError(
                 f"{side.name} has {len(rows)} of {side.plan.images} images under {condition.title}: wait until it is done"
             )
-    attacked = isinstance(condition, AdversarialCondition | CurveCondition)
-    return {
-        index: (_right(row, attacked), _right(found[1][index], attacked)) for index, row in sorted(found[0].items())
-    }
-
-
-def _right(row: Row, attacked: bool) -> bool:
-    """Right under the condition; where something attacks, right before and not felled."""
-    return row.clean_prediction == row.label and row.felled_by is None if attacked else row.prediction == row.label
+    first_rows, second_rows = found
+    both = sorted(first_rows.keys() & second_rows.keys())
+    return {index: (first_rows[index].counts(condition), second_rows[index].counts(condition)) for index in both}
 
 
 def _table(pairs: dict[int, tuple[bool, bool]]) -> PairedDifference:

@@ -60,6 +60,12 @@ class Row(BaseModel):
     felled_by: str | None = None
     felled_eps: float | None = None
 
+    def counts(self, condition: Condition) -> bool:
+        """Whether it counts for the score: right under the condition; where something attacks, right before and not felled."""
+        if isinstance(condition, AdversarialCondition | CurveCondition):
+            return self.clean_prediction == self.label and self.felled_by is None
+        return self.prediction == self.label
+
 
 @dataclass(frozen=True)
 class Batch:

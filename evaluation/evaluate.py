@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from evaluation.catalog import Catalog
 from evaluation.plan import make_plan
-from evaluation.report import Report, merge
+from evaluation.report import Report, merge, sufficient
 from evaluation.runner import ShardResult, best_device, run_shard
 from evaluation.spec import EvaluationSpec
 
@@ -38,6 +38,8 @@ def evaluate(
     shards = plan.shards
     loaded, roles = "", None
     for done, shard in enumerate(shards, start=1):
+        if sufficient(plan, shard.model, spec.conditions[shard.condition], results):
+            continue
         if roles is None or loaded != shard.model:
             loaded, roles = shard.model, catalog.load_folded(shard.model, device, spec.precision)
         results.append(run_shard(spec, shard, dataset=dataset, **roles._asdict()))

@@ -11,7 +11,7 @@ from evaluation.examples import Example
 from evaluation.mce import ALEXNET, mean_corruption_error
 from evaluation.plan import Plan, Shard
 from evaluation.runner import ShardResult
-from evaluation.spec import AdversarialCondition, CurveCondition, TransformCondition
+from evaluation.spec import AdversarialCondition, Condition, CurveCondition, TransformCondition
 from evaluation.statistics import Proportion, proportion
 from evaluation.trust import claim_check, condition_checks, cross_checks, curve, median_minimal_eps
 
@@ -132,6 +132,11 @@ class Report(BaseModel):
         return [
             *([] if self.complete else ["PARTIAL: not all images are done; every cell is over the images done so far"]),
             f"{spec.dataset}, n = {self.plan.images} images drawn evenly from the classes, seed {spec.seed}, {spec.precision}",
+            *(
+                []
+                if spec.stop_width is None
+                else [f"a condition ended once its interval was at most {100 * spec.stop_width:g} points wide"]
+            ),
             "accuracy in percent with its 95 % Wilson interval; under an attack, robust accuracy: "
             "right on the clean image and under every attack",
             *(
@@ -173,19 +178,49 @@ def merge(plan: Plan, results: Iterable[ShardResult]) -> Report:
     shards = plan.shards
     if strangers := set(by_shard) - set(shards):
         raise ValueError(f"shards that are not of this plan: {sorted(map(str, strangers))}")
-    found = {
-        (model, index): [by_shard[s] for s in shards if (s.model, s.condition) == (model, index) and s in by_shard]
-        for model in plan.spec.models
-        for index in range(len(plan.spec.conditions))
-    }
+    found: dict[tuple[str, int], list[ShardResult]] = {}
+    complete = True
+    for model in plan.spec.models:
+        for index, condition in enumerate(plan.spec.conditions):
+            mine = [each for each in shards if (each.model, each.condition) == (model, index)]
+            enough = sufficient(plan, model, condition, by_shard.values())
+            found[model, index] = enough or [by_shard[each] for each in mine if each in by_shard]
+            complete = complete and (enough is not None or len(found[model, index]) == len(mine))
     reports = tuple(_model(plan, model, found) for model in plan.spec.models)
     return Report(
         plan=plan,
-        complete=len(by_shard) == len(shards),
+        complete=complete,
         models=reports,
         made_with=tuple(sorted({result.made_with for result in by_shard.values()} - {""})),
         warnings=(*_notices(plan), *_warnings(reports)),
     )
+
+
+def sufficient(
+    plan: Plan, model: str, condition: Condition, results: Iterable[ShardResult]
+) -> list[ShardResult] | None:
+    """The first shards of a model and condition that make the interval of its score as narrow as was asked.
+
+    It does not matter which further shards are there: the first that suffice are the same in whatever order they are computed.
+
+    Returns:
+        The shards in their order; None where nothing was asked, or the shards without a gap do not suffice (yet).
+    """
+    if plan.spec.stop_width is None:
+        return None
+    place = plan.spec.conditions.index(condition)
+    mine = (each for each in results if (each.shard.model, each.shard.condition) == (model, place))
+    taken: list[ShardResult] = []
+    count = n = 0
+    for result in sorted(mine, key=lambda each: each.shard.start):
+        if result.shard.start != n:
+            return None
+        taken.append(result)
+        count, n = count + sum(row.counts(condition) for row in result.rows), n + len(result.rows)
+        score = proportion(count, n)
+        if score is not None and score.high - score.low <= plan.spec.stop_width:
+            return taken
+    return None
 
 
 def _model(plan: Plan, model: str, found: dict[tuple[str, int], list[ShardResult]]) -> ModelReport:

@@ -272,6 +272,12 @@ class EvaluationSpec(BaseModel):
     precision: Annotated[
         Precision, Field(description="in which attacks look; what they found is always judged in float32")
     ] = "float32"
+    stop_width: Annotated[
+        float | None,
+        Field(
+            gt=0, lt=1, description="a condition ends early once its score's 95 % interval is as narrow; null: never"
+        ),
+    ] = None
     seed: Annotated[int, Field(ge=0, lt=2**63, description="of the selection of images and of all random draws")] = 0
 
     @field_validator("conditions")

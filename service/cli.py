@@ -96,6 +96,13 @@ def evaluate(
     precision: Annotated[
         str, typer.Option(help="In which attacks look, float32 or bfloat16; the verdict is float32's.")
     ] = "float32",
+    stop_width: Annotated[
+        float | None,
+        typer.Option(
+            help="End a condition early once its score's 95 % interval is as narrow, as a fraction.",
+            show_default="never",
+        ),
+    ] = None,
     out: Annotated[
         list[Path],
         typer.Option(help=f"File to write the report to, by its ending: {', '.join(SUFFIXES)}.", show_default="none"),
@@ -130,6 +137,7 @@ def evaluate(
             "images": images,
             "conditions": list(conditions.values()),
             "precision": precision,
+            "stop_width": stop_width,
             "seed": seed,
         }
     )

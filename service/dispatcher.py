@@ -9,6 +9,7 @@ from threading import Event, Thread
 from typing import TextIO
 
 from evaluation import Catalog, ShardResult
+from evaluation.report import sufficient
 from service.executors import compute, describe
 from service.jobs import Claim
 from service.store import Store
@@ -106,6 +107,11 @@ class Dispatcher:
             self._store.fail(claim.id, describe(error))
             return
         self._store.complete(claim.id, result)
+        plan, shard = claim.plan, claim.shard
+        if plan.spec.stop_width is not None:
+            condition = plan.spec.conditions[shard.condition]
+            if sufficient(plan, shard.model, condition, self._store.results(plan.id)):
+                self._store.spare(plan.id, shard.model, shard.condition)
 
     def _hand_out(self) -> None:
         for device, executor in self._executors.items():

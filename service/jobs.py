@@ -8,13 +8,14 @@ from evaluation.plan import Plan, Shard
 
 
 class ShardStatus(StrEnum):
-    """Where a shard stands."""
+    """Where a shard stands; spared are those that a condition did not need to be as certain as was asked."""
 
     PENDING = "pending"
     RUNNING = "running"
     DONE = "done"
     FAILED = "failed"
     DROPPED = "dropped"
+    SPARED = "spared"
 
 
 class Status(StrEnum):
@@ -86,7 +87,7 @@ class Evaluation:
         counts = self.progress.shards
         if counts.get(ShardStatus.FAILED):
             return Status.FAILED
-        if counts.get(ShardStatus.DONE, 0) == sum(counts.values()):
+        if counts.get(ShardStatus.DONE, 0) + counts.get(ShardStatus.SPARED, 0) == sum(counts.values()):
             return Status.DONE
         if self.cancelled:
             return Status.CANCELLED

@@ -161,6 +161,9 @@ class PresetRequest(BaseModel):
     dataset: Annotated[Name, Field(examples=["fashion_mnist_test"])]
     images: Annotated[int | None, Field(ge=1, description="how many; null takes all", examples=[200])] = None
     precision: Annotated[Precision, Field(description="in which attacks look; judged in float32")] = "float32"
+    stop_width: Annotated[
+        float | None, Field(gt=0, lt=1, description="end a condition early once its 95 % interval is as narrow")
+    ] = None
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
 
     def under(self, conditions: tuple[Condition, ...]) -> EvaluationSpec:
@@ -200,6 +203,10 @@ class ProgressView(BaseModel):
     eta_s: float | None
 
 
+def _needed(counts: dict[ShardStatus, int]) -> int:
+    return sum(count for status, count in counts.items() if status is not ShardStatus.SPARED)
+
+
 class EvaluationView(BaseModel):
     """A submitted evaluation; `report` is there when one evaluation is asked for, partial while it runs."""
 
@@ -224,9 +231,9 @@ class EvaluationView(BaseModel):
             spec=evaluation.plan.spec,
             progress=ProgressView(
                 images_done=progress.images.get(ShardStatus.DONE, 0),
-                images_total=sum(progress.images.values()),
+                images_total=_needed(progress.images),
                 shards_done=progress.shards.get(ShardStatus.DONE, 0),
-                shards_total=sum(progress.shards.values()),
+                shards_total=_needed(progress.shards),
                 images_per_s=progress.images_per_s,
                 eta_s=None if evaluation.status.final else progress.eta_s,
             ),

@@ -82,6 +82,15 @@ def test_what_is_not_comparable_is_refused_with_the_reason(changes: dict[str, ob
     assert reason in str(refused.value)
 
 
+def test_what_ended_early_is_compared_on_the_images_that_both_saw() -> None:
+    plan = PLAN.model_copy(update={"spec": PLAN.spec.model_copy(update={"stop_width": 0.9})})
+    found = compare(
+        Side(plan, "m", [result(index, rows[:6]) for index, rows in enumerate((CLEAN, ROTATED, ATTACKED))]),
+        Side(plan, "m", [result(index, BETTER[:4]) for index in range(3)]),
+    )
+    assert [each.n for each in found.conditions] == [4, 4, 4]
+
+
 def test_unfinished_is_not_compared() -> None:
     rows: list[Row] = CLEAN[:5]
     plan: Plan = PLAN

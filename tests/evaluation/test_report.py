@@ -146,6 +146,26 @@ def test_the_mce_needs_all_corruptions_and_is_alexnets_share_on_imagenet_alone()
     assert of_imagenet == pytest.approx(sum(0.7 / each for each in ALEXNET.values()) / 15)
 
 
+def test_a_condition_ends_with_the_first_shards_that_suffice() -> None:
+    spec = SPEC.model_copy(update={"conditions": SPEC.conditions[:1], "stop_width": 0.2})
+    plan = PLAN.model_copy(update={"spec": spec, "images": 400})
+    # Half right: 100 images are 19.2 points wide at p = 0.5, 200 are 13.7.
+    rows = [[row(100 * k + i, 1, 1 if i % 2 else 2, 1 if i % 2 else 2) for i in range(100)] for k in range(4)]
+    every = [result(0, each, start=100 * k) for k, each in enumerate(rows)]
+    report = merge(plan, every[:1])
+    assert report.complete
+    assert report == merge(plan, every) == merge(plan, [every[3], every[0]])
+    assert numbers(report, 0)["accuracy"] == (50, 100)
+    assert "a condition ended once its interval was at most 20 points wide" in report.to_markdown()
+
+    narrow = plan.model_copy(update={"spec": spec.model_copy(update={"stop_width": 0.14})})
+    assert not merge(narrow, every[:1]).complete
+    assert not merge(narrow, [every[0], every[2]]).complete, "there is a gap"
+    assert numbers(merge(narrow, every[::-1]), 0)["accuracy"] == (100, 200)
+    never = plan.model_copy(update={"spec": spec.model_copy(update={"stop_width": None})})
+    assert not merge(never, every[:3]).complete
+
+
 def test_with_five_classes_there_is_no_top_five() -> None:
     report = merge(PLAN.model_copy(update={"classes": 5}), [result(0, CLEAN)])
     assert report.models[0].conditions[0].top5_accuracy is None

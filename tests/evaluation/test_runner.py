@@ -193,6 +193,24 @@ def test_every_preset_runs(catalog: Catalog) -> None:
             assert report.complete, name
 
 
+def test_an_evaluation_ends_early_where_it_is_certain_enough(monkeypatch: pytest.MonkeyPatch, catalog: Catalog) -> None:
+    monkeypatch.setattr(evaluation.plan, "SHARD_IMAGES", 4)
+    seen: list[int] = []
+    report = evaluate(
+        spec(conditions=CONDITIONS[:2], stop_width=0.5),
+        catalog=catalog,
+        on_shard=lambda result, *_: seen.append(result.shard.start),
+    )
+    assert report.complete
+    clean = report.models[0].conditions[0].accuracy
+    assert clean is not None
+    assert clean.n == 4, "right on all four, the interval is 0.49 wide"
+    assert len(seen) < 9 + 9
+    for condition in report.models[0].conditions:
+        assert condition.accuracy is not None
+        assert condition.accuracy.high - condition.accuracy.low <= 0.5
+
+
 def test_progress_is_told_shard_by_shard(catalog: Catalog) -> None:
     seen: list[tuple[int, int]] = []
     evaluate(

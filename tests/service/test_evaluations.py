@@ -119,6 +119,19 @@ def test_a_report_can_be_had_in_three_formats(http: httpx.Client) -> None:
         assert f"n = {condition.score.n}" in html.text
 
 
+def test_a_condition_that_is_certain_enough_spares_the_rest(
+    monkeypatch: pytest.MonkeyPatch, http: httpx.Client
+) -> None:
+    monkeypatch.setattr(evaluation.plan, "SHARD_IMAGES", 4)
+    state = finished(http, seed=13, images=None, conditions=[{"kind": "clean"}], stop_width=0.5)
+    assert state["status"] == "done"
+    assert state["report"]["complete"]
+    assert state["report"]["models"][0]["conditions"][0]["accuracy"]["n"] == 4
+    assert state["progress"]["shards_done"] == state["progress"]["shards_total"] < 9
+    again = http.post(URL, json=state["spec"]).json()
+    assert (again["id"], again["status"]) == (state["id"], "done")
+
+
 def test_a_dry_run_says_what_is_left_and_submits_nothing(http: httpx.Client) -> None:
     state = finished(http, seed=11)
     asked = state["spec"] | {"conditions": [*state["spec"]["conditions"], {"kind": "transform", **TURNED}]}
