@@ -53,8 +53,8 @@ class ThreatModel:
     """What an attacker may do: move an image by at most `eps` in `norm`, within [0, 1].
 
     Attributes:
-        norm: "Linf" or "L2".
-        eps: radius on the [0, 1] pixel scale, a number or a text such as "8/255"; for Linf at most 1.
+        norm: "Linf", "L2", "L1" or "L0".
+        eps: radius on the [0, 1] pixel scale, a number or a text such as "8/255"; for Linf at most 1; for L0 a number of pixels.
 
     Raises:
         pydantic.ValidationError: a ValueError; the norm is unknown, or eps is not a number, negative, not finite, or above 1 for

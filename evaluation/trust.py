@@ -3,7 +3,6 @@
 import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import Any
 
 from attacks import format_eps
 from evaluation.checks import Check
@@ -69,14 +68,14 @@ def cross_checks(spec: EvaluationSpec, scores: Sequence[Proportion | None]) -> I
     ]
     for first, second in itertools.permutations(attacked, 2):
         yield from _larger_ball(*first, *second)
-    by_steps = sorted(((steps, each) for each in attacked if (steps := _steps(each[0])[0])), key=lambda pair: pair[0])
-    families: dict[str, list[tuple[AdversarialCondition, Proportion]]] = {}
-    for _, (condition, score) in by_steps:
-        rest = condition.model_copy(update={"attacks": ()}).model_dump_json()
-        families.setdefault(f"{rest} {_steps(condition)[1]}", []).append((condition, score))
+    families: dict[str, list[tuple[int, AdversarialCondition, Proportion]]] = {}
+    for condition, score in attacked:
+        if (steps := _steps(condition)) is not None:
+            families.setdefault(_all_but_steps(condition), []).append((steps, condition, score))
     for family in families.values():
         if len(family) > 1:
-            yield _more_steps(*family[-2], *family[-1])
+            few, many = sorted(family, key=lambda each: each[0])[-2:]
+            yield _more_steps(few[0], few[2], many[0], many[2])
 
 
 def _larger_ball(
@@ -94,24 +93,27 @@ def _larger_ball(
         )
 
 
-def _more_steps(few: AdversarialCondition, found: Proportion, many: AdversarialCondition, then: Proportion) -> Check:
+def _more_steps(few: int, found: Proportion, many: int, then: Proportion) -> Check:
     """Compare the two largest numbers of steps: whether the largest is enough."""
     failed = then.value < found.low
     return Check(
         name="more steps change nothing",
         failed=failed,
         means="suspicious",
-        message=f"{_steps(few)[0]} steps leave {found.value:.3f} standing, {_steps(many)[0]} steps {then.value:.3f}"
+        message=f"{few} steps leave {found.value:.3f} standing, {many} steps {then.value:.3f}"
         + (": not converged, try more and quote the largest" if failed else ""),
     )
 
 
-def _steps(condition: AdversarialCondition) -> tuple[int | None, object]:
-    """Number of steps of a condition with one attack, and all else that defines the attack."""
-    if len(condition.attacks) != 1 or not isinstance(steps := condition.attacks[0].parameters.get("steps"), int):
-        return None, None
-    rest: dict[str, Any] = {key: value for key, value in condition.attacks[0].parameters.items() if key != "steps"}
-    return steps, (condition.attacks[0].name, rest)
+def _steps(condition: AdversarialCondition) -> int | None:
+    """Number of steps of a condition with one attack."""
+    steps = condition.attacks[0].parameters.get("steps") if len(condition.attacks) == 1 else None
+    return steps if isinstance(steps, int) else None
+
+
+def _all_but_steps(condition: AdversarialCondition) -> str:
+    """What two conditions with one attack share that differ in the number of steps alone."""
+    return condition.model_dump_json(exclude={"attacks": {0: {"parameters": {"steps"}}}})
 
 
 def _named(condition: AdversarialCondition) -> str:
