@@ -14,6 +14,7 @@ from attacks import ThreatModel
 from evaluation.spec import (
     AdversarialCondition,
     AttackChoice,
+    Attacking,
     CleanCondition,
     Condition,
     CurveCondition,
@@ -62,7 +63,7 @@ class Row(BaseModel):
 
     def counts(self, condition: Condition) -> bool:
         """Whether it counts for the score: right under the condition; where something attacks, right before and not felled."""
-        if isinstance(condition, AdversarialCondition | CurveCondition):
+        if isinstance(condition, Attacking):
             return self.clean_prediction == self.label and self.felled_by is None
         return self.prediction == self.label
 

@@ -75,7 +75,6 @@ class Plan(BaseModel):
         checked once a model comes with its first condition, and with the first that attacks.
         """
         spec = self.spec
-        attacking = [index for index, each in enumerate(spec.conditions) if each.kind in {"adversarial", "curve"}]
         content = {
             "version": VERSION,
             "model": self.model_sha256[shard.model],
@@ -84,7 +83,7 @@ class Plan(BaseModel):
             "precision": spec.precision,
             "seed": spec.seed,
             "range": [shard.start, shard.stop],
-            "checks": [shard.condition == 0, shard.condition in attacking[:1]] if shard.start == 0 else [],
+            "checks": [shard.condition == 0, shard.condition in spec.attacking[:1]] if shard.start == 0 else [],
         }
         return text_sha256(canonical_json(content))
 

@@ -11,7 +11,7 @@ from evaluation.examples import Example
 from evaluation.mce import ALEXNET, mean_corruption_error
 from evaluation.plan import Plan, Shard
 from evaluation.runner import ShardResult
-from evaluation.spec import AdversarialCondition, Condition, CurveCondition, TransformCondition
+from evaluation.spec import Attacking, Condition, TransformCondition
 from evaluation.statistics import Proportion, proportion
 from evaluation.trust import claim_check, condition_checks, cross_checks, curve, median_minimal_eps
 
@@ -264,7 +264,7 @@ def _condition(plan: Plan, index: int, results: Sequence[ShardResult]) -> Condit
     clean_right = sum(row.clean_prediction == row.label for row in rows)
     right = sum(row.prediction == row.label for row in rows)
     felled = sum(row.felled_by is not None for row in rows)
-    attacked = condition.kind in {"adversarial", "curve"}
+    attacked = isinstance(condition, Attacking)
     targeted = condition.kind == "adversarial" and condition.targets is not None
     eps = condition.eps if condition.kind == "curve" and rows else ()
     return ConditionReport(
@@ -291,7 +291,7 @@ def _condition(plan: Plan, index: int, results: Sequence[ShardResult]) -> Condit
 def _notices(plan: Plan) -> Iterable[str]:
     """What attacks do differently with this number of classes."""
     for condition in plan.spec.conditions:
-        for choice in condition.attacks if isinstance(condition, AdversarialCondition | CurveCondition) else ():
+        for choice in condition.attacks if isinstance(condition, Attacking) else ():
             attack = choice.create()
             if isinstance(attack, ClassDependent) and (notice := attack.notice(plan.classes)):
                 yield f"{condition.title}: {notice}"

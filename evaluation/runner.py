@@ -13,7 +13,7 @@ from evaluation.conditions import Batch, Outcome, Row, run_condition
 from evaluation.datasets import ImageFolder
 from evaluation.examples import Example, make_examples
 from evaluation.plan import Shard, label_map
-from evaluation.spec import AdversarialCondition, CurveCondition, EvaluationSpec
+from evaluation.spec import AdversarialCondition, Attacking, EvaluationSpec
 
 BATCH_PIXELS = 2**20
 """Height times width times images of one batch: 20 images at 224 x 224."""
@@ -133,13 +133,16 @@ def _preflight(batch: Batch) -> tuple[Check, ...]:
 def _probe(spec: EvaluationSpec, shard: Shard, batch: Batch, outcome: Outcome) -> tuple[Check, ...]:
     """Check an attack on its first batch; the extreme radius once a model, with the first condition that attacks."""
     condition = spec.conditions[shard.condition]
-    if not isinstance(condition, AdversarialCondition | CurveCondition) or getattr(condition, "targets", None):
+    if not isinstance(condition, Attacking) or getattr(condition, "targets", None):
         return ()
     threat = condition.threat if isinstance(condition, AdversarialCondition) else condition.threats[-1]
     model, images, labels = batch.classifier, batch.images, batch.labels
-    attacking = [index for index, each in enumerate(spec.conditions) if each.kind in {"adversarial", "curve"}]
     few = slice(PREFLIGHT_IMAGES)
     return (
         *probe(model, images, labels, batch.indices, threat, outcome.right(batch) & ~outcome.fallen(batch)),
-        *([extreme(model, images[few], labels[few], batch.indices[few])] if shard.condition == attacking[0] else []),
+        *(
+            [extreme(model, images[few], labels[few], batch.indices[few])]
+            if shard.condition == spec.attacking[0]
+            else []
+        ),
     )

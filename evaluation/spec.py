@@ -242,6 +242,9 @@ class CurveCondition(BaseModel):
         return chosen
 
 
+Attacking = AdversarialCondition | CurveCondition
+"""Conditions under which something attacks, so that robust accuracy counts."""
+
 Condition = Annotated[
     CleanCondition | TransformCondition | GridCondition | AdversarialCondition | CurveCondition,
     Field(discriminator="kind"),
@@ -279,6 +282,11 @@ class EvaluationSpec(BaseModel):
         ),
     ] = None
     seed: Annotated[int, Field(ge=0, lt=2**63, description="of the selection of images and of all random draws")] = 0
+
+    @property
+    def attacking(self) -> list[int]:
+        """Places of the conditions under which something attacks."""
+        return [place for place, each in enumerate(self.conditions) if isinstance(each, Attacking)]
 
     @field_validator("conditions")
     @classmethod

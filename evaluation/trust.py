@@ -7,7 +7,7 @@ from dataclasses import replace
 from attacks import format_eps
 from evaluation.checks import Check
 from evaluation.conditions import Row
-from evaluation.spec import AdversarialCondition, Condition, CurveCondition, EvaluationSpec
+from evaluation.spec import AdversarialCondition, Attacking, Condition, EvaluationSpec
 from evaluation.statistics import Proportion, binomial_below, proportion
 
 WITHOUT_GRADIENT = frozenset({"noise", "square", "torchattacks:OnePixel", "torchattacks:Pixle", "torchattacks:SPSA"})
@@ -19,7 +19,7 @@ SIGNIFICANT = 0.01
 
 def condition_checks(condition: Condition, rows: Sequence[Row]) -> Iterable[Check]:
     """Check what happened to the images under one condition."""
-    if not isinstance(condition, AdversarialCondition | CurveCondition):
+    if not isinstance(condition, Attacking):
         return
     outside = tuple(row.index for row in rows if not row.within_budget)
     yield Check(

@@ -12,7 +12,7 @@ from common import canonical_json
 from evaluation.plan import Plan
 from evaluation.report import Report
 from evaluation.runner import ShardResult
-from evaluation.spec import AdversarialCondition, AttackChoice, CurveCondition
+from evaluation.spec import AttackChoice, Attacking
 from evaluation.statistics import Proportion
 
 
@@ -75,7 +75,7 @@ def methods(report: Report) -> str:
 
 
 def _described(condition: Any) -> str:
-    if not isinstance(condition, AdversarialCondition | CurveCondition):
+    if not isinstance(condition, Attacking):
         return condition.title
     settings = ", ".join(f"{choice.name} ({', '.join(_settings(choice))})" for choice in condition.attacks)
     return f"{condition.title}, with {settings}"

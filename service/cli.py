@@ -128,8 +128,6 @@ def evaluate(
     """Evaluate checkpoints here and now, without a server. Ends with status 1 if a result lies below the bar."""
     forms = {path: _form(path) for path in out}
     conditions = {condition.title: condition for name in preset for condition in evaluation.preset(name)}
-    if min_robust is not None and not any(each.kind in {"adversarial", "curve"} for each in conditions.values()):
-        raise ValueError("--min-robust needs a preset that attacks, such as pgd-20 or standard")
     spec = EvaluationSpec.model_validate(
         {
             "models": model,
@@ -141,6 +139,8 @@ def evaluate(
             "seed": seed,
         }
     )
+    if min_robust is not None and not spec.attacking:
+        raise ValueError("--min-robust needs a preset that attacks, such as pgd-20 or standard")
     catalog = _catalog(model_dir, dataset_dir)
     if dry_run:
         _print_estimate(evaluation.estimate(evaluation.make_plan(spec, catalog), catalog, _usable(device)), as_json)
