@@ -1,6 +1,7 @@
 """The harness: runs an attack and measures what it did. An attack never grades itself."""
 
 from dataclasses import dataclass
+from threading import get_ident
 
 import torch
 from torch import Tensor, nn
@@ -43,11 +44,15 @@ class AttackRun:
 
 
 class _ForwardCount:
+    """Counts images that pass through a model in this thread; another may use the model at the same time."""
+
     def __init__(self) -> None:
         self.images = 0
+        self._thread = get_ident()
 
     def __call__(self, _module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        self.images += len(inputs[0])
+        if get_ident() == self._thread:
+            self.images += len(inputs[0])
 
 
 def run_attack(

@@ -3,11 +3,10 @@
 import asyncio
 from collections.abc import AsyncIterable, Callable
 from contextlib import suppress
-from enum import StrEnum
 from http import HTTPStatus
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, Path, Query, Request, Response
+from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from pydantic import ValidationError
@@ -18,15 +17,15 @@ from evaluation import (
     Estimate,
     EvaluationSpec,
     Plan,
+    Preset,
     Report,
     SelectionError,
     estimate,
+    list_presets,
     make_plan,
     merge,
-    preset_names,
     writers,
 )
-from evaluation.presets import preset as conditions_of
 from models import CheckpointError
 from service.deps import EvaluationDep, Service, ServiceDep, find_evaluation
 from service.errors import FieldError, ServiceError
@@ -39,8 +38,6 @@ POLL_S = 0.3
 """How often a watched evaluation is looked at, seconds."""
 
 router = APIRouter(prefix="/v1/evaluations", tags=["evaluations"])
-
-PresetName = StrEnum("PresetName", preset_names())
 
 IdempotencyKey = Annotated[
     str | None, Header(min_length=1, max_length=255, description="repeating a request with the same key is harmless")
@@ -70,16 +67,26 @@ def submit_pgd(
     return _submit(_spec(body, body.spec), service, response, idempotency_key)
 
 
-@router.post("/{preset}", status_code=HTTPStatus.ACCEPTED)
-def submit_preset(
-    preset: Annotated[PresetName, Path(description="name of a preset, see GET /v1/presets")],
-    body: PresetRequest,
-    service: ServiceDep,
-    response: Response,
-    idempotency_key: IdempotencyKey = None,
-) -> EvaluationView:
-    """Submit an evaluation by a protocol that has a name, such as the zero-shot rotations and flips of the SAN paper."""
-    return _submit(_spec(body, lambda: body.under(conditions_of(preset))), service, response, idempotency_key)
+def _add_route(preset: Preset) -> None:
+    """Let a preset be submitted by its name."""
+
+    def submit_preset(
+        body: PresetRequest, service: ServiceDep, response: Response, idempotency_key: IdempotencyKey = None
+    ) -> EvaluationView:
+        return _submit(_spec(body, lambda: body.under(preset.conditions)), service, response, idempotency_key)
+
+    router.add_api_route(
+        f"/{preset.name}",
+        submit_preset,
+        methods=["POST"],
+        status_code=HTTPStatus.ACCEPTED,
+        summary=f"Submit {preset.name}",
+        description=f"{preset.explanation} ({preset.source})",
+    )
+
+
+for _preset in list_presets():
+    _add_route(_preset)
 
 
 def _spec(body: PresetRequest, make: Callable[[], EvaluationSpec]) -> EvaluationSpec:

@@ -1,6 +1,7 @@
 """The harness's verdicts on attacks that are broken on purpose."""
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -72,6 +73,19 @@ def test_a_success_outside_the_ball_does_not_count(beyond: float, flipped: bool)
     assert run.flipped.tolist() == [flipped, False]
     assert run.distances.tolist() == pytest.approx([0.1 + beyond] * 2, abs=1e-7)
     assert torch.equal(run.adversarial, torch.full((2, 1, 3, 3), 0.45) + 0.1 + beyond)  # nothing is repaired
+
+
+def test_what_another_thread_does_with_the_model_does_not_count() -> None:
+    model = Brightness().eval()
+    images = torch.full((2, 1, 3, 3), 0.45)
+
+    def change(images: Tensor) -> Tensor:
+        with ThreadPoolExecutor(1) as other:
+            other.submit(model, images).result()
+        return images
+
+    labels = torch.tensor([0, 0])
+    assert run_attack(Broken(change), model, images, labels, threat=LINF, generator=generator()).images_forwarded == 4
 
 
 def test_one_pixel_outside_the_ball_is_enough() -> None:

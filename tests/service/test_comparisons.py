@@ -29,5 +29,5 @@ def test_what_cannot_be_compared_says_why(http: httpx.Client) -> None:
     missing = http.get(URL, params=asked | {"other_model": "twin"})
     assert missing.status_code == 409
     assert "has no model 'twin', it has tiny" in missing.json()["detail"]
-    assert http.get(URL, params=asked | {"evaluation": "0" * 16}).status_code == 404
+    assert http.get(URL, params=asked | {"evaluation": "0123456789abcdef"}).status_code == 404
     assert http.get(URL, params={"evaluation": "x"}).status_code == 422

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -12,8 +13,9 @@ import evaluation
 from evaluation import Catalog, EvaluationSpec, Report, make_plan, pgd_conditions, preset, writers
 from service.formats import MEDIA_TYPES, ReportFormat
 from service.jobs import Status
+from service.settings import Settings
 from tests.conftest import without_times
-from tests.service.conftest import DEADLINE_S, Server, a_plan, until
+from tests.service.conftest import DEADLINE_S, Server, a_plan, serving, until
 
 URL = "/v1/evaluations"
 UNKNOWN = "0123456789abcdef"
@@ -120,16 +122,17 @@ def test_a_report_can_be_had_in_three_formats(http: httpx.Client) -> None:
 
 
 def test_a_condition_that_is_certain_enough_spares_the_rest(
-    monkeypatch: pytest.MonkeyPatch, http: httpx.Client
+    monkeypatch: pytest.MonkeyPatch, settings: Settings, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(evaluation.plan, "SHARD_IMAGES", 4)
-    state = finished(http, seed=13, images=None, conditions=[{"kind": "clean"}], stop_width=0.5)
-    assert state["status"] == "done"
-    assert state["report"]["complete"]
-    assert state["report"]["models"][0]["conditions"][0]["accuracy"]["n"] == 4
-    assert state["progress"]["shards_done"] == state["progress"]["shards_total"] < 9
-    again = http.post(URL, json=state["spec"]).json()
-    assert (again["id"], again["status"]) == (state["id"], "done")
+    with serving(settings.model_copy(update={"data_dir": tmp_path})) as server:
+        state = finished(server.http, images=None, conditions=[{"kind": "clean"}], stop_width=0.5)
+        assert state["status"] == "done"
+        assert state["report"]["complete"]
+        assert state["report"]["models"][0]["conditions"][0]["accuracy"]["n"] == 4
+        assert state["progress"]["shards_done"] == state["progress"]["shards_total"] < 9
+        again = server.http.post(URL, json=state["spec"]).json()
+        assert (again["id"], again["status"]) == (state["id"], "done")
 
 
 def test_a_dry_run_says_what_is_left_and_submits_nothing(http: httpx.Client) -> None:

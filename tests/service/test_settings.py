@@ -8,6 +8,7 @@ import httpx
 import pytest
 from pydantic import ValidationError
 
+import evaluation
 from service.settings import Settings
 from tests.service.conftest import Server, serving
 
@@ -90,7 +91,7 @@ GUARDED = [
     ("POST", "/v1/evaluations"),
     ("POST", "/v1/evaluations/dry-run"),
     ("POST", "/v1/evaluations/pgd"),
-    ("POST", "/v1/evaluations/rotation-flip"),
+    *(("POST", f"/v1/evaluations/{name}") for name in evaluation.preset_names()),
     ("GET", "/v1/evaluations/0123456789abcdef"),
     ("DELETE", "/v1/evaluations/0123456789abcdef"),
     ("GET", "/v1/evaluations/0123456789abcdef/events"),
@@ -122,7 +123,7 @@ def test_without_a_key_nothing_is_answered(guarded: Server, method: str, path: s
 
 def test_the_list_of_guarded_routes_is_complete(guarded: Server) -> None:
     described = {
-        (method.upper(), path.format(name="tiny", preset="rotation-flip", evaluation_id="0123456789abcdef"))
+        (method.upper(), path.format(name="tiny", evaluation_id="0123456789abcdef"))
         for path, methods in guarded.app.openapi()["paths"].items()
         for method in methods
     }
