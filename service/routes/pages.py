@@ -4,7 +4,9 @@ from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse
 
 from evaluation import merge
+from evaluation.charts import charts
 from service.deps import EvaluationDep, ServiceDep
+from service.formats import ReportFormat
 from service.pages import render
 from service.routes.datasets import list_datasets
 from service.routes.evaluations import list_evaluations
@@ -29,6 +31,7 @@ def index(service: ServiceDep, request: Request) -> str:
 
 @router.get("/evaluations/{evaluation_id}")
 def evaluation(evaluation: EvaluationDep, service: ServiceDep) -> str:
-    """One evaluation: progress while it runs, and the tables of its report."""
+    """One evaluation: progress while it runs, and its report so far."""
     report = merge(evaluation.plan, service.store.results(evaluation.id))
-    return render("evaluation.html", evaluation=EvaluationView.of(evaluation, report))
+    view = EvaluationView.of(evaluation, report)
+    return render("evaluation.html", evaluation=view, charts=charts(report), forms=list(ReportFormat))
