@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from attacks._norms import distance
-from attacks._random import Generator
+from attacks._random import Generator, subset
 from attacks._types import Attack, ThreatModel
 
 TOLERANCE = 1e-6
@@ -76,7 +76,8 @@ def run_attack(
         threat: the budget that counts.
         generator: one for the batch, or one an image.
         targets: (N,) int64 classes to aim for, or None.
-        searched: what the attack sees instead of the model, such as a copy in bfloat16; the verdict is always the model's.
+        searched: what the attack sees instead of the model, such as a copy in bfloat16; the verdict is always the model's, and
+            images that fool the copy alone are attacked again as the model sees them.
 
     Raises:
         AttackError: the model is in training mode, the attack cannot keep to the norm or has no targeted form, the images are
@@ -98,6 +99,18 @@ def run_attack(
         _require_alike(attack, adversarial, images)
         with torch.no_grad():
             logits = model(adversarial)
+            let_off = _let_off(logits, searched(adversarial), labels, targets) if searched is not model else None
+        if let_off is not None and let_off.any():
+            adversarial[let_off] = attack.perturb(
+                model,
+                images[let_off],
+                labels[let_off],
+                threat=threat,
+                generator=subset(generator, let_off),
+                targets=None if targets is None else targets[let_off],
+            ).detach()
+            with torch.no_grad():
+                logits[let_off] = model(adversarial[let_off])
     finally:
         for hook in hooks:
             hook.remove()
@@ -115,6 +128,13 @@ def run_attack(
         reached=None if targets is None else (predictions == targets) & within,
         images_forwarded=count.images,
     )
+
+
+def _let_off(logits: Tensor, searched: Tensor, labels: Tensor, targets: Tensor | None) -> Tensor:
+    """Which images fool what was searched, but not the model, (N,) bool."""
+    if targets is None:
+        return (searched.argmax(1) != labels) & (logits.argmax(1) == labels)
+    return (searched.argmax(1) == targets) & (logits.argmax(1) != targets)
 
 
 def _require_evaluation_mode(model: nn.Module) -> None:
