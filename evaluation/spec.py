@@ -11,8 +11,10 @@ import attacks
 from attacks import Norm, PixelScale, TargetRule, ThreatModel, format_eps
 from models import Precision
 
-NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
-Name = Annotated[str, Field(pattern=NAME_PATTERN, description="letters, digits, dots, dashes and underscores")]
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}(@[A-Za-z0-9][A-Za-z0-9._-]{0,31})?$"
+Name = Annotated[
+    str, Field(pattern=NAME_PATTERN, description="letters, digits, dots, dashes and underscores; after @, a version")
+]
 Parameters = dict[str, object]
 
 MAX_GRID = 2_000

@@ -27,7 +27,7 @@ from models._checkpoints import (
 from models._classifier import Classifier
 from models._complexity import Complexity, complexity
 from models._families import Question
-from models._fold import Precision, fold
+from models._fold import Precision, ServingPrecision, fold
 from models._intake import Added, Draft, Given, NameTakenError, QuestionsError, add, draft
 from models._preprocess import Preprocessing
 from models._recognise import Differences, Recognised, UnrecognisedError, recognise
@@ -62,6 +62,7 @@ __all__ = [
     "Question",
     "QuestionsError",
     "Recognised",
+    "ServingPrecision",
     "UnrecognisedError",
     "add",
     "attention_layers",

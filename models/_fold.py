@@ -1,4 +1,4 @@
-"""Copies of classifiers for attacks: the same function, with frozen weights, in fewer operations or a smaller type."""
+"""Copies of classifiers: the same function, with frozen weights, in fewer operations or a smaller type."""
 
 import copy
 from typing import Literal, cast
@@ -13,7 +13,16 @@ from models.opaque import OpaqueNetwork
 from models.san import SAN
 
 Precision = Literal["float32", "bfloat16"]
-"""Of weights and maps; images, normalisation and logits are float32 always."""
+"""Of weights and maps where attacks look; images, normalisation and logits are float32 always."""
+
+ServingPrecision = Literal["float32", "bfloat16", "float16"]
+"""The same where only predictions are asked for: gradients in float16 would vanish."""
+
+_DTYPES: dict[ServingPrecision, torch.dtype] = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
 
 TOLERANCE = 1e-3
 """How far logits of a folded copy may be from the original's, over the largest of them; else norms are left where they are."""
@@ -31,25 +40,26 @@ class _InPrecision(nn.Module):
         return self.network(images.to(self.dtype)).float()
 
 
-def fold(classifier: Classifier, precision: Precision = "float32") -> Classifier:
-    """Copy a classifier for attacks: gradients go to the images only, batch norms are part of the convolutions before them.
+def fold(classifier: Classifier, precision: ServingPrecision = "float32") -> Classifier:
+    """Copy a classifier for attacks and predictions: weights are frozen, norms are part of the convolutions before them.
 
     SAN has a form of its own, see `FoldedSAN`; any other network keeps its modules, stored channels-last. The copy is compared
     with the original on random images; where it differs, the norms are left as they are, and so is the graph of a file.
 
     Args:
         classifier: in evaluation mode; it is not changed.
-        precision: bfloat16 is for looking for adversarial images, whose verdict then belongs to the original.
+        precision: bfloat16 is for looking for adversarial images, whose verdict then belongs to the original; float16 for
+            predictions alone.
     """
-    network = classifier.network
+    network, dtype = classifier.network, _DTYPES[precision]
     if isinstance(network, SAN) and is_foldable(network):
-        matmul_dtype = torch.bfloat16 if precision == "bfloat16" else None
+        matmul_dtype = None if dtype == torch.float32 else dtype
         return _like(classifier, FoldedSAN(network, matmul_dtype=matmul_dtype))
     if isinstance(network, OpaqueNetwork):
         return classifier
     folded = _folded(classifier)
-    if precision == "bfloat16":
-        folded = _InPrecision(folded, torch.bfloat16)
+    if dtype != torch.float32:
+        folded = _InPrecision(folded, dtype)
     return _like(classifier, folded.to(memory_format=torch.channels_last))  # pyright: ignore[reportCallIssue]
 
 

@@ -1,7 +1,8 @@
 """Builds the application."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from importlib.metadata import version
 
 from fastapi import Depends, FastAPI
@@ -10,15 +11,30 @@ from fastapi_offline import FastAPIOffline
 
 from service import errors
 from service.body_limit import BodyLimit
+from service.deployments import Deployments
 from service.deps import Service, require_key
 from service.dispatcher import Dispatcher
 from service.executors import DeviceExecutor, available_devices, cores
 from service.explain import Explainer
+from service.fleet import Fleet
+from service.metrics import Metrics
 from service.pages import WEB
-from service.predictor import Predictor
-from service.routes import comparisons, datasets, evaluations, explain, health, models, pages, protocols
+from service.predictor import Limits
+from service.routes import (
+    comparisons,
+    datasets,
+    evaluations,
+    explain,
+    health,
+    models,
+    pages,
+    predictions,
+    protocols,
+    serving,
+)
 from service.settings import Settings
 from service.store import Store
+from service.telemetry import Telemetry
 
 FORM_OVERHEAD_BYTES = 2**20
 """What a form may have beside a checkpoint: boundaries, headers, its card."""
@@ -36,12 +52,13 @@ def create_app(settings: Settings) -> FastAPI:
         redoc_url=None,
         responses={"4XX": errors.described(), "5XX": errors.described()},
     )
-    app.state.settings = settings
+    app.state.settings, app.state.metrics = settings, Metrics()
     forms = {models.router.prefix: settings.max_checkpoint_bytes + FORM_OVERHEAD_BYTES}
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes, forms=forms)
+    app.add_middleware(Telemetry, metrics=app.state.metrics)
     errors.install(app)
     app.include_router(health.router)
-    for resource in (models, explain, datasets, protocols, evaluations, comparisons, pages):
+    for resource in (models, predictions, serving, explain, datasets, protocols, evaluations, comparisons, pages):
         app.include_router(resource.router, dependencies=[Depends(require_key)])
     app.mount("/static", StaticFiles(directory=WEB / "static"))
     return app
@@ -53,20 +70,46 @@ async def _lifespan(app: FastAPI) -> AsyncGenerator[None]:
     catalog = settings.catalog()
     store = Store.at(settings.data_dir / "withstand.db")
     devices = settings.devices or tuple(available_devices())
+    limits = Limits(
+        images=settings.queue_images,
+        wait_s=settings.queue_wait_s,
+        memory_bytes=settings.model_memory_bytes,
+        timeout_s=settings.predict_timeout_s,
+    )
+    metrics: Metrics = app.state.metrics
+    deployments = Deployments(catalog, settings.data_dir / "serving")
+    fleet = Fleet(catalog, deployments, _whole(devices), limits=limits, metrics=metrics, key_images=settings.key_images)
     threads = max(1, cores() // len(devices))
     executors = {each: DeviceExecutor(each, timeout_s=settings.shard_timeout_s, threads=threads) for each in devices}
-    predictor = Predictor(catalog, devices[0], queue_images=settings.queue_images, timeout_s=settings.predict_timeout_s)
-    dispatcher = Dispatcher(store, catalog, executors, settings.data_dir / "dispatcher.lock")
+    dispatcher = Dispatcher(
+        store,
+        catalog,
+        executors,
+        settings.data_dir / "dispatcher.lock",
+        on_active=partial(_start, tuple(executors.values())),
+    )
     explainer = Explainer(catalog, devices[0], timeout_s=settings.predict_timeout_s)
-    app.state.service = Service(settings, catalog, store, dispatcher, predictor, explainer, devices[0])
-    predictor.start()
+    app.state.service = Service(
+        settings, catalog, store, dispatcher, deployments, fleet, explainer, metrics, devices[0]
+    )
+    fleet.start()
     dispatcher.start()
     try:
         yield
     finally:
         dispatcher.stop()
-        predictor.stop()
+        fleet.stop()
         explainer.stop()
         for executor in executors.values():
             executor.shutdown(cancel_futures=True)
         store.close()
+
+
+def _start(executors: Sequence[DeviceExecutor]) -> None:
+    for executor in executors:
+        executor.start()
+
+
+def _whole(devices: Sequence[str]) -> list[str]:
+    """Evaluations share out a CPU, predictions have it as one device."""
+    return list(dict.fromkeys("cpu" if each.startswith("cpu") else each for each in devices))

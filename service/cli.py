@@ -12,7 +12,6 @@ from typing import Annotated, Any, NoReturn, cast
 
 import torch
 import typer
-import uvicorn
 from pydantic import ValidationError
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -23,8 +22,9 @@ import models
 from common.pictures import PictureError, open_picture
 from evaluation import Catalog, EvaluationSpec, ShardResult, writers
 from service import demo as demonstration
-from service.app import create_app
+from service import server
 from service.client import Client, ClientError
+from service.deployments import version_of
 from service.display import console, describe_added, print_questions, print_report
 from service.errors import field_errors
 from service.explain import explain as explain_image
@@ -68,6 +68,9 @@ def serve(
     ] = None,
     model_dir: ModelDir = [],
     dataset_dir: DatasetDir = [],
+    workers: Annotated[
+        int | None, typer.Option(help="Processes that answer HTTP on the port, each with its models.", show_default="1")
+    ] = None,
 ) -> None:
     """Serve predictions and evaluations over HTTP; every setting can also be given as WITHSTAND_... in the environment."""
     given: dict[str, Any] = {
@@ -76,9 +79,9 @@ def serve(
         "data_dir": data_dir,
         "model_dirs": model_dir or None,
         "dataset_dirs": dataset_dir or None,
+        "workers": workers,
     }
-    settings = Settings(**{name: value for name, value in given.items() if value is not None})
-    uvicorn.run(create_app(settings), host=settings.host, port=settings.port, timeout_graceful_shutdown=5)
+    server.run(Settings(**{name: value for name, value in given.items() if value is not None}))
 
 
 @app.command()
@@ -200,7 +203,9 @@ def predict(
     classifier = _catalog(model_dir, []).load_model(model, _usable(device))
     predictions = [_predict(classifier, path, top_k) for path in image]
     if as_json:
-        typer.echo(Predictions(model=model, predictions=predictions).model_dump_json(indent=2))
+        typer.echo(
+            Predictions(model=model, version=version_of(model), predictions=predictions).model_dump_json(indent=2)
+        )
         return
     for prediction in predictions:
         scores = ", ".join(f"{each.label} {each.probability:.3f}" for each in prediction.top)

@@ -13,9 +13,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from evaluation import Catalog, EvaluationSpec, Report, preset
-from service.app import create_app
 from service.client import Client, ClientError
 from service.display import console, print_report
+from service.server import config
 from service.settings import Settings
 
 DATASET = "fashion_mnist_test"
@@ -49,8 +49,7 @@ def run(*, detach: bool, port: int, data_dir: Path) -> None:
 @contextmanager
 def _serving(settings: Settings) -> Generator[Thread]:
     """Run the service in a thread of this process."""
-    config = uvicorn.Config(create_app(settings), host=settings.host, port=settings.port, log_level="warning")
-    server = uvicorn.Server(config)
+    server = uvicorn.Server(config(settings, log_level="warning"))
     thread = Thread(target=server.run, name="server")
     thread.start()
     try:

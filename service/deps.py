@@ -12,11 +12,13 @@ from fastapi import Depends, Path, Request
 
 from evaluation import Catalog
 from evaluation.spec import NAME_PATTERN
+from service.deployments import Deployments
 from service.dispatcher import Dispatcher
 from service.errors import ServiceError
 from service.explain import Explainer
+from service.fleet import Fleet
 from service.jobs import Evaluation
-from service.predictor import Predictor
+from service.metrics import Metrics
 from service.settings import Settings
 from service.store import Store
 
@@ -29,33 +31,57 @@ class Service:
     catalog: Catalog
     store: Store
     dispatcher: Dispatcher
-    predictor: Predictor
+    deployments: Deployments
+    fleet: Fleet
     explainer: Explainer
+    metrics: Metrics
     device: str
 
 
-def _service(request: Request) -> Service:
+async def _service(request: Request) -> Service:  # a plain function would be called on another thread
     return cast(Service, request.app.state.service)
 
 
 ServiceDep = Annotated[Service, Depends(_service)]
-ModelName = Annotated[str, Path(pattern=NAME_PATTERN, description="name of a checkpoint")]
+ModelName = Annotated[
+    str, Path(pattern=NAME_PATTERN, description="name of a model, with or without a version: `mine@2`")
+]
 EvaluationId = Annotated[str, Path(pattern="^[0-9a-f]{16}$", description="id of an evaluation, 16 hexadecimal digits")]
 
 
-def require_key(request: Request, service: ServiceDep) -> None:
-    """Let a request pass that carries one of the API keys, if there are any.
+async def require_key(request: Request, service: ServiceDep) -> str:
+    """Let a request pass that carries one of the keys, if any are asked for; returns the key.
 
     Raises:
         ServiceError: 401.
     """
-    keys = service.settings.api_keys
-    given = _given_key(request)
-    if keys and not any(secrets.compare_digest(given.encode(), key.encode()) for key in keys):
+    settings, given = service.settings, _given_key(request)
+    if settings.api_keys and not _is_one_of(settings.api_keys | settings.admin_keys, given):
         detail = "an API key is needed: send `Authorization: Bearer KEY` or `X-API-Key: KEY`"
         error = ServiceError(HTTPStatus.UNAUTHORIZED, detail)
         error.headers["WWW-Authenticate"] = 'Bearer, Basic realm="withstand"'
         raise error
+    return given
+
+
+KeyDep = Annotated[str, Depends(require_key)]
+
+
+async def require_admin(service: ServiceDep, key: KeyDep) -> None:
+    """Let a request pass that may change what is served.
+
+    Raises:
+        ServiceError: 401 without a key, 403 with one that may not.
+    """
+    keys = service.settings.admin_keys
+    if keys and not _is_one_of(keys, key):
+        raise ServiceError(
+            HTTPStatus.FORBIDDEN, "this needs one of the admin keys; other keys may predict and evaluate"
+        )
+
+
+def _is_one_of(keys: frozenset[str], given: str) -> bool:
+    return any(secrets.compare_digest(given.encode(), key.encode()) for key in keys)
 
 
 def _given_key(request: Request) -> str:

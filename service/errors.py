@@ -9,12 +9,17 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response
 
 from attacks import AttackError
 from common import UnknownNameError
 from common.pictures import PictureError
 from evaluation import DatasetError
 from models import CheckpointError
+
+CLIENT_LEFT = 499
+"""Status of requests whose client closed the connection, as nginx logs them; nobody receives it."""
 
 LONGEST_ECHO = 200
 """Characters of a received value that an error repeats."""
@@ -97,6 +102,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(ServiceError, _service_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(ClientDisconnect, _nobody_there)
     app.add_exception_handler(Exception, _unexpected)
     for kind in _STATUS:
         app.add_exception_handler(kind, _known_error)
@@ -117,6 +123,10 @@ def _known_error(_request: Request, error: Exception) -> JSONResponse:
 def _http_error(_request: Request, error: Exception) -> JSONResponse:
     failure = cast(HTTPException, error)
     return problem(failure.status_code, str(failure.detail), headers=failure.headers)
+
+
+def _nobody_there(_request: Request, _error: Exception) -> Response:
+    return Response(status_code=CLIENT_LEFT)
 
 
 def _unexpected(_request: Request, error: Exception) -> JSONResponse:

@@ -48,8 +48,16 @@ class DeviceExecutor(Executor):
     def __init__(self, device: str, *, timeout_s: float, threads: int = 0) -> None:
         self._device, self._threads = device, threads
         self._timeout_s = timeout_s
-        self._pool = self._new_pool()
+        self._pool: ProcessPool | None = None
         self._ended = False
+
+    def start(self) -> None:
+        """Start the process, where there is none: importing torch takes seconds, which the first call need not wait for."""
+        if not self._ended and (self._pool is None or not self._pool.active):  # it may have died with nothing to do
+            if self._pool is not None:
+                self._pool.stop()
+                self._pool.join()
+            self._pool = self._new_pool()
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Schedule a call; both it and its arguments must be picklable.
@@ -57,22 +65,23 @@ class DeviceExecutor(Executor):
         Raises:
             RuntimeError: the executor was shut down.
         """
-        if not self._ended and not self._pool.active:  # its process died while it had nothing to do
-            self._pool.stop()
-            self._pool.join()
-            self._pool = self._new_pool()
+        self.start()
+        if self._pool is None:
+            raise RuntimeError("the executor was shut down")
         return self._pool.schedule(fn, args=args, kwargs=kwargs, timeout=self._timeout_s)
 
     def _new_pool(self) -> ProcessPool:
         context = multiprocessing.get_context("spawn")
         begin = (self._device, self._threads)
         pool = ProcessPool(max_workers=1, initializer=_enter_process, initargs=begin, context=context)
-        pool.schedule(os.getpid)  # start the process now: importing torch takes seconds
+        pool.schedule(os.getpid)  # start the process now
         return pool
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """End the process, after its calls are done or at once."""
         self._ended = True
+        if self._pool is None:
+            return
         if cancel_futures:
             self._pool.stop()
         else:

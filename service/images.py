@@ -1,19 +1,26 @@
-"""Uploads become pictures, pictures become tensors; off the event loop."""
+"""Uploads become pictures, pictures become tensors; the latter off the event loop."""
 
+import base64
+import binascii
 from dataclasses import dataclass
 from email.message import Message
 from http import HTTPStatus
 
 from fastapi import Request
+from fastapi.exceptions import RequestValidationError
 from PIL import ImageOps
+from pydantic import BaseModel, ConfigDict, ValidationError
 from starlette.datastructures import UploadFile
 from torch import Tensor
 
 import models
 from common.pictures import PictureError, open_picture
-from service.errors import FieldError, ServiceError
+from service.errors import LONGEST_ECHO, FieldError, ServiceError
 
-ALLOWED = "multipart/form-data with one or more fields `file`, or the bytes of one picture with Content-Type image/*"
+ALLOWED = (
+    "multipart/form-data with one or more fields `file`, the bytes of one picture with Content-Type image/*, or "
+    'application/json {"images": [base64, ...]}'
+)
 RAW_TYPES = frozenset({"", "application/octet-stream", "binary/octet-stream", "application/x-www-form-urlencoded"})
 """Types that say nothing of what was sent; the last is what `curl --data-binary` sends by default."""
 
@@ -25,9 +32,22 @@ class Upload:
     name: str
     data: bytes
 
+    def wrong(self, error: PictureError) -> FieldError:
+        """Say what is wrong with it."""
+        return FieldError(field=self.name, message=str(error), received=f"{len(self.data)} bytes")
+
+
+class ImagesRequest(BaseModel):
+    """Pictures in JSON."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    images: list[str]
+    """Each the bytes of a picture in base64, also as a data URI."""
+
 
 async def read_uploads(request: Request, *, most: int) -> list[Upload]:
-    """Read the pictures of a request: a multipart form, or one picture as the body.
+    """Read the pictures of a request: a multipart form, one picture as the body, or JSON.
 
     Raises:
         ServiceError: there is none (422), there are too many (413), or the content type is another (415).
@@ -35,6 +55,8 @@ async def read_uploads(request: Request, *, most: int) -> list[Upload]:
     content_type = _media_type(request.headers.get("content-type", ""))
     if content_type == "multipart/form-data":
         uploads = await _read_form(request, most=most)
+    elif content_type == "application/json":
+        uploads = _read_json(await request.body(), most=most)
     elif content_type.startswith("image/") or content_type in RAW_TYPES:
         uploads = [Upload("body", await request.body())]
     else:
@@ -53,16 +75,36 @@ async def _read_form(request: Request, *, most: int) -> list[Upload]:
         return [Upload(file.filename or f"file {index}", await file.read()) for index, file in enumerate(files)]
 
 
+def _read_json(body: bytes, *, most: int) -> list[Upload]:
+    try:
+        images = ImagesRequest.model_validate_json(body).images
+    except ValidationError as error:
+        raise RequestValidationError(error.errors(include_url=False)) from error
+    if len(images) > most:
+        detail = f"images: {len(images)} pictures were sent, allowed are {most}"
+        raise ServiceError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, detail)
+    return [_from_base64(f"images.{index}", text) for index, text in enumerate(images)]
+
+
+def _from_base64(name: str, text: str) -> Upload:
+    encoded = text.partition(";base64,")[2] if text.startswith("data:") else text
+    try:
+        return Upload(name, base64.b64decode(encoded, validate=True))
+    except (binascii.Error, ValueError) as error:
+        wrong = FieldError(field=name, message=f"not base64: {error}", received=repr(text[:LONGEST_ECHO]))
+        raise ServiceError(HTTPStatus.UNPROCESSABLE_ENTITY, str(wrong), errors=[wrong]) from error
+
+
 def _media_type(header: str) -> str:
     message = Message()
     message["Content-Type"] = header
     return message.get_content_type() if header else ""
 
 
-def decode(upload: Upload, preprocessing: models.Preprocessing, *, max_pixels: int) -> Tensor | FieldError:
-    """Decode and preprocess one upload, turned upright if its EXIF data asks for it; a broken one fails alone."""
-    try:
-        picture = open_picture(upload.data, max_pixels=max_pixels)
-        return preprocessing(ImageOps.exif_transpose(picture))
-    except PictureError as error:
-        return FieldError(field=upload.name, message=str(error), received=f"{len(upload.data)} bytes")
+def decode(upload: Upload, preprocessing: models.Preprocessing, *, max_pixels: int) -> Tensor:
+    """Decode and preprocess one upload, turned upright if its EXIF data asks for it.
+
+    Raises:
+        PictureError: it is not a picture that can be used.
+    """
+    return preprocessing(ImageOps.exif_transpose(open_picture(upload.data, max_pixels=max_pixels)))

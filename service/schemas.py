@@ -149,6 +149,7 @@ class Predictions(BaseModel):
     """The answer to a prediction request, a row a picture, in the order sent."""
 
     model: str
+    version: str
     predictions: list[Prediction]
 
 

@@ -12,6 +12,9 @@ from evaluation import Catalog
 from evaluation.catalog import ZOO_DATASETS
 from models import MAX_CHECKPOINT_BYTES
 
+PREFIX = "WITHSTAND_"
+"""How the environment variables of settings begin."""
+
 LOOPBACK_NAMES = frozenset({"localhost"})
 
 ApiKey = Annotated[str, Field(pattern="^[!-~]+$", description="visible ASCII characters, at least one")]
@@ -20,7 +23,7 @@ ApiKey = Annotated[str, Field(pattern="^[!-~]+$", description="visible ASCII cha
 class Settings(BaseSettings):
     """How the service runs."""
 
-    model_config = SettingsConfigDict(env_prefix="WITHSTAND_", frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore")
 
     host: Annotated[str, Field(description="address to listen on")] = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535, description="port to listen on; 0 takes a free one")] = 8000
@@ -36,6 +39,10 @@ class Settings(BaseSettings):
     api_keys: Annotated[
         frozenset[ApiKey], Field(description="accepted API keys; required when listening beyond this machine")
     ] = frozenset()
+    admin_keys: Annotated[
+        frozenset[ApiKey], Field(description="keys that may add, load and configure models; empty lets every key do so")
+    ] = frozenset()
+    workers: Annotated[int, Field(ge=1, le=64, description="processes that answer HTTP on the port")] = 1
     max_body_bytes: Annotated[int, Field(ge=1, description="largest request body, bytes")] = 64 * 2**20
     max_checkpoint_bytes: Annotated[
         int, Field(ge=1, le=MAX_CHECKPOINT_BYTES, description="largest checkpoint that can be uploaded, bytes")
@@ -46,8 +53,20 @@ class Settings(BaseSettings):
     ] = False
     max_pixels: Annotated[int, Field(ge=1, description="largest picture, width times height")] = 50_000_000
     max_images: Annotated[int, Field(ge=1, description="most pictures of one prediction request")] = 64
-    queue_images: Annotated[int, Field(ge=1, description="most pictures waiting for a prediction")] = 256
+    queue_images: Annotated[
+        int, Field(ge=1, description="most pictures waiting on a device; more are refused at once")
+    ] = 256
+    queue_wait_s: Annotated[
+        float, Field(gt=0, description="refuse more pictures at once where those waiting take longer, seconds")
+    ] = 0.6
+    key_images: Annotated[
+        int | None,
+        Field(ge=1, description="most pictures that one API key may have waiting; empty is no limit of its own"),
+    ] = None
     predict_timeout_s: Annotated[float, Field(gt=0, description="longest wait for a prediction, seconds")] = 30.0
+    model_memory_bytes: Annotated[
+        int, Field(ge=1, description="weights kept on a device, bytes; models used longest ago make room")
+    ] = 4 * 2**30
     shard_timeout_s: Annotated[float, Field(gt=0, description="longest run of one shard, seconds")] = 3600.0
 
     @model_validator(mode="after")

@@ -242,6 +242,13 @@ class Store:
                 pending = _SHARDS.c.status == ShardStatus.PENDING
                 db.execute(update(_SHARDS).where(of_same, pending).values(status=ShardStatus.DROPPED))
 
+    def shard_counts(self) -> dict[str, int]:
+        """Count the shards of all evaluations by status."""
+        with self._engine.connect() as db:
+            rows = db.execute(select(_SHARDS.c.status, func.count()).group_by(_SHARDS.c.status))
+            counts: dict[str, int] = {status: count for status, count in rows}  # noqa: C416  # rows are no tuples
+            return {status: counts.get(status, 0) for status in ShardStatus}
+
     def wanted(self, shard_id: int) -> bool:
         """Whether a running shard's result is still asked for."""
         with self._engine.connect() as db:

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
 
+from common.pictures import PictureError
 from models import Place
 from service.deps import ModelName, ServiceDep
 from service.errors import LONGEST_ECHO, FieldError, ServiceError
@@ -53,14 +54,17 @@ async def explain(
     AA-ResNet and attention masks.
     """
     place = _place(query)
-    card = service.catalog.checkpoint(name).card()
+    deployment = service.deployments.find(name)
     (upload,) = await read_uploads(request, most=1)
-    image = await asyncio.to_thread(decode, upload, card.preprocessing, max_pixels=service.settings.max_pixels)
-    if isinstance(image, FieldError):
-        raise ServiceError(HTTPStatus.UNPROCESSABLE_ENTITY, str(image), errors=[image])
+    preprocessing, max_pixels = deployment.card.preprocessing, service.settings.max_pixels
+    try:
+        image = await asyncio.to_thread(decode, upload, preprocessing, max_pixels=max_pixels)
+    except PictureError as error:
+        wrong = upload.wrong(error)
+        raise ServiceError(HTTPStatus.UNPROCESSABLE_ENTITY, str(wrong), errors=[wrong]) from error
 
     def work() -> Response:
-        explained = service.explainer.explain(name, image, file=upload.name, layer=layer, query=place)
+        explained = service.explainer.explain(deployment.checkpoint, image, file=upload.name, layer=layer, query=place)
         if _wants_png(request, format):
             return Response(explained.as_png(), media_type="image/png")
         return Response(explained.as_json().model_dump_json(), media_type="application/json")

@@ -2,7 +2,7 @@
 
 from http import HTTPStatus
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Response
 
 from service.deps import ServiceDep
 from service.errors import ServiceError
@@ -23,3 +23,10 @@ def ready(service: ServiceDep) -> dict[str, str]:
         raise ServiceError(HTTPStatus.SERVICE_UNAVAILABLE, "there is no model: add a checkpoint with its card")
     service.store.evaluations(limit=1)
     return {"status": "ready", "dispatcher": "active" if service.dispatcher.active.is_set() else "standby"}
+
+
+@router.get("/metrics", response_class=Response)
+def metrics(service: ServiceDep) -> Response:
+    """Write what was measured, for Prometheus: requests, queues, batches, seconds by stage, memory, shards of evaluations."""
+    page = service.metrics.page(service.store.shard_counts())
+    return Response(page, media_type="text/plain; version=0.0.4; charset=utf-8")

@@ -1,16 +1,15 @@
-"""Models and their predictions."""
+"""Models: listed, read, added."""
 
 import asyncio
 import json
 import logging
 from http import HTTPStatus
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Depends, Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
-from torch import Tensor
 
 from models import (
     OPAQUE,
@@ -22,41 +21,21 @@ from models import (
     QuestionsError,
     UnrecognisedError,
 )
-from service.deps import ModelName, Service, ServiceDep
+from service.deps import ModelName, Service, ServiceDep, require_admin
 from service.errors import FieldError, ServiceError
-from service.images import decode, read_uploads
 from service.schemas import (
     AddedModel,
     DifferencesView,
     ModelRequest,
     ModelView,
     OpenQuestions,
-    Prediction,
-    Predictions,
     QuestionView,
-    top_classes,
 )
 from service.uploads import receive_file
 
 _log = logging.getLogger(__name__)
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
-
-_BODY = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "required": ["file"],
-                    "properties": {"file": {"type": "array", "items": {"type": "string", "format": "binary"}}},
-                }
-            },
-            "image/*": {"schema": {"type": "string", "format": "binary"}},
-        },
-    }
-}
 
 _NEW_MODEL: dict[str, Any] = {
     "requestBody": {
@@ -103,7 +82,7 @@ def list_models(service: ServiceDep) -> list[ModelView]:
     return views
 
 
-@router.post("", status_code=HTTPStatus.CREATED, openapi_extra=_NEW_MODEL)
+@router.post("", status_code=HTTPStatus.CREATED, openapi_extra=_NEW_MODEL, dependencies=[Depends(require_admin)])
 async def add_model(request: Request, service: ServiceDep, response: Response) -> AddedModel:
     """Add a checkpoint: a multipart form with its `file`, or JSON with the `path` of a file in one of the model folders.
 
@@ -176,36 +155,6 @@ def _open_questions(error: QuestionsError) -> ServiceError:
 
 @router.get("/{name}")
 def read_model(name: ModelName, service: ServiceDep) -> ModelView:
-    """Read one model's card."""
-    return _view(service.catalog.checkpoint(name), service.catalog.checkpoint_sha256(name))
-
-
-@router.post("/{name}/predict", openapi_extra=_BODY)
-async def predict(
-    name: ModelName,
-    request: Request,
-    service: ServiceDep,
-    top_k: Annotated[int, Query(ge=1, le=1000, description="classes to name for each picture")] = 5,
-) -> Predictions:
-    """Classify one or many pictures: a multipart form with fields `file`, or the bytes of one picture.
-
-    A picture that cannot be decoded fails alone; where none can, the answer is 422.
-    """
-    card = service.catalog.checkpoint(name).card()
-    settings = service.settings
-    uploads = await read_uploads(request, most=settings.max_images)
-    decoded = await asyncio.to_thread(
-        lambda: [decode(upload, card.preprocessing, max_pixels=settings.max_pixels) for upload in uploads]
-    )
-    images = [each for each in decoded if isinstance(each, Tensor)]
-    if not images:
-        errors = [each for each in decoded if isinstance(each, FieldError)]
-        raise ServiceError(HTTPStatus.UNPROCESSABLE_ENTITY, "; ".join(map(str, errors)), errors=errors)
-    logits = iter(await service.predictor.predict(name, images))
-    predictions = [
-        Prediction(file=upload.name, error=each)
-        if isinstance(each, FieldError)
-        else Prediction(file=upload.name, top=top_classes(next(logits), card.classes, top_k))
-        for upload, each in zip(uploads, decoded, strict=True)
-    ]
-    return Predictions(model=name, predictions=predictions)
+    """Read one model's card; without a version, that of the default one."""
+    checkpoint = service.deployments.find(name).checkpoint
+    return _view(service.catalog.checkpoint(checkpoint), service.catalog.checkpoint_sha256(checkpoint))

@@ -1,0 +1,163 @@
+"""All devices that answer predictions, behind one door: the least loaded one takes a request."""
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from functools import partial
+from http import HTTPStatus
+
+from common.pictures import PictureError
+from evaluation import Catalog
+from models import CheckpointError
+from service.admission import admit, load_served
+from service.deployments import Deployment, Deployments, ServingSettings
+from service.errors import ServiceError
+from service.executors import cores
+from service.metrics import Metrics
+from service.predictor import Answer, Limits, Predictor, Prepare
+
+_OUTCOMES = {HTTPStatus.SERVICE_UNAVAILABLE: "rejected", HTTPStatus.TOO_MANY_REQUESTS: "rejected"}
+_OUTCOMES[HTTPStatus.GATEWAY_TIMEOUT] = "timeout"
+
+_log = logging.getLogger(__name__)
+
+
+class Fleet:
+    """One predictor a device.
+
+    Args:
+        catalog: where checkpoints are.
+        deployments: which of them answer for a name.
+        devices: such as "cpu" or "cuda:0", each once.
+        limits: of each device.
+        metrics: where it counts.
+        key_images: most pictures that one API key may have waiting; None is no limit of its own.
+    """
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        deployments: Deployments,
+        devices: Sequence[str],
+        *,
+        limits: Limits,
+        metrics: Metrics,
+        key_images: int | None = None,
+    ) -> None:
+        self._catalog, self._deployments, self._metrics = catalog, deployments, metrics
+        load = partial(load_served, catalog)
+        self.predictors = {device: Predictor(device, load, limits, metrics, threads=cores()) for device in devices}
+        self._key_images = key_images
+        self._of_key: Counter[str] = Counter()
+        self._warming: set[asyncio.Task[None]] = set()
+
+    def start(self) -> None:
+        """Begin to answer, and to load the models that are to be warm."""
+        for predictor in self.predictors.values():
+            predictor.start()
+        for name in self._deployments.names():
+            task = asyncio.create_task(self._warm(name))
+            self._warming.add(task)
+            task.add_done_callback(self._warming.discard)
+
+    async def _warm(self, name: str) -> None:
+        try:
+            deployment = self._deployments.find(name)
+            if deployment.settings.warm:
+                await self.load(deployment)
+        except CheckpointError as error:
+            _log.warning("%s is not warm: %s", name, error)
+
+    def stop(self) -> None:
+        """End; what waits is cancelled."""
+        for task in self._warming:
+            task.cancel()
+        for predictor in self.predictors.values():
+            predictor.stop()
+
+    def choose(self, deployment: Deployment) -> Predictor:
+        """Find the device that will be free first, among equals one that has the model loaded.
+
+        Raises:
+            CheckpointError: its settings ask for a device that is not here.
+        """
+        return min(self._allowed(deployment), key=lambda each: (each.expected_s, not each.is_loaded(deployment)))
+
+    def _allowed(self, deployment: Deployment) -> list[Predictor]:
+        device = deployment.settings.device
+        if device is None:
+            return list(self.predictors.values())
+        if device not in self.predictors:
+            known = ", ".join(self.predictors)
+            raise CheckpointError(f"settings.device: {deployment.name} is to run on {device!r}; here are {known}")
+        return [self.predictors[device]]
+
+    async def predict(
+        self, deployment: Deployment, pictures: Sequence[Prepare], *, key: str = "", timeout_s: float | None = None
+    ) -> list[Answer | PictureError]:
+        """Answer for each picture; see `Predictor.predict`.
+
+        Args:
+            deployment: the model.
+            pictures: what makes the images.
+            key: the API key of whoever asks.
+            timeout_s: longest wait, if shorter than the service's own.
+
+        Raises:
+            ServiceError: there is no room (503), the key has too many pictures waiting (429), or it took too long (504).
+            CheckpointError: the model cannot be loaded.
+        """
+        outcomes = ["gone"] * len(pictures)
+        self._of_key[key] += len(pictures)
+        try:
+            self._require_room_for(key)
+            answers = await self.choose(deployment).predict(deployment, pictures, timeout_s=timeout_s)
+            outcomes = ["ok" if isinstance(each, Answer) else "invalid" for each in answers]
+            return answers
+        except Exception as error:
+            outcome = _OUTCOMES.get(error.status, "error") if isinstance(error, ServiceError) else "error"
+            outcomes = [outcome] * len(pictures)
+            raise
+        finally:
+            self._of_key[key] -= len(pictures)
+            if not self._of_key[key]:
+                del self._of_key[key]
+            for outcome, count in Counter(outcomes).items():
+                self._metrics.predictions.labels(deployment.name, deployment.version, outcome).inc(count)
+
+    def _require_room_for(self, key: str) -> None:
+        if self._key_images is None or not key or self._of_key[key] <= self._key_images:
+            return
+        self._metrics.refusals.labels("key over its limit").inc()
+        detail = f"this API key would have {self._of_key[key]} pictures waiting, allowed are {self._key_images}; wait for answers"
+        raise ServiceError(HTTPStatus.TOO_MANY_REQUESTS, detail, retry_after_s=1)
+
+    async def load(self, deployment: Deployment) -> None:
+        """Load a model on every device that it may use.
+
+        Raises:
+            CheckpointError: it cannot be loaded.
+        """
+        await asyncio.gather(*(each.load(deployment) for each in self._allowed(deployment)))
+
+    def unload(self, deployment: Deployment) -> None:
+        """Forget a model on every device, once what waits for it is answered."""
+        for predictor in self.predictors.values():
+            predictor.unload(deployment)
+
+    def loaded_on(self, deployment: Deployment) -> list[str]:
+        """Name the devices that have it in memory."""
+        return [device for device, each in self.predictors.items() if each.is_loaded(deployment)]
+
+    def configure(self, name: str, settings: ServingSettings) -> Deployment:
+        """Change how a model is served; another precision must give the answers of float32 on the model's own data.
+
+        Raises:
+            UnknownNameError: there is no such model or version.
+            CheckpointError: the device is not here, the model cannot be loaded, or the precision changes too many answers.
+        """
+        proposed = self._deployments.proposed(name, settings)
+        device = self._allowed(proposed)[0].device
+        self._deployments.save(name, settings, admit(self._catalog, proposed, device))
+        return self._deployments.find(name)

@@ -1,0 +1,69 @@
+"""Runs the application under uvicorn: in this process, or in several behind one port."""
+
+import json
+import os
+import sys
+import tempfile
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI
+
+from service.app import create_app
+from service.metrics import SHARED_FOLDER
+from service.settings import PREFIX, Settings
+
+SWITCH_INTERVAL_S = 0.0005
+"""How long a Python thread may go on while another wants to: with the default of 5 ms a busy event loop makes a forward pass, which
+asks for Python's lock at every layer, three times as long."""
+
+_UVICORN: dict[str, Any] = {
+    "loop": "uvloop",
+    "http": "httptools",
+    "ws": "none",
+    "access_log": False,  # /metrics counts requests
+    "timeout_graceful_shutdown": 5,
+}
+
+
+def config(settings: Settings, **changes: Any) -> uvicorn.Config:
+    """Configure uvicorn for one process."""
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    return uvicorn.Config(create_app(settings), host=settings.host, port=settings.port, **(_UVICORN | changes))
+
+
+def run(settings: Settings) -> None:
+    """Serve until the process is told to end.
+
+    Several processes answer behind one port if the settings say so. Each has its own queue and its own copies of models; one of
+    them is the dispatcher of evaluations. All read the same files and the same database.
+    """
+    if settings.workers == 1:
+        uvicorn.Server(config(settings)).run()
+        return
+    with tempfile.TemporaryDirectory(prefix="withstand-metrics-") as shared:
+        os.environ[SHARED_FOLDER] = shared
+        os.environ.update(_as_environment(settings))
+        uvicorn.run(
+            "service.server:app_of_environment",
+            factory=True,
+            host=settings.host,
+            port=settings.port,
+            workers=settings.workers,
+            **_UVICORN,
+        )
+
+
+def app_of_environment() -> FastAPI:
+    """Build the application in one of several processes."""
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    return create_app(Settings())
+
+
+def _as_environment(settings: Settings) -> dict[str, str]:
+    """Write settings as the environment variables that give them again."""
+    values = settings.model_dump(mode="json", exclude_none=True)
+    return {
+        f"{PREFIX}{name.upper()}": value if isinstance(value, str) else json.dumps(value)
+        for name, value in values.items()
+    }
