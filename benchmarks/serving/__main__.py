@@ -22,7 +22,6 @@ import os
 import statistics
 import tempfile
 from collections.abc import Generator, Iterable
-from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -86,7 +85,7 @@ def read_flags() -> argparse.Namespace:
 def parts(bench: Bench, subject: Subject, flags: argparse.Namespace) -> Generator[str]:
     """Run what the flags ask for with one model; tables as they become ready."""
     if flags.overload:
-        yield scenarios.overload(replace(bench, contenders=(*bench.contenders, *OVERRUN)), subject)
+        yield scenarios.overload(bench, subject)
     if flags.broken:
         yield scenarios.broken(bench, subject)
     if flags.soak:
@@ -103,8 +102,9 @@ def main() -> None:
     """Read the flags, print the tables."""
     flags = read_flags()
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # of every server: threads that spin slow down the generator
-    wanted = [each for each in CONTENDERS if each.name.startswith(tuple(flags.server))]
-    there = [each for each in wanted if each.version()]
+    servers = (*CONTENDERS, *OVERRUN) if flags.overload else CONTENDERS
+    wanted = [each for each in servers if each.name.startswith(tuple(flags.server))]
+    there = [each for each in wanted if each.is_installed]
     with tempfile.TemporaryDirectory() as name:
         bench = Bench(Path(name), flags.seconds, flags.rounds, there)
         prepare(bench.folder, flags.pictures)

@@ -10,7 +10,7 @@ import time
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 
 from benchmarks.serving.processes import usage
@@ -43,13 +43,12 @@ class Contender:
     form: bool = True
     environment: Mapping[str, str] = field(default_factory=dict[str, str])
     needs: str | None = None
-    """A distribution that must be installed."""
+    """A package that must be installed."""
 
-    def version(self) -> str | None:
-        """Of the distribution that it needs; None if that is not installed."""
-        with suppress(PackageNotFoundError):
-            return version(self.needs or "withstand")
-        return None
+    @property
+    def is_installed(self) -> bool:
+        """Is there what it needs?"""
+        return self.needs is None or find_spec(self.needs) is not None
 
 
 def ours(name: str, *, form: bool = True, **environment: str) -> Contender:

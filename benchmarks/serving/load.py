@@ -14,7 +14,7 @@ import re
 import sys
 import time
 from collections import Counter
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,7 +66,7 @@ class Sample(BaseModel):
 
     seconds: float
     rate: float
-    """Good pictures answered 200, a second, from the last before the measured seconds to the last within: batches count whole."""
+    """Good pictures answered 200, a second."""
     latencies_ms: list[float]
     """Of good pictures answered 200."""
     statuses: dict[str, dict[str, int]]
@@ -182,6 +182,10 @@ class Answer:
     received: float
 
 
+Count = Callable[[Sequence[Answer], float, float], float]
+"""Takes answers and two moments."""
+
+
 @dataclass(frozen=True)
 class Mark:
     """A moment: the clock, the generator's own CPU seconds, what the server has used."""
@@ -240,13 +244,13 @@ class Clients:
         for connection in self._idle:
             connection.close()
 
-    def sample(self, begin: Mark, end: Mark) -> Sample:
-        """Sum up what happened between two moments."""
+    def sample(self, begin: Mark, end: Mark, count: Count) -> Sample:
+        """Sum up what happened between two moments; `count` tells how many good answers are theirs."""
         due = [each for each in self.answers if begin.at <= each.due < end.at]
         good = [each for each in self.answers if (each.kind, each.status) == (GOOD, OK)]
         return Sample(
             seconds=end.at - begin.at,
-            rate=_rate([each.received for each in good], begin.at, end.at),
+            rate=count(good, begin.at, end.at) / (end.at - begin.at),
             latencies_ms=[1000 * (each.received - each.due) for each in due if (each.kind, each.status) == (GOOD, OK)],
             statuses={
                 kind: Counter(each.status for each in due if each.kind == kind) for kind in {each.kind for each in due}
@@ -257,11 +261,18 @@ class Clients:
         )
 
 
-def _rate(times: Sequence[float], begin: float, end: float) -> float:
-    within = [each for each in times if begin <= each < end]
-    if not within:
-        return 0.0
-    return len(within) / (max(within) - max((each for each in times if each < begin), default=begin))
+def answered(answers: Sequence[Answer], begin: float, end: float) -> float:
+    """Count the answers that came between two moments."""
+    return sum(begin <= each.received < end for each in answers)
+
+
+def served(answers: Sequence[Answer], begin: float, end: float) -> float:
+    """Count each answer by the part of its waiting that lies between two moments: no batch at a border is all in or all out.
+
+    Right only for as many waiting at the end as at the beginning: a closed loop.
+    """
+    overlaps = [(min(end, each.received) - max(begin, each.due), each.received - each.due) for each in answers]
+    return sum(overlap / whole for overlap, whole in overlaps if overlap > 0)
 
 
 async def closed_loop(load: Load, connections: int) -> Sample:
@@ -284,7 +295,7 @@ async def closed_loop(load: Load, connections: int) -> Sample:
     stop.set()
     await asyncio.gather(*tasks)
     clients.close()
-    return clients.sample(begin, end)
+    return clients.sample(begin, end, served)
 
 
 async def open_loop(load: Load, rate: float) -> Sample:
@@ -307,7 +318,7 @@ async def open_loop(load: Load, rate: float) -> Sample:
     marks = asyncio.gather(mark(start + load.warm_up_s), mark(start + length))
     await asyncio.gather(*sent)
     clients.close()
-    return clients.sample(*await marks)
+    return clients.sample(*await marks, answered)
 
 
 async def _until(at: float) -> None:

@@ -16,7 +16,7 @@ from fastapi import FastAPI, File, UploadFile
 from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from torchvision import transforms  # pyright: ignore[reportMissingTypeStubs]
+from torchvision import transforms
 
 import models
 

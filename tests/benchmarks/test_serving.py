@@ -20,7 +20,7 @@ from PIL import Image
 
 from benchmarks.serving import pictures
 from benchmarks.serving.contenders import FLOORS, Contender, Subject, serving
-from benchmarks.serving.load import Answer, Clients, Load, Mark, arrivals, percentile, run
+from benchmarks.serving.load import Answer, Clients, Load, Mark, answered, arrivals, percentile, run, served
 from benchmarks.serving.peers import floor
 from benchmarks.serving.processes import usage
 from benchmarks.serving.summary import describe, slope
@@ -38,7 +38,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @contextmanager
-def served(app: Any) -> Iterator[int]:
+def listening(app: Any) -> Iterator[int]:
     """Serve an application on a free port until the block ends."""
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="critical", timeout_graceful_shutdown=1))
     thread = Thread(target=server.run)
@@ -58,7 +58,7 @@ def a_load(port: int, folder: Path, **changes: Any) -> Load:
 
 @pytest.mark.parametrize("pace", [{"connections": 4}, {"rate": 200.0}])
 def test_every_request_is_answered_and_counted(folder: Path, pace: dict[str, float]) -> None:
-    with served(floor) as port:
+    with listening(floor) as port:
         sample = run(a_load(port, folder, session=os.getsid(0), **pace))
     assert set(sample.statuses) == {"good", "broken"}
     assert all(set(counts) == {"200"} for counts in sample.statuses.values())
@@ -85,7 +85,7 @@ def test_pictures_arrive_unchanged(folder: Path, form: bool) -> None:
         await Response()(scope, receive, send)
 
     app.mount("/body", read_body)
-    with served(app) as port:
+    with listening(app) as port:
         run(a_load(port, folder, form=form, connections=2, path="/form" if form else "/body/"))
     assert received == {file.read_bytes() for file in folder.iterdir()}
 
@@ -93,7 +93,7 @@ def test_pictures_arrive_unchanged(folder: Path, form: bool) -> None:
 def test_refusals_are_failures_and_have_no_latency(folder: Path) -> None:
     app = FastAPI()
     app.post("/predict")(lambda: Response(status_code=503))
-    with served(app) as port:
+    with listening(app) as port:
         sample = run(a_load(port, folder, connections=2))
     assert sample.rate == 0 and sample.latencies_ms == []
     assert set(sample.failures) == {"503"}
@@ -102,7 +102,7 @@ def test_refusals_are_failures_and_have_no_latency(folder: Path) -> None:
 def test_a_server_that_closes_after_every_answer_is_asked_again(folder: Path) -> None:
     app = FastAPI()
     app.post("/predict")(lambda: Response(headers={"Connection": "close"}))
-    with served(app) as port:
+    with listening(app) as port:
         sample = run(a_load(port, folder, connections=2))
     assert set(sample.statuses["good"]) == {"200"} and len(sample.latencies_ms) > 2
 
@@ -146,7 +146,7 @@ def test_an_open_loop_sends_without_waiting_for_answers(folder: Path) -> None:
             await gate.wait()
             await floor(scope, receive, send)
 
-    with served(app) as port:
+    with listening(app) as port:
         sample = run(a_load(port, folder, rate=100.0, seconds=1.0, warm_up_s=0.0))
     assert {status for counts in sample.statuses.values() for status in counts} == {"200"}
     assert max(sample.latencies_ms) > 1000 * (due[-1] - due[2]) / 2
@@ -167,21 +167,18 @@ def test_a_sample_counts_what_was_due_and_rates_what_was_answered(folder: Path) 
         Answer("broken", "422", due=2.0, received=2.1),
         Answer("good", "200", due=3.0, received=3.1),  # after
     ]
-    sample = clients.sample(Mark(1.0, 10.0, None), Mark(3.0, 10.5, None))
-    assert (sample.seconds, sample.client_cpu_s) == (2.0, 0.5)
-    assert sample.rate == pytest.approx(2 / (1.5 - 1.0))  # from the beginning, because nothing was answered before
+    sample = clients.sample(Mark(1.0, 10.0, None), Mark(3.0, 10.5, None), answered)
+    assert (sample.seconds, sample.rate, sample.client_cpu_s) == (2.0, 1.0, 0.5)
     assert sample.latencies_ms == [500.0, 1500.0]
     assert sample.statuses == {"good": {"200": 2, "503": 1}, "broken": {"422": 1}}
     assert sample.failures == {"503": 1}
 
 
-def test_rates_count_whole_batches(folder: Path) -> None:
-    """Batches of 30 come at 0.9, 1.9, 2.9 and 3.9 seconds: 30 a second, wherever the measured seconds begin and end."""
-    clients = Clients(a_load(1, folder))
-    clients.answers = [Answer("good", "200", due=0.0, received=batch + 0.9) for batch in range(4) for _ in range(30)]
-    for begin, end in ((1.0, 3.0), (1.5, 3.0), (1.0, 3.8)):
-        assert clients.sample(Mark(begin, 0.0, None), Mark(end, 0.0, None)).rate == pytest.approx(30)
-    assert clients.sample(Mark(4.0, 0.0, None), Mark(5.0, 0.0, None)).rate == 0
+@pytest.mark.parametrize(("begin", "end"), [(1.0, 3.0), (1.5, 3.0), (1.0, 3.8), (1.95, 2.85)])
+def test_a_closed_loop_counts_parts_of_batches(begin: float, end: float) -> None:
+    """Thirty clients are answered together each second: 30 a second, wherever the measured seconds begin and end."""
+    answers = [Answer("good", "200", at - 0.1, at + 0.9) for at in range(5) for _ in range(30)]
+    assert served(answers, begin, end) == pytest.approx(30 * (end - begin))
 
 
 def test_percentiles_are_values_that_occurred() -> None:
