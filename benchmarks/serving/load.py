@@ -30,7 +30,7 @@ MOST_CONNECTIONS = 512
 """Of an open loop; requests beyond wait in the generator, and their latency counts."""
 
 GOOD, BROKEN = "good", "broken"
-OK = "200"
+OK, CLOSED = "200", "closed"
 
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 _BOUNDARY = b"----------------boundary"
@@ -119,6 +119,7 @@ class Connection(asyncio.Protocol):
     """One connection: a request at a time; of an answer only status and length are read."""
 
     def __init__(self) -> None:
+        self.answers = 0
         self._received = bytearray()
         self._answer: asyncio.Future[str] | None = None
         self._transport: asyncio.Transport | None = None
@@ -132,7 +133,7 @@ class Connection(asyncio.Protocol):
         """Send a request; returns the status, or what happened instead."""
         self._answer = asyncio.get_running_loop().create_future()
         if self._transport is None or not self.is_open:
-            return "closed"
+            return CLOSED
         self._transport.write(request)
         return await self._answer
 
@@ -158,6 +159,7 @@ class Connection(asyncio.Protocol):
             self.close()
         elif len(body) >= int(length[1]):
             self._received.clear()
+            self.answers += 1
             if b"\r\nconnection: close" in head.lower():
                 self.close()
             self._settle(head[9:12].decode(errors="replace"))
@@ -165,7 +167,7 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell the waiting client."""
         self._transport = None
-        self._settle("closed")
+        self._settle(CLOSED)
 
     def _settle(self, status: str) -> None:
         if self._answer is not None and not self._answer.done():
@@ -222,6 +224,9 @@ class Clients:
             async with asyncio.timeout(TIMEOUT_S):
                 connection = await self._connection()
                 status = await connection.exchange(content)
+                while status == CLOSED and connection.answers:  # it had ended after its last answer, as it may
+                    connection = await self._connection()
+                    status = await connection.exchange(content)
         except TimeoutError:
             if connection is not None:
                 connection.close()

@@ -107,6 +107,17 @@ def test_a_server_that_closes_after_every_answer_is_asked_again(folder: Path) ->
     assert set(sample.statuses["good"]) == {"200"} and len(sample.latencies_ms) > 2
 
 
+def test_a_request_on_a_connection_that_ended_after_an_error_is_sent_again(folder: Path) -> None:
+    def fail() -> None:
+        raise RuntimeError("no model")
+
+    app = FastAPI()
+    app.post("/predict")(fail)  # uvicorn closes after the answer, without saying so in it
+    with listening(app) as port:
+        sample = run(a_load(port, folder, connections=2))
+    assert set(sample.failures) == {"500"}
+
+
 def test_a_server_that_hangs_up(folder: Path) -> None:
     listener = socket.create_server(("127.0.0.1", 0))
 
