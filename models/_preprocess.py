@@ -49,8 +49,11 @@ class Preprocessing(BaseModel):
         width, height = (self.resize * side // shorter for side in picture.size)
         resized = picture.resize((width, height), _RESAMPLING[self.interpolation])
         left, top = round((width - self.crop) / 2), round((height - self.crop) / 2)
-        pixels = np.array(resized.crop((left, top, left + self.crop, top + self.crop)))  # (crop, crop, 3)
-        return torch.from_numpy(pixels).permute(2, 0, 1).contiguous().float().div_(255)
+        pixels = np.asarray(resized.crop((left, top, left + self.crop, top + self.crop)))  # (crop, crop, 3)
+        scaled = np.divide(
+            pixels.transpose(2, 0, 1), np.float32(255), order="C"
+        )  # by numpy: torch would wake its threads
+        return torch.from_numpy(scaled)
 
 
 def _bounded(picture: Image.Image) -> Image.Image:

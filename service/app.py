@@ -2,7 +2,6 @@
 
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
-from functools import partial
 from importlib.metadata import version
 
 from fastapi import Depends, FastAPI
@@ -81,13 +80,7 @@ async def _lifespan(app: FastAPI) -> AsyncGenerator[None]:
     fleet = Fleet(catalog, deployments, _whole(devices), limits=limits, metrics=metrics, key_images=settings.key_images)
     threads = max(1, cores() // len(devices))
     executors = {each: DeviceExecutor(each, timeout_s=settings.shard_timeout_s, threads=threads) for each in devices}
-    dispatcher = Dispatcher(
-        store,
-        catalog,
-        executors,
-        settings.data_dir / "dispatcher.lock",
-        on_active=partial(_start, tuple(executors.values())),
-    )
+    dispatcher = Dispatcher(store, catalog, executors, settings.data_dir / "dispatcher.lock")
     explainer = Explainer(catalog, devices[0], timeout_s=settings.predict_timeout_s)
     app.state.service = Service(
         settings, catalog, store, dispatcher, deployments, fleet, explainer, metrics, devices[0]
@@ -103,11 +96,6 @@ async def _lifespan(app: FastAPI) -> AsyncGenerator[None]:
         for executor in executors.values():
             executor.shutdown(cancel_futures=True)
         store.close()
-
-
-def _start(executors: Sequence[DeviceExecutor]) -> None:
-    for executor in executors:
-        executor.start()
 
 
 def _whole(devices: Sequence[str]) -> list[str]:

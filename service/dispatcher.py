@@ -2,7 +2,7 @@
 
 import fcntl
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import CancelledError, Executor, Future
 from pathlib import Path
 from threading import Event, Thread
@@ -31,20 +31,10 @@ class Dispatcher:
         catalog: where models and data are.
         executors: by device name; each runs one shard at a time.
         lock_path: of the lock file beside the database.
-        on_active: called once this is the dispatcher.
     """
 
-    def __init__(
-        self,
-        store: Store,
-        catalog: Catalog,
-        executors: Mapping[str, Executor],
-        lock_path: Path,
-        *,
-        on_active: Callable[[], None] = lambda: None,
-    ) -> None:
+    def __init__(self, store: Store, catalog: Catalog, executors: Mapping[str, Executor], lock_path: Path) -> None:
         self._store, self._catalog, self._executors = store, catalog, executors
-        self._on_active = on_active
         self._lock_path = lock_path
         self._running: dict[str, tuple[Claim, Future[ShardResult]]] = {}
         self._wake, self._stopping = Event(), Event()
@@ -71,7 +61,6 @@ class Dispatcher:
             while not self._stopping.is_set():
                 if _try_lock(lock):
                     self.active.set()
-                    self._on_active()
                     self._dispatch()
                     self.active.clear()
                     return

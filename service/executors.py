@@ -37,7 +37,7 @@ def cores() -> int:
 
 
 class DeviceExecutor(Executor):
-    """Runs calls one at a time in a process of its own; cancelling a running call, or its time-out, kills that process.
+    """Runs calls one at a time in a process of its own, which the first one starts; a cancelled call, or a time-out, kills it.
 
     Args:
         device: such as "cpu", "cpu:1" or "cuda:1"; the process sees no other GPU.
@@ -51,31 +51,28 @@ class DeviceExecutor(Executor):
         self._pool: ProcessPool | None = None
         self._ended = False
 
-    def start(self) -> None:
-        """Start the process, where there is none: importing torch takes seconds, which the first call need not wait for."""
-        if not self._ended and (self._pool is None or not self._pool.active):  # it may have died with nothing to do
-            if self._pool is not None:
-                self._pool.stop()
-                self._pool.join()
-            self._pool = self._new_pool()
-
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Schedule a call; both it and its arguments must be picklable.
 
         Raises:
             RuntimeError: the executor was shut down.
         """
-        self.start()
-        if self._pool is None:
+        if self._ended:
             raise RuntimeError("the executor was shut down")
-        return self._pool.schedule(fn, args=args, kwargs=kwargs, timeout=self._timeout_s)
+        return self._running_pool().schedule(fn, args=args, kwargs=kwargs, timeout=self._timeout_s)
+
+    def _running_pool(self) -> ProcessPool:
+        if self._pool is not None and not self._pool.active:  # its process died while it had nothing to do
+            self._pool.stop()
+            self._pool.join()
+            self._pool = None
+        self._pool = self._pool or self._new_pool()
+        return self._pool
 
     def _new_pool(self) -> ProcessPool:
         context = multiprocessing.get_context("spawn")
         begin = (self._device, self._threads)
-        pool = ProcessPool(max_workers=1, initializer=_enter_process, initargs=begin, context=context)
-        pool.schedule(os.getpid)  # start the process now
-        return pool
+        return ProcessPool(max_workers=1, initializer=_enter_process, initargs=begin, context=context)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """End the process, after its calls are done or at once."""
