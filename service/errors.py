@@ -17,6 +17,7 @@ from common import UnknownNameError
 from common.pictures import PictureError
 from evaluation import DatasetError
 from models import CheckpointError
+from service.tensors import TensorError, TooLargeError
 
 CLIENT_LEFT = 499
 """Status of requests whose client closed the connection, as nginx logs them; nobody receives it."""
@@ -80,6 +81,8 @@ _STATUS: dict[type[Exception], HTTPStatus] = {
     CheckpointError: HTTPStatus.UNPROCESSABLE_ENTITY,
     DatasetError: HTTPStatus.UNPROCESSABLE_ENTITY,
     AttackError: HTTPStatus.UNPROCESSABLE_ENTITY,
+    TooLargeError: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,  # a TensorError too, so it comes first
+    TensorError: HTTPStatus.UNPROCESSABLE_ENTITY,
 }
 
 
