@@ -7,14 +7,14 @@ from email.message import Message
 from http import HTTPStatus
 
 from fastapi import Request
-from fastapi.exceptions import RequestValidationError
 from PIL import ImageOps
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 from starlette.datastructures import UploadFile
 from torch import Tensor
 
 import models
 from common.pictures import PictureError, open_picture
+from service.bodies import read_json
 from service.errors import LONGEST_ECHO, FieldError, ServiceError
 
 ALLOWED = (
@@ -52,7 +52,7 @@ async def read_uploads(request: Request, *, most: int) -> list[Upload]:
     Raises:
         ServiceError: there is none (422), there are too many (413), or the content type is another (415).
     """
-    content_type = _media_type(request.headers.get("content-type", ""))
+    content_type = media_type(request.headers.get("content-type", ""))
     if content_type == "multipart/form-data":
         uploads = await _read_form(request, most=most)
     elif content_type == "application/json":
@@ -76,26 +76,41 @@ async def _read_form(request: Request, *, most: int) -> list[Upload]:
 
 
 def _read_json(body: bytes, *, most: int) -> list[Upload]:
-    try:
-        images = ImagesRequest.model_validate_json(body).images
-    except ValidationError as error:
-        raise RequestValidationError(error.errors(include_url=False)) from error
+    images = read_json(ImagesRequest, body).images
     if len(images) > most:
         detail = f"images: {len(images)} pictures were sent, allowed are {most}"
         raise ServiceError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, detail)
-    return [_from_base64(f"images.{index}", text) for index, text in enumerate(images)]
+    return [upload_from_base64(f"images.{index}", text) for index, text in enumerate(images)]
 
 
-def _from_base64(name: str, text: str) -> Upload:
-    encoded = text.partition(";base64,")[2] if text.startswith("data:") else text
+def upload_from_base64(name: str, text: str) -> Upload:
+    """Read a picture from base64, also from a data URI.
+
+    Raises:
+        ServiceError: it is not base64 (422).
+    """
     try:
-        return Upload(name, base64.b64decode(encoded, validate=True))
-    except (binascii.Error, ValueError) as error:
-        wrong = FieldError(field=name, message=f"not base64: {error}", received=repr(text[:LONGEST_ECHO]))
+        return Upload(name, from_base64(text))
+    except PictureError as error:
+        wrong = FieldError(field=name, message=str(error), received=repr(text[:LONGEST_ECHO]))
         raise ServiceError(HTTPStatus.UNPROCESSABLE_ENTITY, str(wrong), errors=[wrong]) from error
 
 
-def _media_type(header: str) -> str:
+def from_base64(text: str) -> bytes:
+    """Read the bytes of a picture from base64, also from a data URI.
+
+    Raises:
+        PictureError: it is not base64.
+    """
+    encoded = text.partition(";base64,")[2] if text.startswith("data:") else text
+    try:
+        return base64.b64decode(encoded, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise PictureError(f"not base64: {error}") from error
+
+
+def media_type(header: str) -> str:
+    """Read the type, such as "image/png", from a `Content-Type`; "" where there is none."""
     message = Message()
     message["Content-Type"] = header
     return message.get_content_type() if header else ""

@@ -1,19 +1,21 @@
 """Pictures in, classes out."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from http import HTTPStatus
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request, Response
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
 
 from common.pictures import PictureError
+from service.bodies import described, read_json
 from service.deployments import Deployment
 from service.deps import KeyDep, ModelName, Service, ServiceDep
 from service.errors import ServiceError
 from service.gone import unless_gone
-from service.images import ImagesRequest, Upload, decode, read_uploads
+from service.images import ImagesRequest, Upload, decode, media_type, read_uploads, upload_from_base64
 from service.predictor import Answer
 from service.schemas import Prediction, Predictions, top_classes
 
@@ -32,6 +34,33 @@ TopK = Annotated[
     int | None, Query(ge=1, le=1000, description="classes to name; by default as the model's settings say")
 ]
 Timeout = Annotated[float | None, Query(gt=0, description="longest wait for the answer, seconds; 504 after that")]
+
+
+class ClassificationParameters(BaseModel):
+    """How the Hugging Face image classification task wants its answer."""
+
+    top_k: Annotated[int | None, Field(ge=1, le=1000, description="classes to name")] = None
+    function_to_apply: Annotated[
+        Literal["softmax", "sigmoid", "none"] | None, Field(description="makes scores of logits; null is softmax")
+    ] = None
+
+
+class ClassificationRequest(BaseModel):
+    """A picture in JSON, as clients of that task send it where they have parameters."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    inputs: Annotated[str, Field(description="the bytes of a picture in base64, also as a data URI")]
+    parameters: ClassificationParameters = ClassificationParameters()
+
+
+_CLASSIFICATION = {**_PICTURE, "application/json": {"schema": described(ClassificationRequest)}}
+_SCORES: dict[str | None, Callable[[Tensor], Tensor]] = {
+    None: lambda logits: logits.softmax(0),
+    "softmax": lambda logits: logits.softmax(0),
+    "sigmoid": Tensor.sigmoid,
+    "none": lambda logits: logits,
+}
 
 
 class LabelScore(BaseModel):
@@ -70,18 +99,35 @@ async def predict(
 @router.post(
     "/{name}/classify",
     response_model=list[LabelScore],
-    openapi_extra={"requestBody": {"required": True, "content": _PICTURE}},
+    openapi_extra={"requestBody": {"required": True, "content": _CLASSIFICATION}},
 )
 async def classify(
     name: ModelName, request: Request, service: ServiceDep, key: KeyDep, top_k: TopK = None, timeout_s: Timeout = None
 ) -> list[LabelScore]:
     """Classify one picture; the answer is a bare list, as `huggingface_hub.InferenceClient.image_classification` expects."""
     deployment = _find_with_room(service, name)
-    uploads = await read_uploads(request, most=1)
-    (answer,) = await _ask(request, service, key, deployment, uploads, timeout_s)
-    k, classes = top_k or deployment.settings.top_k, deployment.card.classes
-    top = top_classes(answer.logits, classes, k) if isinstance(answer, Answer) else []
-    return [LabelScore(label=each.label, score=each.probability) for each in top]
+    upload, parameters = await _read_classification(request)
+    (answer,) = await _ask(request, service, key, deployment, [upload], timeout_s)
+    if isinstance(answer, PictureError):  # it would have been refused as the only one
+        raise answer
+    k = parameters.top_k or top_k or deployment.settings.top_k
+    scores = _SCORES[parameters.function_to_apply](answer.logits)
+    return _label_scores(scores, deployment.card.classes, k)
+
+
+async def _read_classification(request: Request) -> tuple[Upload, ClassificationParameters]:
+    if media_type(request.headers.get("content-type", "")) != "application/json":
+        return (await read_uploads(request, most=1))[0], ClassificationParameters()
+    body = read_json(ClassificationRequest, await request.body())
+    return upload_from_base64("inputs", body.inputs), body.parameters
+
+
+def _label_scores(scores: Tensor, classes: Sequence[str], k: int) -> list[LabelScore]:
+    """Name the k classes with the highest scores (K,), the highest first."""
+    highest, indices = scores.topk(min(k, len(classes)))
+    chosen: list[int] = indices.tolist()
+    pairs = zip(chosen, highest.tolist(), strict=True)
+    return [LabelScore(label=classes[index], score=score) for index, score in pairs]
 
 
 def _find_with_room(service: Service, name: str) -> Deployment:

@@ -1,5 +1,6 @@
 """Pictures in, classes out; hostile uploads."""
 
+import base64
 import io
 import struct
 import zlib
@@ -102,6 +103,47 @@ def test_another_content_type_is_refused(http: httpx.Client, content_type: str) 
     body = refusal(http.post(URL, content=DISC, headers={"Content-Type": content_type}), 415)
     assert content_type in body["detail"]
     assert "multipart/form-data" in body["detail"]
+
+
+def base64_of(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+def test_pictures_may_come_in_base64(http: httpx.Client, catalog: Catalog) -> None:
+    answer = http.post(URL, json={"images": [base64_of(STRIPES), f"data:image/png;base64,{base64_of(DISC)}"]})
+    assert labels(answer) == ["stripes", "disc"]
+    for each, data in zip(answer.json()["predictions"], (STRIPES, DISC), strict=True):
+        assert scores(each) == pytest.approx(expected(catalog, data), abs=1e-5)
+    assert [each["file"] for each in answer.json()["predictions"]] == ["images.0", "images.1"]
+
+
+def test_a_broken_picture_in_base64_fails_alone(http: httpx.Client) -> None:
+    answer = http.post(URL, json={"images": [base64_of(b"no picture"), base64_of(SQUARE)]})
+    bad, good = answer.json()["predictions"]
+    assert (bad["error"]["field"], bad["error"]["received"]) == ("images.0", "10 bytes")
+    assert good["top"][0]["label"] == "square"
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "reason"),
+    [
+        ({"images": []}, 422, "no picture was sent"),
+        ({"images": [base64_of(DISC), "?"]}, 422, "images.1: not base64"),
+        ({"images": ["é"]}, 422, "images.0: not base64"),
+        ({"images": [7]}, 422, "images.0"),
+        ({"images": "x"}, 422, "images"),
+        ({}, 422, "images"),
+        ({"images": [], "more": 1}, 422, "more"),
+        ({"images": [base64_of(DISC)] * 5}, 413, "5 pictures were sent, allowed are 4"),
+    ],
+)
+def test_json_that_holds_no_pictures_is_refused(http: httpx.Client, body: object, status: int, reason: str) -> None:
+    assert reason in refusal(http.post(URL, json=body), status)["detail"]
+
+
+def test_a_body_that_is_no_json_is_refused(http: httpx.Client) -> None:
+    answer = http.post(URL, content=DISC, headers={"Content-Type": "application/json"})
+    assert "Invalid JSON" in refusal(answer, 422)["detail"]
 
 
 def test_no_picture_at_all_is_refused(http: httpx.Client) -> None:
