@@ -25,10 +25,12 @@ from service.routes import (
     evaluations,
     explain,
     health,
+    inference,
     models,
     pages,
     predictions,
     protocols,
+    repository,
     serving,
 )
 from service.settings import Settings
@@ -37,6 +39,21 @@ from service.telemetry import Telemetry
 
 FORM_OVERHEAD_BYTES = 2**20
 """What a form may have beside a checkpoint: boundaries, headers, its card."""
+
+RESOURCES = (
+    models,
+    predictions,
+    serving,
+    inference,
+    repository,
+    explain,
+    datasets,
+    protocols,
+    evaluations,
+    comparisons,
+    pages,
+)
+"""Routes that need a key, if any are asked for."""
 
 DESCRIPTION = "Robustness evaluation of image classifiers: predictions, rotations and flips, adversarial attacks."
 
@@ -56,8 +73,9 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes, forms=forms)
     app.add_middleware(Telemetry, metrics=app.state.metrics)
     errors.install(app)
-    app.include_router(health.router)
-    for resource in (models, predictions, serving, explain, datasets, protocols, evaluations, comparisons, pages):
+    for probes in (health.router, inference.probes):
+        app.include_router(probes)
+    for resource in RESOURCES:
         app.include_router(resource.router, dependencies=[Depends(require_key)])
     app.mount("/static", StaticFiles(directory=WEB / "static"))
     return app

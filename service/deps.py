@@ -9,10 +9,11 @@ from http import HTTPStatus
 from typing import Annotated, cast
 
 from fastapi import Depends, Path, Request
+from pydantic import Field, StringConstraints
 
 from evaluation import Catalog
 from evaluation.spec import NAME_PATTERN
-from service.deployments import Deployments
+from service.deployments import Deployment, Deployments
 from service.dispatcher import Dispatcher
 from service.errors import ServiceError
 from service.explain import Explainer
@@ -45,6 +46,11 @@ async def _service(request: Request) -> Service:  # a plain function would be ca
 ServiceDep = Annotated[Service, Depends(_service)]
 ModelName = Annotated[
     str, Path(pattern=NAME_PATTERN, description="name of a model, with or without a version: `mine@2`")
+]
+ModelVersion = Annotated[
+    str,
+    StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,31}$"),
+    Field(description="by default the one of the name, or the default one"),
 ]
 EvaluationId = Annotated[str, Path(pattern="^[0-9a-f]{16}$", description="id of an evaluation, 16 hexadecimal digits")]
 
@@ -96,6 +102,14 @@ def _given_key(request: Request) -> str:
             return ""
         case _:
             return request.headers.get("x-api-key", "")
+
+
+async def _find_deployment(name: ModelName, service: ServiceDep, version: ModelVersion | None = None) -> Deployment:
+    return service.deployments.find(name, version)
+
+
+DeploymentDep = Annotated[Deployment, Depends(_find_deployment)]
+"""The model of a path with `{name}`, its version from `{version}` or, in a path without, from the query."""
 
 
 def find_evaluation(evaluation_id: EvaluationId, service: ServiceDep) -> Evaluation:

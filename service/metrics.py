@@ -69,8 +69,25 @@ class Metrics:
             self.shards.labels(status).set(count)
         for index in range(torch.cuda.device_count()):
             self.device_bytes.labels(f"cuda:{index}").set(torch.cuda.memory_reserved(index))
+        return generate_latest(self._together())
+
+    def outcomes(self, model: str, version: str) -> dict[str, int]:
+        """Count the pictures of a version of a model by what became of them."""
+        counts: dict[str, int] = {}
+        for family in self._together().collect():
+            for sample in family.samples:
+                labels = sample.labels
+                if sample.name == "withstand_predictions_total" and (labels["model"], labels["version"]) == (
+                    model,
+                    version,
+                ):
+                    counts[labels["outcome"]] = int(sample.value)
+        return counts
+
+    def _together(self) -> CollectorRegistry:
+        """The numbers of all processes of the service, as far as they share a folder."""
         if SHARED_FOLDER not in os.environ:
-            return generate_latest(self._registry)
+            return self._registry
         together = CollectorRegistry()
         multiprocess.MultiProcessCollector(together)
-        return generate_latest(together)
+        return together

@@ -3,8 +3,9 @@
 from http import HTTPStatus
 
 from fastapi import APIRouter, Response
+from pydantic import BaseModel
 
-from service.deps import ServiceDep
+from service.deps import Service, ServiceDep
 from service.errors import ServiceError
 
 router = APIRouter(tags=["health"])
@@ -19,9 +20,7 @@ def alive() -> dict[str, str]:
 @router.get("/readyz")
 def ready(service: ServiceDep) -> dict[str, str]:
     """Answer 200 when models can be found and the database can be read."""
-    if not service.catalog.checkpoints():
-        raise ServiceError(HTTPStatus.SERVICE_UNAVAILABLE, "there is no model: add a checkpoint with its card")
-    service.store.evaluations(limit=1)
+    require_ready(service)
     return {"status": "ready", "dispatcher": "active" if service.dispatcher.active.is_set() else "standby"}
 
 
@@ -30,3 +29,19 @@ def metrics(service: ServiceDep) -> Response:
     """Write what was measured, for Prometheus: requests, queues, batches, seconds by stage, memory, shards of evaluations."""
     page = service.metrics.page(service.store.shard_counts())
     return Response(page, media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+def require_ready(service: Service, members: BaseModel | None = None) -> None:
+    """Check that models can be found and the database can be read.
+
+    Args:
+        service: which is asked.
+        members: further ones of the error.
+
+    Raises:
+        ServiceError: there is no model (503).
+    """
+    if not service.catalog.checkpoints():
+        detail = "there is no model: add a checkpoint with its card"
+        raise ServiceError(HTTPStatus.SERVICE_UNAVAILABLE, detail, members=members)
+    service.store.evaluations(limit=1)

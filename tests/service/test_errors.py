@@ -77,7 +77,7 @@ def test_an_unknown_path_is_a_problem(http: httpx.Client, path: str) -> None:
 
 def test_every_route_refuses_other_methods_with_a_problem(server: Server) -> None:
     for path, methods in server.app.openapi()["paths"].items():
-        answer = server.http.request("PATCH", path.format(name="tiny", evaluation_id="0" * 16))
+        answer = server.http.request("PATCH", path.format(name="tiny", version="1", evaluation_id="0" * 16))
         problem(answer, 405)
         assert {each.strip().lower() for each in answer.headers["allow"].split(",")} & set(methods)
 
@@ -88,7 +88,7 @@ def test_every_route_with_a_parameter_refuses_a_bad_one_with_a_problem(server: S
         if "{" not in path:
             continue
         for method in methods:
-            answer = server.http.request(method, path.format(name="-", evaluation_id="-"), content=b"")
+            answer = server.http.request(method, path.format(name="-", version="-", evaluation_id="-"), content=b"")
             problem(answer, 422)
             tried += 1
     assert tried >= 6

@@ -81,6 +81,12 @@ GUARDED = [
     ("GET", "/v1/models"),
     ("GET", "/v1/models/tiny"),
     ("POST", "/v1/models/tiny/predict"),
+    ("POST", "/v1/models/tiny/classify"),
+    ("GET", "/v1/models/tiny/serving"),
+    ("PUT", "/v1/models/tiny/serving"),
+    ("POST", "/v1/models/tiny/load"),
+    ("POST", "/v1/models/tiny/unload"),
+    ("GET", "/v1/models/tiny/ready"),
     ("GET", "/v1/datasets"),
     ("GET", "/v1/presets"),
     ("GET", "/v1/attacks"),
@@ -96,7 +102,25 @@ GUARDED = [
     ("DELETE", "/v1/evaluations/0123456789abcdef"),
     ("GET", "/v1/evaluations/0123456789abcdef/events"),
     ("GET", "/v1/evaluations/0123456789abcdef/report"),
+    *(
+        (method, f"/v2/models/tiny{version}{what}")
+        for version in ("", "/versions/1")
+        for method, what in (("GET", ""), ("GET", "/ready"), ("GET", "/config"), ("GET", "/stats"), ("POST", "/infer"))
+    ),
+    ("POST", "/v2/repository/index"),
+    ("POST", "/v2/repository/models/tiny/load"),
+    ("POST", "/v2/repository/models/tiny/unload"),
 ]
+
+OPEN = {
+    ("GET", "/healthz"),
+    ("GET", "/readyz"),
+    ("GET", "/metrics"),
+    ("GET", "/v2"),
+    ("GET", "/v2/health/live"),
+    ("GET", "/v2/health/ready"),
+}
+"""Probes, which ask whether the service is there and how it does, and send no key."""
 
 
 @pytest.mark.parametrize(("method", "path"), GUARDED)
@@ -123,11 +147,11 @@ def test_without_a_key_nothing_is_answered(guarded: Server, method: str, path: s
 
 def test_the_list_of_guarded_routes_is_complete(guarded: Server) -> None:
     described = {
-        (method.upper(), path.format(name="tiny", evaluation_id="0123456789abcdef"))
+        (method.upper(), path.format(name="tiny", version="1", evaluation_id="0123456789abcdef"))
         for path, methods in guarded.app.openapi()["paths"].items()
         for method in methods
     }
-    assert described - set(GUARDED) == {("GET", "/healthz"), ("GET", "/readyz")}
+    assert described - set(GUARDED) == OPEN
 
 
 @pytest.mark.parametrize("key", sorted(KEYS))
@@ -144,6 +168,8 @@ def test_a_browser_sends_the_key_as_a_password(guarded: Server) -> None:
 def test_probes_need_no_key(guarded: Server) -> None:
     assert guarded.http.get("/healthz").json() == {"status": "alive"}
     assert guarded.http.get("/readyz").json()["status"] == "ready"
+    for method, path in OPEN:
+        assert guarded.http.request(method, path).status_code == 200, path
 
 
 def test_without_keys_none_is_asked_for(http: httpx.Client) -> None:
