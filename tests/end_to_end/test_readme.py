@@ -119,14 +119,27 @@ def test_curl_lines_reach_every_route(address: str, tmp_path: Path) -> None:
         "event: progress",
         "| model | clean |",
         "<!doctype html>",
+        "withstand_predictions_total",
+        "binary_tensor_data",
+        ":3:Dress",
     ):
         assert expected in done.stdout, expected
 
     called = re.sub(r"/evaluations/\$ID", "/evaluations/{evaluation_id}", shell)
     called = re.sub(r"/models/\w+\.\w+", "/models/{name}", called)
+    called += re.sub(r"/v2/models/{name}", "/v2/models/{name}/versions/{version}", called)  # as the README says
     alike = {f"/v1/evaluations/{name}" for name in preset_names()} - {"/v1/evaluations/rotation-flip"}
     paths = create_app(Settings(data_dir=tmp_path)).openapi()["paths"].keys() - alike
     assert [path for path in paths if not re.search(re.escape(path) + r"""(?=["'?\s]|$)""", called)] == []
+
+
+def test_the_snippet_for_tritonclient_runs(
+    address: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    (code,) = blocks("py")
+    exec(compile(code.replace("127.0.0.1:8000", address.removeprefix("http://")), "README.md", "exec"), {})
+    assert re.findall(rb":(\d:\w+)", capsys.readouterr().out.encode()) == [b"3:Dress", b"1:Bag"]
 
 
 def test_the_demo_prints_a_row_a_model_with_n_and_interval(tmp_path: Path) -> None:

@@ -4,9 +4,11 @@ import asyncio
 import base64
 import gzip
 import json
+import socket
 import struct
 import zlib
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +26,11 @@ from common.pictures import open_picture
 from evaluation import Catalog
 from service.settings import Settings
 from tests.conftest import CLASSES, Put
-from tests.service.conftest import Server, serving
+from tests.service.conftest import DEADLINE_S, Server, serving, until
 from tests.service.test_predict import DISC, SQUARE, STRIPES, png_of_zeros, refusal
+from tests.service.test_predictor import Held, held
+
+__all__ = ["held"]  # a fixture
 
 INFER = "/v2/models/tiny/infer"
 KEYS = {"Authorization": "Bearer reader"}
@@ -483,6 +488,29 @@ def test_a_bomb_is_refused_before_it_is_unpacked(
     encoding = "gzip" if pack is gzip.compress else "deflate"
     body = refusal(http.post(INFER, content=bomb, headers={"Content-Encoding": encoding}), 413)
     assert f"more than {settings.max_body_bytes} bytes once it is unpacked" in body["error"]
+
+
+def test_a_broken_picture_leaves_other_requests_alone(http: httpx.Client) -> None:
+    whole, broken = with_parts(binary_request(len(ELEMENT)), ELEMENT), struct.pack("<I", 1) + b"x"
+    sent = [whole, with_parts(binary_request(len(broken)), broken)] * 12
+    with ThreadPoolExecutor(8) as threads:
+        statuses = [each.status_code for each in threads.map(lambda each: http.post(INFER, **each), sent)]
+    assert statuses == [200, 422] * 12
+
+
+def test_a_full_queue_refuses_before_the_body_is_read(settings: Settings, tmp_path: Path, held: Held) -> None:
+    changed = {"data_dir": tmp_path, "max_images": 1, "queue_images": 1}
+    with serving(settings.model_copy(update=changed)) as server, ThreadPoolExecutor(1) as threads:
+        waiting = threads.submit(server.http.post, INFER, json=json_request())  # the model is held while it loads
+        until(lambda: server.service.fleet.predictors["cpu"].waiting == 1)
+        address = httpx.URL(server.url)
+        with socket.create_connection((address.host, address.port), DEADLINE_S) as client:
+            client.sendall(f"POST {INFER} HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n".encode())
+            answer = client.recv(65_536).decode().lower()
+        assert answer.startswith("http/1.1 503")
+        assert "retry-after: 1" in answer
+        held.release.set()
+        assert waiting.result().status_code == 200
 
 
 def test_random_bodies_never_break_the_server(http: httpx.Client) -> None:

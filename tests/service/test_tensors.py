@@ -3,6 +3,7 @@
 import gzip
 import math
 import struct
+import tracemalloc
 import zlib
 from typing import Any
 
@@ -139,6 +140,17 @@ def test_a_packed_body_comes_back_as_it_was(body: bytes, encoding: Any) -> None:
             tensors.inflate(packed, encoding, max_bytes=len(body) - 1)
         with pytest.raises(TensorError, match=f"ends too early, after {len(packed) - 1} bytes"):
             tensors.inflate(packed[:-1], encoding, max_bytes=1000)
+
+
+def test_a_bomb_takes_no_more_memory_than_is_allowed() -> None:
+    bomb = gzip.compress(bytes(50_000_000))
+    tracemalloc.start()
+    try:
+        with pytest.raises(TooLargeError):
+            tensors.inflate(bomb, "gzip", max_bytes=1_000_000)
+        assert tracemalloc.get_traced_memory()[1] < 5_000_000
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize("encoding", ["", "identity"])
