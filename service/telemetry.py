@@ -3,12 +3,15 @@
 import re
 import time
 import uuid
+from collections.abc import Sequence
 from typing import Any
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from common.pictures import PictureError
 from service.metrics import Metrics
+from service.predictor import Answer
 
 _ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
@@ -57,3 +60,10 @@ def _route(scope: Scope) -> str:
     """The pattern that a path matched, not the path: anyone could make up paths without end."""
     route: Any = scope.get("route")
     return getattr(route, "path", "none")
+
+
+def server_timing(answers: Sequence[Answer | PictureError]) -> dict[str, str]:
+    """Tell in a header where the time of the slowest picture went, in milliseconds."""
+    good = [each for each in answers if isinstance(each, Answer)]
+    stages = {stage: max(getattr(each, f"{stage}_s") for each in good) for stage in ("queue", "preprocess", "forward")}
+    return {"Server-Timing": ", ".join(f"{stage};dur={1000 * seconds:.1f}" for stage, seconds in stages.items())}

@@ -34,6 +34,7 @@ from service.inference_schemas import (
 )
 from service.predictor import Answer
 from service.routes.health import require_ready
+from service.telemetry import server_timing
 from service.tensors import Encoding
 
 probes = APIRouter(prefix="/v2", tags=["open inference protocol"])
@@ -143,9 +144,11 @@ async def infer(request: Request, service: ServiceDep, key: KeyDep, deployment: 
     service.fleet.choose(deployment).require_room()
     asked = await _read(request, await request.body(), service, deployment)
     work = service.fleet.predict(deployment, asked.pictures, key=key, timeout_s=asked.timeout_s)
-    logits = _logits(asked, await unless_gone(request, work))
-    head, parts = answer(asked.request, logits, deployment)
-    return await _respond(head, parts, request.headers.get("accept-encoding", ""))
+    answers = await unless_gone(request, work)
+    head, parts = answer(asked.request, _logits(asked, answers), deployment)
+    response = await _respond(head, parts, request.headers.get("accept-encoding", ""))
+    response.headers.update(server_timing(answers))
+    return response
 
 
 async def _read(request: Request, body: bytes, service: Service, deployment: Deployment) -> Asked:

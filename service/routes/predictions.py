@@ -18,6 +18,7 @@ from service.gone import unless_gone
 from service.images import ImagesRequest, Upload, decode, media_type, read_uploads, upload_from_base64
 from service.predictor import Answer
 from service.schemas import Prediction, Predictions, top_classes
+from service.telemetry import server_timing
 
 router = APIRouter(prefix="/v1/models", tags=["predictions"])
 
@@ -93,7 +94,7 @@ async def predict(
         for upload, answer in zip(uploads, answers, strict=True)
     ]
     found = Predictions(model=deployment.name, version=deployment.version, predictions=predictions)
-    return Response(found.model_dump_json(), media_type="application/json", headers=_timing(answers))
+    return Response(found.model_dump_json(), media_type="application/json", headers=server_timing(answers))
 
 
 @router.post(
@@ -153,10 +154,3 @@ async def _ask(
     if len(errors) == len(answers):
         raise ServiceError(HTTPStatus.UNPROCESSABLE_ENTITY, "; ".join(map(str, errors)), errors=errors)
     return answers
-
-
-def _timing(answers: Sequence[Answer | PictureError]) -> dict[str, str]:
-    """Where the time of the slowest picture went, in milliseconds."""
-    good = [each for each in answers if isinstance(each, Answer)]
-    stages = {stage: max(getattr(each, f"{stage}_s") for each in good) for stage in ("queue", "preprocess", "forward")}
-    return {"Server-Timing": ", ".join(f"{stage};dur={1000 * seconds:.1f}" for stage, seconds in stages.items())}

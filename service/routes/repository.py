@@ -1,5 +1,6 @@
 """Models into memory and out of it, as clients of the open inference protocol ask for it."""
 
+import asyncio
 from typing import Any
 
 from fastapi import APIRouter, Depends, Request
@@ -25,8 +26,12 @@ def _body(kind: type[IndexRequest] | type[RepositoryRequest]) -> dict[str, Any]:
 async def index(request: Request, service: ServiceDep) -> list[IndexEntry]:
     """List every version of every model: READY if it is in memory, else UNAVAILABLE with the reason."""
     asked = read_json(IndexRequest, await request.body() or b"{}")
-    entries = [entry for name in service.deployments.names() for entry in _entries(service, name)]
+    entries = await asyncio.to_thread(_index, service)  # a new checkpoint is hashed
     return [each for each in entries if each.state == "READY" or not asked.ready]
+
+
+def _index(service: Service) -> list[IndexEntry]:
+    return [entry for name in service.deployments.names() for entry in _entries(service, name)]
 
 
 def _entries(service: Service, name: str) -> list[IndexEntry]:

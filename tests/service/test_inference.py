@@ -307,6 +307,20 @@ def test_versions_are_chosen(
     assert answer.as_numpy("logits")[0, 0].decode().endswith(f":{label}:{classes[label]}")
 
 
+def test_every_path_of_a_model_is_there_for_a_version(guarded: Server) -> None:
+    guarded.http.post("/v2/repository/models/mine/unload", headers=ADMIN)
+    guarded.http.post("/v2/repository/models/mine@1/load", headers=ADMIN)
+    for path, status in (("", 200), ("/config", 200), ("/stats", 200), ("/ready", 503)):
+        assert guarded.http.get(f"/v2/models/mine{path}", headers=KEYS).status_code == status
+        for chosen in (f"mine/versions/1{path}", f"mine{path}?version=1", f"mine@1{path}"):
+            answer = guarded.http.get(f"/v2/models/{chosen}", headers=KEYS)
+            assert answer.status_code == 200, chosen
+    body = refusal(guarded.http.get("/v2/models/mine/ready", headers=KEYS), 503)
+    assert (body["ready"], body["error"][:32]) == (False, "mine version 2 is not in memory;")
+    for wrong in ("mine/versions/-", "mine?version=a/b"):
+        refusal(guarded.http.get(f"/v2/models/{wrong}", headers=KEYS), 422)
+
+
 def test_unknown_names_get_help(guarded_triton: InferenceServerClient) -> None:
     with pytest.raises(InferenceServerException, match=r"unknown version of mine '3'. .*Known: 1, 2") as caught:
         guarded_triton.infer("mine", [image_input(DISC)], model_version="3", headers=dict(KEYS))
@@ -377,6 +391,7 @@ def test_a_plain_json_request_is_answered(http: httpx.Client, catalog: Catalog) 
     answer = http.post(INFER, json=json_request())
     assert answer.status_code == 200, answer.text
     assert answer.headers["content-type"] == "application/json"
+    assert "forward;dur=" in answer.headers["server-timing"]
     (output,) = answer.json()["outputs"]
     want = logits_of(catalog, prepared(catalog, DISC))
     assert output["shape"] == [1, 3]
