@@ -28,7 +28,7 @@ from attacks._registry import (
 )
 from attacks._run import AttackError, AttackRun, run_attack
 from attacks._targets import TargetRule, choose_targets
-from attacks._types import Attack, ClassDependent, Norm, PixelScale, ThreatModel, Transform, format_eps
+from attacks._types import Attack, ClassDependent, Norm, PixelScale, Stepwise, ThreatModel, Transform, format_eps
 
 for _module in pkgutil.iter_modules(__path__):
     if not _module.name.startswith("_"):
@@ -44,6 +44,7 @@ __all__ = [
     "Norm",
     "ParameterError",
     "PixelScale",
+    "Stepwise",
     "TargetRule",
     "ThreatModel",
     "Transform",
