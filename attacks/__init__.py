@@ -13,6 +13,7 @@ underscore holds attacks or transforms; importing the package registers them.
 import importlib
 import pkgutil
 
+from attacks._gradient import Captured
 from attacks._random import Generator, image_generators
 from attacks._registry import (
     Description,
@@ -38,6 +39,7 @@ __all__ = [
     "Attack",
     "AttackError",
     "AttackRun",
+    "Captured",
     "ClassDependent",
     "Description",
     "Generator",

@@ -9,6 +9,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from attacks._gradient import look
 from attacks._norms import GRADIENT_NORMS, distance, moved, steepest
 from attacks._random import Generator, normal, subset, uniform
 from attacks._registry import register_attack
@@ -209,7 +210,7 @@ class _State:
     def at(
         cls, model: nn.Module, images: Tensor, labels: Tensor, start: Tensor, loss: _Losses, length: float
     ) -> "_State":
-        value, gradient, wrong = _look(model, start, loss)
+        value, gradient, wrong = _assess(model, start, loss)
         return cls(
             rows=torch.arange(len(images), device=images.device),
             images=images,
@@ -242,7 +243,7 @@ class _State:
         mixed = self.current + momentum * (ahead - self.current) + (1 - momentum) * (self.current - self.previous)
         self.previous, self.current = self.current, moved(self.images, mixed - self.images, norm, eps)
         before = self.value
-        self.value, self.gradient, self.wrong = _look(model, self.current, self.loss)
+        self.value, self.gradient, self.wrong = _assess(model, self.current, self.loss)
         self.rises = self.rises + (self.value > before)
         better = self.value > self.best_value
         self.best[better], self.best_gradient[better] = self.current[better], self.gradient[better]
@@ -260,11 +261,7 @@ class _State:
         self.rises = torch.zeros_like(self.rises)
 
 
-def _look(model: nn.Module, images: Tensor, loss: _Losses) -> tuple[Tensor, Tensor, Tensor]:
+def _assess(model: nn.Module, images: Tensor, loss: _Losses) -> tuple[Tensor, Tensor, Tensor]:
     """Loss (N,), its gradient with respect to the images, and which images are misclassified (N,)."""
-    with torch.enable_grad():
-        leaf = images.detach().requires_grad_()
-        logits = model(leaf)
-        values = loss(logits)
-        (gradient,) = torch.autograd.grad(values.sum(), leaf)
-    return values.detach(), gradient.clone(), logits.argmax(1) != loss.labels
+    logits, values, gradient = look(model, images, loss)
+    return values, gradient, logits.argmax(1) != loss.labels

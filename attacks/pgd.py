@@ -8,6 +8,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from attacks._gradient import look
 from attacks._norms import GRADIENT_NORMS, ascend, moved, random_difference
 from attacks._random import Generator, subset
 from attacks._registry import register_attack
@@ -81,7 +82,7 @@ class PGD(Stepwise):
         adversarial, active = torch.empty_like(images), torch.arange(len(images), device=images.device)
         steps = torch.full_like(active, self.steps)
         for step in range(self.steps):
-            logits, gradient = gradient_to(goal, model, current)
+            logits, _, gradient = look(model, current, goal)
             if self.counts == "any_step" and not (standing := goal.missed(logits)).all():
                 adversarial[active], steps[active] = current, step
                 active, images, current, gradient = (each[standing] for each in (active, images, current, gradient))
@@ -155,6 +156,12 @@ class Goal:
         """Make the goal of an attack from its arguments."""
         return cls(labels, towards=False) if targets is None else cls(targets, towards=True)
 
+    def __call__(self, logits: Tensor) -> Tensor:
+        """What leads there as it grows: the cross-entropy of the label, or that of the target negated, (N,)."""
+        precise = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        losses = F.cross_entropy(precise, self.classes, reduction="none")
+        return -losses if self.towards else losses
+
     def missed(self, logits: Tensor) -> Tensor:
         """Which images are still not where they are to be, (N,) bool."""
         return (logits.argmax(1) == self.classes) != self.towards
@@ -162,20 +169,6 @@ class Goal:
     def of_images(self, chosen: Tensor) -> "Goal":
         """Keep the images that the mask (N,) chooses."""
         return Goal(self.classes[chosen], self.towards)
-
-
-def gradient_to(goal: Goal, model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
-    """Logits (N, K), and the gradient of the cross-entropy that leads to the goal, with respect to the images (N, C, H, W).
-
-    The losses are summed, not averaged, and in float32 at least: an image's gradient does not shrink with its batch.
-    """
-    with torch.enable_grad():
-        leaf = images.detach().requires_grad_()
-        logits = model(leaf)
-        precise = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        loss = F.cross_entropy(precise, goal.classes, reduction="sum")
-        (gradient,) = torch.autograd.grad(-loss if goal.towards else loss, leaf)
-    return logits.detach(), gradient
 
 
 def _logits(model: nn.Module, images: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import torch
 from pydantic import BaseModel, ConfigDict
-from torch import Tensor
+from torch import Tensor, nn
 
 import attacks
 import models
@@ -75,7 +75,7 @@ class Batch:
     """N images with what is needed to run them: images (N, C, H, W), labels (N,) that index logits."""
 
     classifier: models.Classifier
-    searched: models.Classifier
+    searched: nn.Module
     images: Tensor
     labels: Tensor
     indices: Sequence[int]

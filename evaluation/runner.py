@@ -8,6 +8,7 @@ from typing import TypeVar
 
 import torch
 from pydantic import BaseModel, ConfigDict
+from torch import nn
 
 import models
 from evaluation.checks import Check, extreme, preflight, probe
@@ -62,7 +63,7 @@ def run_shard(
     *,
     classifier: models.Classifier,
     dataset: ImageFolder,
-    searched: models.Classifier | None = None,
+    searched: nn.Module | None = None,
     explained: models.Classifier | None = None,
     known: ShardResult | None = None,
 ) -> ShardResult:
