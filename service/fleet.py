@@ -76,6 +76,14 @@ class Fleet:
         for predictor in self.predictors.values():
             predictor.stop()
 
+    def require_room(self) -> None:
+        """Refuse at once if no device could answer another picture soon.
+
+        Raises:
+            ServiceError: 503.
+        """
+        min(self.predictors.values(), key=lambda each: each.expected_s).require_room()
+
     def choose(self, deployment: Deployment) -> Predictor:
         """Find the device that will be free first, among equals one that has the model loaded.
 

@@ -53,7 +53,7 @@ async def predict(
 
     A picture that cannot be decoded fails alone; where none can, the answer is 422. `Server-Timing` tells where the time went.
     """
-    deployment = _find_with_room(service, name)
+    deployment = service.deployments.find(name)
     uploads = await read_uploads(request, most=service.settings.max_images)
     answers = await _ask(request, service, key, deployment, uploads, timeout_s)
     k = top_k or deployment.settings.top_k
@@ -76,19 +76,12 @@ async def classify(
     name: ModelName, request: Request, service: ServiceDep, key: KeyDep, top_k: TopK = None, timeout_s: Timeout = None
 ) -> list[LabelScore]:
     """Classify one picture; the answer is a bare list, as `huggingface_hub.InferenceClient.image_classification` expects."""
-    deployment = _find_with_room(service, name)
+    deployment = service.deployments.find(name)
     uploads = await read_uploads(request, most=1)
     (answer,) = await _ask(request, service, key, deployment, uploads, timeout_s)
     k, classes = top_k or deployment.settings.top_k, deployment.card.classes
     top = top_classes(answer.logits, classes, k) if isinstance(answer, Answer) else []
     return [LabelScore(label=each.label, score=each.probability) for each in top]
-
-
-def _find_with_room(service: Service, name: str) -> Deployment:
-    """Find what answers for a name, and refuse before the pictures are read if there is no room for any."""
-    deployment = service.deployments.find(name)
-    service.fleet.choose(deployment).require_room()
-    return deployment
 
 
 async def _ask(
