@@ -31,7 +31,7 @@ from service.metrics import Metrics
 CPU_BATCH_PIXELS, GPU_BATCH_PIXELS = 8 * 224**2, 64 * 224**2
 """Height times width times pictures of one batch, where a model's settings do not say: more would hardly be faster."""
 
-NEWEST_WEIGHT = 0.1
+NEWEST_WEIGHT = 0.3
 """Weight of the newest batch in the running mean of the seconds that a picture takes."""
 
 LONGEST_RETRY_S = 60
