@@ -1,7 +1,10 @@
 """How models are served: versions, settings, precision, memory, keys."""
 
+import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import httpx
@@ -185,7 +188,7 @@ def test_a_deployment_is_looked_up_again_only_if_files_changed(folder: Path, own
     deployments = Deployments(own.catalog(), own.data_dir / "serving")
     for file in (*folder.iterdir(), folder):
         stamp = file.stat().st_mtime - 10
-        __import__("os").utime(file, (stamp, stamp))
+        os.utime(file, (stamp, stamp))
     first = deployments.find("mine")
     assert deployments.find("mine") is first
     card = folder / "mine@10.json"
@@ -193,3 +196,33 @@ def test_a_deployment_is_looked_up_again_only_if_files_changed(folder: Path, own
         models.ModelCard.model_validate_json(card.read_text()).model_copy(update={"training": "new"}).model_dump_json()
     )
     assert deployments.find("mine").card.training == "new"
+
+
+def test_no_request_is_lost_while_versions_change(
+    server: Server, folder: Path, put_checkpoint: Put, tmp_path: Path
+) -> None:
+    stop = Event()
+
+    def ask() -> list[tuple[str, str]]:
+        with httpx.Client(base_url=server.url, timeout=60) as http:
+            seen: list[tuple[str, str]] = []
+            while not stop.is_set():
+                seen.append(label(http.post("/v1/models/mine/predict", content=DISC)))
+            return seen
+
+    with ThreadPoolExecutor(4) as threads:
+        asking = [threads.submit(ask) for _ in range(4)]
+        for version in ("11", "12"):
+            made = put_checkpoint(tmp_path, f"mine@{version}")
+            for file in (made, made.with_suffix(".json")):
+                file.rename(folder / file.name)  # nobody sees half a card
+            until(
+                lambda version=version: label(server.http.post("/v1/models/mine/predict", content=DISC))[0] == version
+            )
+        configure(server.http, default_version="1")
+        server.http.post("/v1/models/mine@12/unload")
+        until(lambda: label(server.http.post("/v1/models/mine/predict", content=DISC))[0] == "1")
+        stop.set()
+        answers = [each for task in asking for each in task.result()]
+    assert {name for _, name in answers} == {"disc"}
+    assert {version for version, _ in answers} >= {"11", "12"}
