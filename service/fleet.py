@@ -14,8 +14,9 @@ from service.admission import admit, load_served
 from service.deployments import Deployment, Deployments, ServingSettings
 from service.errors import ServiceError
 from service.executors import cores
+from service.lanes import Answer, Prepare
 from service.metrics import Metrics
-from service.predictor import Answer, Limits, Predictor, Prepare
+from service.predictor import Limits, Predictor
 
 _OUTCOMES = {HTTPStatus.SERVICE_UNAVAILABLE: "rejected", HTTPStatus.TOO_MANY_REQUESTS: "rejected"}
 _OUTCOMES[HTTPStatus.GATEWAY_TIMEOUT] = "timeout"

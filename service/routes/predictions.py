@@ -14,7 +14,7 @@ from service.deps import KeyDep, ModelName, Service, ServiceDep
 from service.errors import ServiceError
 from service.gone import unless_gone
 from service.images import ImagesRequest, Upload, decode, read_uploads
-from service.predictor import Answer
+from service.lanes import Answer
 from service.schemas import Prediction, Predictions, top_classes
 
 router = APIRouter(prefix="/v1/models", tags=["predictions"])

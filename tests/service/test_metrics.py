@@ -1,4 +1,4 @@
-"""The dashboard shows numbers that the service has, and all of them."""
+"""The dashboard and the page on serving show the numbers that the service has, and all of them."""
 
 import json
 import re
@@ -6,6 +6,7 @@ from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from service.deployments import ServingSettings
 from service.metrics import Metrics
 
 DASHBOARD = json.loads((Path(__file__).parents[2] / "docker" / "grafana" / "withstand.json").read_text())
@@ -33,3 +34,13 @@ def test_panels_do_not_overlap() -> None:
     places = [(panel["gridPos"]["x"], panel["gridPos"]["y"]) for panel in DASHBOARD["panels"]]
     assert len(set(places)) == len(places)
     assert len({panel["id"] for panel in DASHBOARD["panels"]}) == len(places)
+
+
+def test_the_page_on_serving_lists_every_number_and_setting() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "serving.md").read_text()
+    for family in text_string_to_metric_families(Metrics().page({}).decode()):
+        name = family.name + ("_total" if family.type == "counter" else "")
+        assert f"| `{name}` | {family.documentation} |" in page
+    for name, field in ServingSettings.model_fields.items():
+        default = json.dumps(field.default) if not isinstance(field.default, str) else field.default
+        assert f"| `{name}` | {default} | {field.description} |" in page
