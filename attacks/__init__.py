@@ -13,6 +13,7 @@ underscore holds attacks or transforms; importing the package registers them.
 import importlib
 import pkgutil
 
+from attacks._gradient import Captured
 from attacks._random import Generator, image_generators
 from attacks._registry import (
     Description,
@@ -28,7 +29,7 @@ from attacks._registry import (
 )
 from attacks._run import AttackError, AttackRun, run_attack
 from attacks._targets import TargetRule, choose_targets
-from attacks._types import Attack, ClassDependent, Norm, PixelScale, ThreatModel, Transform, format_eps
+from attacks._types import Attack, ClassDependent, Norm, PixelScale, Stepwise, ThreatModel, Transform, format_eps
 
 for _module in pkgutil.iter_modules(__path__):
     if not _module.name.startswith("_"):
@@ -38,12 +39,14 @@ __all__ = [
     "Attack",
     "AttackError",
     "AttackRun",
+    "Captured",
     "ClassDependent",
     "Description",
     "Generator",
     "Norm",
     "ParameterError",
     "PixelScale",
+    "Stepwise",
     "TargetRule",
     "ThreatModel",
     "Transform",

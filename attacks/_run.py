@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from attacks._norms import distance
 from attacks._random import Generator, subset
-from attacks._types import Attack, ThreatModel
+from attacks._types import Attack, Stepwise, ThreatModel
 
 TOLERANCE = 1e-6
 """How far beyond eps or [0, 1] an image may lie, for rounding in float32."""
@@ -30,6 +30,7 @@ class AttackRun:
         within_budget: (N,) bool: the distance is at most eps and all values lie in [0, 1].
         flipped: (N,) bool: right before, wrong after, within budget.
         reached: (N,) bool: predicted as the target, within budget; None without targets.
+        steps: (N,) int64: after how many steps the attack says it found each image; None where it does not say.
         images_forwarded: images that passed through the model, the harness's own two passes included.
     """
 
@@ -40,6 +41,7 @@ class AttackRun:
     within_budget: Tensor
     flipped: Tensor
     reached: Tensor | None
+    steps: Tensor | None
     images_forwarded: int
 
 
@@ -93,22 +95,25 @@ def run_attack(
     try:
         with torch.no_grad():
             clean_logits = model(images)
-        adversarial = attack.perturb(
-            searched, images.clone(), labels, threat=threat, generator=generator, targets=targets
-        ).detach()
+        adversarial, steps = _propose(
+            attack, searched, images.clone(), labels, threat=threat, generator=generator, targets=targets
+        )
         _require_alike(attack, adversarial, images)
         with torch.no_grad():
             logits = model(adversarial)
             let_off = _let_off(logits, searched(adversarial), labels, targets) if searched is not model else None
         if let_off is not None and let_off.any():
-            adversarial[let_off] = attack.perturb(
+            adversarial[let_off], again = _propose(
+                attack,
                 model,
                 images[let_off],
                 labels[let_off],
                 threat=threat,
                 generator=subset(generator, let_off),
                 targets=None if targets is None else targets[let_off],
-            ).detach()
+            )
+            if steps is not None and again is not None:
+                steps[let_off] = again
             with torch.no_grad():
                 logits[let_off] = model(adversarial[let_off])
     finally:
@@ -126,8 +131,26 @@ def run_attack(
         within_budget=within,
         flipped=(clean_logits.argmax(1) == labels) & (predictions != labels) & within,
         reached=None if targets is None else (predictions == targets) & within,
+        steps=steps,
         images_forwarded=count.images,
     )
+
+
+def _propose(
+    attack: Attack,
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    threat: ThreatModel,
+    generator: Generator,
+    targets: Tensor | None,
+) -> tuple[Tensor, Tensor | None]:
+    """What the attack proposes (N, C, H, W), and the steps (N,) that led there if it says so."""
+    if isinstance(attack, Stepwise):
+        adversarial, steps = attack.trace(model, images, labels, threat=threat, generator=generator, targets=targets)
+        return adversarial.detach(), steps
+    return attack.perturb(model, images, labels, threat=threat, generator=generator, targets=targets).detach(), None
 
 
 def _let_off(logits: Tensor, searched: Tensor, labels: Tensor, targets: Tensor | None) -> Tensor:

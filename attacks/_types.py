@@ -1,6 +1,7 @@
 """The types everything here turns on."""
 
 import math
+from abc import ABC, abstractmethod
 from enum import StrEnum
 from typing import Annotated, ClassVar, Protocol, runtime_checkable
 
@@ -119,6 +120,39 @@ class Attack(Protocol):
             Images of the same shape and type.
         """
         ...
+
+
+class Stepwise(ABC):
+    """An attack that goes step by step and knows how many led to each image."""
+
+    @abstractmethod
+    def trace(
+        self,
+        model: nn.Module,
+        images: Tensor,
+        labels: Tensor,
+        *,
+        threat: ThreatModel,
+        generator: Generator,
+        targets: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Propose adversarial images as `Attack.perturb` does, and say how many steps, (N,) int64, led to each.
+
+        Steps of earlier restarts are counted; 0 is the start itself.
+        """
+
+    def perturb(
+        self,
+        model: nn.Module,
+        images: Tensor,
+        labels: Tensor,
+        *,
+        threat: ThreatModel,
+        generator: Generator,
+        targets: Tensor | None = None,
+    ) -> Tensor:
+        """Propose adversarial images; see `Attack.perturb`."""
+        return self.trace(model, images, labels, threat=threat, generator=generator, targets=targets)[0]
 
 
 @runtime_checkable

@@ -9,10 +9,11 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from attacks._gradient import look
 from attacks._norms import GRADIENT_NORMS, distance, moved, steepest
 from attacks._random import Generator, normal, subset, uniform
 from attacks._registry import register_attack
-from attacks._types import Norm, ThreatModel
+from attacks._types import Norm, Stepwise, ThreatModel
 
 MOMENTUM = 0.75
 """Weight of the new direction against the last one."""
@@ -20,7 +21,7 @@ MOMENTUM = 0.75
 
 @register_attack("apgd")
 @dataclass(frozen=True, kw_only=True)
-class APGD:
+class APGD(Stepwise):
     """Auto-PGD (Croce, Hein 2020, arXiv:2003.01690, Sec. 3 and 4).
 
     The step size begins at twice eps and is halved, going back to the best point so far, wherever the loss has not risen often
@@ -60,7 +61,7 @@ class APGD:
             return f"the targeted DLR loss needs 4 classes, there are {classes}: the difference of the two logits is used instead"
         return None
 
-    def perturb(
+    def trace(
         self,
         model: nn.Module,
         images: Tensor,
@@ -69,21 +70,23 @@ class APGD:
         threat: ThreatModel,
         generator: Generator,
         targets: Tensor | None = None,
-    ) -> Tensor:
-        """Propose adversarial images; see `Attack.perturb`."""
+    ) -> tuple[Tensor, Tensor]:
+        """Propose adversarial images and their steps, those towards earlier aims included; see `Stepwise.trace`."""
         with torch.no_grad():
             ranking = model(images).scatter(1, labels.unsqueeze(1), -torch.inf).argsort(1, descending=True)
         adversarial, standing = images.clone(), torch.ones_like(labels, dtype=torch.bool)
+        steps = torch.zeros_like(labels)
         for aim in self._aims(ranking):
             if not standing.any():
                 break
             loss = _Losses(self.loss, labels[standing], None if aim is None else aim[standing])
-            found, fallen = self._run_once(
+            found, taken, fallen = self._run_once(
                 model, images[standing], labels[standing], loss, threat, subset(generator, standing)
             )
             adversarial[standing] = found
+            steps[standing] += taken
             standing = standing.masked_scatter(standing, ~fallen)
-        return adversarial
+        return adversarial, steps
 
     def _aims(self, ranking: Tensor) -> Iterator[Tensor | None]:
         """One class an image (N,) for each run, the likeliest wrong one first; none where the loss has no aim."""
@@ -99,17 +102,18 @@ class APGD:
         loss: "_Losses",
         threat: ThreatModel,
         generator: Generator,
-    ) -> tuple[Tensor, Tensor]:
-        """Run from a random start; returns images (N, C, H, W) and which of them are misclassified (N,)."""
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Run from a random start; returns images (N, C, H, W), the steps to each (N,), and which are misclassified (N,)."""
         start = moved(images, _start(images, threat.norm, generator) * threat.eps, threat.norm, threat.eps)
         state = _State.at(model, images, labels, start, loss, 2 * threat.eps)
         adversarial, fallen = start.clone(), torch.zeros_like(labels, dtype=torch.bool)
+        taken = torch.full_like(labels, self.steps)
         checkpoints = set(_checkpoints(self.steps))
         last_checkpoint = 0
         for step in range(self.steps + 1):
             if state.wrong.any():
                 adversarial[state.rows[state.wrong]] = state.current[state.wrong]
-                fallen[state.rows[state.wrong]] = True
+                fallen[state.rows[state.wrong]], taken[state.rows[state.wrong]] = True, step
                 state = state.of_images(~state.wrong)
             if step == self.steps or not len(state.rows):
                 break
@@ -118,7 +122,7 @@ class APGD:
                 state.halve(threshold=self.rho * (step + 1 - last_checkpoint))
                 last_checkpoint = step + 1
         adversarial[state.rows] = state.best
-        return adversarial, fallen
+        return adversarial, taken, fallen
 
 
 def _checkpoints(steps: int) -> Iterator[int]:
@@ -206,7 +210,7 @@ class _State:
     def at(
         cls, model: nn.Module, images: Tensor, labels: Tensor, start: Tensor, loss: _Losses, length: float
     ) -> "_State":
-        value, gradient, wrong = _look(model, start, loss)
+        value, gradient, wrong = _assess(model, start, loss)
         return cls(
             rows=torch.arange(len(images), device=images.device),
             images=images,
@@ -239,7 +243,7 @@ class _State:
         mixed = self.current + momentum * (ahead - self.current) + (1 - momentum) * (self.current - self.previous)
         self.previous, self.current = self.current, moved(self.images, mixed - self.images, norm, eps)
         before = self.value
-        self.value, self.gradient, self.wrong = _look(model, self.current, self.loss)
+        self.value, self.gradient, self.wrong = _assess(model, self.current, self.loss)
         self.rises = self.rises + (self.value > before)
         better = self.value > self.best_value
         self.best[better], self.best_gradient[better] = self.current[better], self.gradient[better]
@@ -257,11 +261,7 @@ class _State:
         self.rises = torch.zeros_like(self.rises)
 
 
-def _look(model: nn.Module, images: Tensor, loss: _Losses) -> tuple[Tensor, Tensor, Tensor]:
+def _assess(model: nn.Module, images: Tensor, loss: _Losses) -> tuple[Tensor, Tensor, Tensor]:
     """Loss (N,), its gradient with respect to the images, and which images are misclassified (N,)."""
-    with torch.enable_grad():
-        leaf = images.detach().requires_grad_()
-        logits = model(leaf)
-        values = loss(logits)
-        (gradient,) = torch.autograd.grad(values.sum(), leaf)
-    return values.detach(), gradient.clone(), logits.argmax(1) != loss.labels
+    logits, values, gradient = look(model, images, loss)
+    return values, gradient, logits.argmax(1) != loss.labels

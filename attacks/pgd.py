@@ -8,15 +8,16 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from attacks._gradient import look
 from attacks._norms import GRADIENT_NORMS, ascend, moved, random_difference
 from attacks._random import Generator, subset
 from attacks._registry import register_attack
-from attacks._types import Norm, PixelScale, ThreatModel
+from attacks._types import Norm, PixelScale, Stepwise, ThreatModel
 
 
 @register_attack("pgd")
 @dataclass(frozen=True, kw_only=True)
-class PGD:
+class PGD(Stepwise):
     """Projected gradient descent (Madry et al. 2018, arXiv:1706.06083, Sec. 2.1).
 
     Ascends the cross-entropy of the label, or descends that of the target, along the sign of the gradient (Linf) or the
@@ -49,7 +50,7 @@ class PGD:
         """Three a step; between restarts, one to see which images still stand."""
         return 3 * self.steps * self.restarts + self.restarts - 1
 
-    def perturb(
+    def trace(
         self,
         model: nn.Module,
         images: Tensor,
@@ -58,41 +59,44 @@ class PGD:
         threat: ThreatModel,
         generator: Generator,
         targets: Tensor | None = None,
-    ) -> Tensor:
-        """Propose adversarial images; see `Attack.perturb`."""
+    ) -> tuple[Tensor, Tensor]:
+        """Propose adversarial images and their steps; see `Stepwise.trace`."""
         goal = Goal.of(labels, targets)
-        adversarial = self._run_once(model, images, goal, threat, generator)
-        for _ in range(self.restarts - 1):
+        adversarial, steps = self._run_once(model, images, goal, threat, generator)
+        for run in range(1, self.restarts):
             standing = goal.missed(_logits(model, adversarial))
             if not standing.any():
                 break
             again = subset(generator, standing)
-            adversarial[standing] = self._run_once(model, images[standing], goal.of_images(standing), threat, again)
-        return adversarial
+            found, taken = self._run_once(model, images[standing], goal.of_images(standing), threat, again)
+            adversarial[standing], steps[standing] = found, run * self.steps + taken
+        return adversarial, steps
 
     def _run_once(
         self, model: nn.Module, images: Tensor, goal: "Goal", threat: ThreatModel, generator: Generator
-    ) -> Tensor:
+    ) -> tuple[Tensor, Tensor]:
+        """Run from one start; returns images (N, C, H, W) and the steps to each (N,)."""
         length = 2.5 * threat.eps / self.steps if self.step_size is None else self.step_size
         start = random_difference(images, threat.norm, threat.eps, generator) if self.random_start else 0 * images
         current = moved(images, start, threat.norm, threat.eps)
         adversarial, active = torch.empty_like(images), torch.arange(len(images), device=images.device)
-        for _ in range(self.steps):
-            logits, gradient = gradient_to(goal, model, current)
+        steps = torch.full_like(active, self.steps)
+        for step in range(self.steps):
+            logits, _, gradient = look(model, current, goal)
             if self.counts == "any_step" and not (standing := goal.missed(logits)).all():
-                adversarial[active] = current
+                adversarial[active], steps[active] = current, step
                 active, images, current, gradient = (each[standing] for each in (active, images, current, gradient))
                 goal = goal.of_images(standing)
                 if not len(active):
                     break
             current = ascend(images, current, gradient, norm=threat.norm, eps=threat.eps, length=length)
-        adversarial[active] = current
-        return adversarial
+        adversarial[active], steps[active] = current, self.steps
+        return adversarial, steps
 
 
 @register_attack("fgsm")
 @dataclass(frozen=True, kw_only=True)
-class FGSM:
+class FGSM(Stepwise):
     """Fast gradient (sign) method (Goodfellow, Shlens, Szegedy 2015, arXiv:1412.6572): PGD's single step of length eps."""
 
     norms: ClassVar[frozenset[Norm]] = GRADIENT_NORMS
@@ -100,7 +104,7 @@ class FGSM:
     title: ClassVar[str] = "FGSM"
     passes: ClassVar[int] = 3
 
-    def perturb(
+    def trace(
         self,
         model: nn.Module,
         images: Tensor,
@@ -109,10 +113,10 @@ class FGSM:
         threat: ThreatModel,
         generator: Generator,
         targets: Tensor | None = None,
-    ) -> Tensor:
-        """Propose adversarial images; see `Attack.perturb`."""
+    ) -> tuple[Tensor, Tensor]:
+        """Propose adversarial images and their single step; see `Stepwise.trace`."""
         step = PGD(steps=1, step_size=threat.eps, random_start=False, counts="last_step")
-        return step.perturb(model, images, labels, threat=threat, generator=generator, targets=targets)
+        return step.trace(model, images, labels, threat=threat, generator=generator, targets=targets)
 
 
 @register_attack("noise")
@@ -152,6 +156,12 @@ class Goal:
         """Make the goal of an attack from its arguments."""
         return cls(labels, towards=False) if targets is None else cls(targets, towards=True)
 
+    def __call__(self, logits: Tensor) -> Tensor:
+        """What leads there as it grows: the cross-entropy of the label, or that of the target negated, (N,)."""
+        precise = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        losses = F.cross_entropy(precise, self.classes, reduction="none")
+        return -losses if self.towards else losses
+
     def missed(self, logits: Tensor) -> Tensor:
         """Which images are still not where they are to be, (N,) bool."""
         return (logits.argmax(1) == self.classes) != self.towards
@@ -159,20 +169,6 @@ class Goal:
     def of_images(self, chosen: Tensor) -> "Goal":
         """Keep the images that the mask (N,) chooses."""
         return Goal(self.classes[chosen], self.towards)
-
-
-def gradient_to(goal: Goal, model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
-    """Logits (N, K), and the gradient of the cross-entropy that leads to the goal, with respect to the images (N, C, H, W).
-
-    The losses are summed, not averaged, and in float32 at least: an image's gradient does not shrink with its batch.
-    """
-    with torch.enable_grad():
-        leaf = images.detach().requires_grad_()
-        logits = model(leaf)
-        precise = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        loss = F.cross_entropy(precise, goal.classes, reduction="sum")
-        (gradient,) = torch.autograd.grad(-loss if goal.towards else loss, leaf)
-    return logits.detach(), gradient
 
 
 def _logits(model: nn.Module, images: Tensor) -> Tensor:

@@ -7,7 +7,9 @@ from re import fullmatch
 from typing import NamedTuple
 
 import torch
+from torch import nn
 
+import attacks
 import models
 from common import canonical_json, file_sha256, text_sha256, unknown_name
 from evaluation.datasets import DatasetError, ImageFolder, open_dataset
@@ -22,12 +24,12 @@ class Roles(NamedTuple):
 
     Attributes:
         classifier: gives the verdict, in float32.
-        searched: what attacks see.
+        searched: what attacks see; on a GPU a copy whose passes are captured, see `attacks.Captured`.
         explained: shows its attention; None where it has none.
     """
 
     classifier: models.Classifier
-    searched: models.Classifier
+    searched: nn.Module
     explained: models.Classifier | None
 
 
@@ -97,7 +99,11 @@ class Catalog:
             explained = loaded
         except models.NoAttentionError:
             explained = None
-        return Roles(judge, judge if precision == "float32" else models.fold(loaded, precision), explained)
+        captured = judge.device.type == "cuda" and judge is not loaded  # a file's own graph is left alone
+        if precision == "float32" and not captured:
+            return Roles(judge, judge, explained)
+        copy = models.fold(loaded, precision)
+        return Roles(judge, attacks.Captured(copy) if captured else copy, explained)
 
     def free_name(self, name: str) -> str:
         """Return a name that a model can be added under.

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import torch
 from pydantic import BaseModel, ConfigDict
-from torch import Tensor
+from torch import Tensor, nn
 
 import attacks
 import models
@@ -43,6 +43,7 @@ class Row(BaseModel):
         within_budget: False where an attack left the ball or [0, 1], or returned NaN.
         reached: predicted as the target, within budget; None without targets.
         felled_by: the attack that flipped it; None if it was wrong already or still stands.
+        felled_step: after how many of that attack's steps, 0 at its start; None if it does not say, or as felled_by.
         felled_eps: smallest radius of a curve at which it was flipped; None where there is no curve, or as felled_by.
     """
 
@@ -59,6 +60,7 @@ class Row(BaseModel):
     within_budget: bool = True
     reached: bool | None = None
     felled_by: str | None = None
+    felled_step: int | None = None
     felled_eps: float | None = None
 
     def counts(self, condition: Condition) -> bool:
@@ -73,7 +75,7 @@ class Batch:
     """N images with what is needed to run them: images (N, C, H, W), labels (N,) that index logits."""
 
     classifier: models.Classifier
-    searched: models.Classifier
+    searched: nn.Module
     images: Tensor
     labels: Tensor
     indices: Sequence[int]
@@ -98,6 +100,7 @@ class Outcome:
     reached: Tensor | None = None
     felled_eps: Tensor | None = None
     felled_by: list[str | None] = field(default_factory=list[str | None])
+    felled_step: list[int | None] = field(default_factory=list[int | None])
 
     @classmethod
     def of(cls, batch: Batch) -> "Outcome":
@@ -105,7 +108,9 @@ class Outcome:
         with torch.no_grad():
             logits = batch.classifier(batch.images)
         count = len(batch.images)
-        return cls(logits, logits.clone(), batch.images.clone(), count, felled_by=[None] * count)
+        return cls(
+            logits, logits.clone(), batch.images.clone(), count, felled_by=[None] * count, felled_step=[None] * count
+        )
 
     def right(self, batch: Batch) -> Tensor:
         """Which images are right as they are, (N,) bool."""
@@ -155,8 +160,10 @@ class Outcome:
         self.within_budget = within & torch.ones_like(chosen).masked_scatter(chosen, run.within_budget)
         if run.reached is not None:
             self.reached = _merged(self.reached, run.reached[taken], into)
-        for position in flipped.nonzero().flatten().tolist():
+        steps = None if run.steps is None else run.steps[run.flipped].tolist()
+        for place, position in enumerate(flipped.nonzero().flatten().tolist()):
             self.felled_by[position] = choice.name
+            self.felled_step[position] = None if steps is None else steps[place]
         return flipped
 
     def rows(self, batch: Batch) -> list[Row]:
@@ -175,6 +182,7 @@ class Outcome:
             columns["distance"] = _finite(self.distances)
             columns["within_budget"] = self.within_budget.tolist()
             columns["felled_by"] = self.felled_by
+            columns["felled_step"] = self.felled_step
         if self.reached is not None:
             columns["reached"] = self.reached.tolist()
         if self.felled_eps is not None:

@@ -59,12 +59,12 @@ def estimate(plan: Plan, catalog: Catalog, device: str, done: Collection[Shard] 
 
 def _pass_seconds(plan: Plan, catalog: Catalog, model: str, device: str) -> float:
     """Time a third of a forward pass with the gradient to the image, for one image."""
-    searched = catalog.load_folded(model, device, plan.spec.precision).searched
-    side = searched.card.preprocessing.crop
+    roles = catalog.load_folded(model, device, plan.spec.precision)
+    side = roles.classifier.card.preprocessing.crop
     images = torch.rand(min(SHARD_IMAGES, batch_size(side)), 3, side, side, device=device, requires_grad=True)
     started = 0.0
     for _ in range(2):  # the first warms up
         started = time.perf_counter()
-        (gradient,) = torch.autograd.grad(searched(images).sum(), images)
+        (gradient,) = torch.autograd.grad(roles.searched(images).sum(), images)
         gradient.sum().item()  # waits for the device
     return (time.perf_counter() - started) / (3 * len(images))

@@ -69,10 +69,11 @@ class Plan(BaseModel):
         ]
 
     def address(self, shard: Shard) -> str:
-        """Hash of all that decides a shard's result: whatever evaluation it was computed for, it is the same.
+        """Hash of all that decides a shard's result but the number of its images: whatever it was computed for, it is the same.
 
-        The selection of images begins alike for any number of them, so a larger one holds the shards of a smaller one. What is
-        checked once a model comes with its first condition, and with the first that attacks.
+        The selection of images begins alike for any number of them, so a larger one holds the shards of a smaller one, and of two
+        shards at one address the longer begins with the images of the shorter. What is checked once a model comes with its first
+        condition, and with the first that attacks.
         """
         spec = self.spec
         content = {
@@ -82,7 +83,7 @@ class Plan(BaseModel):
             "condition": spec.conditions[shard.condition].model_dump(mode="json"),
             "precision": spec.precision,
             "seed": spec.seed,
-            "range": [shard.start, shard.stop],
+            "start": shard.start,
             "checks": [shard.condition == 0, shard.condition in spec.attacking[:1]] if shard.start == 0 else [],
         }
         return text_sha256(canonical_json(content))

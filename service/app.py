@@ -16,6 +16,7 @@ from service.dispatcher import Dispatcher
 from service.executors import DeviceExecutor, available_devices, cores
 from service.explain import Explainer
 from service.fleet import Fleet
+from service.gate import Gate
 from service.metrics import Metrics
 from service.pages import WEB
 from service.predictor import Limits
@@ -71,6 +72,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.settings, app.state.metrics = settings, Metrics()
     forms = {models.router.prefix: settings.max_checkpoint_bytes + FORM_OVERHEAD_BYTES}
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes, forms=forms)
+    app.add_middleware(Gate)
     app.add_middleware(Telemetry, metrics=app.state.metrics)
     errors.install(app)
     for probes in (health.router, inference.probes):

@@ -126,7 +126,7 @@ class Dispatcher:
 
     def _start(self, executor: Executor, claim: Claim) -> Future[ShardResult]:
         try:
-            return executor.submit(compute, self._catalog, claim.plan, claim.shard)
+            return executor.submit(compute, self._catalog, claim.plan, claim.shard, claim.known)
         except Exception as error:  # an executor that cannot start anything is a failure of the shard like any other
             future: Future[ShardResult] = Future()
             future.set_exception(error)

@@ -112,7 +112,11 @@ def install(app: FastAPI) -> None:
 
 
 def _service_error(_request: Request, error: Exception) -> JSONResponse:
-    failure = cast(ServiceError, error)
+    return service_problem(cast(ServiceError, error))
+
+
+def service_problem(failure: ServiceError) -> JSONResponse:
+    """Build the response of an error."""
     return problem(
         failure.status, failure.detail, errors=failure.errors, headers=failure.headers, members=failure.members
     )

@@ -102,13 +102,14 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def compute(catalog: Catalog, plan: Plan, shard: Shard) -> ShardResult:
+def compute(catalog: Catalog, plan: Plan, shard: Shard, known: ShardResult | None = None) -> ShardResult:
     """Run a shard on this process's device; files that have changed since the evaluation was submitted are refused.
 
     Args:
         catalog: where models and data are.
         plan: the evaluation, with the hashes of the files it is about.
         shard: the part of it to run.
+        known: what came of its first images before.
 
     Raises:
         CheckpointError: the checkpoint or its card is not the one that was asked about.
@@ -120,7 +121,7 @@ def compute(catalog: Catalog, plan: Plan, shard: Shard) -> ShardResult:
     if dataset.sha256 != plan.dataset_sha256:
         raise DatasetError(_changed(plan.spec.dataset, dataset.sha256, plan.dataset_sha256))
     roles = _load(catalog, shard.model, plan.spec.precision, sha256)
-    return run_shard(plan.spec, shard, dataset=dataset, **roles._asdict())
+    return run_shard(plan.spec, shard, dataset=dataset, known=known, **roles._asdict())
 
 
 def _changed(name: str, now: str, then: str) -> str:

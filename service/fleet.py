@@ -14,8 +14,9 @@ from service.admission import admit, load_served
 from service.deployments import Deployment, Deployments, ServingSettings
 from service.errors import ServiceError
 from service.executors import cores
+from service.lanes import Answer, Prepare
 from service.metrics import Metrics
-from service.predictor import Answer, Limits, Predictor, Prepare
+from service.predictor import Limits, Predictor
 
 _OUTCOMES = {HTTPStatus.SERVICE_UNAVAILABLE: "rejected", HTTPStatus.TOO_MANY_REQUESTS: "rejected"}
 _OUTCOMES[HTTPStatus.GATEWAY_TIMEOUT] = "timeout"
@@ -75,6 +76,14 @@ class Fleet:
             task.cancel()
         for predictor in self.predictors.values():
             predictor.stop()
+
+    def require_room(self) -> None:
+        """Refuse at once if no device could answer another picture soon.
+
+        Raises:
+            ServiceError: 503.
+        """
+        min(self.predictors.values(), key=lambda each: each.expected_s).require_room()
 
     def choose(self, deployment: Deployment) -> Predictor:
         """Find the device that will be free first, among equals one that has the model loaded.

@@ -26,7 +26,7 @@ from service.inference_schemas import (
     RequestedOutput,
     TensorMetadata,
 )
-from service.predictor import Prepare
+from service.lanes import Prepare
 from service.tensors import Floats, TensorError, TooLargeError
 
 IMAGE, PIXELS = "image", "pixels"

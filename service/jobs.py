@@ -5,6 +5,7 @@ from datetime import datetime
 from enum import StrEnum
 
 from evaluation.plan import Plan, Shard
+from evaluation.runner import ShardResult
 
 
 class ShardStatus(StrEnum):
@@ -97,9 +98,10 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Claim:
-    """A shard handed out to be run."""
+    """A shard handed out to be run; `known` is what came of its first images in other evaluations."""
 
     id: int
     evaluation_id: str
     plan: Plan
     shard: Shard
+    known: ShardResult | None

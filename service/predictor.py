@@ -12,32 +12,25 @@ import math
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
-from dataclasses import dataclass, field
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
 from threading import Condition, Thread
 
 import torch
-from torch import Tensor
 
 import models
 from common.pictures import PictureError
 from service.deployments import Deployment
 from service.errors import ServiceError
+from service.lanes import Answer, Item, Lane, Prepare
 from service.metrics import Metrics
 
 CPU_BATCH_PIXELS, GPU_BATCH_PIXELS = 8 * 224**2, 64 * 224**2
 """Height times width times pictures of one batch, where a model's settings do not say: more would hardly be faster."""
 
-NEWEST_WEIGHT = 0.1
-"""Weight of the newest batch in the running mean of the seconds that a picture takes."""
-
 LONGEST_RETRY_S = 60
-
-Prepare = Callable[[], Tensor]
-"""Makes the image (3, H, W) that the model takes, in [0, 1]; raises PictureError where there is none."""
 
 Load = Callable[[Deployment, str], models.Classifier]
 """Loads a deployment on a device."""
@@ -62,73 +55,6 @@ class Limits:
     timeout_s: float = 30.0
 
 
-@dataclass(frozen=True)
-class Answer:
-    """One picture's logits (K,), and where its time went, in seconds."""
-
-    logits: Tensor
-    queue_s: float
-    preprocess_s: float
-    forward_s: float
-
-
-@dataclass
-class _Item:
-    """A picture on its way. Its future belongs to an event loop, and is done early once nobody waits for it."""
-
-    prepare: Prepare
-    future: "asyncio.Future[Answer | PictureError]"
-    since: float = field(default_factory=time.perf_counter)
-    image: Tensor = field(default_factory=lambda: torch.empty(0))
-    preprocess_s: float = 0.0
-
-    def settle(self, answer: "Answer | Exception") -> None:
-        """Hand over an answer, a broken picture, or an error; from any thread."""
-        with suppress(RuntimeError):  # the loop has ended: nobody waits
-            self.future.get_loop().call_soon_threadsafe(self._settle, answer)
-
-    def cancel(self) -> None:
-        """Tell whoever waits that there will be no answer; from any thread."""
-        with suppress(RuntimeError):
-            self.future.get_loop().call_soon_threadsafe(self.future.cancel)
-
-    def _settle(self, answer: "Answer | Exception") -> None:
-        if self.future.done():
-            return
-        if isinstance(answer, Answer | PictureError):
-            self.future.set_result(answer)
-        else:
-            self.future.set_exception(answer)
-
-
-@dataclass
-class _Lane:
-    """One model, and the pictures that wait for it: as they came, and decoded."""
-
-    deployment: Deployment
-    most: int
-    loaded: "Future[models.Classifier]" = field(default_factory=Future[models.Classifier])
-    size_bytes: int = 0
-    raw: deque[_Item] = field(default_factory=deque[_Item])
-    ready: deque[_Item] = field(default_factory=deque[_Item])
-    running: int = 0
-    image_s: float = 0.0
-    retired: bool = False
-
-    @property
-    def usable(self) -> bool:
-        return self.loaded.done() and self.loaded.exception() is None
-
-    @property
-    def waiting(self) -> int:
-        return len(self.raw) + len(self.ready)
-
-    def took(self, image_s: float) -> None:
-        """Remember how long a picture took."""
-        weight = NEWEST_WEIGHT if self.image_s else 1.0
-        self.image_s += weight * (image_s - self.image_s)
-
-
 class Predictor:
     """The threads, queue and loaded models of one device.
 
@@ -145,7 +71,7 @@ class Predictor:
         self._load, self._metrics = load, metrics
         self._on_cpu = device.partition(":")[0] == "cpu"
         self._free = self._slots = threads if self._on_cpu else 1
-        self._lanes: OrderedDict[tuple[str, str, str], _Lane] = OrderedDict()  # the one that ran longest ago first
+        self._lanes: OrderedDict[tuple[str, str, str], Lane] = OrderedDict()  # the one that ran longest ago first
         self._changed = Condition()
         self._stopping = False
         self._threads = [Thread(target=self._work, name=f"predictor {device}", daemon=True) for _ in range(threads)]
@@ -258,9 +184,9 @@ class Predictor:
         lane = self._lanes.get(deployment.key)
         return lane is not None and lane.usable
 
-    def _enqueue(self, deployment: Deployment, pictures: Sequence[Prepare]) -> list[_Item]:
+    def _enqueue(self, deployment: Deployment, pictures: Sequence[Prepare]) -> list[Item]:
         loop = asyncio.get_running_loop()
-        items = [_Item(each, loop.create_future()) for each in pictures]
+        items = [Item(each, loop.create_future()) for each in pictures]
         with self._changed:
             self.require_room(len(items))
             self._lane(deployment).raw.extend(items)
@@ -273,18 +199,18 @@ class Predictor:
             lane.raw = deque(item for item in lane.raw if not item.future.done())
             lane.ready = deque(item for item in lane.ready if not item.future.done())
 
-    def _lane(self, deployment: Deployment) -> _Lane:
+    def _lane(self, deployment: Deployment) -> Lane:
         """The lane of a model; a new one begins to load."""
         lane = self._lanes.get(deployment.key)
         if lane is None:
             pixels = CPU_BATCH_PIXELS if self._on_cpu else GPU_BATCH_PIXELS
             by_size = max(1, pixels // deployment.card.preprocessing.crop**2)
-            lane = self._lanes[deployment.key] = _Lane(deployment, deployment.settings.max_batch or by_size)
+            lane = self._lanes[deployment.key] = Lane(deployment, deployment.settings.max_batch or by_size)
             self._loader.submit(self._load_lane, lane)
         lane.retired = False
         return lane
 
-    def _load_lane(self, lane: _Lane) -> None:
+    def _load_lane(self, lane: Lane) -> None:
         try:
             classifier = self._load(lane.deployment, self.device)
         except Exception as error:  # the model's fault; the others go on
@@ -302,7 +228,7 @@ class Predictor:
             self._changed.notify_all()
             self._count()
 
-    def _make_room(self, newest: _Lane) -> None:
+    def _make_room(self, newest: Lane) -> None:
         """Forget models that nobody asks for, the one that ran longest ago first, until the rest fits; the newest stays."""
         for lane in tuple(self._lanes.values()):
             if sum(each.size_bytes for each in self._lanes.values()) <= self.limits.memory_bytes:
@@ -311,7 +237,7 @@ class Predictor:
                 lane.retired = True
                 self._retire(lane)
 
-    def _retire(self, lane: _Lane) -> None:
+    def _retire(self, lane: Lane) -> None:
         if lane.retired and lane.usable and not lane.waiting and not lane.running:
             del self._lanes[lane.deployment.key]
             self._count()
@@ -339,13 +265,13 @@ class Predictor:
                 self._changed.wait()
             return None
 
-    def _is_ripe(self, lane: _Lane) -> bool:
+    def _is_ripe(self, lane: Lane) -> bool:
         """Whether decoded pictures should run now: nothing is left to decode, a batch is full, or others go on decoding."""
         if not (lane.ready and self._free and lane.usable):
             return False
         return not lane.raw or len(lane.ready) >= lane.most or not self._on_cpu
 
-    def _take_batch(self, lane: _Lane) -> Callable[[], None]:
+    def _take_batch(self, lane: Lane) -> Callable[[], None]:
         """Take what is ready, as far as a batch goes, and leave an equal share to each other free thread."""
         share = min(lane.most, math.ceil(len(lane.ready) / self._free))
         batch = [lane.ready.popleft() for _ in range(share)]
@@ -356,7 +282,7 @@ class Predictor:
         self._count()
         return partial(self._run, lane, batch, len(self._threads) if alone else 1)
 
-    def _prepare(self, lane: _Lane, item: _Item) -> None:
+    def _prepare(self, lane: Lane, item: Item) -> None:
         if item.future.done():
             return
         began = time.perf_counter()
@@ -370,7 +296,7 @@ class Predictor:
             lane.ready.append(item)
             self._changed.notify()
 
-    def _run(self, lane: _Lane, batch: Sequence[_Item], threads: int) -> None:
+    def _run(self, lane: Lane, batch: Sequence[Item], threads: int) -> None:
         wanted = [item for item in batch if not item.future.done()]
         try:
             if wanted:
@@ -387,7 +313,7 @@ class Predictor:
                 self._retire(lane)
                 self._changed.notify_all()
 
-    def _answer(self, lane: _Lane, items: Sequence[_Item], threads: int) -> None:
+    def _answer(self, lane: Lane, items: Sequence[Item], threads: int) -> None:
         if self._on_cpu and torch.get_num_threads() != threads:
             torch.set_num_threads(threads)  # of this thread alone
         began = time.perf_counter()

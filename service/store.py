@@ -1,6 +1,6 @@
 """The durable state: evaluations, their shards and results. The only module that contains SQL."""
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -104,7 +104,7 @@ class Store:
     def submit(self, plan: Plan, *, key: str | None = None, body_sha256: str = "") -> bool:
         """Add an evaluation with all its shards, or revive one that was cancelled or failed; finished shards are kept.
 
-        A shard that was computed for another evaluation, with the same address, is done at once.
+        A shard that was computed for another evaluation, with the same address and number of images, is done at once.
 
         Args:
             plan: its id decides whether it is there already.
@@ -201,12 +201,8 @@ class Store:
                 .where(_SHARDS.c.id == row["id"])
                 .values(status=ShardStatus.RUNNING, runs=_SHARDS.c.runs + 1, error=None)
             )
-            return Claim(
-                row["id"],
-                row["evaluation_id"],
-                Plan.model_validate_json(row["plan"]),
-                Shard.model_validate_json(row["shard"]),
-            )
+            plan, shard = Plan.model_validate_json(row["plan"]), Shard.model_validate_json(row["shard"])
+            return Claim(row["id"], row["evaluation_id"], plan, shard, _known(db, plan, [shard]).get(shard))
 
     def complete(self, shard_id: int, result: ShardResult) -> bool:
         """Keep a result; returns False, and keeps nothing, if the shard was not running (done already, or dropped)."""
@@ -302,17 +298,29 @@ def _insert(db: Connection, plan: Plan) -> bool:
 
 def _computed(db: Connection, plan: Plan) -> dict[Shard, ShardResult]:
     """Read the results of a plan's shards that are there, whatever evaluation they were computed for."""
-    addresses = {shard: plan.address(shard) for shard in plan.shards}
-    ordered, found = sorted(set(addresses.values())), dict[str, ShardResult]()
+    known = _known(db, plan, plan.shards)
+    return {
+        shard: result.model_copy(update={"shard": shard})
+        for shard, result in known.items()
+        if result.shard.images == shard.images
+    }
+
+
+def _known(db: Connection, plan: Plan, shards: Sequence[Shard]) -> dict[Shard, ShardResult]:
+    """Read the longest result of the first images of each shard that is there, all of them at best."""
+    addresses = {shard: plan.address(shard) for shard in shards}
+    images = {address: shard.images for shard, address in addresses.items()}
+    ordered, longest = sorted(images), dict[str, str]()
     for start in range(0, len(ordered), ADDRESSES_A_QUERY):
         some = _SHARDS.c.address.in_(ordered[start : start + ADDRESSES_A_QUERY])
-        query = select(_SHARDS.c.address, _SHARDS.c.result).where(some, _SHARDS.c.status == ShardStatus.DONE)
-        found |= {address: ShardResult.model_validate_json(result) for address, result in db.execute(query)}
-    return {
-        shard: found[address].model_copy(update={"shard": shard})
-        for shard, address in addresses.items()
-        if address in found
-    }
+        query = select(_SHARDS.c.address, _SHARDS.c.images, _SHARDS.c.result).where(
+            some, _SHARDS.c.status == ShardStatus.DONE
+        )
+        for address, count, result in db.execute(query.order_by(_SHARDS.c.images)):
+            if count <= images[address]:
+                longest[address] = result
+    found = {address: ShardResult.model_validate_json(result) for address, result in longest.items()}
+    return {shard: found[address] for shard, address in addresses.items() if address in found}
 
 
 def _add_missing_columns(engine: Engine) -> None:

@@ -10,8 +10,8 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from common.pictures import PictureError
+from service.lanes import Answer
 from service.metrics import Metrics
-from service.predictor import Answer
 
 _ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 

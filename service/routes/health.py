@@ -2,10 +2,10 @@
 
 from http import HTTPStatus
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Depends, Response
 from pydantic import BaseModel
 
-from service.deps import Service, ServiceDep
+from service.deps import Service, ServiceDep, require_key
 from service.errors import ServiceError
 
 router = APIRouter(tags=["health"])
@@ -24,7 +24,7 @@ def ready(service: ServiceDep) -> dict[str, str]:
     return {"status": "ready", "dispatcher": "active" if service.dispatcher.active.is_set() else "standby"}
 
 
-@router.get("/metrics", response_class=Response)
+@router.get("/metrics", response_class=Response, dependencies=[Depends(require_key)])
 def metrics(service: ServiceDep) -> Response:
     """Write what was measured, for Prometheus: requests, queues, batches, seconds by stage, memory, shards of evaluations."""
     page = service.metrics.page(service.store.shard_counts())

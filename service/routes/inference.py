@@ -32,7 +32,7 @@ from service.inference_schemas import (
     TensorConfig,
     VersionStats,
 )
-from service.predictor import Answer
+from service.lanes import Answer
 from service.routes.health import require_ready
 from service.telemetry import server_timing
 from service.tensors import Encoding
@@ -141,7 +141,6 @@ async def infer(request: Request, service: ServiceDep, key: KeyDep, deployment: 
     The one input is `image`, BYTES [N], encoded pictures (in JSON: base64), or `pixels`, FP32 [N, 3, H, W] in [0, 1]. One picture
     that cannot be used makes the answer 422, which names it by its index. `parameters.timeout` is in microseconds.
     """
-    service.fleet.choose(deployment).require_room()
     asked = await _read(request, await request.body(), service, deployment)
     work = service.fleet.predict(deployment, asked.pictures, key=key, timeout_s=asked.timeout_s)
     answers = await unless_gone(request, work)

@@ -16,7 +16,7 @@ from service.deps import KeyDep, ModelName, Service, ServiceDep
 from service.errors import ServiceError
 from service.gone import unless_gone
 from service.images import ImagesRequest, Upload, decode, media_type, read_uploads, upload_from_base64
-from service.predictor import Answer
+from service.lanes import Answer
 from service.schemas import Prediction, Predictions, top_classes
 from service.telemetry import server_timing
 
@@ -83,7 +83,7 @@ async def predict(
 
     A picture that cannot be decoded fails alone; where none can, the answer is 422. `Server-Timing` tells where the time went.
     """
-    deployment = _find_with_room(service, name)
+    deployment = service.deployments.find(name)
     uploads = await read_uploads(request, most=service.settings.max_images)
     answers = await _ask(request, service, key, deployment, uploads, timeout_s)
     k = top_k or deployment.settings.top_k
@@ -106,7 +106,7 @@ async def classify(
     name: ModelName, request: Request, service: ServiceDep, key: KeyDep, top_k: TopK = None, timeout_s: Timeout = None
 ) -> list[LabelScore]:
     """Classify one picture; the answer is a bare list, as `huggingface_hub.InferenceClient.image_classification` expects."""
-    deployment = _find_with_room(service, name)
+    deployment = service.deployments.find(name)
     upload, parameters = await _read_classification(request)
     (answer,) = await _ask(request, service, key, deployment, [upload], timeout_s)
     if isinstance(answer, PictureError):  # it would have been refused as the only one
@@ -129,13 +129,6 @@ def _label_scores(scores: Tensor, classes: Sequence[str], k: int) -> list[LabelS
     chosen: list[int] = indices.tolist()
     pairs = zip(chosen, highest.tolist(), strict=True)
     return [LabelScore(label=classes[index], score=score) for index, score in pairs]
-
-
-def _find_with_room(service: Service, name: str) -> Deployment:
-    """Find what answers for a name, and refuse before the pictures are read if there is no room for any."""
-    deployment = service.deployments.find(name)
-    service.fleet.choose(deployment).require_room()
-    return deployment
 
 
 async def _ask(

@@ -121,3 +121,26 @@ def test_one_step_is_looked_at(digits: Digits) -> None:
     )
     assert found.flipped.sum() > 15
     assert found.images_forwarded <= 30 * (2 + 1 + 2)
+
+
+@pytest.mark.parametrize("norm", [Norm.LINF, Norm.L2])
+def test_the_steps_said_are_those_that_the_harness_counted(network: nn.Module, digits: Digits, norm: Norm) -> None:
+    images, labels = digits.images[:200], digits.labels[:200]
+    generators = image_generators(0, range(200))
+    attack = attacks.create("apgd", steps=10)
+    run = run_attack(attack, network, images, labels, threat=BUDGETS[norm], generator=generators)
+    assert run.steps is not None
+    assert run.images_forwarded == 3 * 200 + (run.steps + 1).sum()  # one pass ranks the classes, one looks at the start
+    assert run.steps[run.flipped].unique().numel() > 2
+
+
+def test_steps_towards_earlier_targets_are_counted(network: nn.Module, digits: Digits) -> None:
+    images, labels = digits.images[:200], digits.labels[:200]
+    generators = image_generators(0, range(200))
+    attack = attacks.create("apgd", steps=4, loss="targeted_dlr", targets_tried=3)
+    run = run_attack(attack, network, images, labels, threat=BUDGETS[Norm.LINF], generator=generators)
+    assert run.steps is not None
+    right = run.clean_logits.argmax(1) == labels
+    assert run.steps[right & ~run.flipped].eq(12).all()
+    assert {0, 1, 2} & set(run.steps[run.flipped].tolist())
+    assert run.steps[run.flipped].max() > 4

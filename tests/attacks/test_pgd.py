@@ -210,3 +210,59 @@ def test_any_step_finds_all_that_the_last_step_finds(network: nn.Module, digits:
     )
     assert last_step.any()
     assert not (last_step & ~any_step).any()
+
+
+class Bright(nn.Module):
+    """Class 1 where the mean is above a half, else class 0."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        excess = images.flatten(1).mean(1) - 0.5
+        return torch.stack([-excess, excess], 1)
+
+
+@pytest.mark.parametrize(("counts", "steps"), [("any_step", [0, 1, 2, 3, 4, 4]), ("last_step", [4] * 6)])
+def test_the_step_at_which_an_image_fell_is_known(counts: str, steps: list[int]) -> None:
+    """Each step darkens by 0.02: an image 0.03 above the border has crossed it after two. The last one never falls."""
+    images = torch.tensor([0.49, 0.51, 0.53, 0.55, 0.57, 0.59]).view(6, 1, 1, 1).expand(6, 1, 3, 3)
+    labels = torch.ones(6, dtype=torch.int64)
+    attack = attacks.create("pgd", steps=4, step_size=0.02, random_start=False, counts=counts)
+    threat = ThreatModel(Norm.LINF, 0.2)
+    run = run_attack(attack, Bright().eval(), images, labels, threat=threat, generator=generator())
+    assert run.steps is not None
+    assert run.steps.tolist() == steps
+    assert run.flipped.tolist() == [False, True, True, True, True, False]
+
+
+@both_norms
+def test_the_steps_said_are_those_that_the_harness_counted(network: nn.Module, digits: Digits, norm: Norm) -> None:
+    some, steps = part(digits, 300), 6
+    run = run_attack(
+        attacks.create("pgd", steps=steps),
+        network,
+        some.images,
+        some.labels,
+        threat=BUDGETS[norm],
+        generator=image_generators(0, range(300)),
+    )
+    assert run.steps is not None
+    assert run.images_forwarded == 2 * 300 + (run.steps + 1).clamp(max=steps).sum()
+    assert run.steps[run.flipped].unique().numel() > 3
+
+
+def test_steps_of_earlier_restarts_are_counted(network: nn.Module, digits: Digits) -> None:
+    some = part(digits, 300)
+    runs = [restarted(network, some, restarts) for restarts in range(1, 7)]
+    expected = torch.full_like(some.labels, 3)
+    for run in runs[:-1]:
+        expected += 3 * (run.logits.argmax(1) == some.labels)
+    assert runs[-1].steps is not None
+    assert torch.equal(runs[-1].steps, expected)
+    assert expected.unique().numel() > 2
+
+
+def test_a_single_step_is_one(network: nn.Module, digits: Digits) -> None:
+    some = part(digits, 9)
+    for name, steps in (("fgsm", [1] * 9), ("noise", None)):
+        attack = attacks.create(name)
+        run = run_attack(attack, network, some.images, some.labels, threat=BUDGETS[Norm.L2], generator=generator())
+        assert (None if run.steps is None else run.steps.tolist()) == steps

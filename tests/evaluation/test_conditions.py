@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from attacks import Norm, create_transform
+from attacks import Norm, create, create_transform, image_generators, run_attack
 from evaluation import AttackChoice, Catalog, EvaluationSpec, Shard, evaluate, run_shard
 from evaluation.conditions import Batch, Row, run_condition
 from evaluation.spec import AdversarialCondition, Condition, CurveCondition, GridCondition
@@ -96,7 +96,7 @@ def test_what_attacks_see_does_not_judge(digits: known.Digits) -> None:
     assert all(row.felled_by is None for row in rows(condition, network, few, Blind().eval()))
     # What fools the copy alone is attacked again as the model sees it.
     again = rows(condition, network, few, Opposite().eval())
-    assert [row.felled_by for row in again] == [row.felled_by for row in plain]
+    assert [(row.felled_by, row.felled_step) for row in again] == [(row.felled_by, row.felled_step) for row in plain]
 
 
 def test_a_cascade_spares_the_fallen(digits: known.Digits) -> None:
@@ -119,6 +119,32 @@ def test_a_cascade_spares_the_fallen(digits: known.Digits) -> None:
     assert twice - once == 2 * standing  # before and after
     assert all(row.prediction != row.label for row in again if row.felled_by)
     assert sum(row.felled_by == "fgsm" for row in again) == sum(row.felled_by == "fgsm" for row in found)
+
+
+def test_rows_name_the_step_of_the_attack_that_felled(digits: known.Digits) -> None:
+    network = known.small_network(digits)
+    few = known.Digits(digits.images[:100], digits.labels[:100])
+    chosen = [{"name": "noise"}, {"name": "fgsm"}, {"name": "pgd", "parameters": {"steps": 7}}]
+    condition = AdversarialCondition.model_validate({"threat": {"norm": "Linf", "eps": 0.12}, "attacks": chosen})
+    found = rows(condition, network, few)
+    steps = {
+        name: {row.felled_step for row in found if row.felled_by == name} for name in ("noise", "fgsm", "pgd", None)
+    }
+    assert steps["noise"] == steps[None] == {None}
+    assert steps["fgsm"] == {1}
+    left = torch.tensor([row.clean_prediction == row.label and row.felled_by not in ("noise", "fgsm") for row in found])
+    run = run_attack(
+        create("pgd", steps=7),
+        network,
+        few.images[left],
+        few.labels[left],
+        threat=condition.threat,
+        generator=image_generators(0, left.nonzero().flatten().tolist()),
+    )
+    assert run.steps is not None
+    assert [row.felled_step for row in found if row.felled_by == "pgd"] == run.steps[run.flipped].tolist()
+    assert run.steps[run.flipped].unique().numel() > 1
+    assert not run.flipped[0]
 
 
 class Small(nn.Module):

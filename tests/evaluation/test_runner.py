@@ -16,6 +16,7 @@ from evaluation import (
     EvaluationSpec,
     Report,
     Shard,
+    ShardResult,
     evaluate,
     make_plan,
     merge,
@@ -102,6 +103,82 @@ def test_a_larger_selection_repeats_the_rows_of_a_smaller_one(catalog: Catalog) 
     small = run_shard(spec(images=9), shard, classifier=classifier, dataset=dataset)
     large = run_shard(spec(images=30), shard, classifier=classifier, dataset=dataset)
     assert small.rows == large.rows
+
+
+class Counting(nn.Module):
+    """Counts the images that it sees."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner, self.images = inner, 0
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.images += len(images)
+        return self.inner(images)
+
+
+CURVE = {
+    "kind": "curve",
+    "norm": "Linf",
+    "eps": ["4/255", "16/255"],
+    "attacks": [{"name": "apgd", "parameters": {"steps": 3}}],
+    "refine": 1,
+}
+
+
+def rounded(result: ShardResult) -> dict[str, object]:
+    """Without times, and without what the last bits of logits decide: they depend on the images that share a batch."""
+    return result.model_dump(exclude={"seconds": True, "examples": True, "rows": {"__all__": ROUNDED}})
+
+
+ROUNDED = {"clean_confidence", "confidence", "distance"}
+
+
+@pytest.mark.parametrize("condition", range(len(CONDITIONS) + 1))
+@pytest.mark.parametrize(
+    ("start", "known", "same_batches"),
+    [(0, 9, False), (0, 20, True), (0, 30, True), (5, 6, False), (5, 25, True), (5, 29, False)],
+)
+def test_a_shard_goes_on_from_what_is_known_as_if_from_nothing(
+    monkeypatch: pytest.MonkeyPatch, catalog: Catalog, condition: int, start: int, known: int, same_batches: bool
+) -> None:
+    """Twenty images make a batch: where the same ones share a batch, all is equal to the bit."""
+    monkeypatch.setattr(evaluation.runner, "BATCH_PIXELS", 20 * 32 * 32)
+    loaded, dataset = catalog.load_model("tiny"), catalog.open_dataset("shapes")
+    classifier = models.Classifier(counting := Counting(loaded.network), loaded.card).eval()
+    asked = spec(conditions=[*CONDITIONS, CURVE])
+
+    def run(stop: int, known: ShardResult | None = None) -> ShardResult:
+        shard = Shard(model="tiny", condition=condition, start=start, stop=stop)
+        counting.images = 0
+        return run_shard(asked, shard, classifier=classifier, dataset=dataset, known=known)
+
+    first, whole = run(known), run(30)
+    grown = run(30, first)
+    if start:
+        assert counting.images == whole.images_forwarded - first.images_forwarded
+    assert grown.seconds > first.seconds
+    assert rounded(grown) == rounded(whole)
+    if same_batches:
+        assert grown.model_copy(update={"seconds": 0}) == whole.model_copy(update={"seconds": 0})
+    for name in ROUNDED:
+        theirs, ours = ([getattr(row, name) for row in result.rows] for result in (whole, grown))
+        assert ours == [value if value is None else pytest.approx(value, abs=1e-3) for value in theirs]
+    assert [each.index for each in grown.examples] == [each.index for each in whole.examples]
+
+
+def test_what_is_known_from_other_versions_or_hardware_is_computed_anew(catalog: Catalog) -> None:
+    classifier, dataset = catalog.load_model("tiny"), catalog.open_dataset("shapes")
+
+    def run(stop: int, known: ShardResult | None = None) -> ShardResult:
+        shard = Shard(model="tiny", condition=2, start=0, stop=stop)
+        return run_shard(spec(), shard, classifier=classifier, dataset=dataset, known=known)
+
+    first = run(9)
+    row = first.rows[0].model_copy(update={"confidence": 0.123})
+    altered = first.model_copy(update={"rows": (row, *first.rows[1:])})
+    assert run(30, altered).rows[0] == row
+    assert run(30, altered.model_copy(update={"made_with": "withstand 0, an abacus"})).rows == run(30).rows
 
 
 def test_the_seed_changes_images_and_draws(catalog: Catalog) -> None:

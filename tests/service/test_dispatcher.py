@@ -13,6 +13,7 @@ import pytest
 import evaluation
 from evaluation import Catalog, EvaluationSpec, Plan, make_plan, merge
 from service.dispatcher import Dispatcher
+from service.executors import compute
 from service.jobs import Evaluation, ShardStatus, Status
 from service.store import MAX_FAILURES, Store
 from tests.conftest import Put, without_times
@@ -95,6 +96,26 @@ def test_every_shard_is_run_and_the_report_is_that_of_an_evaluation_without_a_se
     report = merge(plan, store.results(plan.id))
     assert report.complete
     assert without_times(report) == without_times(evaluation.evaluate(plan.spec, catalog=catalog, device="cpu"))
+
+
+def test_a_larger_selection_is_reported_as_if_nothing_had_been_computed_before(
+    store: Store, catalog: Catalog, threads: Threads, start: Start
+) -> None:
+    conditions = [{"kind": "clean"}, FLIP, PGD]
+    small, large = (plan_of(catalog, images=images, conditions=conditions) for images in (20, 30))
+    store.submit(small)
+    while claimed := store.claim():
+        found = compute(catalog, claimed.plan, claimed.shard)
+        marked = tuple(row.model_copy(update={"confidence": 0.123}) for row in found.rows)
+        store.complete(claimed.id, found.model_copy(update={"rows": marked}))
+    store.submit(large)
+    start({"cpu": threads})
+    until(lambda: read(store, large).status is Status.DONE)
+    results = store.results(large.id)
+    for result in results:
+        assert [row.index for row in result.rows if row.confidence == 0.123] == [row.index for row in result.rows[:20]]
+    alone = evaluation.evaluate(large.spec, catalog=catalog, device="cpu")
+    assert without_times(merge(large, results)) == without_times(alone)
 
 
 def test_what_is_submitted_later_is_run_too(store: Store, catalog: Catalog, threads: Threads, start: Start) -> None:

@@ -23,8 +23,9 @@ from service import fleet
 from service.admission import load_served
 from service.deployments import Deployment, Deployments, ServingSettings
 from service.errors import ServiceError
+from service.lanes import Answer, Prepare
 from service.metrics import Metrics
-from service.predictor import Answer, Limits, Predictor, Prepare
+from service.predictor import Limits, Predictor
 from service.settings import Settings
 from tests.conftest import Put
 from tests.service.conftest import DEADLINE_S, serving, until

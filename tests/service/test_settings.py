@@ -76,6 +76,7 @@ def guarded(settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Ite
 
 
 GUARDED = [
+    ("GET", "/metrics"),
     ("GET", "/"),
     ("GET", "/evaluations/0123456789abcdef"),
     ("GET", "/v1/models"),
@@ -115,7 +116,6 @@ GUARDED = [
 OPEN = {
     ("GET", "/healthz"),
     ("GET", "/readyz"),
-    ("GET", "/metrics"),
     ("GET", "/v2"),
     ("GET", "/v2/health/live"),
     ("GET", "/v2/health/ready"),

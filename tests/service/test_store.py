@@ -5,10 +5,11 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from evaluation import CleanCondition, EvaluationSpec, preset
+from evaluation import CleanCondition, EvaluationSpec, Plan, preset
 from service.jobs import Claim, Evaluation, ShardStatus, Status
 from service.store import MAX_FAILURES, KeyReusedError, Store
 from tests.service.conftest import a_plan, a_result
@@ -391,7 +392,7 @@ def test_a_writer_waits_for_another_process_that_holds_the_lock(store: Store, da
 
 
 def test_what_was_computed_for_another_evaluation_is_done_at_once(store: Store) -> None:
-    small, large = a_plan(images=250), a_plan(images=400).model_copy(update={"id": "a" * 16})
+    small, large = a_plan(images=250), another(images=400)
     store.submit(small)
     done = drain(store)
     store.submit(large)
@@ -402,6 +403,39 @@ def test_what_was_computed_for_another_evaluation_is_done_at_once(store: Store) 
     )
     assert found.progress.runs == 0
     assert store.results(large.id) == [a_result(claimed.shard) for claimed in done[:2]]
+
+
+def another(**changes: Any) -> Plan:
+    return a_plan(**changes).model_copy(update={"id": "a" * 16})
+
+
+def test_a_shard_is_handed_out_with_the_longest_result_of_its_first_images(store: Store) -> None:
+    for number, images in enumerate((120, 250, 230)):
+        store.submit(a_plan(images=images).model_copy(update={"id": f"{number:016}"}))
+    drain(store)
+    store.submit(another(images=400))
+    known = {claimed.shard.start: claimed.known for claimed in drain(store)}
+    assert known == {200: a_result(a_plan(images=250).shards[2]), 300: None}
+
+
+def test_a_longer_result_is_no_use_to_a_smaller_selection(store: Store) -> None:
+    store.submit(a_plan(images=250))
+    drain(store)
+    store.submit(another(images=240))
+    claimed = claim(store)
+    assert (claimed.shard.start, claimed.shard.stop, claimed.known) == (200, 240, None)
+
+
+def test_what_was_computed_after_a_submission_is_known_too(store: Store) -> None:
+    store.submit(a_plan(images=150))
+    store.submit(another(images=180))
+    handed_out = drain(store)
+    assert [(each.shard.stop, each.known is not None) for each in handed_out] == [
+        (100, False),
+        (150, False),
+        (100, True),
+        (180, True),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -418,7 +452,7 @@ def test_what_was_computed_for_another_evaluation_is_done_at_once(store: Store) 
 def test_another_question_is_computed(store: Store, change: dict[str, object]) -> None:
     store.submit(a_plan())
     drain(store)
-    other = a_plan().model_copy(update={"id": "a" * 16, **change})
+    other = another().model_copy(update=change)
     store.submit(other)
     found = store.evaluation(other.id)
     assert found is not None

@@ -1,0 +1,275 @@
+"""Captured passes: everything but the two lines that need a GPU is run here, with a recorder that keeps its tensors in place."""
+
+import copy
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import attacks
+from attacks import AttackRun, Captured, Norm, image_generators, run_attack
+from attacks._gradient import Seen, look, record_on_gpu
+from attacks.apgd import _Losses
+from attacks.pgd import Goal
+from tests.attacks.digits import BUDGETS, Digits
+
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="captures on a GPU")
+
+CASES: list[tuple[str, dict[str, Any], bool]] = [
+    ("pgd", {"steps": 6}, False),
+    ("pgd", {"steps": 6}, True),
+    ("pgd", {"steps": 4, "restarts": 2, "counts": "last_step"}, False),
+    ("fgsm", {}, False),
+    ("apgd", {"steps": 8}, False),
+    ("apgd", {"steps": 8, "loss": "dlr"}, False),
+    ("apgd", {"steps": 5, "loss": "targeted_dlr", "targets_tried": 3}, False),
+]
+
+
+class Recorder:
+    """Repeats a computation into the tensors that the first run made, as a graph does; counts what it recorded."""
+
+    def __init__(self) -> None:
+        self.recorded = self.replayed = 0
+
+    def __call__(self, run: Callable[[], Seen]) -> Callable[[], Seen]:
+        self.recorded += 1
+        kept = run()
+
+        def replay() -> Seen:
+            self.replayed += 1
+            for own, fresh in zip(kept, run(), strict=True):
+                own.copy_(fresh)
+            return kept
+
+        return replay
+
+
+def loss(digits: Digits, count: int) -> Goal:
+    return Goal.of(digits.labels[:count], None)
+
+
+def assert_alike(found: Seen, expected: Seen) -> None:
+    for ours, theirs in zip(found, expected, strict=True):
+        assert ours.shape == theirs.shape
+        assert torch.allclose(ours, theirs, atol=1e-5)
+
+
+@pytest.fixture
+def precise(network: nn.Module, digits: Digits) -> tuple[nn.Module, Digits]:
+    """In float64, where the images that share a batch do not matter to the sign of a gradient."""
+    return copy.deepcopy(network).double(), Digits(digits.images[:150].double(), digits.labels[:150])
+
+
+def attacked(name: str, parameters: dict[str, Any], norm: Norm, targeted: bool, on: Digits, **models: Any) -> AttackRun:
+    return run_attack(
+        attacks.create(name, **parameters),
+        images=on.images,
+        labels=on.labels,
+        threat=BUDGETS[norm],
+        generator=image_generators(0, range(len(on.labels))),
+        targets=(on.labels + 1) % 10 if targeted else None,
+        **models,
+    )
+
+
+@pytest.mark.parametrize("norm", [Norm.LINF, Norm.L2])
+@pytest.mark.parametrize(("name", "parameters", "targeted"), CASES)
+def test_captured_attacks_find_and_count_what_others_do(
+    precise: tuple[nn.Module, Digits], norm: Norm, name: str, parameters: dict[str, Any], targeted: bool
+) -> None:
+    model, some = precise
+    plain = copy.deepcopy(model)
+    captured = Captured(copy.deepcopy(model), recorder := Recorder())
+    expected = attacked(name, parameters, norm, targeted, some, model=model, searched=plain)
+    attacked(name, parameters, norm, targeted, some, model=model, searched=captured)
+    recorded = recorder.recorded
+    found = attacked(name, parameters, norm, targeted, some, model=model, searched=captured)
+    assert recorder.recorded == recorded > 0, "captured once, used in the next attack too"
+    assert recorder.replayed > recorded
+    assert torch.allclose(found.adversarial, expected.adversarial, atol=1e-9)
+    assert torch.equal(found.flipped, expected.flipped)
+    assert found.images_forwarded == expected.images_forwarded, "neither padding nor captures count"
+    assert found.steps is not None
+    assert expected.steps is not None
+    assert torch.equal(found.steps, expected.steps)
+
+
+def test_batches_are_padded_to_powers_of_two_or_the_largest(network: nn.Module, digits: Digits) -> None:
+    captured = Captured(network, recorder := Recorder())
+    recorded: list[int] = []
+    for count in (13, 12, 9, 8, 5, 3, 1, 2, 13, 14, 1):
+        found = look(captured, digits.images[:count], loss(digits, count))
+        assert_alike(found, look(network, digits.images[:count], loss(digits, count)))
+        recorded.append(recorder.recorded)
+    assert recorded == [1, 1, 1, 2, 2, 3, 4, 5, 5, 6, 6]
+
+
+def test_what_a_capture_held_before_does_not_matter(network: nn.Module, digits: Digits) -> None:
+    captured = Captured(network, Recorder())
+    for start, count in ((0, 16), (0, 16), (16, 13), (40, 9), (60, 16)):
+        part = Digits(digits.images[start : start + count], digits.labels[start : start + count])
+        assert_alike(look(captured, part.images, loss(part, count)), look(network, part.images, loss(part, count)))
+
+
+def test_what_was_returned_stays_when_the_capture_is_replayed(network: nn.Module, digits: Digits) -> None:
+    captured = Captured(network, Recorder())
+    look(captured, digits.images[:8], loss(digits, 8))
+    first = look(captured, digits.images[:8], loss(digits, 8))
+    kept = Seen(*(each.clone() for each in first))
+    look(captured, digits.images[8:16], Goal.of(digits.labels[8:16], None))
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(first, kept, strict=True))
+
+
+def test_every_loss_and_type_has_its_own_capture(network: nn.Module, digits: Digits) -> None:
+    images, labels, aim = digits.images[:8], digits.labels[:8], (digits.labels[:8] + 1) % 10
+    captured = Captured(network, recorder := Recorder())
+    losses = [
+        Goal.of(labels, None),
+        Goal.of(labels, aim),
+        _Losses("ce", labels, None),
+        _Losses("dlr", labels, None),
+        _Losses("targeted_dlr", labels, aim),
+    ]
+    for _ in range(2):
+        for each in losses:
+            assert_alike(look(captured, images, each), look(network, images, each))
+    assert recorder.recorded == len(losses)
+    pooled = nn.Sequential(nn.AdaptiveAvgPool2d(8), network).eval()
+    captured = Captured(pooled, recorder := Recorder())
+    for shape in ((8, 8), (9, 10)):
+        resized = nn.functional.interpolate(images, shape)
+        assert_alike(look(captured, resized, losses[0]), look(pooled, resized, losses[0]))
+    assert recorder.recorded == 2
+
+
+def refuse(run: Callable[[], Seen]) -> Callable[[], Seen]:
+    try:
+        run()
+        raise RuntimeError("operation not permitted when stream is capturing\nmore")
+    finally:
+        raise RuntimeError("operation failed due to a previous error during capture")
+
+
+def forget(run: Callable[[], Seen]) -> Callable[[], Seen]:
+    """A replay that does nothing: what the recording made is all there ever is."""
+    kept = run()
+    return lambda: kept
+
+
+@pytest.mark.parametrize(
+    ("record", "reason"),
+    [
+        (refuse, "RuntimeError: operation not permitted when stream is capturing"),
+        (forget, "its replay differs from what it computes"),
+    ],
+)
+def test_a_model_that_cannot_be_captured_goes_on_as_it_is(
+    network: nn.Module, digits: Digits, caplog: pytest.LogCaptureFixture, record: Any, reason: str
+) -> None:
+    calls: list[int] = []
+
+    def counted(run: Callable[[], Seen]) -> Callable[[], Seen]:
+        calls.append(1)
+        return record(run)
+
+    captured = Captured(network, counted)
+    with caplog.at_level(logging.WARNING):
+        for count in (8, 8, 3):
+            found = look(captured, digits.images[:count], loss(digits, count))
+            assert_alike(found, look(network, digits.images[:count], loss(digits, count)))
+    assert [each.getMessage() for each in caplog.records] == [
+        f"Sequential cannot be captured and runs as it is: {reason}"
+    ]
+    assert len(calls) == 1, "not tried again"
+
+
+def test_a_captured_model_is_the_model_without_a_loss(network: nn.Module, digits: Digits) -> None:
+    captured = Captured(network, Recorder())
+    assert torch.equal(captured(digits.images[:5]), network(digits.images[:5]))
+    assert not captured.training
+    assert Captured(copy.deepcopy(network).train()).training
+    attack = attacks.create("torchattacks:PGD", alpha=0.1, steps=4)
+    run = run_attack(
+        attack,
+        network,
+        digits.images[:100],
+        digits.labels[:100],
+        threat=BUDGETS[Norm.LINF],
+        generator=torch.Generator().manual_seed(0),
+        searched=captured,
+    )
+    assert run.flipped.any()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_it_says_so_and_goes_on(
+    network: nn.Module, digits: Digits, caplog: pytest.LogCaptureFixture
+) -> None:
+    found = look(Captured(network), digits.images[:4], loss(digits, 4))
+    assert_alike(found, look(network, digits.images[:4], loss(digits, 4)))
+    assert "cannot be captured and runs as it is" in caplog.text
+
+
+@needs_gpu
+@pytest.mark.parametrize(("name", "parameters", "targeted"), CASES)
+def test_graphs_find_what_the_model_finds(
+    network: nn.Module,
+    digits: Digits,
+    caplog: pytest.LogCaptureFixture,
+    name: str,
+    parameters: dict[str, Any],
+    targeted: bool,
+) -> None:
+    model = copy.deepcopy(network).cuda()
+    some = Digits(digits.images[:300].cuda(), digits.labels[:300].cuda())
+    captured = Captured(copy.deepcopy(model))
+    expected = attacked(name, parameters, Norm.LINF, targeted, some, model=model, searched=copy.deepcopy(model))
+    for _ in range(2):
+        found = attacked(name, parameters, Norm.LINF, targeted, some, model=model, searched=captured)
+        assert (found.flipped != expected.flipped).float().mean() <= 0.02
+    assert not caplog.records
+
+
+@needs_gpu
+def test_graphs_give_the_logits_losses_and_gradients(network: nn.Module, digits: Digits) -> None:
+    model = copy.deepcopy(network).cuda()
+    captured = Captured(model, recorder := counted_on_gpu())
+    for count in (13, 13, 12, 5, 1, 8, 13):
+        images, goal = digits.images[:count].cuda(), Goal.of(digits.labels[:count].cuda(), None)
+        for ours, theirs in zip(look(captured, images, goal), look(model, images, goal), strict=True):
+            assert torch.allclose(ours, theirs, atol=1e-3)
+    assert recorder.recorded == 3
+
+
+def counted_on_gpu() -> Recorder:
+    class Counted(Recorder):
+        def __call__(self, run: Callable[[], Seen]) -> Callable[[], Seen]:
+            self.recorded += 1
+            return record_on_gpu(run)
+
+    return Counted()
+
+
+@needs_gpu
+def test_a_model_that_waits_for_the_gpu_is_run_as_it_is(
+    network: nn.Module, digits: Digits, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Waiting(nn.Module):
+        def __init__(self, inner: nn.Module) -> None:
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, images: Tensor) -> Tensor:
+            return self.inner(images) * (1 if images.sum().item() >= 0 else -1)
+
+    model = Waiting(copy.deepcopy(network)).cuda().eval()
+    captured = Captured(model)
+    images, goal = digits.images[:8].cuda(), Goal.of(digits.labels[:8].cuda(), None)
+    for _ in range(2):
+        for ours, theirs in zip(look(captured, images, goal), look(model, images, goal), strict=True):
+            assert torch.allclose(ours, theirs, atol=1e-3)
+    assert "cannot be captured" in caplog.text

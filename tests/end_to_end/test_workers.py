@@ -1,0 +1,78 @@
+"""Several processes behind one port: any of them answers, one of them dispatches, all count together."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.service.conftest import until
+
+ROOT = Path(__file__).parents[2]
+MODEL = "resnet_mini.fashion_mnist"
+PICTURE = (ROOT / "docs" / "dress.png").read_bytes()
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def children(pid: int) -> list[int]:
+    return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def answers(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/readyz").is_success
+    except httpx.HTTPError:
+        return False
+
+
+def test_two_processes_answer_on_one_port(tmp_path: Path) -> None:
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    command = [sys.executable, "-m", "service.cli", "serve", "--workers", "2", "--port", str(port)]
+    environment = os.environ | {"WITHSTAND_API_KEYS": '["k"]', "WITHSTAND_TOP_K": "ignored"}
+    started = subprocess.Popen([*command, "--data-dir", str(tmp_path)], cwd=ROOT, env=environment)
+    try:
+        until(lambda: answers(url), 120)
+        headers = {"X-API-Key": "k"}
+
+        def predict(_: int) -> str:
+            with httpx.Client(base_url=url, headers=headers, timeout=60) as http:  # a connection of its own
+                answer = http.post(f"/v1/models/{MODEL}/predict", content=PICTURE)
+                assert answer.status_code == 200, answer.text
+                return answer.json()["predictions"][0]["top"][0]["label"]
+
+        with ThreadPoolExecutor(8) as threads:
+            assert set(threads.map(predict, range(60))) == {"Dress"}
+        with httpx.Client(base_url=url, headers=headers, timeout=60) as http:
+            assert (
+                http.post(f"/v1/models/{MODEL}/predict", content=PICTURE, headers={"X-API-Key": "no"}).status_code
+                == 401
+            )
+            page = http.get("/metrics").text
+            total = re.search(r'^withstand_predictions_total{.*outcome="ok".*} (\S+)$', page, flags=re.MULTILINE)
+            assert total
+            assert float(total[1]) == 60, "all processes are counted, whichever answers"
+            spec = {"models": [MODEL], "dataset": "fashion_mnist_test", "images": 20, "conditions": [{"kind": "clean"}]}
+            link = http.post("/v1/evaluations", json=spec).json()["links"]["self"]
+            until(lambda: http.get(link).json()["status"] == "done", 120)
+            states = {http.get("/readyz", headers={"Connection": "close"}).json()["dispatcher"] for _ in range(40)}
+            assert "active" in states
+        workers = [
+            each for each in children(started.pid) if b"spawn_main" in Path(f"/proc/{each}/cmdline").read_bytes()
+        ]
+        assert len(workers) == 2
+    finally:
+        started.send_signal(signal.SIGTERM)
+        assert started.wait(60) is not None

@@ -1,0 +1,49 @@
+"""Models of the zoo with their passes captured: padding changes no image's logits and gradient."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+import models
+from attacks import Captured
+from attacks._gradient import Seen, look
+from attacks.pgd import Goal
+from evaluation import Catalog
+
+ZOO = sorted(Catalog().checkpoints())
+
+
+def again(run: Callable[[], Seen]) -> Callable[[], Seen]:
+    return run
+
+
+def compare(captured: Captured, plain: torch.nn.Module, device: str) -> None:
+    images = torch.rand(6, 3, 32, 32, generator=torch.Generator().manual_seed(0)).to(device)
+    labels = torch.arange(6, device=device)
+    for count in (6, 5, 3, 2, 5):
+        goal = Goal.of(labels[:count], None)
+        found, expected = look(captured, images[:count], goal), look(plain, images[:count], goal)
+        for ours, theirs in zip(found, expected, strict=True):
+            assert (ours - theirs).abs().max() <= 1e-4 * theirs.abs().max()
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_padding_changes_no_image(name: str) -> None:
+    plain = models.fold(Catalog().load_model(name))
+    compare(Captured(plain, again), plain, "cpu")
+
+
+def test_on_a_cpu_nothing_is_captured(catalog: Catalog) -> None:
+    roles = catalog.load_folded("tiny", "cpu", "float32")
+    assert roles.searched is roles.classifier
+    assert isinstance(catalog.load_folded("tiny", "cpu", "bfloat16").searched, models.Classifier)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="captures on a GPU")
+@pytest.mark.parametrize("name", ZOO)
+def test_what_an_evaluation_searches_on_a_gpu_is_a_captured_copy(name: str) -> None:
+    roles = Catalog().load_folded(name, "cuda", "float32")
+    assert isinstance(roles.searched, Captured)
+    assert roles.searched.model is not roles.classifier
+    compare(roles.searched, roles.searched.model, "cuda")
