@@ -1,5 +1,6 @@
 """What routes need, by name."""
 
+import asyncio
 import binascii
 import secrets
 from base64 import b64decode
@@ -105,7 +106,8 @@ def _given_key(request: Request) -> str:
 
 
 async def _find_deployment(name: ModelName, service: ServiceDep, version: ModelVersion | None = None) -> Deployment:
-    return service.deployments.find(name, version)
+    known = service.deployments.known(name, version)
+    return known or await asyncio.to_thread(service.deployments.find, name, version)  # a new checkpoint is hashed
 
 
 DeploymentDep = Annotated[Deployment, Depends(_find_deployment)]

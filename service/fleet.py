@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from functools import partial
 from http import HTTPStatus
 
+from pydantic import BaseModel
+
 from common.pictures import PictureError
 from evaluation import Catalog
 from models import CheckpointError
@@ -159,7 +161,17 @@ class Fleet:
         """Name the devices that have it in memory."""
         return [device for device, each in self.predictors.items() if each.is_loaded(deployment)]
 
-    def configure(self, name: str, settings: ServingSettings) -> Deployment:
+    def require_loaded(self, deployment: Deployment, members: BaseModel | None = None) -> None:
+        """Check that the next picture would find a model in memory.
+
+        Raises:
+            ServiceError: it would not (503), with further members of the error.
+        """
+        if not self.loaded_on(deployment):
+            detail = f"{deployment.name} version {deployment.version} is not in memory; a load, or the next picture, loads it"
+            raise ServiceError(HTTPStatus.SERVICE_UNAVAILABLE, detail, members=members)
+
+    def configure(self, name: str, settings: ServingSettings) -> None:
         """Change how a model is served; another precision must give the answers of float32 on the model's own data.
 
         Raises:
@@ -169,4 +181,3 @@ class Fleet:
         proposed = self._deployments.proposed(name, settings)
         device = self._allowed(proposed)[0].device
         self._deployments.save(name, settings, admit(self._catalog, proposed, device))
-        return self._deployments.find(name)

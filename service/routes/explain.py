@@ -9,7 +9,7 @@ from fastapi import APIRouter, Query, Request, Response
 
 from common.pictures import PictureError
 from models import Place
-from service.deps import ModelName, ServiceDep
+from service.deps import DeploymentDep, ServiceDep
 from service.errors import LONGEST_ECHO, FieldError, ServiceError
 from service.explain import Explanation, parse_place
 from service.images import decode, read_uploads
@@ -37,7 +37,7 @@ class ExplanationFormat(StrEnum):
     openapi_extra=_BODY,
 )
 async def explain(
-    name: ModelName,
+    deployment: DeploymentDep,
     request: Request,
     service: ServiceDep,
     layer: Annotated[str | None, Query(description="path of an attention layer; the last one by default")] = None,
@@ -54,7 +54,6 @@ async def explain(
     AA-ResNet and attention masks.
     """
     place = _place(query)
-    deployment = service.deployments.find(name)
     (upload,) = await read_uploads(request, most=1)
     preprocessing, max_pixels = deployment.card.preprocessing, service.settings.max_pixels
     try:

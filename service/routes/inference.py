@@ -87,11 +87,7 @@ async def model_metadata(deployment: DeploymentDep, service: ServiceDep) -> Mode
 @router.get("/models/{name}/versions/{version}/ready")
 async def model_ready(deployment: DeploymentDep, service: ServiceDep) -> Ready:
     """Answer 200 if the next picture would find the model in memory, else 503."""
-    if not service.fleet.loaded_on(deployment):
-        detail = (
-            f"{deployment.name} version {deployment.version} is not in memory; a load, or the next picture, loads it"
-        )
-        raise ServiceError(HTTPStatus.SERVICE_UNAVAILABLE, detail, members=Ready(ready=False))
+    service.fleet.require_loaded(deployment, Ready(ready=False))
     return Ready(ready=True)
 
 

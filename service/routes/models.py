@@ -21,7 +21,7 @@ from models import (
     QuestionsError,
     UnrecognisedError,
 )
-from service.deps import ModelName, Service, ServiceDep, require_admin
+from service.deps import DeploymentDep, Service, ServiceDep, require_admin
 from service.errors import FieldError, ServiceError
 from service.schemas import (
     AddedModel,
@@ -154,7 +154,7 @@ def _open_questions(error: QuestionsError) -> ServiceError:
 
 
 @router.get("/{name}")
-def read_model(name: ModelName, service: ServiceDep) -> ModelView:
+def read_model(deployment: DeploymentDep, service: ServiceDep) -> ModelView:
     """Read one model's card; without a version, that of the default one."""
-    checkpoint = service.deployments.find(name).checkpoint
-    return _view(service.catalog.checkpoint(checkpoint), service.catalog.checkpoint_sha256(checkpoint))
+    name = deployment.checkpoint
+    return _view(service.catalog.checkpoint(name), service.catalog.checkpoint_sha256(name))

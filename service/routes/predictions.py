@@ -12,7 +12,7 @@ from torch import Tensor
 from common.pictures import PictureError
 from service.bodies import described, read_json
 from service.deployments import Deployment
-from service.deps import KeyDep, ModelName, Service, ServiceDep
+from service.deps import DeploymentDep, KeyDep, Service, ServiceDep
 from service.errors import ServiceError
 from service.gone import unless_gone
 from service.images import ImagesRequest, Upload, decode, media_type, read_uploads, upload_from_base64
@@ -77,13 +77,17 @@ class LabelScore(BaseModel):
     openapi_extra={"requestBody": {"required": True, "content": _PICTURES}},
 )
 async def predict(
-    name: ModelName, request: Request, service: ServiceDep, key: KeyDep, top_k: TopK = None, timeout_s: Timeout = None
+    deployment: DeploymentDep,
+    request: Request,
+    service: ServiceDep,
+    key: KeyDep,
+    top_k: TopK = None,
+    timeout_s: Timeout = None,
 ) -> Response:
     """Classify one or many pictures: a multipart form with fields `file`, the bytes of one picture, or base64 in JSON.
 
     A picture that cannot be decoded fails alone; where none can, the answer is 422. `Server-Timing` tells where the time went.
     """
-    deployment = service.deployments.find(name)
     uploads = await read_uploads(request, most=service.settings.max_images)
     answers = await _ask(request, service, key, deployment, uploads, timeout_s)
     k = top_k or deployment.settings.top_k
@@ -103,10 +107,14 @@ async def predict(
     openapi_extra={"requestBody": {"required": True, "content": _CLASSIFICATION}},
 )
 async def classify(
-    name: ModelName, request: Request, service: ServiceDep, key: KeyDep, top_k: TopK = None, timeout_s: Timeout = None
+    deployment: DeploymentDep,
+    request: Request,
+    service: ServiceDep,
+    key: KeyDep,
+    top_k: TopK = None,
+    timeout_s: Timeout = None,
 ) -> list[LabelScore]:
     """Classify one picture; the answer is a bare list, as `huggingface_hub.InferenceClient.image_classification` expects."""
-    deployment = service.deployments.find(name)
     upload, parameters = await _read_classification(request)
     (answer,) = await _ask(request, service, key, deployment, [upload], timeout_s)
     if isinstance(answer, PictureError):  # it would have been refused as the only one
