@@ -128,7 +128,7 @@ class Deployments:
     def _find(self, name: str, version: str | None) -> Deployment:
         model, _, own_version = name.partition("@")
         versions = self.versions(model)
-        stored = self._read(model).settings
+        stored = self.settings(model)
         asked = version or own_version or stored.default_version or next(reversed(versions))
         if asked not in versions:
             raise unknown_name(f"version of {model}", asked, versions)
@@ -161,6 +161,10 @@ class Deployments:
     def names(self) -> list[str]:
         """List the models, without their versions."""
         return list(dict.fromkeys(each.partition("@")[0] for each in self._catalog.checkpoints()))
+
+    def settings(self, model: str) -> ServingSettings:
+        """How a model is served."""
+        return self._read(model).settings
 
     def agreement(self, model: str) -> Agreement | None:
         """How far the precision of a model's settings agrees with float32, if that was measured."""

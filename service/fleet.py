@@ -9,6 +9,7 @@ from http import HTTPStatus
 
 from pydantic import BaseModel
 
+from common import UnknownNameError
 from common.pictures import PictureError
 from evaluation import Catalog
 from models import CheckpointError
@@ -66,10 +67,9 @@ class Fleet:
 
     async def _warm(self, name: str) -> None:
         try:
-            deployment = self._deployments.find(name)
-            if deployment.settings.warm:
-                await self.load(deployment)
-        except CheckpointError as error:
+            if self._deployments.settings(name).warm:
+                await self.load(await asyncio.to_thread(self._deployments.find, name))
+        except (CheckpointError, UnknownNameError) as error:
             _log.warning("%s is not warm: %s", name, error)
 
     def stop(self) -> None:

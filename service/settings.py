@@ -58,7 +58,7 @@ class Settings(BaseSettings):
     ] = 256
     queue_wait_s: Annotated[
         float, Field(gt=0, description="refuse more pictures at once where those waiting take longer, seconds")
-    ] = 0.75
+    ] = 0.65
     key_images: Annotated[
         int | None,
         Field(ge=1, description="most pictures that one API key may have waiting; empty is no limit of its own"),
