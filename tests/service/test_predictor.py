@@ -257,6 +257,22 @@ def test_what_came_too_late_is_dropped_before_the_forward(new: Start, find: Find
     assert forwarded == [1], "the warm-up alone"
 
 
+def test_what_was_decoded_but_came_too_late_is_dropped_too(
+    new: Start, find: Find, held: Held, forwarded: list[int]
+) -> None:
+    """The deadline passes while the model loads, whose warm-up is held."""
+    predictor, tiny = new(), find("tiny")
+    predictor.start()
+    with pytest.raises(ServiceError, match="no prediction within 0.2 s"):
+        asyncio.run(predictor.predict(tiny, pictures(*IMAGES), timeout_s=0.2))
+    (lane,) = predictor._lanes.values()
+    assert len(lane.ready) == len(IMAGES), "all are decoded"
+    held.release.set()
+    until(lambda: predictor.is_loaded(tiny) and not predictor.waiting)
+    predictor.stop()
+    assert forwarded == [1], "the warm-up alone"
+
+
 def test_what_nobody_waits_for_is_dropped_before_the_forward(new: Start, find: Find, forwarded: list[int]) -> None:
     predictor = new()
 
