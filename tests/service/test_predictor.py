@@ -263,7 +263,7 @@ def test_what_was_decoded_but_came_too_late_is_dropped_too(
     """The deadline passes while the model loads, whose warm-up is held."""
     predictor, tiny = new(), find("tiny")
     predictor.start()
-    with pytest.raises(ServiceError, match="no prediction within 0.2 s"):
+    with pytest.raises(ServiceError, match=r"no prediction within 0\.2 s"):
         asyncio.run(predictor.predict(tiny, pictures(*IMAGES), timeout_s=0.2))
     (lane,) = predictor._lanes.values()
     assert len(lane.ready) == len(IMAGES), "all are decoded"
