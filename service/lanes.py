@@ -42,7 +42,20 @@ class Item:
     image: Tensor = field(default_factory=lambda: torch.empty(0))
     preprocess_s: float = 0.0
 
-    def settle(self, answer: "Answer | Exception") -> None:
+    def decode(self) -> bool:
+        """Make the image, if somebody still waits for it; what is wrong with the picture is handed over."""
+        if self.future.done():
+            return False
+        began = time.perf_counter()
+        try:
+            self.image = self.prepare()
+        except Exception as error:
+            self.settle(error)
+            return False
+        self.preprocess_s = time.perf_counter() - began
+        return True
+
+    def settle(self, answer: "Answer | BaseException") -> None:
         """Hand over an answer, a broken picture, or an error; from any thread."""
         with suppress(RuntimeError):  # the loop has ended: nobody waits
             self.future.get_loop().call_soon_threadsafe(self._settle, answer)
@@ -52,7 +65,7 @@ class Item:
         with suppress(RuntimeError):
             self.future.get_loop().call_soon_threadsafe(self.future.cancel)
 
-    def _settle(self, answer: "Answer | Exception") -> None:
+    def _settle(self, answer: "Answer | BaseException") -> None:
         if self.future.done():
             return
         if isinstance(answer, Answer | PictureError):
@@ -71,6 +84,7 @@ class Lane:
     loaded: "Future[models.Classifier]" = field(default_factory=Future[models.Classifier])
     size_bytes: int = 0
     raw: deque[Item] = field(default_factory=deque[Item])
+    preparing: int = 0
     ready: deque[Item] = field(default_factory=deque[Item])
     running: int = 0
     image_s: float = 0.0
@@ -79,12 +93,17 @@ class Lane:
     @property
     def usable(self) -> bool:
         """Whether its model is in memory."""
-        return self.loaded.done() and self.loaded.exception() is None
+        return self.loaded.done() and not self.failure
+
+    @property
+    def failure(self) -> BaseException | None:
+        """Why its model could not be loaded."""
+        return self.loaded.exception() if self.loaded.done() else None
 
     @property
     def waiting(self) -> int:
         """Pictures that are in no batch yet."""
-        return len(self.raw) + len(self.ready)
+        return len(self.raw) + self.preparing + len(self.ready)
 
     def took(self, image_s: float) -> None:
         """Remember how long a picture took."""

@@ -217,9 +217,9 @@ class Predictor:
             _log.warning("%s: %s", lane.deployment.checkpoint, error)
             with self._changed:
                 del self._lanes[lane.deployment.key]
+                lane.loaded.set_exception(error)
                 for item in (*lane.raw, *lane.ready):
                     item.settle(error)
-            lane.loaded.set_exception(error)
             return
         with self._changed:
             lane.size_bytes = sum(each.nbytes for each in (*classifier.parameters(), *classifier.buffers()))
@@ -261,6 +261,7 @@ class Predictor:
                     if self._is_ripe(lane):
                         return self._take_batch(lane)
                     if lane.raw and len(lane.ready) < 2 * lane.most:
+                        lane.preparing += 1
                         return partial(self._prepare, lane, lane.raw.popleft())
                 self._changed.wait()
             return None
@@ -283,18 +284,17 @@ class Predictor:
         return partial(self._run, lane, batch, len(self._threads) if alone else 1)
 
     def _prepare(self, lane: Lane, item: Item) -> None:
-        if item.future.done():
-            return
-        began = time.perf_counter()
-        try:
-            item.image = item.prepare()
-        except Exception as error:
-            item.settle(error)
-            return
-        item.preprocess_s = time.perf_counter() - began
+        decoded = item.decode()
         with self._changed:
-            lane.ready.append(item)
-            self._changed.notify()
+            lane.preparing -= 1
+            if self._stopping:
+                item.cancel()
+            elif lane.failure:
+                item.settle(lane.failure)
+            elif decoded:
+                lane.ready.append(item)
+            self._retire(lane)
+            self._changed.notify_all()
 
     def _run(self, lane: Lane, batch: Sequence[Item], threads: int) -> None:
         wanted = [item for item in batch if not item.future.done()]

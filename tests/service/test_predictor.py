@@ -404,3 +404,70 @@ def test_over_http_a_busy_server_answers_503_and_504(
             assert "no prediction within 1 s" in refusal(late, 504)["detail"]
         held.release.set()
         assert labels(small.http.post(URL, content=DISC)) == ["disc"]
+
+
+@dataclass
+class Slow:
+    """A picture whose decoding waits until it is released."""
+
+    image: Tensor
+    begun: Event = field(default_factory=Event)
+    release: Event = field(default_factory=Event)
+
+    def __call__(self) -> Tensor:
+        self.begun.set()
+        self.release.wait(DEADLINE_S)
+        return self.image
+
+
+def test_a_picture_being_decoded_keeps_its_model_from_being_forgotten(new: Start, find: Find) -> None:
+    predictor, tiny, slow = new(), find("tiny"), Slow(IMAGES[1])
+    predictor.start()
+
+    async def ask() -> list[Answer | PictureError]:
+        await predictor.load(tiny)
+        asked = asyncio.ensure_future(predictor.predict(tiny, [slow], timeout_s=10))
+        await asyncio.to_thread(slow.begun.wait)
+        predictor.unload(tiny)
+        slow.release.set()
+        return await asked
+
+    assert classes(asyncio.run(ask())) == [1]
+    until(lambda: not predictor.is_loaded(tiny))
+
+
+def test_a_picture_decoded_for_a_model_that_failed_to_load_is_told_why(
+    new: Start, put_checkpoint: Put, tmp_path: Path
+) -> None:
+    path = put_checkpoint(tmp_path, "mine")
+    where = Catalog((tmp_path,), ())
+    predictor, mine, slow = new(where=where), Deployments(where, tmp_path / "serving").find("mine"), Slow(IMAGES[0])
+    path.write_bytes(b"broken")
+    predictor.start()
+
+    async def ask() -> None:
+        asked = asyncio.ensure_future(predictor.predict(mine, [slow], timeout_s=10))
+        await asyncio.to_thread(slow.begun.wait)
+        await asyncio.to_thread(until, lambda: not predictor._lanes)
+        slow.release.set()
+        await asked
+
+    with pytest.raises(models.CheckpointError):
+        asyncio.run(ask())
+
+
+def test_a_picture_being_decoded_when_it_all_ends_is_cancelled(new: Start, find: Find) -> None:
+    predictor, slow = new(), Slow(IMAGES[0])
+    predictor.start()
+
+    async def ask() -> None:
+        asked = asyncio.ensure_future(predictor.predict(find("tiny"), [slow], timeout_s=10))
+        await asyncio.to_thread(slow.begun.wait)
+        stopping = asyncio.create_task(asyncio.to_thread(predictor.stop))
+        await asyncio.to_thread(until, lambda: predictor._stopping)
+        slow.release.set()
+        await stopping
+        with pytest.raises(asyncio.CancelledError):
+            await asked
+
+    asyncio.run(ask())
