@@ -88,8 +88,9 @@ class Store:
         self._engine = create_engine(url)
         if self._engine.dialect.name == "sqlite":
             event.listen(self._engine, "connect", _prepare_sqlite)
-        _METADATA.create_all(self._engine)
-        _add_missing_columns(self._engine)
+        with _transaction(self._engine) as db:  # several processes may open a new database at once
+            _METADATA.create_all(db)
+            _add_missing_columns(db)
 
     @classmethod
     def at(cls, path: Path) -> "Store":
@@ -253,7 +254,7 @@ class Store:
 
 
 def _prepare_sqlite(connection: Any, _record: object) -> None:
-    for pragma in ("journal_mode = WAL", "synchronous = NORMAL", "busy_timeout = 30000", "foreign_keys = ON"):
+    for pragma in ("busy_timeout = 30000", "journal_mode = WAL", "synchronous = NORMAL", "foreign_keys = ON"):
         connection.execute(f"PRAGMA {pragma}")
 
 
@@ -323,12 +324,11 @@ def _known(db: Connection, plan: Plan, shards: Sequence[Shard]) -> dict[Shard, S
     return {shard: found[address] for shard, address in addresses.items() if address in found}
 
 
-def _add_missing_columns(engine: Engine) -> None:
+def _add_missing_columns(db: Connection) -> None:
     """Bring a database of an earlier version up to date: its shards have no address, and are not found by one."""
-    if "address" not in {column["name"] for column in inspect(engine).get_columns("shards")}:
-        with engine.begin() as db:
-            db.exec_driver_sql("ALTER TABLE shards ADD COLUMN address VARCHAR")
-            db.exec_driver_sql("CREATE INDEX ix_shards_address ON shards (address)")
+    if "address" not in {column["name"] for column in inspect(db).get_columns("shards")}:
+        db.exec_driver_sql("ALTER TABLE shards ADD COLUMN address VARCHAR")
+        db.exec_driver_sql("CREATE INDEX ix_shards_address ON shards (address)")
 
 
 def _revive(db: Connection, evaluation_id: str) -> bool:

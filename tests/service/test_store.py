@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 from typing import Any
 
 import pytest
@@ -484,3 +485,16 @@ def test_a_database_of_an_earlier_version_is_taken_over(database: Path) -> None:
     store.submit(a_plan())
     assert len(drain(store)) == 3
     store.close()
+
+
+def test_a_new_database_can_be_opened_by_many_at_once(tmp_path: Path) -> None:
+    for attempt in range(10):
+        path, together = tmp_path / f"{attempt}.db", Barrier(8)
+
+        def open_it(path: Path = path, together: Barrier = together) -> None:
+            together.wait()
+            Store.at(path).close()
+
+        with ThreadPoolExecutor(8) as threads:
+            for opened in [threads.submit(open_it) for _ in range(8)]:
+                opened.result()
