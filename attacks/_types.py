@@ -138,7 +138,7 @@ class Stepwise(ABC):
     ) -> tuple[Tensor, Tensor]:
         """Propose adversarial images as `Attack.perturb` does, and say how many steps, (N,) int64, led to each.
 
-        Steps of earlier restarts are counted; 0 is the start itself.
+        0 is the start itself.
         """
 
     def perturb(

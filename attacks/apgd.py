@@ -1,6 +1,6 @@
 """Auto-PGD: projected gradient descent that chooses its step size by itself."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Annotated, ClassVar, Literal
 
@@ -38,19 +38,18 @@ class APGD(Stepwise):
     steps: Annotated[int, Field(ge=1, le=10_000, description="gradient steps of a run")] = 100
     loss: Annotated[Literal["ce", "dlr", "targeted_dlr"], Field(description="what is to grow")] = "ce"
     targets_tried: Annotated[int, Field(ge=1, le=1_000, description="wrong classes that targeted_dlr aims for")] = 9
-    restarts: Annotated[int, Field(ge=1, le=1_000, description="independent runs, the first success counts")] = 1
     rho: Annotated[float, Field(gt=0, lt=1, description="share of steps that must raise the loss")] = 0.75
 
     @property
     def title(self) -> str:
-        """For example "APGD-CE-100" or "APGD-T-100 x 2"."""
+        """For example "APGD-CE-100" or "APGD-T-100"."""
         kind = {"ce": "CE", "dlr": "DLR", "targeted_dlr": "T"}[self.loss]
-        return f"APGD-{kind}-{self.steps}" + (f" x {self.restarts}" if self.restarts > 1 else "")
+        return f"APGD-{kind}-{self.steps}"
 
     @property
     def passes(self) -> int:
         """Three a step and at the start of a run."""
-        runs = self.restarts * (self.targets_tried if self.loss == "targeted_dlr" else 1)
+        runs = self.targets_tried if self.loss == "targeted_dlr" else 1
         return 3 * (self.steps + 1) * runs + 1
 
     def notice(self, classes: int) -> str | None:
@@ -88,11 +87,11 @@ class APGD(Stepwise):
             standing = standing.masked_scatter(standing, ~fallen)
         return adversarial, steps
 
-    def _aims(self, ranking: Tensor) -> Iterator[Tensor | None]:
+    def _aims(self, ranking: Tensor) -> Sequence[Tensor | None]:
         """One class an image (N,) for each run, the likeliest wrong one first; none where the loss has no aim."""
-        aims = [*ranking[:, : min(self.targets_tried, ranking.shape[1] - 1)].unbind(1)]
-        for _ in range(self.restarts):
-            yield from aims if self.loss == "targeted_dlr" else [None]
+        if self.loss != "targeted_dlr":
+            return [None]
+        return ranking[:, : min(self.targets_tried, ranking.shape[1] - 1)].unbind(1)
 
     def _run_once(
         self,

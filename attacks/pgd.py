@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from attacks._gradient import look
 from attacks._norms import GRADIENT_NORMS, ascend, moved, random_difference
-from attacks._random import Generator, subset
+from attacks._random import Generator
 from attacks._registry import register_attack
 from attacks._types import Norm, PixelScale, Stepwise, ThreatModel
 
@@ -25,7 +25,7 @@ class PGD(Stepwise):
 
     Two questions can be asked. "any_step": was the model ever wrong (or at the target) on the way? An image leaves the batch as
     soon as it is, which the forward pass of the next step tells without a further one. "last_step": is it wrong on the last
-    iterate? That is the classic definition, and never finds more. A restart attacks only the images that still stand.
+    iterate? That is the classic definition, and never finds more.
     """
 
     norms: ClassVar[frozenset[Norm]] = GRADIENT_NORMS
@@ -34,21 +34,19 @@ class PGD(Stepwise):
     steps: Annotated[int, Field(ge=1, le=10_000, description="gradient steps")] = 20
     step_size: Annotated[PixelScale | None, Field(description="length of a step, 2.5 * eps / steps without it")] = None
     random_start: Annotated[bool, Field(description="start at a random point of the ball")] = True
-    restarts: Annotated[int, Field(ge=1, le=1_000, description="independent runs, the first success counts")] = 1
     counts: Annotated[
         Literal["any_step", "last_step"], Field(description="which iterates count: all of them, or the last one alone")
     ] = "any_step"
 
     @property
     def title(self) -> str:
-        """For example "PGD-20" or "PGD-20 x 5"."""
-        last = " (last step)" if self.counts == "last_step" else ""
-        return f"PGD-{self.steps}" + (f" x {self.restarts}" if self.restarts > 1 else "") + last
+        """For example "PGD-20" or "PGD-20 (last step)"."""
+        return f"PGD-{self.steps}" + (" (last step)" if self.counts == "last_step" else "")
 
     @property
     def passes(self) -> int:
-        """Three a step; between restarts, one to see which images still stand."""
-        return 3 * self.steps * self.restarts + self.restarts - 1
+        """Three a step."""
+        return 3 * self.steps
 
     def trace(
         self,
@@ -62,20 +60,6 @@ class PGD(Stepwise):
     ) -> tuple[Tensor, Tensor]:
         """Propose adversarial images and their steps; see `Stepwise.trace`."""
         goal = Goal.of(labels, targets)
-        adversarial, steps = self._run_once(model, images, goal, threat, generator)
-        for run in range(1, self.restarts):
-            standing = goal.missed(_logits(model, adversarial))
-            if not standing.any():
-                break
-            again = subset(generator, standing)
-            found, taken = self._run_once(model, images[standing], goal.of_images(standing), threat, again)
-            adversarial[standing], steps[standing] = found, run * self.steps + taken
-        return adversarial, steps
-
-    def _run_once(
-        self, model: nn.Module, images: Tensor, goal: "Goal", threat: ThreatModel, generator: Generator
-    ) -> tuple[Tensor, Tensor]:
-        """Run from one start; returns images (N, C, H, W) and the steps to each (N,)."""
         length = 2.5 * threat.eps / self.steps if self.step_size is None else self.step_size
         start = random_difference(images, threat.norm, threat.eps, generator) if self.random_start else 0 * images
         current = moved(images, start, threat.norm, threat.eps)
@@ -169,8 +153,3 @@ class Goal:
     def of_images(self, chosen: Tensor) -> "Goal":
         """Keep the images that the mask (N,) chooses."""
         return Goal(self.classes[chosen], self.towards)
-
-
-def _logits(model: nn.Module, images: Tensor) -> Tensor:
-    with torch.no_grad():
-        return model(images)

@@ -12,18 +12,20 @@ import attacks
 import models
 from attacks import ThreatModel
 from evaluation.spec import (
+    MAX_RESTARTS,
     AdversarialCondition,
-    AttackChoice,
     Attacking,
     CleanCondition,
     Condition,
     CurveCondition,
     GridCondition,
+    Round,
     TransformCondition,
+    rounds,
 )
 
-TARGET_STREAM = 1
-"""Stream of random draws for targets; stream 0 belongs to the attack or transform."""
+TARGET_STREAM = MAX_RESTARTS
+"""Stream of random draws for targets; a transform has stream 0, an attack the one of its restart's number."""
 
 _FROZEN = ConfigDict(frozen=True, extra="forbid")
 
@@ -43,7 +45,8 @@ class Row(BaseModel):
         within_budget: False where an attack left the ball or [0, 1], or returned NaN.
         reached: predicted as the target, within budget; None without targets.
         felled_by: the attack that flipped it; None if it was wrong already or still stands.
-        felled_step: after how many of that attack's steps, 0 at its start; None if it does not say, or as felled_by.
+        felled_restart: in which of that attack's restarts, 0 the first run; None as felled_by.
+        felled_step: after how many steps of that run, 0 at its start; None if the attack does not say, or as felled_by.
         felled_eps: smallest radius of a curve at which it was flipped; None where there is no curve, or as felled_by.
     """
 
@@ -60,6 +63,7 @@ class Row(BaseModel):
     within_budget: bool = True
     reached: bool | None = None
     felled_by: str | None = None
+    felled_restart: int | None = None
     felled_step: int | None = None
     felled_eps: float | None = None
 
@@ -68,6 +72,16 @@ class Row(BaseModel):
         if isinstance(condition, Attacking):
             return self.clean_prediction == self.label and self.felled_by is None
         return self.prediction == self.label
+
+    def open(self, condition: AdversarialCondition) -> bool:
+        """Whether a further round would meet it."""
+        return self.counts(condition) if condition.targets is None else not self.reached
+
+    def followed_by(self, later: "Row") -> "Row":
+        """Join what the first rounds of a cascade did with what the later ones did."""
+        within = self.within_budget and later.within_budget
+        last = self if self.felled_by and not later.reached else later
+        return last.model_copy(update={"within_budget": within})
 
 
 @dataclass(frozen=True)
@@ -87,6 +101,15 @@ class Batch:
         return attacks.image_generators(self.seed, indices, stream=stream)
 
 
+@dataclass(frozen=True)
+class Fall:
+    """The end of an image; see `Row.felled_by` and its neighbours."""
+
+    by: str
+    restart: int
+    step: int | None
+
+
 @dataclass
 class Outcome:
     """What a condition did to a batch of N images; the tensors' meaning is that of `Row`'s fields."""
@@ -99,8 +122,7 @@ class Outcome:
     within_budget: Tensor | None = None
     reached: Tensor | None = None
     felled_eps: Tensor | None = None
-    felled_by: list[str | None] = field(default_factory=list[str | None])
-    felled_step: list[int | None] = field(default_factory=list[int | None])
+    falls: list[Fall | None] = field(default_factory=list[Fall | None])
 
     @classmethod
     def of(cls, batch: Batch) -> "Outcome":
@@ -108,9 +130,7 @@ class Outcome:
         with torch.no_grad():
             logits = batch.classifier(batch.images)
         count = len(batch.images)
-        return cls(
-            logits, logits.clone(), batch.images.clone(), count, felled_by=[None] * count, felled_step=[None] * count
-        )
+        return cls(logits, logits.clone(), batch.images.clone(), count, falls=[None] * count)
 
     def right(self, batch: Batch) -> Tensor:
         """Which images are right as they are, (N,) bool."""
@@ -118,53 +138,52 @@ class Outcome:
 
     def fallen(self, batch: Batch) -> Tensor:
         """Which images an attack has flipped, (N,) bool."""
-        return torch.tensor([name is not None for name in self.felled_by], device=batch.labels.device)
+        return torch.tensor([fall is not None for fall in self.falls], device=batch.labels.device)
 
     def attack(
-        self,
-        batch: Batch,
-        chosen: Tensor,
-        choice: AttackChoice,
-        threat: ThreatModel,
-        targets: Tensor | None = None,
-        *,
-        keep: bool = True,
+        self, batch: Batch, chosen: Tensor, run: Round, threat: ThreatModel, targets: Tensor | None = None
     ) -> Tensor:
-        """Attack the images that the mask (N,) chooses and take in what came of it; returns which of N were flipped.
+        """Attack the images that the mask (N,) chooses and take in what came of it, but for failures on images that fell before.
 
         Args:
             batch: the images.
             chosen: (N,) bool, at least one.
-            choice: of the attack.
+            run: which attack, and which restart of it.
             threat: the budget.
             targets: (N,) classes to aim for.
-            keep: take in images that were not flipped too.
+
+        Returns:
+            Which of N were flipped or, with targets, reached theirs.
         """
-        run = attacks.run_attack(
-            choice.create(),
+        found = attacks.run_attack(
+            run.choice.create(),
             batch.classifier,
             batch.images[chosen],
             batch.labels[chosen],
             threat=threat,
-            generator=batch.generators(chosen),
+            generator=batch.generators(chosen, run.restart),
             targets=None if targets is None else targets[chosen],
             searched=batch.searched,
         )
-        flipped = torch.zeros_like(chosen).masked_scatter(chosen, run.flipped)
-        taken = torch.ones_like(run.flipped) if keep else run.flipped
-        into = chosen if keep else flipped
-        self.logits[into], self.images[into] = run.logits[taken], run.adversarial[taken]
-        self.images_forwarded += run.images_forwarded
-        self.distances = _merged(self.distances, run.distances[taken], into)
+        flipped = torch.zeros_like(chosen).masked_scatter(chosen, found.flipped)
+        reached = None if found.reached is None else torch.zeros_like(chosen).masked_scatter(chosen, found.reached)
+        done = flipped if reached is None else reached
+        into = chosen & (done | ~self.fallen(batch))
+        taken = into[chosen]
+        self.logits[into], self.images[into] = found.logits[taken], found.adversarial[taken]
+        self.images_forwarded += found.images_forwarded
+        self.distances = _merged(self.distances, found.distances[taken], into)
         within = torch.ones_like(chosen) if self.within_budget is None else self.within_budget
-        self.within_budget = within & torch.ones_like(chosen).masked_scatter(chosen, run.within_budget)
-        if run.reached is not None:
-            self.reached = _merged(self.reached, run.reached[taken], into)
-        steps = None if run.steps is None else run.steps[run.flipped].tolist()
-        for place, position in enumerate(flipped.nonzero().flatten().tolist()):
-            self.felled_by[position] = choice.name
-            self.felled_step[position] = None if steps is None else steps[place]
-        return flipped
+        self.within_budget = within & torch.ones_like(chosen).masked_scatter(chosen, found.within_budget)
+        if reached is not None:
+            self.reached = reached if self.reached is None else self.reached | reached
+        steps = torch.zeros_like(batch.labels)
+        if found.steps is not None:
+            steps[chosen] = found.steps
+        for position in (flipped & into).nonzero().flatten().tolist():
+            step = None if found.steps is None else int(steps[position])
+            self.falls[position] = Fall(run.choice.name, run.restart, step)
+        return done
 
     def rows(self, batch: Batch) -> list[Row]:
         """Write one row an image."""
@@ -181,8 +200,9 @@ class Outcome:
         if self.distances is not None and self.within_budget is not None:
             columns["distance"] = _finite(self.distances)
             columns["within_budget"] = self.within_budget.tolist()
-            columns["felled_by"] = self.felled_by
-            columns["felled_step"] = self.felled_step
+            columns["felled_by"] = [fall and fall.by for fall in self.falls]
+            columns["felled_restart"] = [fall and fall.restart for fall in self.falls]
+            columns["felled_step"] = [fall and fall.step for fall in self.falls]
         if self.reached is not None:
             columns["reached"] = self.reached.tolist()
         if self.felled_eps is not None:
@@ -201,8 +221,13 @@ def _merged(before: Tensor | None, values: Tensor, mask: Tensor) -> Tensor:
     return merged
 
 
-def run_condition(condition: Condition, batch: Batch) -> Outcome:
+def run_condition(condition: Condition, batch: Batch, *, first_round: int = 0) -> Outcome:
     """Run a condition on a batch.
+
+    Args:
+        condition: what is done.
+        batch: the images; those that are still open where `first_round` is not 0.
+        first_round: the round of a cascade to begin with; the ones before have been run.
 
     Raises:
         AttackError: an attack cannot be run as asked.
@@ -215,7 +240,7 @@ def run_condition(condition: Condition, batch: Batch) -> Outcome:
         case GridCondition():
             return _transform(condition.create(), batch)
         case AdversarialCondition():
-            return _attack(condition, batch)
+            return _attack(condition, batch, first_round)
         case CurveCondition():
             return _curve(condition, batch)
 
@@ -236,36 +261,40 @@ def _transform(transforms: Sequence[attacks.Transform], batch: Batch) -> Outcome
     return total
 
 
-def _attack(condition: AdversarialCondition, batch: Batch) -> Outcome:
-    """Run the attacks one after the other, each on the images that are still right; the first meets all images."""
+def _attack(condition: AdversarialCondition, batch: Batch, first_round: int) -> Outcome:
+    """Run a cascade, its first round on all images."""
     total = Outcome.of(batch)
+    if first_round:
+        total.images_forwarded = 0  # this look at the images as they are is counted with the first rounds
     everything = torch.ones_like(batch.labels, dtype=torch.bool)
     targets = None
     if condition.targets:
         generators = batch.generators(everything, TARGET_STREAM)
         targets = attacks.choose_targets(condition.targets, total.clean_logits, batch.labels, generators)
-    _cascade(total, batch, condition.attacks, condition.threat, everything, targets)
+    _cascade(total, batch, rounds(condition.attacks)[first_round:], condition.threat, everything, targets)
     return total
 
 
 def _cascade(
     total: Outcome,
     batch: Batch,
-    choices: Sequence[AttackChoice],
+    runs: Sequence[Round],
     threat: ThreatModel,
     chosen: Tensor,
     targets: Tensor | None = None,
-    *,
-    keep: bool = True,
 ) -> Tensor:
-    """Run attacks on the chosen images, each on those that are right and that the ones before left; returns the flipped."""
-    fallen, standing = torch.zeros_like(chosen), chosen
-    for choice in choices:
+    """Run rounds on the chosen images, each on those that are right, or aim for a target, and that the ones before left.
+
+    Returns:
+        Which of N were flipped or, with targets, reached theirs.
+    """
+    done, standing = torch.zeros_like(chosen), chosen
+    for run in runs:
         if not standing.any():
             break
-        fallen = fallen | total.attack(batch, standing, choice, threat, targets, keep=keep)
-        standing = chosen & total.right(batch) & ~fallen
-    return fallen
+        done = done | total.attack(batch, standing, run, threat, targets)
+        standing = chosen & ~done & (total.right(batch) if targets is None else True)
+    return done
 
 
 def _curve(condition: CurveCondition, batch: Batch) -> Outcome:
@@ -277,7 +306,7 @@ def _curve(condition: CurveCondition, batch: Batch) -> Outcome:
     for threat in condition.threats:
         if not standing.any():
             break
-        fallen = _cascade(total, batch, condition.attacks, threat, standing)
+        fallen = _cascade(total, batch, rounds(condition.attacks), threat, standing)
         fell_at[fallen] = threat.eps
         standing = total.right(batch) & ~total.fallen(batch)
         stood_at[standing] = threat.eps
@@ -286,7 +315,7 @@ def _curve(condition: CurveCondition, batch: Batch) -> Outcome:
         for eps in middle[~fell_at.isnan()].unique().tolist():
             chosen = middle == eps
             threat = ThreatModel(condition.norm, eps)
-            fallen = _cascade(total, batch, condition.attacks, threat, chosen, keep=False)
+            fallen = _cascade(total, batch, rounds(condition.attacks), threat, chosen)
             fell_at[fallen], stood_at[chosen & ~fallen] = eps, eps
     total.felled_eps = fell_at
     return total

@@ -1,6 +1,7 @@
 """From a specification to shards of work."""
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 
 from pydantic import BaseModel, ConfigDict
@@ -8,7 +9,7 @@ from pydantic import BaseModel, ConfigDict
 from common import canonical_json, text_sha256
 from evaluation.catalog import Catalog
 from evaluation.datasets import DatasetError, ImageFolder
-from evaluation.spec import EvaluationSpec
+from evaluation.spec import AdversarialCondition, Condition, EvaluationSpec
 
 VERSION = version("withstand")
 """Results of another version are computed anew."""
@@ -75,16 +76,28 @@ class Plan(BaseModel):
         shards at one address the longer begins with the images of the shorter. What is checked once a model comes with its first
         condition, and with the first that attacks.
         """
+        checks = (shard.condition == 0, shard.condition in self.spec.attacking[:1]) if shard.start == 0 else ()
+        return self._address(shard, self.spec.conditions[shard.condition], checks)
+
+    def beginnings(self, shard: Shard) -> Iterator[str]:
+        """Addresses of results that hold rows from which the shard can go on: its own, and those of the cascades it begins with."""
+        condition = self.spec.conditions[shard.condition]
+        shorter = condition.beginnings if isinstance(condition, AdversarialCondition) else ()
+        for each in (condition, *shorter):
+            for checks in itertools.product((False, True), repeat=2) if shard.start == 0 else [()]:
+                yield self._address(shard, each, checks)
+
+    def _address(self, shard: Shard, condition: Condition, checks: tuple[bool, ...]) -> str:
         spec = self.spec
         content = {
             "version": VERSION,
             "model": self.model_sha256[shard.model],
             "dataset": self.dataset_sha256,
-            "condition": spec.conditions[shard.condition].model_dump(mode="json"),
+            "condition": condition.model_dump(mode="json"),
             "precision": spec.precision,
             "seed": spec.seed,
             "start": shard.start,
-            "checks": [shard.condition == 0, shard.condition in spec.attacking[:1]] if shard.start == 0 else [],
+            "checks": checks,
         }
         return text_sha256(canonical_json(content))
 

@@ -25,6 +25,7 @@ def pgd_conditions(
     *,
     norm: Norm = Norm.LINF,
     steps: int = 20,
+    restarts: int = 1,
     targets: TargetRule | None = None,
     **parameters: object,
 ) -> tuple[Condition, ...]:
@@ -34,10 +35,11 @@ def pgd_conditions(
         eps: radii on the [0, 1] pixel scale.
         norm: of the ball.
         steps: gradient steps.
+        restarts: independent runs.
         targets: aim for a class instead of away from the label.
         parameters: further ones of the attack `pgd`.
     """
-    attack = AttackChoice(name="pgd", parameters={"steps": steps, **parameters})
+    attack = AttackChoice(name="pgd", parameters={"steps": steps, **parameters}, restarts=restarts)
     balls = (ThreatModel(norm, each) for each in eps)
     return (
         CleanCondition(),

@@ -109,7 +109,7 @@ class Report(BaseModel):
 
     model_config = _FROZEN
 
-    schema_version: int = 3
+    schema_version: int = 4
     plan: Plan
     complete: bool
     models: tuple[ModelReport, ...]

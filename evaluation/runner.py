@@ -1,7 +1,8 @@
 """Run one shard: the images of a range through a condition and a model, one row an image."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import version
 from typing import TypeVar
@@ -16,7 +17,7 @@ from evaluation.conditions import Batch, Outcome, Row, run_condition
 from evaluation.datasets import ImageFolder
 from evaluation.examples import Example, make_examples
 from evaluation.plan import Shard, label_map
-from evaluation.spec import AdversarialCondition, Attacking, EvaluationSpec
+from evaluation.spec import AdversarialCondition, Attacking, EvaluationSpec, rounds
 
 BATCH_PIXELS = 2**20
 """Height times width times images of one batch: 20 images at 224 x 224."""
@@ -33,11 +34,15 @@ T = TypeVar("T")
 
 
 class ShardResult(BaseModel):
-    """A finished shard; `preflight` comes with a model's first condition, `checks` and `examples` with the first images."""
+    """A finished shard; `preflight` comes with a model's first condition, `checks` and `examples` with the first images.
+
+    `rounds` is the number of the condition's rounds if it is a cascade, else 1.
+    """
 
     model_config = _FROZEN
 
     shard: Shard
+    rounds: int = 1
     rows: tuple[Row, ...]
     images_forwarded: int
     seconds: float
@@ -76,8 +81,9 @@ def run_shard(
         dataset: the evaluation's images.
         searched: what attacks see instead of it; see `models.fold`.
         explained: shows its attention in examples; None where it has none.
-        known: what came of the first of these images before; they are not run again, if versions and hardware are the same. The
-            result is that of a run from nothing; where that cuts its batches elsewhere, confidences may differ in their last bits.
+        known: what came before of the first of these images, under this condition or the beginning of its cascade. What is decided
+            is not run again, if versions and hardware are the same. The result is that of a run from nothing; where that cuts its
+            batches elsewhere, confidences may differ in their last bits.
 
     Raises:
         DatasetError: an image cannot be decoded.
@@ -86,46 +92,104 @@ def run_shard(
     """
     started = time.perf_counter()
     made_with = _made_with(classifier.device)
-    known = known if known is not None and known.made_with == made_with else None
-    rows = [*known.rows] if known else []
-    examples = [*known.examples] if known else []
-    forwarded = known.images_forwarded if known else 0
+    if known is not None and known.made_with != made_with:
+        known = None
+    source = _Source(spec, shard, classifier, searched or classifier, dataset)
+    found = _Found() if known is None else _Found.of(known, source.indices)
+    size = min(batch_size(classifier.card.preprocessing.crop), len(source.indices))
     preflights: tuple[Check, ...] = ()
     checks: tuple[Check, ...] = ()
-    indices = dataset.select(spec.images, spec.seed)[shard.start : shard.stop]
-    to_logit = torch.tensor(label_map(classifier.card.classes, dataset, shard.model))
-
-    def load(start: int, count: int) -> Batch:
-        some = indices[start : start + count]
-        images = torch.stack([classifier.card.preprocessing(dataset.picture(index)) for index in some])
-        labels = to_logit[[dataset.labels[index] for index in some]].to(classifier.device)
-        return Batch(classifier, searched or classifier, images.to(classifier.device), labels, some, spec.seed)
-
-    def run(start: int, count: int) -> tuple[Batch, Outcome]:
-        batch = load(start, count)
-        return batch, run_condition(spec.conditions[shard.condition], batch)
-
-    size = min(batch_size(classifier.card.preprocessing.crop), len(indices))
     if shard.start == 0 and shard.condition == 0:
-        preflights, size = _fitting(size, lambda count: _preflight(load(0, count)))
-    while len(rows) < len(indices):
-        (batch, outcome), size = _fitting(size, partial(run, len(rows)))
-        rows += outcome.rows(batch)
-        forwarded += outcome.images_forwarded
-        if shard.start == 0:
-            examples += make_examples(batch, outcome, explained, EXAMPLES - len(examples))
+        preflights, size = _fitting(size, lambda count: _preflight(source.batch(range(count))))
+    for first_round, places in source.left(known):
+        done = 0
+        while done < len(places):
+            (batch, outcome), size = _fitting(size, partial(source.run, places[done:], first_round))
+            found.take(places[done:], batch, outcome)
+            if shard.start == 0:
+                found.show(places[done:], batch, outcome, explained)
+            done += len(batch.indices)
     if shard.start == 0:
-        checks, size = _fitting(size, lambda count: _probe(spec, shard, load(0, count), rows[:count]))
+        checks, size = _fitting(size, lambda count: _probe(spec, shard, source.batch(range(count)), found.rows))
     return ShardResult(
         shard=shard,
-        rows=tuple(rows),
-        images_forwarded=forwarded,
+        rounds=source.rounds,
+        rows=tuple(found.rows[place] for place in range(len(source.indices))),
+        images_forwarded=found.images_forwarded,
         seconds=time.perf_counter() - started + (known.seconds if known else 0),
         preflight=preflights,
         checks=checks,
-        examples=tuple(examples),
+        examples=tuple(found.examples[place] for place in sorted(found.examples)[:EXAMPLES]),
         made_with=made_with,
     )
+
+
+class _Source:
+    """The images of a shard, by their places in it, and what is to be done with them."""
+
+    def __init__(
+        self,
+        spec: EvaluationSpec,
+        shard: Shard,
+        classifier: models.Classifier,
+        searched: nn.Module,
+        dataset: ImageFolder,
+    ) -> None:
+        self.indices = dataset.select(spec.images, spec.seed)[shard.start : shard.stop]
+        self.condition = spec.conditions[shard.condition]
+        self.rounds = len(rounds(self.condition.attacks)) if isinstance(self.condition, AdversarialCondition) else 1
+        self._roles = classifier, searched
+        self._dataset, self._seed = dataset, spec.seed
+        self._to_logit = torch.tensor(label_map(classifier.card.classes, dataset, shard.model))
+
+    def batch(self, places: Sequence[int]) -> Batch:
+        """Decode the images at some places and bring them to the classifier's device."""
+        classifier, searched = self._roles
+        indices = [self.indices[place] for place in places]
+        images = torch.stack([classifier.card.preprocessing(self._dataset.picture(index)) for index in indices])
+        labels = self._to_logit[[self._dataset.labels[index] for index in indices]]
+        there = images.to(classifier.device), labels.to(classifier.device)
+        return Batch(classifier, searched, *there, indices, self._seed)
+
+    def run(self, places: Sequence[int], first_round: int, count: int) -> tuple[Batch, Outcome]:
+        """Run the condition, from a round on, on the first `count` places."""
+        batch = self.batch(places[:count])
+        return batch, run_condition(self.condition, batch, first_round=first_round)
+
+    def left(self, known: ShardResult | None) -> Iterator[tuple[int, Sequence[int]]]:
+        """Say what is left to do: a round of the condition, and the places at which it is the next."""
+        if known is not None and isinstance(self.condition, AdversarialCondition) and known.rounds < self.rounds:
+            yield known.rounds, [place for place, row in enumerate(known.rows) if row.open(self.condition)]
+        yield 0, range(len(self.indices))[len(known.rows) if known else 0 :]
+
+
+@dataclass
+class _Found:
+    """What came of the images so far, by their places in the shard."""
+
+    rows: dict[int, Row] = field(default_factory=dict[int, Row])
+    examples: dict[int, Example] = field(default_factory=dict[int, Example])
+    images_forwarded: int = 0
+
+    @classmethod
+    def of(cls, known: ShardResult, indices: Sequence[int]) -> "_Found":
+        """Begin with what is known of the first images of a shard."""
+        examples = {indices.index(example.index): example for example in known.examples}
+        return cls(dict(enumerate(known.rows)), examples, known.images_forwarded)
+
+    def take(self, places: Sequence[int], batch: Batch, outcome: Outcome) -> None:
+        """Take in a batch, of the first of `places`; what earlier rounds found is joined with it."""
+        self.images_forwarded += outcome.images_forwarded
+        for place, row in zip(places, outcome.rows(batch), strict=False):
+            self.rows[place] = self.rows[place].followed_by(row) if place in self.rows else row
+
+    def show(self, places: Sequence[int], batch: Batch, outcome: Outcome, explained: models.Classifier | None) -> None:
+        """Draw what fell in a batch, of the first of `places`, as far as it is among the first of all."""
+        before = sum(place < places[0] for place in self.examples)
+        for example in make_examples(batch, outcome, explained, EXAMPLES - before):
+            place = places[batch.indices.index(example.index)]
+            if place not in self.examples or self.rows[place].reached:  # as the rows were joined
+                self.examples[place] = example
 
 
 def _fitting(count: int, work: Callable[[int], T]) -> tuple[T, int]:
@@ -150,14 +214,14 @@ def _preflight(batch: Batch) -> tuple[Check, ...]:
     return preflight(batch.classifier, batch.images[few], batch.labels[few], batch.indices[few])
 
 
-def _probe(spec: EvaluationSpec, shard: Shard, batch: Batch, rows: Sequence[Row]) -> tuple[Check, ...]:
+def _probe(spec: EvaluationSpec, shard: Shard, batch: Batch, rows: Mapping[int, Row]) -> tuple[Check, ...]:
     """Check an attack on its first batch; the extreme radius once a model, with the first condition that attacks."""
     condition = spec.conditions[shard.condition]
     if not isinstance(condition, Attacking) or getattr(condition, "targets", None):
         return ()
     threat = condition.threat if isinstance(condition, AdversarialCondition) else condition.threats[-1]
     model, images, labels = batch.classifier, batch.images, batch.labels
-    standing = torch.tensor([row.counts(condition) for row in rows], device=labels.device)
+    standing = torch.tensor([rows[place].counts(condition) for place in range(len(labels))], device=labels.device)
     few = slice(PREFLIGHT_IMAGES)
     return (
         *probe(model, images, labels, batch.indices, threat, standing),

@@ -2,10 +2,10 @@
 
 import itertools
 import math
-from collections.abc import Callable
-from typing import Annotated, ClassVar, Literal
+from collections.abc import Callable, Iterator
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 import attacks
 from attacks import Norm, PixelScale, TargetRule, ThreatModel, format_eps
@@ -16,6 +16,9 @@ Name = Annotated[
     str, Field(pattern=NAME_PATTERN, description="letters, digits, dots, dashes and underscores; after @, a version")
 ]
 Parameters = dict[str, object]
+
+MAX_RESTARTS = 1_000
+"""Runs of one attack at most."""
 
 MAX_GRID = 2_000
 """Points of a grid at most."""
@@ -42,6 +45,23 @@ def _complete(
 class AttackChoice(_Choice):
     """One attack, a name of `attacks.attack_names()`, with its parameters."""
 
+    restarts: Annotated[
+        int, Field(ge=1, le=MAX_RESTARTS, description="independent runs, each on the images that the ones before left")
+    ] = 1
+
+    @model_validator(mode="before")
+    @classmethod
+    def _restarts_beside_parameters(cls, given: Any) -> Any:
+        """Find `restarts` among the parameters of pgd and apgd too, where earlier versions wrote it."""
+        if (
+            isinstance(given, dict)
+            and given.get("name") in {"pgd", "apgd"}
+            and "restarts" in given.get("parameters", ())
+        ):
+            parameters = dict(given["parameters"])
+            return {"restarts": parameters.pop("restarts"), **given, "parameters": parameters}
+        return given
+
     @field_validator("parameters")
     @classmethod
     def _known(cls, given: Parameters, info: ValidationInfo) -> Parameters:
@@ -51,8 +71,25 @@ class AttackChoice(_Choice):
         """Make the attack."""
         return attacks.create(self.name, **self.parameters)
 
+    @property
+    def title(self) -> str:
+        """For example "PGD-20" or "PGD-20 x 5"."""
+        return self.create().title + (f" x {self.restarts}" if self.restarts > 1 else "")
+
 
 Attacks = Annotated[tuple[AttackChoice, ...], Field(min_length=1, max_length=16)]
+
+
+class Round(NamedTuple):
+    """One run of an attack in a cascade; restart 0 is its first."""
+
+    choice: AttackChoice
+    restart: int
+
+
+def rounds(chosen: tuple[AttackChoice, ...]) -> list[Round]:
+    """List the rounds of a cascade of attacks, in their order."""
+    return [Round(choice, restart) for choice in chosen for restart in range(choice.restarts)]
 
 
 class CleanCondition(BaseModel):
@@ -139,12 +176,12 @@ def _points(grid: dict[str, tuple[float, ...]]) -> list[dict[str, float]]:
 
 
 def _attack_titles(chosen: tuple[AttackChoice, ...]) -> str:
-    return " + ".join(attack.create().title for attack in chosen)
+    return " + ".join(choice.title for choice in chosen)
 
 
 def _passes(chosen: tuple[AttackChoice, ...]) -> int:
-    """The passes of all attacks, and one before and one after each."""
-    return sum(2 + attack.create().passes for attack in chosen)
+    """The passes of all runs, and one before and one after each."""
+    return sum((2 + choice.create().passes) * choice.restarts for choice in chosen)
 
 
 def _require_norm(chosen: tuple[AttackChoice, ...], norm: Norm | None) -> None:
@@ -156,7 +193,8 @@ def _require_norm(chosen: tuple[AttackChoice, ...], norm: Norm | None) -> None:
 class AdversarialCondition(BaseModel):
     """The images attacked within a budget; per image the worst over the attacks counts.
 
-    The attacks are a cascade: each meets only the images that are right and that the attacks before it left standing.
+    The attacks are a cascade of rounds, one for each attack and restart: a round meets only the images that are right and that the
+    rounds before it left standing; with targets, those that are not yet predicted as theirs.
     """
 
     model_config = _STRICT
@@ -176,8 +214,17 @@ class AdversarialCondition(BaseModel):
 
     @property
     def passes(self) -> int:
-        """The passes of all its attacks, and one before and one after each."""
+        """The passes of all its rounds, and one before and one after each."""
         return 1 + _passes(self.attacks)
+
+    @property
+    def beginnings(self) -> Iterator["AdversarialCondition"]:
+        """The shorter cascades that this one begins with, the longest first."""
+        for place, choice in reversed([*enumerate(self.attacks)]):
+            for restarts in range(choice.restarts - 1, -1, -1):
+                last = (choice.model_copy(update={"restarts": restarts}),) if restarts else ()
+                if shorter := self.attacks[:place] + last:
+                    yield self.model_copy(update={"attacks": shorter})
 
     @field_validator("attacks")
     @classmethod

@@ -117,7 +117,7 @@ def _all_but_steps(condition: AdversarialCondition) -> str:
 
 
 def _named(condition: AdversarialCondition) -> str:
-    return " + ".join(choice.create().title for choice in condition.attacks)
+    return " + ".join(choice.title for choice in condition.attacks)
 
 
 def curve(rows: Sequence[Row], eps: Sequence[float]) -> tuple[Proportion, ...]:

@@ -86,6 +86,7 @@ def _settings(choice: AttackChoice) -> Iterable[str]:
     meanings = next(each.parameters for each in attacks.describe() if each.name == choice.name)
     for name, value in choice.parameters.items():
         yield f"{name}={value}" if value is not None else f"{name} not given: {meanings[name]['description']}"
+    yield f"restarts={choice.restarts}"
 
 
 def manifest(report: Report) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """The durable state: evaluations, their shards and results. The only module that contains SQL."""
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -203,7 +203,7 @@ class Store:
                 .values(status=ShardStatus.RUNNING, runs=_SHARDS.c.runs + 1, error=None)
             )
             plan, shard = Plan.model_validate_json(row["plan"]), Shard.model_validate_json(row["shard"])
-            return Claim(row["id"], row["evaluation_id"], plan, shard, _known(db, plan, [shard]).get(shard))
+            return Claim(row["id"], row["evaluation_id"], plan, shard, _known(db, plan, shard))
 
     def complete(self, shard_id: int, result: ShardResult) -> bool:
         """Keep a result; returns False, and keeps nothing, if the shard was not running (done already, or dropped)."""
@@ -299,29 +299,30 @@ def _insert(db: Connection, plan: Plan) -> bool:
 
 def _computed(db: Connection, plan: Plan) -> dict[Shard, ShardResult]:
     """Read the results of a plan's shards that are there, whatever evaluation they were computed for."""
-    known = _known(db, plan, plan.shards)
+    addresses = {shard: plan.address(shard) for shard in plan.shards}
+    found = {(address, result.shard.images): result for address, result in _results(db, {*addresses.values()})}
     return {
-        shard: result.model_copy(update={"shard": shard})
-        for shard, result in known.items()
-        if result.shard.images == shard.images
+        shard: found[address, shard.images].model_copy(update={"shard": shard})
+        for shard, address in addresses.items()
+        if (address, shard.images) in found
     }
 
 
-def _known(db: Connection, plan: Plan, shards: Sequence[Shard]) -> dict[Shard, ShardResult]:
-    """Read the longest result of the first images of each shard that is there, all of them at best."""
-    addresses = {shard: plan.address(shard) for shard in shards}
-    images = {address: shard.images for shard, address in addresses.items()}
-    ordered, longest = sorted(images), dict[str, str]()
+def _known(db: Connection, plan: Plan, shard: Shard) -> ShardResult | None:
+    """Read the result that leaves least to do for a shard."""
+    results = (result for _, result in _results(db, plan.beginnings(shard)) if result.shard.images <= shard.images)
+    return max(results, key=lambda result: result.rounds * result.shard.images, default=None)
+
+
+def _results(db: Connection, addresses: Iterable[str]) -> Iterator[tuple[str, ShardResult]]:
+    """Read the results at some addresses, one for each address and number of images."""
+    ordered = sorted(addresses)
     for start in range(0, len(ordered), ADDRESSES_A_QUERY):
-        some = _SHARDS.c.address.in_(ordered[start : start + ADDRESSES_A_QUERY])
-        query = select(_SHARDS.c.address, _SHARDS.c.images, _SHARDS.c.result).where(
-            some, _SHARDS.c.status == ShardStatus.DONE
-        )
-        for address, count, result in db.execute(query.order_by(_SHARDS.c.images)):
-            if count <= images[address]:
-                longest[address] = result
-    found = {address: ShardResult.model_validate_json(result) for address, result in longest.items()}
-    return {shard: found[address] for shard, address in addresses.items() if address in found}
+        here = _SHARDS.c.address.in_(ordered[start : start + ADDRESSES_A_QUERY])
+        done = select(func.min(_SHARDS.c.id)).where(here, _SHARDS.c.status == ShardStatus.DONE)
+        ids = done.group_by(_SHARDS.c.address, _SHARDS.c.images)
+        for address, result in db.execute(select(_SHARDS.c.address, _SHARDS.c.result).where(_SHARDS.c.id.in_(ids))):
+            yield address, ShardResult.model_validate_json(result)
 
 
 def _add_missing_columns(db: Connection) -> None:

@@ -65,7 +65,7 @@ def test_losses_by_hand() -> None:
 def test_an_image_alone_has_the_verdict_that_it_has_in_a_batch(
     network: nn.Module, digits: Digits, norm: Norm, loss: str
 ) -> None:
-    attack = attacks.create("apgd", steps=7, loss=loss, targets_tried=3, restarts=2)
+    attack = attacks.create("apgd", steps=7, loss=loss, targets_tried=3)
     indices = range(24)
 
     def flipped(part: range) -> list[bool]:

@@ -21,7 +21,7 @@ needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="captures o
 CASES: list[tuple[str, dict[str, Any], bool]] = [
     ("pgd", {"steps": 6}, False),
     ("pgd", {"steps": 6}, True),
-    ("pgd", {"steps": 4, "restarts": 2, "counts": "last_step"}, False),
+    ("pgd", {"steps": 4, "counts": "last_step"}, False),
     ("fgsm", {}, False),
     ("apgd", {"steps": 8}, False),
     ("apgd", {"steps": 8, "loss": "dlr"}, False),

@@ -129,7 +129,6 @@ def test_a_parameter_of_any_name_is_answered(parameter: str) -> None:
         {"steps": 10_001},
         {"steps": 2.5},
         {"steps": "many"},
-        {"restarts": 0},
         {"step_size": -0.1},
         {"step_size": "2/0"},
         {"step_size": float("nan")},
@@ -154,7 +153,6 @@ def test_all_parameters_are_read_back_defaults_included() -> None:
         "steps": 7,
         "step_size": 2 / 255,
         "random_start": True,
-        "restarts": 1,
         "counts": "any_step",
     }
 
@@ -174,7 +172,6 @@ def test_every_attack_is_made_anew_from_its_parameters(name: str) -> None:
 
 def test_titles_name_the_parameter_that_matters() -> None:
     assert attacks.create("pgd", steps=20).title == "PGD-20"
-    assert attacks.create("pgd", steps=20, restarts=5).title == "PGD-20 x 5"
     assert attacks.create_transform("rotation", degrees=90).title == "rotation 90"
     assert attacks.create_transform("flip", direction="upside_down").title == "flip upside-down"
 

@@ -1,4 +1,4 @@
-"""PGD and FGSM against the reference implementation, their forward passes, and restarts."""
+"""PGD and FGSM against the reference implementation, and their forward passes."""
 
 import pytest
 import torch
@@ -104,56 +104,6 @@ def test_forward_passes_of_the_others(network: nn.Module, digits: Digits, name: 
     assert run.images_forwarded == 9 * passes
 
 
-def restarted(model: nn.Module, digits: Digits, restarts: int, *, targeted: bool = False) -> AttackRun:
-    count = len(digits.labels)
-    return run_attack(
-        attacks.create("pgd", steps=3, restarts=restarts, counts="last_step"),
-        model,
-        digits.images,
-        digits.labels,
-        threat=ThreatModel(Norm.LINF, 0.08),
-        generator=image_generators(0, range(count)),
-        targets=(digits.labels + 1) % 10 if targeted else None,
-    )
-
-
-def test_restarts_attack_only_what_still_stands(network: nn.Module, digits: Digits) -> None:
-    some = part(digits, 300)
-    once, twice, thrice = (restarted(network, some, restarts) for restarts in (1, 2, 3))
-    assert once.images_forwarded == 300 * (3 + 2)
-    for fewer, more in ((once, twice), (twice, thrice)):
-        standing = int((fewer.logits.argmax(1) == some.labels).sum())
-        assert 0 < standing < 300
-        assert more.images_forwarded == fewer.images_forwarded + 300 + 3 * standing
-        fallen = fewer.logits.argmax(1) != some.labels
-        assert torch.equal(more.adversarial[fallen], fewer.adversarial[fallen])
-
-
-def test_more_restarts_never_flip_fewer(network: nn.Module, digits: Digits) -> None:
-    some = part(digits, 300)
-    once, often = restarted(network, some, 1), restarted(network, some, 6)
-    assert not (once.flipped & ~often.flipped).any()
-    assert often.flipped.sum() > once.flipped.sum()
-
-
-def test_more_restarts_never_reach_fewer_targets(network: nn.Module, digits: Digits) -> None:
-    some = part(digits, 300)
-    once, often = restarted(network, some, 1, targeted=True), restarted(network, some, 6, targeted=True)
-    assert once.reached is not None
-    assert often.reached is not None
-    assert not (once.reached & ~often.reached).any()
-    assert often.reached.sum() > once.reached.sum()
-
-
-def test_restarts_end_when_nothing_stands(nearest_mean: nn.Module, digits: Digits) -> None:
-    some = part(digits, 10)
-    attack = attacks.create("pgd", steps=2, step_size=0.9, restarts=50, counts="last_step")
-    threat = ThreatModel(Norm.LINF, 0.9)
-    run = run_attack(attack, nearest_mean, some.images, some.labels, threat=threat, generator=generator())
-    assert (run.logits.argmax(1) != some.labels).all()
-    assert run.images_forwarded == 10 * (2 + 2 + 1)
-
-
 def test_default_step_size_is_two_and_a_half_balls_over_the_steps(nearest_mean: nn.Module, digits: Digits) -> None:
     some = part(digits, 32)
     default = ours(Norm.LINF, nearest_mean, some, steps=5)
@@ -247,17 +197,6 @@ def test_the_steps_said_are_those_that_the_harness_counted(network: nn.Module, d
     assert run.steps is not None
     assert run.images_forwarded == 2 * 300 + (run.steps + 1).clamp(max=steps).sum()
     assert run.steps[run.flipped].unique().numel() > 3
-
-
-def test_steps_of_earlier_restarts_are_counted(network: nn.Module, digits: Digits) -> None:
-    some = part(digits, 300)
-    runs = [restarted(network, some, restarts) for restarts in range(1, 7)]
-    expected = torch.full_like(some.labels, 3)
-    for run in runs[:-1]:
-        expected += 3 * (run.logits.argmax(1) == some.labels)
-    assert runs[-1].steps is not None
-    assert torch.equal(runs[-1].steps, expected)
-    assert expected.unique().numel() > 2
 
 
 def test_a_single_step_is_one(network: nn.Module, digits: Digits) -> None:

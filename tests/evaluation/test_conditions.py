@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from attacks import Norm, create, create_transform, image_generators, run_attack
+from attacks import Norm, ThreatModel, create, create_transform, image_generators, run_attack
 from evaluation import AttackChoice, Catalog, EvaluationSpec, Shard, evaluate, run_shard
 from evaluation.conditions import Batch, Row, run_condition
 from evaluation.spec import AdversarialCondition, Condition, CurveCondition, GridCondition
@@ -145,6 +145,80 @@ def test_rows_name_the_step_of_the_attack_that_felled(digits: known.Digits) -> N
     assert [row.felled_step for row in found if row.felled_by == "pgd"] == run.steps[run.flipped].tolist()
     assert run.steps[run.flipped].unique().numel() > 1
     assert not run.flipped[0]
+
+
+WEAK: dict[str, Any] = {"steps": 3, "step_size": 0.02, "counts": "last_step"}
+
+
+def restarted(network: nn.Module, digits: known.Digits, restarts: int, **changes: Any) -> tuple[list[Row], int]:
+    """Rows, and images forwarded, of a weak attack."""
+    attack = {"name": "pgd", "parameters": WEAK, "restarts": restarts}
+    facts = {"threat": {"norm": "Linf", "eps": 0.15}, "attacks": [attack], **changes}
+    model = cast(Classifier, network)
+    batch = Batch(model, model, digits.images, digits.labels, range(len(digits.labels)), seed=0)
+    outcome = run_condition(AdversarialCondition.model_validate(facts), batch)
+    return outcome.rows(batch), outcome.images_forwarded
+
+
+def test_restarts_meet_only_what_still_stands(digits: known.Digits) -> None:
+    network = known.small_network(digits)
+    few = known.Digits(digits.images[:300], digits.labels[:300])
+    (once, first), (twice, second), (thrice, third) = (restarted(network, few, restarts) for restarts in (1, 2, 3))
+    assert first == 300 * (1 + 1 + 3 + 1)  # the harness looks first, and around each run
+    for fewer, more, cost in ((once, twice, second - first), (twice, thrice, third - second)):
+        standing = [row.index for row in fewer if row.clean_prediction == row.label and row.felled_by is None]
+        assert 0 < len(standing) < 300
+        assert cost == len(standing) * (1 + 3 + 1)
+        assert all(more[row.index] == row for row in fewer if row.index not in standing)
+
+
+def test_every_restart_has_draws_of_its_own_and_names_what_it_felled(digits: known.Digits) -> None:
+    network = known.small_network(digits)
+    few = known.Digits(digits.images[:300], digits.labels[:300])
+    found, _ = restarted(network, few, 6)
+    assert {row.felled_restart for row in found} == {None, 0, 1, 2, 3, 4, 5}
+    standing = torch.ones(300, dtype=torch.bool)
+    for restart in range(6):
+        run = run_attack(
+            create("pgd", **WEAK),
+            network,
+            few.images,
+            few.labels,
+            threat=ThreatModel(Norm.LINF, 0.15),
+            generator=image_generators(0, range(300), stream=restart),
+        )
+        felled = (run.flipped & standing).nonzero().flatten().tolist()
+        assert [row.index for row in found if row.felled_restart == restart] == felled
+        assert all(found[index].felled_step == 3 for index in felled)
+        standing &= ~run.flipped
+
+
+def test_more_restarts_reach_more_targets_and_lose_nothing_that_fell(digits: known.Digits) -> None:
+    network = known.small_network(digits)
+    few = known.Digits(digits.images[:300], digits.labels[:300])
+    (once, _), (often, _) = (restarted(network, few, restarts, targets="random") for restarts in (1, 6))
+    assert sum(row.reached is True for row in often) > sum(row.reached is True for row in once) > 0
+    beside = [row.index for row in once if row.felled_by and not row.reached]
+    assert beside, "some are flipped to a class that is not their target"
+    for row in once:
+        now = often[row.index]
+        if row.reached:
+            assert now == row
+        if row.felled_by:
+            assert now.felled_by == "pgd"
+            assert now.prediction != now.label
+
+
+def test_a_curve_restarts_too(digits: known.Digits) -> None:
+    network = known.small_network(digits)
+    few = known.Digits(digits.images[:100], digits.labels[:100])
+
+    def felled(restarts: int) -> int:
+        attack = AttackChoice(name="pgd", parameters={"steps": 1}, restarts=restarts)
+        found = rows(CurveCondition(norm=Norm.LINF, eps=(0.05, 0.1), attacks=(attack,), refine=1), network, few)
+        return sum(row.felled_by is not None for row in found)
+
+    assert felled(8) > felled(1)
 
 
 class Small(nn.Module):

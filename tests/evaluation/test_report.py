@@ -122,7 +122,7 @@ def test_the_order_of_results_does_not_matter() -> None:
 def test_json_round_trip() -> None:
     report = merge(PLAN, [result(2, ATTACKED)])
     assert Report.model_validate_json(report.model_dump_json()) == report
-    assert json.loads(report.model_dump_json())["schema_version"] == 3
+    assert json.loads(report.model_dump_json())["schema_version"] == 4
 
 
 def test_markdown_has_a_row_a_model_and_n_in_every_cell() -> None:

@@ -25,7 +25,9 @@ from evaluation import (
 )
 from evaluation.evaluate import best_device
 from evaluation.plan import label_map
+from evaluation.spec import AdversarialCondition, Condition
 from tests.conftest import Put, without_times
+from tests.evaluation.test_report import row as a_row
 
 CONDITIONS = [
     {"kind": "clean"},
@@ -38,7 +40,7 @@ CONDITIONS = [
     {
         "kind": "adversarial",
         "threat": {"norm": "L2", "eps": 1.5},
-        "attacks": [{"name": "noise"}, {"name": "fgsm"}, {"name": "pgd", "parameters": {"steps": 3, "restarts": 2}}],
+        "attacks": [{"name": "noise"}, {"name": "fgsm"}, {"name": "pgd", "parameters": {"steps": 3}, "restarts": 2}],
     },
     {
         "kind": "adversarial",
@@ -165,6 +167,67 @@ def test_a_shard_goes_on_from_what_is_known_as_if_from_nothing(
         theirs, ours = ([getattr(row, name) for row in result.rows] for result in (whole, grown))
         assert ours == [value if value is None else pytest.approx(value, abs=1e-3) for value in theirs]
     assert [each.index for each in grown.examples] == [each.index for each in whole.examples]
+
+
+CASCADE = {
+    "kind": "adversarial",
+    "threat": {"norm": "Linf", "eps": "32/255"},
+    "attacks": [
+        {"name": "pgd", "parameters": {"steps": 1, "step_size": "4/255"}, "restarts": 3},
+        {"name": "pgd", "parameters": {"steps": 2, "step_size": "2/255"}, "restarts": 2},
+    ],
+}
+
+
+def test_a_cascade_begins_with_what_shorter_ones_did() -> None:
+    (condition,) = spec(conditions=[CASCADE]).conditions
+    assert isinstance(condition, AdversarialCondition)
+    assert [each.title for each in condition.beginnings] == [
+        "PGD-1 x 3 + PGD-2 Linf 32/255",
+        "PGD-1 x 3 Linf 32/255",
+        "PGD-1 x 2 Linf 32/255",
+        "PGD-1 Linf 32/255",
+    ]
+
+
+@pytest.mark.parametrize("targets", [None, "random"])
+@pytest.mark.parametrize(("start", "stop"), [(0, 33), (5, 33), (0, 20)])
+def test_more_restarts_and_attacks_go_on_from_fewer_as_if_from_nothing(
+    monkeypatch: pytest.MonkeyPatch, catalog: Catalog, start: int, stop: int, targets: str | None
+) -> None:
+    """The smallest batches: whatever shares one, all is equal to the bit."""
+    monkeypatch.setattr(evaluation.runner, "BATCH_PIXELS", 32 * 32)
+    loaded, dataset = catalog.load_model("tiny"), catalog.open_dataset("shapes")
+    classifier = models.Classifier(counting := Counting(loaded.network), loaded.card).eval()
+    (condition,) = spec(conditions=[CASCADE | {"targets": targets}]).conditions
+
+    def run(condition: Condition, stop: int, known: ShardResult | None = None) -> ShardResult:
+        shard = Shard(model="tiny", condition=0, start=start, stop=stop)
+        counting.images = 0
+        return run_shard(
+            spec(conditions=[condition]), shard, classifier=classifier, dataset=dataset, known=known
+        ).model_copy(update={"seconds": 0})
+
+    assert isinstance(condition, AdversarialCondition)
+    whole = run(condition, 33)
+    from_nothing = counting.images
+    assert {row.felled_restart for row in whole.rows} == {None, 0, 1, 2}
+    for shorter in condition.beginnings:
+        first = run(shorter, stop)
+        spent = counting.images
+        assert run(condition, 33, first) == whole
+        assert first.rounds < whole.rounds
+        if start:  # nothing is checked there: what is open passes once more as it is
+            assert counting.images == from_nothing - spent + sum(row.open(shorter) for row in first.rows)
+
+
+def test_what_left_the_ball_in_an_early_round_is_not_forgotten() -> None:
+    early = a_row(0, 1, 1, 1, within_budget=False, distance=0.3)
+    assert not early.followed_by(a_row(0, 1, 1, 1, within_budget=True, distance=0.1)).within_budget
+    beside = a_row(0, 1, 1, 5, felled_by="pgd", reached=False)
+    assert beside.followed_by(a_row(0, 1, 1, 1, reached=False)) == beside
+    reached = a_row(0, 1, 1, 7, felled_by="pgd", felled_restart=1, reached=True)
+    assert beside.followed_by(reached) == reached
 
 
 def test_what_is_known_from_other_versions_or_hardware_is_computed_anew(catalog: Catalog) -> None:

@@ -1,7 +1,7 @@
 import pytest
 from pydantic import ValidationError
 
-from evaluation import EvaluationSpec, make_plan, preset, preset_names
+from evaluation import AdversarialCondition, EvaluationSpec, make_plan, preset, preset_names
 from evaluation.catalog import Catalog
 
 PGD = {"kind": "adversarial", "threat": {"norm": "Linf", "eps": "8/255"}, "attacks": [{"name": "pgd"}]}
@@ -12,7 +12,7 @@ def spec(**changes: object) -> EvaluationSpec:
 
 
 def test_defaults_left_out_and_written_out_are_the_same_question(catalog: Catalog) -> None:
-    attack = {"name": "pgd", "parameters": {"steps": 20, "step_size": None, "random_start": True, "restarts": 1}}
+    attack = {"name": "pgd", "parameters": {"steps": 20, "step_size": None, "random_start": True}, "restarts": 1}
     written = {"kind": "adversarial", "threat": {"norm": "Linf", "eps": 8 / 255}, "attacks": [attack], "targets": None}
     short, long = spec(conditions=[PGD]), spec(conditions=[written], seed=0, precision="float32", images=None)
     assert short == long
@@ -22,6 +22,16 @@ def test_defaults_left_out_and_written_out_are_the_same_question(catalog: Catalo
 def test_another_seed_model_or_condition_is_another_question(catalog: Catalog) -> None:
     specs = [spec(), spec(seed=1), spec(images=5), spec(models=["twin"]), spec(conditions=[PGD])]
     assert len({make_plan(each, catalog).id for each in specs}) == len(specs)
+
+
+def test_restarts_among_the_parameters_of_an_earlier_version_are_found() -> None:
+    new = {"name": "pgd", "parameters": {"steps": 5}, "restarts": 3}
+    old = {"name": "pgd", "parameters": {"steps": 5, "restarts": 3}}
+    assert spec(conditions=[PGD | {"attacks": [old]}]) == spec(conditions=[PGD | {"attacks": [new]}])
+    own = {"name": "torchattacks:Pixle", "parameters": {"restarts": 7}}
+    (kept,) = spec(conditions=[PGD | {"threat": {"norm": "L0", "eps": 5}, "attacks": [own]}]).conditions
+    assert isinstance(kept, AdversarialCondition)
+    assert (kept.attacks[0].parameters["restarts"], kept.attacks[0].restarts) == (7, 1)
 
 
 def test_json_round_trip() -> None:
@@ -60,6 +70,16 @@ def test_json_round_trip() -> None:
             "steps: Input should be greater than or equal to 1, got 0",
         ),
         (
+            {"conditions": [PGD | {"attacks": [{"name": "pgd", "restarts": 0}]}]},
+            "conditions",
+            "greater than or equal to 1",
+        ),
+        (
+            {"conditions": [PGD | {"attacks": [{"name": "fgsm", "parameters": {"restarts": 2}}]}]},
+            "conditions",
+            "unknown parameter of fgsm 'restarts'",
+        ),
+        (
             {"conditions": [PGD | {"attacks": [{"name": "noise"}], "targets": "random"}]},
             "conditions",
             "noise has no targeted form",
@@ -80,9 +100,9 @@ def test_a_specification_cannot_be_changed() -> None:
 
 def test_the_cost_of_a_condition() -> None:
     restarted = PGD | {
-        "attacks": [{"name": "pgd", "parameters": {"steps": 5, "restarts": 3}}, {"name": "fgsm"}, {"name": "noise"}]
+        "attacks": [{"name": "pgd", "parameters": {"steps": 5}, "restarts": 3}, {"name": "fgsm"}, {"name": "noise"}]
     }
     rotation = {"kind": "transform", "name": "rotation", "parameters": {"degrees": 90}}
     conditions = spec(conditions=[{"kind": "clean"}, rotation, PGD, restarted]).conditions
-    # Each step is a forward and a gradient, 3; the harness looks once before all attacks, and before and after each.
-    assert [condition.passes for condition in conditions] == [1, 2, 1 + 2 + 60, 1 + (2 + 45 + 2) + (2 + 3) + (2 + 0)]
+    # Each step is a forward and a gradient, 3; the harness looks once before all attacks, and before and after each run.
+    assert [condition.passes for condition in conditions] == [1, 2, 1 + 2 + 60, 1 + 3 * (2 + 15) + (2 + 3) + (2 + 0)]

@@ -13,8 +13,8 @@ from evaluation.trust import claim_check, condition_checks, cross_checks, curve,
 from tests.evaluation.test_report import row
 
 
-def pgd(eps: float = 0.1, steps: int = 10, **parameters: object) -> Condition:
-    attack = {"name": "pgd", "parameters": {"steps": steps, **parameters}}
+def pgd(eps: float = 0.1, steps: int = 10, restarts: int = 1) -> Condition:
+    attack = {"name": "pgd", "parameters": {"steps": steps}, "restarts": restarts}
     return AdversarialCondition.model_validate({"threat": {"norm": "Linf", "eps": eps}, "attacks": [attack]})
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import evaluation
-from evaluation import Catalog, EvaluationSpec, Plan, make_plan, merge
+from evaluation import Catalog, EvaluationSpec, Plan, ShardResult, make_plan, merge
 from service.dispatcher import Dispatcher
 from service.executors import compute
 from service.jobs import Evaluation, ShardStatus, Status
@@ -30,15 +30,17 @@ Start = Callable[..., Dispatcher]
 
 
 class Threads(ThreadPoolExecutor):
-    """One thread, and a list of what it was given."""
+    """One thread, and lists of what it was given."""
 
     def __init__(self) -> None:
         super().__init__(1)
         self.futures: list[Future[Any]] = []
+        self.known: list[ShardResult | None] = []
 
     def submit(self, *args: Any, **kwargs: Any) -> Future[Any]:
         future = super().submit(*args, **kwargs)
         self.futures.append(future)
+        self.known.append(args[-1])
         return future
 
 
@@ -116,6 +118,24 @@ def test_a_larger_selection_is_reported_as_if_nothing_had_been_computed_before(
         assert [row.index for row in result.rows if row.confidence == 0.123] == [row.index for row in result.rows[:20]]
     alone = evaluation.evaluate(large.spec, catalog=catalog, device="cpu")
     assert without_times(merge(large, results)) == without_times(alone)
+
+
+def test_more_restarts_and_attacks_are_reported_as_if_nothing_had_been_computed_before(
+    store: Store, catalog: Catalog, threads: Threads, start: Start
+) -> None:
+    def plan(*chosen: dict[str, Any]) -> Plan:
+        return plan_of(catalog, conditions=[{"kind": "clean"}, PGD | {"attacks": [*chosen]}])
+
+    weak = {"name": "pgd", "parameters": {"steps": 1}}
+    first, second = plan(weak), plan(weak | {"restarts": 3}, {"name": "fgsm"})
+    start({"cpu": threads})
+    store.submit(first)
+    until(lambda: read(store, first).status is Status.DONE)
+    store.submit(second)
+    until(lambda: read(store, second).status is Status.DONE)
+    assert [known and known.rounds for known in threads.known] == [None, None, 1]
+    alone = evaluation.evaluate(second.spec, catalog=catalog, device="cpu")
+    assert without_times(merge(second, store.results(second.id))) == without_times(alone)
 
 
 def test_what_is_submitted_later_is_run_too(store: Store, catalog: Catalog, threads: Threads, start: Start) -> None:

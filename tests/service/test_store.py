@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from evaluation import CleanCondition, EvaluationSpec, Plan, preset
+from attacks import Norm, ThreatModel
+from evaluation import AdversarialCondition, AttackChoice, CleanCondition, EvaluationSpec, Plan, preset
 from service.jobs import Claim, Evaluation, ShardStatus, Status
 from service.store import MAX_FAILURES, KeyReusedError, Store
 from tests.service.conftest import a_plan, a_result
@@ -425,6 +426,37 @@ def test_a_longer_result_is_no_use_to_a_smaller_selection(store: Store) -> None:
     store.submit(another(images=240))
     claimed = claim(store)
     assert (claimed.shard.start, claimed.shard.stop, claimed.known) == (200, 240, None)
+
+
+def cascade(images: int, restarts: int, *, number: int, place: int = 0) -> Plan:
+    attack = AttackChoice(name="pgd", restarts=restarts)
+    condition = AdversarialCondition(threat=ThreatModel(Norm.LINF, 0.1), attacks=(attack,))
+    conditions = (*preset("rotation-flip")[:place], condition)
+    spec = EvaluationSpec(models=("tiny",), dataset="shapes", conditions=conditions)
+    return a_plan(images=images, spec=spec).model_copy(update={"id": f"{number:016}"})
+
+
+def test_a_shard_is_handed_out_with_the_result_of_fewer_restarts(store: Store) -> None:
+    """Wherever the condition stood among others."""
+    for number, (images, restarts) in enumerate([(60, 1), (60, 2), (90, 1), (60, 7)]):
+        store.submit(cascade(images, restarts, number=number, place=number))
+        while claimed := store.claim():
+            result = a_result(claimed.shard)
+            store.complete(claimed.id, result.model_copy(update={"rounds": restarts, "made_with": f"{restarts}"}))
+    store.submit(cascade(100, 5, number=9))
+    known = claim(store).known
+    assert known is not None
+    assert (known.shard.images, known.rounds, known.made_with) == (60, 2, "2"), "60 x 2 is more than 90 x 1"
+
+
+def test_equal_checkpoints_are_computed_once(store: Store) -> None:
+    spec = EvaluationSpec(models=("tiny", "twin"), dataset="shapes")
+    plan = a_plan(images=50, spec=spec).model_copy(update={"model_sha256": {"tiny": "e" * 64, "twin": "e" * 64}})
+    store.submit(plan)
+    drain(store)
+    again = plan.model_copy(update={"id": "a" * 16})
+    store.submit(again)
+    assert {each.shard.model for each in store.results(again.id)} == {"tiny", "twin"}
 
 
 def test_what_was_computed_after_a_submission_is_known_too(store: Store) -> None:
