@@ -10,6 +10,7 @@ from common import Registry
 from evaluation.spec import (
     AdversarialCondition,
     AttackChoice,
+    Attacking,
     CleanCondition,
     Condition,
     CurveCondition,
@@ -63,14 +64,36 @@ class Preset:
     source: str
     conditions: tuple[Condition, ...]
 
+    @property
+    def has_one_budget(self) -> bool:
+        """Whether all its attacks keep to one norm and radius, so that others can be asked for."""
+        attacking = [each for each in self.conditions if isinstance(each, Attacking)]
+        budgets = {each.threat for each in attacking if isinstance(each, AdversarialCondition)}
+        return len(budgets) == 1 and not any(isinstance(each, CurveCondition) for each in attacking)
 
-def preset(name: str) -> tuple[Condition, ...]:
+
+def preset(name: str, threat: ThreatModel | None = None) -> tuple[Condition, ...]:
     """Look up the conditions of a named protocol.
+
+    Args:
+        name: of the preset.
+        threat: attack within this budget instead of the preset's own.
 
     Raises:
         UnknownNameError: there is no such preset.
+        ValueError: the preset does not attack within one budget, or its attacks cannot keep to the norm.
     """
-    return _PRESETS[name].conditions
+    found = _PRESETS[name]
+    if threat is None:
+        return found.conditions
+    if not found.has_one_budget:
+        fitting = ", ".join(each.name for each in list_presets() if each.has_one_budget)
+        raise ValueError(f"preset {name} does not attack within one budget, so none can be given; these do: {fitting}")
+    return tuple(_within(threat, each) if isinstance(each, AdversarialCondition) else each for each in found.conditions)
+
+
+def _within(threat: ThreatModel, condition: AdversarialCondition) -> AdversarialCondition:
+    return AdversarialCondition(threat=threat, attacks=condition.attacks, targets=condition.targets)
 
 
 def list_presets() -> list[Preset]:
@@ -141,7 +164,8 @@ _add(
     "standard",
     "Croce, Hein 2020, arXiv:2003.01690",
     "Linf 8/255, worst case per image over APGD on the cross-entropy, APGD on the targeted DLR loss (9 targets), FAB targeted "
-    "(9 targets) and Square (5000 queries): AutoAttack's standard version, each attack on what the ones before left standing.",
+    "(9 targets) and Square (5000 queries): AutoAttack's standard version, each attack on what the ones before left standing. "
+    "RobustBench asks for Linf 8/255 or L2 0.5 on CIFAR-10, Linf 4/255 on ImageNet.",
     (CleanCondition(), AdversarialCondition(threat=ThreatModel(Norm.LINF, _EIGHT), attacks=standard_attacks())),
 )
 _add(

@@ -1,6 +1,7 @@
 """From finished shards to numbers people can read: a pure function, at any moment."""
 
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
@@ -14,6 +15,9 @@ from evaluation.runner import ShardResult
 from evaluation.spec import Attacking, Condition, TransformCondition
 from evaluation.statistics import Proportion, proportion
 from evaluation.trust import claim_check, condition_checks, cross_checks, curve, median_minimal_eps
+
+MOST_COLUMNS = 10
+"""Conditions that a table has side by side at most."""
 
 TOP_K = 5
 SEVERITIES = 5
@@ -104,6 +108,14 @@ class ModelReport(BaseModel):
         return tuple(check for check in self.checks if check.failed)
 
 
+class Table(NamedTuple):
+    """Scores for people: a name of the first column, the others' names, and rows with their name."""
+
+    corner: str
+    columns: list[str]
+    rows: list[tuple[str, list[Proportion | None]]]
+
+
 class Report(BaseModel):
     """What an evaluation found, with the plan it followed; `complete` is False while shards are missing."""
 
@@ -116,13 +128,21 @@ class Report(BaseModel):
     made_with: tuple[str, ...] = ()
     warnings: tuple[str, ...]
 
+    @property
+    def table(self) -> "Table":
+        """The scores, a row a model; with more than `MOST_COLUMNS` conditions, a row a condition."""
+        titles = [condition.title for condition in self.plan.spec.conditions]
+        names = [model.model for model in self.models]
+        scores = [[each.score for each in model.conditions] for model in self.models]
+        if len(titles) > MOST_COLUMNS:
+            return Table("condition", names, [*zip(titles, map(list, zip(*scores, strict=True)), strict=True)])
+        return Table("model", titles, [*zip(names, scores, strict=True)])
+
     def to_markdown(self) -> str:
-        """Write a table, one row a model, each cell with its 95 % interval, and the protocol below."""
-        spec = self.plan.spec
-        titles = [condition.title for condition in spec.conditions]
-        lines = [f"| model | {' | '.join(titles)} |", "|---" * (len(titles) + 1) + "|"]
-        for model in self.models:
-            lines.append(f"| {model.model} | {' | '.join(format_score(each.score) for each in model.conditions)} |")
+        """Write the table, each cell with its 95 % interval, and the protocol below."""
+        corner, columns, rows = self.table
+        lines = [f"| {corner} | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
+        lines += [f"| {name} | {' | '.join(map(format_score, scores))} |" for name, scores in rows]
         lines += ["", *(f"- {fact}" for fact in self.facts())]
         return "\n".join(lines) + "\n"
 

@@ -24,17 +24,14 @@ _LATEX = {"&": r"\&", "%": r"\%", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}"
 
 
 def to_latex(report: Report) -> str:
-    """Write a table for a paper: one row a model, percent with the half-width of the larger side of the 95 % interval."""
-    titles = [condition.title for condition in report.plan.spec.conditions]
+    """Write the table for a paper: percent with the half-width of the larger side of the 95 % interval."""
+    corner, columns, rows = report.table
     lines = [
-        r"\begin{tabular}{l" + "r" * len(titles) + "}",
+        r"\begin{tabular}{l" + "r" * len(columns) + "}",
         r"\toprule",
-        " & ".join(["model", *map(_escaped, titles)]) + r" \\",
+        " & ".join([corner, *map(_escaped, columns)]) + r" \\",
         r"\midrule",
-        *(
-            " & ".join([_escaped(model.model), *(_latex_cell(each.score) for each in model.conditions)]) + r" \\"
-            for model in report.models
-        ),
+        *(" & ".join([_escaped(name), *map(_latex_cell, scores)]) + r" \\" for name, scores in rows),
         r"\bottomrule",
         r"\end{tabular}",
         *(f"% {fact}" for fact in report.facts()),

@@ -19,8 +19,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 import attacks
 import evaluation
 import models
+from attacks import ThreatModel
 from common.pictures import PictureError, open_picture
-from evaluation import Catalog, EvaluationSpec, ShardResult, writers
+from evaluation import Catalog, Condition, EvaluationSpec, ShardResult, writers
+from evaluation.spec import Attacking
 from service import demo as demonstration
 from service import server
 from service.client import Client, ClientError
@@ -95,6 +97,11 @@ def evaluate(
         list[str],
         typer.Option(help="Conditions by name, may be given again: " + ", ".join(evaluation.preset_names()) + "."),
     ] = ["rotation-flip"],
+    eps: Annotated[
+        str | None,
+        typer.Option(help="Radius for presets that attack, such as 4/255.", show_default="the preset's own"),
+    ] = None,
+    norm: Annotated[str, typer.Option(help="Norm of that radius: Linf, L2, L1 or L0.")] = "Linf",
     seed: Annotated[int, typer.Option(help="Seed of the selection and of all random draws.")] = 0,
     precision: Annotated[
         str, typer.Option(help="In which attacks look, float32 or bfloat16; the verdict is float32's.")
@@ -130,13 +137,13 @@ def evaluate(
 ) -> None:
     """Evaluate checkpoints here and now, without a server. Ends with status 1 if a result lies below the bar."""
     forms = {path: _form(path) for path in out}
-    conditions = {condition.title: condition for name in preset for condition in evaluation.preset(name)}
+    conditions = _conditions(preset, None if eps is None else {"norm": norm, "eps": eps})
     spec = EvaluationSpec.model_validate(
         {
             "models": model,
             "dataset": dataset,
             "images": images,
-            "conditions": list(conditions.values()),
+            "conditions": conditions,
             "precision": precision,
             "stop_width": stop_width,
             "seed": seed,
@@ -172,6 +179,18 @@ def evaluate(
         junit.write_text(writers.to_junit(report, failures))
     if failures:
         _end("below the bar: " + "; ".join(failures), FAILURE)
+
+
+def _conditions(presets: list[str], budget: dict[str, Any] | None) -> list[Condition]:
+    """The conditions of all presets, each once; those that attack do so within the budget, if one is given."""
+    threat = None if budget is None else ThreatModel(**budget)
+    found: dict[str, Condition] = {}
+    for name in presets:
+        attacks_at_all = any(isinstance(each, Attacking) for each in evaluation.preset(name))
+        found |= {each.title: each for each in evaluation.preset(name, threat if attacks_at_all else None)}
+    if threat is not None and not any(isinstance(each, Attacking) for each in found.values()):
+        raise ValueError("--eps needs a preset that attacks, such as pgd-20 or standard")
+    return [*found.values()]
 
 
 def _print_estimate(estimate: evaluation.Estimate, as_json: bool) -> None:

@@ -10,9 +10,6 @@ from service.schemas import AddedModel, OpenQuestions
 TABLE_COLUMNS = 130
 """Width to draw at where the output is not a terminal."""
 
-MOST_COLUMNS = 10
-"""With more conditions than these, the table has a row a condition."""
-
 
 def console(*, stderr: bool = False) -> Console:
     """Standard output or error, wide enough for a table when it goes to a file or a pipe."""
@@ -21,17 +18,15 @@ def console(*, stderr: bool = False) -> Console:
 
 
 def print_report(report: Report, out: Console) -> None:
-    """Print the table, one row a model, or a condition where they are many, and what one must know to read it."""
-    titles = [condition.title for condition in report.plan.spec.conditions]
-    wide = len(titles) > MOST_COLUMNS
-    table = Table(title="Accuracy in percent with 95 % interval and n", show_lines=not wide, title_justify="left")
-    table.add_column("condition" if wide else "model", overflow="fold")
-    for name in [model.model for model in report.models] if wide else titles:
+    """Print the table, and what one must know to read it."""
+    corner, columns, rows = report.table
+    large = corner == "model"  # few cells, each of several lines
+    table = Table(title="Accuracy in percent with 95 % interval and n", show_lines=large, title_justify="left")
+    table.add_column(corner, overflow="fold")
+    for name in columns:
         table.add_column(name, justify="center")
-    cells = [[_cell(each.score, " " if wide else "\n") for each in model.conditions] for model in report.models]
-    names = titles if wide else [model.model for model in report.models]
-    for name, row in zip(names, zip(*cells, strict=True) if wide else cells, strict=True):
-        table.add_row(name, *row)
+    for name, scores in rows:
+        table.add_row(name, *(_cell(score, "\n" if large else " ") for score in scores))
     out.print(table)
     for fact in report.facts():
         out.print(f"- {fact}", markup=False)

@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from attacks import Norm, PixelScale, TargetRule
+from attacks import Norm, PixelScale, TargetRule, ThreatModel
 from evaluation import Condition, EvaluationSpec, Report, pgd_conditions
 from evaluation.spec import Name
 from models import Added, Differences, ModelCard, Precision, Preprocessing, Question
@@ -170,6 +170,18 @@ class PresetRequest(BaseModel):
     def under(self, conditions: tuple[Condition, ...]) -> EvaluationSpec:
         """Fill in the conditions."""
         return EvaluationSpec(**self.model_dump(include=set(PresetRequest.model_fields)), conditions=conditions)
+
+
+class BudgetRequest(PresetRequest):
+    """The same, for conditions that attack within one budget."""
+
+    threat: Annotated[
+        ThreatModel | None,
+        Field(
+            description="norm and eps to attack within instead of the preset's own",
+            examples=[{"norm": "Linf", "eps": "4/255"}],
+        ),
+    ] = None
 
 
 class PgdRequest(PresetRequest):

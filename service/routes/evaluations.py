@@ -26,12 +26,13 @@ from evaluation import (
     merge,
     writers,
 )
+from evaluation import preset as conditions_of
 from models import CheckpointError
 from service.deps import EvaluationDep, Service, ServiceDep, find_evaluation
 from service.errors import FieldError, ServiceError
 from service.formats import MEDIA_TYPES, ReportFormat, write
 from service.jobs import Evaluation
-from service.schemas import EvaluationList, EvaluationView, PgdRequest, PresetRequest
+from service.schemas import BudgetRequest, EvaluationList, EvaluationView, PgdRequest, PresetRequest
 from service.store import KeyReusedError
 
 POLL_S = 0.3
@@ -70,14 +71,20 @@ def submit_pgd(
 def _add_route(preset: Preset) -> None:
     """Let a preset be submitted by its name."""
 
-    def submit_preset(
+    def submit_plain(
         body: PresetRequest, service: ServiceDep, response: Response, idempotency_key: IdempotencyKey = None
     ) -> EvaluationView:
         return _submit(_spec(body, lambda: body.under(preset.conditions)), service, response, idempotency_key)
 
+    def submit_within(
+        body: BudgetRequest, service: ServiceDep, response: Response, idempotency_key: IdempotencyKey = None
+    ) -> EvaluationView:
+        spec = _spec(body, lambda: body.under(conditions_of(preset.name, body.threat)))
+        return _submit(spec, service, response, idempotency_key)
+
     router.add_api_route(
         f"/{preset.name}",
-        submit_preset,
+        submit_within if preset.has_one_budget else submit_plain,
         methods=["POST"],
         status_code=HTTPStatus.ACCEPTED,
         summary=f"Submit {preset.name}",
@@ -94,8 +101,9 @@ def _spec(body: PresetRequest, make: Callable[[], EvaluationSpec]) -> Evaluation
         return make()
     except ValidationError as error:
         fields = type(body).model_fields
-        eps = {"loc": ("eps",), "input": getattr(body, "eps", None)}  # else the radii: one too large, or named twice
-        errors = [dict(each) | ({} if each["loc"][:1] and each["loc"][0] in fields else eps) for each in error.errors()]
+        name = next((name for name in ("eps", "threat") if name in fields), "")
+        budget = {"loc": (name,), "input": getattr(body, name, None)}  # a radius too large or named twice, another norm
+        errors = [dict(each) | ({} if each["loc"] and each["loc"][0] in fields else budget) for each in error.errors()]
         raise RequestValidationError(errors) from error
 
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from evaluation import EvaluationSpec, Plan, Report, Shard, ShardResult, merge, preset
+from evaluation import EvaluationSpec, Plan, Report, Shard, ShardResult, merge, preset, writers
 from evaluation.conditions import Row
 from evaluation.mce import ALEXNET
 
@@ -130,6 +130,19 @@ def test_markdown_has_a_row_a_model_and_n_in_every_cell() -> None:
     assert lines[0] == "| model | clean | rotation 90 | PGD-20 Linf 0.1 to random |"
     # Wilson intervals of 8, 3 and 5 of 10.
     assert lines[2] == "| m | 80.0 [49.0, 94.3] (n=10) | 30.0 [10.8, 60.3] (n=10) | 50.0 [23.7, 76.3] (n=10) |"
+
+
+def test_many_conditions_are_rows_in_every_form() -> None:
+    plan = PLAN.model_copy(update={"spec": SPEC.model_copy(update={"conditions": preset("angles")})})
+    report = merge(plan, [result(0, CLEAN), *(result(place, ROTATED) for place in range(1, 24))])
+    lines = report.to_markdown().splitlines()
+    assert lines[:2] == ["| condition | m |", "|---|---|"]
+    assert lines[3] == "| rotation 15 | 30.0 [10.8, 60.3] (n=10) |"
+    assert lines[25] == "| rotation 345 | 30.0 [10.8, 60.3] (n=10) |"
+    latex = writers.to_latex(report).splitlines()
+    assert latex[0] == r"\begin{tabular}{lr}"
+    assert latex[4] == r"clean & $80.0 \pm 31.0$ \\"
+    assert latex[27] == r"rotation 345 & $30.0 \pm 30.3$ \\"
 
 
 def test_the_mce_needs_all_corruptions_and_is_alexnets_share_on_imagenet_alone() -> None:

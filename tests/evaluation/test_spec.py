@@ -1,6 +1,7 @@
 import pytest
 from pydantic import ValidationError
 
+from attacks import Norm, ThreatModel
 from evaluation import AdversarialCondition, EvaluationSpec, make_plan, preset, preset_names
 from evaluation.catalog import Catalog
 
@@ -38,6 +39,30 @@ def test_json_round_trip() -> None:
     for name in preset_names():
         original = spec(conditions=[condition.model_dump() for condition in preset(name)])
         assert EvaluationSpec.model_validate_json(original.model_dump_json()) == original
+
+
+def test_a_preset_attacks_within_another_budget() -> None:
+    threat = ThreatModel(Norm.L2, 0.5)
+    own, asked = preset("standard"), preset("standard", threat)
+    assert asked[0] == own[0]
+    assert isinstance(own[1], AdversarialCondition)
+    assert isinstance(asked[1], AdversarialCondition)
+    assert (asked[1].threat, asked[1].attacks) == (threat, own[1].attacks)
+    targeted = preset("san-pgd", threat)
+    assert [each.title for each in targeted] == ["clean", "PGD-2 L2 0.5 to random", "PGD-4 L2 0.5 to random"]
+    assert spec(conditions=asked) != spec(conditions=own)
+
+
+@pytest.mark.parametrize("name", ["rotation-flip", "curve", "demo"])
+def test_a_budget_is_refused_where_it_means_nothing(name: str) -> None:
+    message = f"preset {name} does not attack within one budget, .* san-pgd, pgd-20, pgd-100, standard, steps"
+    with pytest.raises(ValueError, match=message):
+        preset(name, ThreatModel(Norm.LINF, 0.1))
+
+
+def test_a_norm_that_the_attacks_do_not_know_is_refused() -> None:
+    with pytest.raises(ValueError, match="PGD-20 cannot keep to L0"):
+        preset("pgd-20", ThreatModel(Norm.L0, 5))
 
 
 @pytest.mark.parametrize(

@@ -101,6 +101,14 @@ def test_evaluate_as_json_is_the_report(run: Run, here: list[str]) -> None:
     assert [each.title for each in report.models[0].conditions] == titles
 
 
+def test_presets_attack_within_the_radius_that_is_asked_for(run: Run, here: list[str]) -> None:
+    arguments = ("--preset", "san-pgd", "--preset", "rotation-flip", "--eps", "128/255", "--norm", "L2", "--json")
+    ended = run("evaluate", "tiny", "--dataset", "shapes", "--images", 3, *arguments, *here)
+    titles = [each.title for each in Report.model_validate_json(ended.out).plan.spec.conditions]
+    assert titles[:3] == ["clean", "PGD-2 L2 128/255 to random", "PGD-4 L2 128/255 to random"]
+    assert titles[3:] == [each.title for each in evaluation.preset("rotation-flip")[1:]]
+
+
 def test_evaluate_writes_every_form(run: Run, here: list[str], tmp_path: Path) -> None:
     paths = [tmp_path / f"report{suffix}" for suffix in SUFFIXES]
     outs = [argument for path in paths for argument in ("--out", path)]
@@ -173,6 +181,18 @@ BAD: dict[str, tuple[list[str], str]] = {
     "a bar without an attack": (
         ["evaluate", "tiny", "--dataset", "shapes", "--min-robust", "0.4"],
         "a preset that attacks",
+    ),
+    "a radius without an attack": (
+        ["evaluate", "tiny", "--dataset", "shapes", "--eps", "4/255"],
+        "preset that attacks",
+    ),
+    "a radius for several": (
+        ["evaluate", "tiny", "--dataset", "shapes", "--preset", "curve", "--eps", "4/255"],
+        "preset curve does not attack within one budget",
+    ),
+    "a radius that is none": (
+        ["evaluate", "tiny", "--dataset", "shapes", "--preset", "pgd-20", "--eps", "4/x"],
+        "eps: expected a number or a fraction such as 8/255, got '4/x'",
     ),
     "a form that is none": (["evaluate", "tiny", "--dataset", "shapes", "--out", "x.pdf"], "use .json, .md, .html"),
     "a precision that is none": (["evaluate", "tiny", "--dataset", "shapes", "--precision", "int8"], "precision"),

@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 import evaluation
+from attacks import Norm, ThreatModel
 from evaluation import Catalog, EvaluationSpec, Report, make_plan, pgd_conditions, preset, writers
 from service.formats import MEDIA_TYPES, ReportFormat
 from service.jobs import Status
@@ -250,6 +251,11 @@ def test_the_pgd_route_fills_its_preset(http: httpx.Client) -> None:
     assert (spec.models, spec.dataset, spec.images, spec.seed) == (("tiny",), "shapes", 6, 0)
 
 
+def test_a_preset_route_takes_another_budget(http: httpx.Client) -> None:
+    spec = submitted(http, url=f"{URL}/san-pgd", threat={"norm": "L2", "eps": "128/255"})["spec"]
+    assert EvaluationSpec.model_validate(spec).conditions == preset("san-pgd", ThreatModel(Norm.L2, 128 / 255))
+
+
 def adversarial(eps: object = "8/255", **parameters: object) -> dict[str, Any]:
     attack = {"name": "pgd", "parameters": parameters}
     return body(conditions=[PGD | {"threat": {"norm": "Linf", "eps": eps}, "attacks": [attack]}])
@@ -378,6 +384,10 @@ def test_what_is_no_specification_is_refused(http: httpx.Client, case: str, path
         ("pgd", {"targets": "mine"}, "targets"),
         ("pgd", {"conditions": []}, "conditions"),
         ("pgd", {"models": ["tiny", "tiny"]}, "models"),
+        ("pgd-20", {"threat": {"norm": "Linf", "eps": 8}}, "threat"),
+        ("pgd-20", {"threat": {"norm": "L0", "eps": 5}}, "threat"),
+        ("pgd-20", {"threat": {"norm": "L2"}}, "threat.eps"),
+        ("curve", {"threat": {"norm": "L2", "eps": 1}}, "threat"),
         ("rotation-flip", {"eps": ["8/255"]}, "eps"),
         ("rotation-flip", {"images": 34}, "images"),
         ("rotation-flip", {"models": ["tiny", "tiny"]}, "models"),
