@@ -17,6 +17,7 @@ from evaluation.compare import Comparison, ComparisonError, Side, compare
 from evaluation.datasets import DatasetError, ImageFolder, SelectionError, open_dataset
 from evaluation.estimate import Estimate, estimate
 from evaluation.evaluate import evaluate
+from evaluation.kept import ResultFolder
 from evaluation.plan import Plan, Shard, make_plan
 from evaluation.presets import Preset, list_presets, pgd_conditions, preset, preset_names
 from evaluation.report import Report, merge
@@ -45,6 +46,7 @@ __all__ = [
     "Plan",
     "Preset",
     "Report",
+    "ResultFolder",
     "SelectionError",
     "Shard",
     "ShardResult",

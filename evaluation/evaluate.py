@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from evaluation.catalog import Catalog
+from evaluation.kept import ResultFolder
 from evaluation.plan import make_plan
 from evaluation.report import Report, merge, sufficient
 from evaluation.runner import ShardResult, best_device, run_shard
@@ -14,6 +15,7 @@ def evaluate(
     *,
     catalog: Catalog | None = None,
     device: str | None = None,
+    kept: ResultFolder | None = None,
     on_shard: Callable[[ShardResult, int, int], None] = lambda result, done, total: None,
 ) -> Report:
     """Evaluate every model under every condition.
@@ -22,6 +24,7 @@ def evaluate(
         spec: what to evaluate.
         catalog: where names are looked up; the project's own models and data by default.
         device: where to compute; the GPU if there is one by default.
+        kept: where finished shards are kept, and those of earlier evaluations are found; an interrupted evaluation goes on there.
         on_shard: called after each shard with its result, the shards done and the shards in all.
 
     Raises:
@@ -30,6 +33,7 @@ def evaluate(
         DatasetError: the data set cannot be used, or does not fit a model.
         AttackError: an attack cannot be run as asked.
         PreflightError: a model cannot be evaluated as it is.
+        OSError: a finished shard cannot be kept.
     """
     catalog, device = catalog or Catalog(), device or best_device()
     plan = make_plan(spec, catalog)
@@ -40,8 +44,14 @@ def evaluate(
     for done, shard in enumerate(shards, start=1):
         if sufficient(plan, shard.model, spec.conditions[shard.condition], results):
             continue
-        if roles is None or loaded != shard.model:
-            loaded, roles = shard.model, catalog.load_folded(shard.model, device, spec.precision)
-        results.append(run_shard(spec, shard, dataset=dataset, **roles._asdict()))
-        on_shard(results[-1], done, len(shards))
+        result = kept.computed(plan, shard) if kept else None
+        if result is None:
+            if roles is None or loaded != shard.model:
+                loaded, roles = shard.model, catalog.load_folded(shard.model, device, spec.precision)
+            known = kept.known(plan, shard) if kept else None
+            result = run_shard(spec, shard, dataset=dataset, known=known, **roles._asdict())
+            if kept:
+                kept.keep(plan, result)
+        results.append(result)
+        on_shard(result, done, len(shards))
     return merge(plan, results)

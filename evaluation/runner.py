@@ -1,7 +1,7 @@
 """Run one shard: the images of a range through a condition and a model, one row an image."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import version
@@ -50,6 +50,12 @@ class ShardResult(BaseModel):
     checks: tuple[Check, ...] = ()
     examples: tuple[Example, ...] = ()
     made_with: str = ""
+
+
+def furthest(results: Iterable[ShardResult], shard: Shard) -> ShardResult | None:
+    """Choose, of results at the addresses `Plan.beginnings`, the one from which a shard has least left to do."""
+    fitting = (result for result in results if result.shard.images <= shard.images)
+    return max(fitting, key=lambda result: result.rounds * result.shard.images, default=None)
 
 
 def best_device() -> str:

@@ -130,12 +130,18 @@ def evaluate(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only estimate how long it would take.", show_default="off")
     ] = False,
+    data_dir: Annotated[
+        Path, typer.Option(help="Folder in which finished work is kept; what is there is not computed again.")
+    ] = Path(".withstand"),
     device: Device = "",
     model_dir: ModelDir = [],
     dataset_dir: DatasetDir = [],
     as_json: Json = False,
 ) -> None:
-    """Evaluate checkpoints here and now, without a server. Ends with status 1 if a result lies below the bar."""
+    """Evaluate checkpoints here and now, without a server. Ends with status 1 if a result lies below the bar.
+
+    Interrupted, it goes on from what is finished when it is run again.
+    """
     forms = {path: _form(path) for path in out}
     conditions = _conditions(preset, None if eps is None else {"norm": norm, "eps": eps})
     spec = EvaluationSpec.model_validate(
@@ -152,8 +158,11 @@ def evaluate(
     if min_robust is not None and not spec.attacking:
         raise ValueError("--min-robust needs a preset that attacks, such as pgd-20 or standard")
     catalog = _catalog(model_dir, dataset_dir)
+    kept = evaluation.ResultFolder(data_dir / "results")
     if dry_run:
-        _print_estimate(evaluation.estimate(evaluation.make_plan(spec, catalog), catalog, _usable(device)), as_json)
+        plan = evaluation.make_plan(spec, catalog)
+        done = [shard for shard in plan.shards if kept.computed(plan, shard)]
+        _print_estimate(evaluation.estimate(plan, catalog, _usable(device), done), as_json)
         return
     results: list[ShardResult] = []
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -166,7 +175,7 @@ def evaluate(
             title = spec.conditions[result.shard.condition].title
             progress.update(task, completed=done, total=total, description=f"{result.shard.model}, {title}")
 
-        report = evaluation.evaluate(spec, catalog=catalog, device=_usable(device), on_shard=on_shard)
+        report = evaluation.evaluate(spec, catalog=catalog, device=_usable(device), kept=kept, on_shard=on_shard)
     files = catalog.open_dataset(dataset).files
     for path, form in forms.items():
         path.write_bytes(write(report, form, lambda: writers.image_rows(report.plan, results, files)))
@@ -198,8 +207,8 @@ def _print_estimate(estimate: evaluation.Estimate, as_json: bool) -> None:
         typer.echo(estimate.model_dump_json(indent=2))
     else:
         typer.echo(
-            f"{estimate.images} rows, {estimate.passes} passes of an image, at most {timedelta(seconds=round(estimate.seconds))} "
-            "(h:mm:ss) on this device, less where images fall early"
+            f"{estimate.images} rows, {estimate.images_done} of them there already, {estimate.passes} passes of an image, at most "
+            f"{timedelta(seconds=round(estimate.seconds))} (h:mm:ss) on this device, less where images fall early"
         )
 
 

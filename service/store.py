@@ -29,7 +29,7 @@ from sqlalchemy import (
 )
 
 from evaluation.plan import Plan, Shard
-from evaluation.runner import ShardResult
+from evaluation.runner import ShardResult, furthest
 from service.jobs import Claim, Evaluation, Progress, ShardStatus
 
 MAX_FAILURES = 3
@@ -309,9 +309,8 @@ def _computed(db: Connection, plan: Plan) -> dict[Shard, ShardResult]:
 
 
 def _known(db: Connection, plan: Plan, shard: Shard) -> ShardResult | None:
-    """Read the result that leaves least to do for a shard."""
-    results = (result for _, result in _results(db, plan.beginnings(shard)) if result.shard.images <= shard.images)
-    return max(results, key=lambda result: result.rounds * result.shard.images, default=None)
+    """Read the result from which a shard has least left to do."""
+    return furthest((result for _, result in _results(db, plan.beginnings(shard))), shard)
 
 
 def _results(db: Connection, addresses: Iterable[str]) -> Iterator[tuple[str, ShardResult]]:

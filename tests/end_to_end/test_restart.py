@@ -127,3 +127,24 @@ def test_a_killed_device_process_costs_one_try(catalog: Catalog, tmp_path: Path)
         report = Report.model_validate(client.evaluation(submitted["id"])["report"])
     assert final["status"] == "done"
     assert without_times(report) == without_times(evaluate(SPEC, catalog=catalog, device="cpu"))
+
+
+def test_a_killed_command_goes_on_where_it_was(catalog: Catalog, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "service.cli", "evaluate", "tiny", "twin", "--dataset", "shapes", "--json"]
+    command += ["--preset", "pgd-100", "--preset", "steps", "--device", "cpu", "--data-dir", str(tmp_path)]
+    command += [f"--model-dir={folder}" for folder in catalog.model_folders]
+    command += [f"--dataset-dir={folder}" for folder in catalog.dataset_folders]
+
+    def kept() -> dict[Path, int]:
+        return {path: path.stat().st_mtime_ns for path in tmp_path.glob("results/*/*.json")}
+
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
+        wait_for(lambda: len(kept()) >= 3)
+        process.kill()
+    before = kept()
+    assert 3 <= len(before) < 18
+    ended = subprocess.run(command, stdout=subprocess.PIPE, check=True)
+    report = Report.model_validate_json(ended.stdout)
+    assert report.complete
+    assert before.items() <= kept().items(), "what was finished was not touched"
+    assert without_times(report) == without_times(evaluate(report.plan.spec, catalog=catalog, device="cpu"))

@@ -52,8 +52,9 @@ def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> R
 
 
 @pytest.fixture
-def here(catalog: Catalog) -> list[str]:
-    """Where the tiny models and their data are."""
+def here(catalog: Catalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Where the tiny models and their data are; results are kept beside."""
+    monkeypatch.chdir(tmp_path)
     return ["--model-dir", str(catalog.model_folders[0]), "--dataset-dir", str(catalog.dataset_folders[0])]
 
 
@@ -143,7 +144,10 @@ def test_a_dry_run_only_estimates(run: Run, here: list[str]) -> None:
     assert 0 < found.seconds < 60
     ended = run(*arguments)
     assert ended.status == 0
-    assert ended.out.startswith(f"27 rows, {9 * passes} passes of an image, at most 0:00:0")
+    assert ended.out.startswith(f"27 rows, 0 of them there already, {9 * passes} passes of an image, at most 0:00:0")
+    run(*[each for each in arguments if each != "--dry-run"])
+    done = evaluation.Estimate.model_validate_json(run(*arguments, "--json").out)
+    assert (done.images_done, done.passes, done.seconds) == (27, 0, 0)
 
 
 def test_predict_names_the_classes_of_each_picture(run: Run, here: list[str], pictures: list[Path]) -> None:

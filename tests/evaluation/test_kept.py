@@ -1,0 +1,99 @@
+"""Finished shards in a folder: the same question is answered from there, a larger one goes on from there."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import evaluation.plan
+from evaluation import Catalog, EvaluationSpec, Report, ResultFolder, ShardResult, evaluate, make_plan
+from tests.conftest import without_times
+
+PGD: dict[str, Any] = {
+    "kind": "adversarial",
+    "threat": {"norm": "Linf", "eps": "16/255"},
+    "attacks": [{"name": "pgd", "parameters": {"steps": 2, "step_size": "2/255"}}],
+}
+
+
+@pytest.fixture(autouse=True)
+def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluation.plan, "SHARD_IMAGES", 10)
+
+
+def spec(**changes: object) -> EvaluationSpec:
+    facts = {"models": ["tiny"], "dataset": "shapes", "images": 24, "conditions": [{"kind": "clean"}, PGD], **changes}
+    return EvaluationSpec.model_validate(facts)
+
+
+def restarted(restarts: int) -> list[dict[str, Any]]:
+    return [{"kind": "clean"}, PGD | {"attacks": [PGD["attacks"][0] | {"restarts": restarts}]}]
+
+
+def run(catalog: Catalog, folder: Path | None, **changes: object) -> tuple[Report, list[ShardResult]]:
+    results: list[ShardResult] = []
+    kept = ResultFolder(folder) if folder else None
+    report = evaluate(
+        spec(**changes), catalog=catalog, device="cpu", kept=kept, on_shard=lambda each, *_: results.append(each)
+    )
+    return report, results
+
+
+def test_the_same_question_is_answered_from_the_folder(
+    catalog: Catalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, results = run(catalog, tmp_path)
+    assert len(results) == 6
+    monkeypatch.setattr(Catalog, "load_folded", None)  # nothing may be loaded
+    again, same = run(catalog, tmp_path)
+    assert (again, same) == (first, results)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "computed"),
+    [
+        ({"images": 24}, {"images": 33}, 4),
+        ({"conditions": restarted(1)}, {"conditions": restarted(3)}, 3),
+        ({"models": ["tiny"]}, {"models": ["tiny", "twin"]}, 0),  # a copy of the file
+        ({"seed": 0}, {"seed": 1}, 6),
+        ({"precision": "float32"}, {"precision": "bfloat16"}, 6),
+    ],
+    ids=str,
+)
+def test_another_question_takes_what_it_can_and_is_answered_as_if_from_nothing(
+    catalog: Catalog, tmp_path: Path, before: dict[str, Any], after: dict[str, Any], computed: int
+) -> None:
+    _, first = run(catalog, tmp_path, **before)
+    report, results = run(catalog, tmp_path, **after)
+    there = {each.seconds for each in first}
+    assert sum(each.seconds not in there for each in results) == computed
+    assert without_times(report) == without_times(run(catalog, None, **after)[0])
+
+
+def test_what_was_found_before_is_not_run_again(catalog: Catalog, tmp_path: Path) -> None:
+    """What is kept is marked, and found in what goes on from it."""
+    kept, plan = ResultFolder(tmp_path), make_plan(spec(conditions=restarted(1)), catalog)
+    for result in run(catalog, None, conditions=restarted(1))[1]:
+        marked = tuple(row.model_copy(update={"confidence": 0.123}) for row in result.rows)
+        kept.keep(plan, result.model_copy(update={"rows": marked}))
+    _, results = run(catalog, tmp_path, conditions=restarted(3))
+    rows = [row for result in results[3:] for row in result.rows]
+    assert [row.confidence == 0.123 for row in rows] == [row.felled_restart == 0 for row in rows]
+    assert {row.felled_restart for row in rows} == {None, 0, 1, 2}
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b'{"rows": []}', b"\xff"])
+def test_what_cannot_be_read_is_computed_anew(catalog: Catalog, tmp_path: Path, content: bytes) -> None:
+    first, _ = run(catalog, tmp_path)
+    for path in tmp_path.glob("*/*.json"):
+        path.write_bytes(content)
+    again, _ = run(catalog, tmp_path)
+    assert without_times(again) == without_times(first)
+    assert all(path.read_bytes() != content for path in tmp_path.glob("*/*.json"))
+    assert not [*tmp_path.glob("*/*.tmp")]
+
+
+def test_a_folder_that_cannot_be_written_is_an_error(catalog: Catalog, tmp_path: Path) -> None:
+    (tmp_path / "results").write_text("a file")
+    with pytest.raises(OSError, match="results"):
+        run(catalog, tmp_path / "results")
