@@ -96,7 +96,7 @@ def page(http: httpx.Client, path: str) -> Page:
 
 def test_the_page_of_an_evaluation_shows_the_numbers_of_its_report(http: httpx.Client, done: Report) -> None:
     shown = page(http, f"/evaluations/{done.plan.id}")
-    cells = re.findall(r"([\d.]+)\s+([\d.]+) \S ([\d.]+)n = (\d+)", shown.text)
+    cells = re.findall(r"([\d.]+)\s+([\d.]+) \S ([\d.]+) n = (\d+)", shown.text)
     wanted = [condition.score for model in done.models for condition in model.conditions]
     assert cells == [
         (f"{100 * each.value:.1f}", f"{100 * each.low:.1f}", f"{100 * each.high:.1f}", "9") for each in wanted if each
