@@ -107,22 +107,36 @@ class Dispatcher:
             self._store.fail(claim.id, describe(error))
             return
         self._store.complete(claim.id, result)
-        plan, shard = claim.plan, claim.shard
-        if plan.spec.stop_width is not None:
-            condition = plan.spec.conditions[shard.condition]
-            if sufficient(plan, shard.model, condition, self._store.results(plan.id)):
-                self._store.spare(plan.id, shard.model, shard.condition)
+        self._spare(claim)
 
     def _hand_out(self) -> None:
         for device, executor in self._executors.items():
             if device in self._running:
                 continue
-            claim = self._store.claim()
+            claim = self._claim()
             if claim is None:
                 return
             future = self._start(executor, claim)
             self._running[device] = claim, future
             future.add_done_callback(lambda _: self.wake())
+
+    def _claim(self) -> Claim | None:
+        """Take a shard that is needed: what other evaluations computed may have made its condition certain enough."""
+        while claim := self._store.claim():
+            if not self._spare(claim):
+                return claim
+        return None
+
+    def _spare(self, claim: Claim) -> bool:
+        """Drop what is left of a condition that is as certain as was asked; returns whether it is."""
+        plan, shard = claim.plan, claim.shard
+        if plan.spec.stop_width is None:
+            return False
+        condition = plan.spec.conditions[shard.condition]
+        enough = sufficient(plan, shard.model, condition, self._store.results(plan.id)) is not None
+        if enough:
+            self._store.spare(claim)
+        return enough
 
     def _start(self, executor: Executor, claim: Claim) -> Future[ShardResult]:
         try:

@@ -215,14 +215,16 @@ class Store:
             )
             return changed.rowcount == 1
 
-    def spare(self, evaluation_id: str, model: str, condition: int) -> None:
-        """Drop the pending shards of a model and condition whose numbers are certain enough."""
-        here = (_SHARDS.c.evaluation_id == evaluation_id, _SHARDS.c.status == ShardStatus.PENDING)
+    def spare(self, claim: Claim) -> None:
+        """Drop a claim, if it is not done, and the pending shards of its model and condition: their numbers are certain enough."""
+        here = (_SHARDS.c.evaluation_id == claim.evaluation_id, _SHARDS.c.status == ShardStatus.PENDING)
         with _transaction(self._engine) as db:
             for shard_id, text in db.execute(select(_SHARDS.c.id, _SHARDS.c.shard).where(*here)).all():
                 shard = Shard.model_validate_json(text)
-                if (shard.model, shard.condition) == (model, condition):
+                if (shard.model, shard.condition) == (claim.shard.model, claim.shard.condition):
                     db.execute(update(_SHARDS).where(_SHARDS.c.id == shard_id).values(status=ShardStatus.SPARED))
+            unfinished = (_SHARDS.c.id == claim.id, _SHARDS.c.status == ShardStatus.RUNNING)
+            db.execute(update(_SHARDS).where(*unfinished).values(status=ShardStatus.SPARED))
 
     def fail(self, shard_id: int, error: str) -> None:
         """Count a failure; after the last try the shard has failed, and nothing more of its evaluation is started."""

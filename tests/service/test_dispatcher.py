@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 import evaluation
+import evaluation.plan
 from evaluation import Catalog, EvaluationSpec, Plan, ShardResult, make_plan, merge
 from service.dispatcher import Dispatcher
 from service.executors import compute
@@ -136,6 +137,23 @@ def test_more_restarts_and_attacks_are_reported_as_if_nothing_had_been_computed_
     assert [known and known.rounds for known in threads.known] == [None, None, 1]
     alone = evaluation.evaluate(second.spec, catalog=catalog, device="cpu")
     assert without_times(merge(second, store.results(second.id))) == without_times(alone)
+
+
+def test_what_was_computed_before_can_make_a_condition_certain_enough(
+    store: Store, catalog: Catalog, threads: Threads, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluation.plan, "SHARD_IMAGES", 10)
+    first, wide = (plan_of(catalog, **asked) for asked in ({"images": 20}, {"images": 33, "stop_width": 0.2}))
+    start({"cpu": threads})
+    store.submit(first)
+    until(lambda: read(store, first).status is Status.DONE)
+    store.submit(wide)
+    until(lambda: read(store, wide).status is Status.DONE)
+    assert len(threads.futures) == 2, "nothing more was run"
+    assert read(store, wide).progress.shards == {ShardStatus.DONE: 2, ShardStatus.SPARED: 2}
+    report = merge(wide, store.results(wide.id))
+    assert report.complete
+    assert report.models[0].conditions[0].images_done == 20
 
 
 def test_what_is_submitted_later_is_run_too(store: Store, catalog: Catalog, threads: Threads, start: Start) -> None:
