@@ -1,5 +1,7 @@
 """The durable state: evaluations, their shards and results. The only module that contains SQL."""
 
+import sqlite3
+import time
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -34,6 +36,9 @@ from service.jobs import Claim, Evaluation, Progress, ShardStatus
 
 MAX_FAILURES = 3
 """Failures of a shard (exception, process death, time-out) after which its evaluation fails."""
+
+BUSY_S = 30
+"""How long to wait for another process that writes to the database, seconds."""
 
 ADDRESSES_A_QUERY = 500
 """SQLite allows some thousand parameters."""
@@ -256,8 +261,18 @@ class Store:
 
 
 def _prepare_sqlite(connection: Any, _record: object) -> None:
-    for pragma in ("busy_timeout = 30000", "journal_mode = WAL", "synchronous = NORMAL", "foreign_keys = ON"):
+    for pragma in (f"busy_timeout = {1000 * BUSY_S}", "synchronous = NORMAL", "foreign_keys = ON"):
         connection.execute(f"PRAGMA {pragma}")
+    deadline = time.monotonic() + BUSY_S
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as error:  # where others open the database too, SQLite does not wait here
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
+        else:
+            return
 
 
 @contextmanager
