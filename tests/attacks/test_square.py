@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 import attacks
 from attacks import Norm, ThreatModel, image_generators, run_attack
+from attacks._square_search import Squares
 from attacks.square import Square
 from tests.attacks.digits import Digits, robust
 
@@ -67,4 +68,4 @@ def test_images_that_have_fallen_cost_no_more_queries(nearest_mean: nn.Module, d
 @pytest.mark.parametrize(("query", "side"), [(1, 200), (4, 200), (6, 142), (26, 100), (4999, 9)])
 def test_squares_shrink_as_published(query: int, side: int) -> None:
     """sqrt(p) of 224 pixels, p = 0.8 halved after 10, 50, 200 ... of 10,000 queries."""
-    assert Square(queries=5000)._side(query, torch.empty(1, 3, 224, 224)) == side
+    assert Squares(1).side(Square(queries=5000)._share(query), 224, 224) == side
