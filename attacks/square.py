@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from attacks._norms import moved
 from attacks._random import Generator, each_image
 from attacks._registry import register_attack
-from attacks._square_search import Search, Squares
+from attacks._square_search import Pyramids, Search, Squares
 from attacks._types import Norm, ThreatModel
 
 SCHEDULE = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
@@ -20,15 +20,16 @@ SCHEDULE = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 @register_attack("square")
 @dataclass(frozen=True, kw_only=True)
 class Square:
-    """Square attack in Linf (Andriushchenko et al. 2020, arXiv:1912.00049, Alg. 1 and 2).
+    """Square attack in Linf and L2 (Andriushchenko et al. 2020, arXiv:1912.00049, Alg. 1 to 3).
 
     A random change of a square window is kept where the margin of the label over the best other class shrinks. No gradient is
-    used, so what hides gradients does not hinder it. See `Squares` for what changes.
+    used, so what hides gradients does not hinder it. See `Squares` for what changes in Linf, `Pyramids` for L2.
 
-    Each image has its own windows, whatever the batch; images that have fallen leave it.
+    Each image has its own windows, whatever the batch; images that have fallen leave it. `p_init` is that of AutoAttack (Croce
+    and Hein 2020, arXiv:2003.01690) in both norms; the paper has 0.05 in Linf and 0.1 in L2.
     """
 
-    norms: ClassVar[frozenset[Norm]] = frozenset({Norm.LINF})
+    norms: ClassVar[frozenset[Norm]] = frozenset({Norm.LINF, Norm.L2})
     targetable: ClassVar[bool] = False
 
     queries: Annotated[int, Field(ge=1, le=1_000_000, description="forward passes of an image at most")] = 5000
@@ -56,7 +57,7 @@ class Square:
     ) -> Tensor:
         """Propose adversarial images; see `Attack.perturb`."""
         norm, eps = threat.norm, threat.eps
-        search: Search = Squares(eps)
+        search: Search = Squares(eps) if norm is Norm.LINF else Pyramids(eps)
         draws = _Draws(images, generator, search.numbers + images.shape[1])
         best = moved(images, search.start(images, draws.signs), norm, eps)
         margin = _margin(model, best, labels)
