@@ -1,6 +1,5 @@
 """Square attack: random search with squares, without any gradient."""
 
-import math
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 from attacks._norms import moved
 from attacks._random import Generator, each_image
 from attacks._registry import register_attack
+from attacks._square_search import Pyramids, Search, Squares
 from attacks._types import Norm, ThreatModel
 
 SCHEDULE = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
@@ -20,14 +20,16 @@ SCHEDULE = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 @register_attack("square")
 @dataclass(frozen=True, kw_only=True)
 class Square:
-    """Square attack in Linf (Andriushchenko et al. 2020, arXiv:1912.00049, Alg. 1 and 2).
+    """Square attack in Linf and L2 (Andriushchenko et al. 2020, arXiv:1912.00049, Alg. 1 to 3).
 
-    Begins with vertical stripes; each query sets a random square of each channel to plus or minus eps and is kept where the margin
-    of the label over the best other class shrinks. No gradient is used, so what hides gradients does not hinder it.
-    Each image has its own squares, whatever the batch; images that have fallen leave it.
+    A random change of a square window is kept where the margin of the label over the best other class shrinks. No gradient is
+    used, so what hides gradients does not hinder it. See `Squares` for what changes in Linf, `Pyramids` for L2.
+
+    Each image has its own windows, whatever the batch; images that have fallen leave it. `p_init` is that of AutoAttack (Croce
+    and Hein 2020, arXiv:2003.01690) in both norms; the paper has 0.05 in Linf and 0.1 in L2.
     """
 
-    norms: ClassVar[frozenset[Norm]] = frozenset({Norm.LINF})
+    norms: ClassVar[frozenset[Norm]] = frozenset({Norm.LINF, Norm.L2})
     targetable: ClassVar[bool] = False
 
     queries: Annotated[int, Field(ge=1, le=1_000_000, description="forward passes of an image at most")] = 5000
@@ -54,10 +56,10 @@ class Square:
         targets: Tensor | None = None,
     ) -> Tensor:
         """Propose adversarial images; see `Attack.perturb`."""
-        channels, _, width = images.shape[1:]
-        draws = _Draws(images, generator)
-        stripes = draws.signs(channels * width).view(-1, channels, 1, width)
-        best = moved(images, (threat.eps * stripes).expand_as(images), Norm.LINF, threat.eps)
+        norm, eps = threat.norm, threat.eps
+        search: Search = Squares(eps) if norm is Norm.LINF else Pyramids(eps)
+        draws = _Draws(images, generator, search.numbers + images.shape[1])
+        best = moved(images, search.start(images, draws.signs), norm, eps)
         margin = _margin(model, best, labels)
         adversarial, rows = best.clone(), torch.arange(len(images), device=images.device)
         for query in range(1, self.queries):
@@ -67,20 +69,19 @@ class Square:
                 draws.keep(~fallen)
             if not len(rows):
                 return adversarial
-            side = self._side(query, images)
-            proposed = moved(images, best + 2 * threat.eps * draws.squares(side) - images, Norm.LINF, threat.eps)
+            side = search.side(self._share(query), *images.shape[-2:])
+            difference = search.changed(images, best, draws.of_query(), side)
+            proposed = moved(images, difference, norm, eps)
             after = _margin(model, proposed, labels)
             better = after < margin
             best[better], margin[better] = proposed[better], after[better]
         adversarial[rows] = best
         return adversarial
 
-    def _side(self, query: int, images: Tensor) -> int:
-        """Side of the squares at a query, pixels: p of the paper, halved as the schedule says."""
+    def _share(self, query: int) -> float:
+        """Share of the pixels that a query changes: p of the paper, halved as the schedule says."""
         of_ten_thousand = int(query / self.queries * 10_000)
-        share = self.p_init / 2 ** sum(of_ten_thousand > bound for bound in SCHEDULE)
-        height, width = images.shape[-2:]
-        return min(max(round(math.sqrt(share * height * width)), 1), height - 1 or 1, width - 1 or 1)
+        return self.p_init / 2 ** sum(of_ten_thousand > bound for bound in SCHEDULE)
 
 
 def _margin(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
@@ -99,15 +100,16 @@ class _Draws:
 
     BLOCK = 256
 
-    def __init__(self, images: Tensor, generator: Generator) -> None:
+    def __init__(self, images: Tensor, generator: Generator, numbers: int) -> None:
         self._generators = list(each_image(generator, len(images)))
         self._like = images
+        self._numbers = numbers
         self._block = self._new_block()
         self._used = 0
 
     def _new_block(self) -> Tensor:
-        """Numbers from [0, 1): (N, queries of a block, two for the place and one for each channel)."""
-        shape = (self.BLOCK, 2 + self._like.shape[1])
+        """Numbers from [0, 1): (N, queries of a block, numbers of a query)."""
+        shape = (self.BLOCK, self._numbers)
         return torch.stack([torch.rand(shape, generator=each) for each in self._generators]).to(self._like.device)
 
     def signs(self, count: int) -> Tensor:
@@ -120,21 +122,9 @@ class _Draws:
         self._generators = [each for each, on in zip(self._generators, chosen.tolist(), strict=True) if on]
         self._block = self._block[chosen]
 
-    def squares(self, side: int) -> Tensor:
-        """Draw one square an image, plus or minus one for each channel within, zero outside: (N, C, H, W)."""
+    def of_query(self) -> Tensor:
+        """Draw the numbers of a query, (N, numbers)."""
         if self._used == self.BLOCK:
             self._block, self._used = self._new_block(), 0
-        drawn = self._block[:, self._used]
         self._used += 1
-        height, width = self._like.shape[-2:]
-        rows = _inside(drawn[:, 0], height, side)
-        columns = _inside(drawn[:, 1], width, side)
-        signs = (drawn[:, 2:] < 0.5).to(self._like) * 2 - 1
-        return signs[:, :, None, None] * (rows[:, None, :, None] & columns[:, None, None, :])
-
-
-def _inside(drawn: Tensor, size: int, side: int) -> Tensor:
-    """Positions of a stretch of length `side` that begins at a random one: (N, size) bool."""
-    start = (drawn * (size - side + 1)).long().unsqueeze(1)
-    positions = torch.arange(size, device=drawn.device)
-    return (positions >= start) & (positions < start + side)
+        return self._block[:, self._used - 1]
