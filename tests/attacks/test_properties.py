@@ -162,3 +162,22 @@ def test_without_targets_nothing_is_said_of_reaching_them(network: nn.Module, di
     images, labels, _ = chosen(digits, 4, targeted=False)
     run = run_attack(small("fgsm"), network, images, labels, threat=BUDGETS[Norm.LINF], generator=generator())
     assert run.reached is None
+
+
+@pytest.mark.parametrize("name", OWN)
+@pytest.mark.parametrize("eps", [0.5, 3, 16])
+def test_stays_within_an_l2_ball_of_many_pixels(name: str, eps: float) -> None:
+    """Squares of 150,528 values summed in float32 are wrong by more than the harness lets pass."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        layers = (nn.Conv2d(3, 4, 8, stride=8), nn.ReLU(), nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(64, 10))
+        model = nn.Sequential(*layers).eval()
+    images = 0.25 + 0.5 * torch.rand(8, 3, 224, 224, generator=generator())
+    labels = model(images).argmax(1)
+    attack = small(name, **({"queries": 20} if name == "square" else {}))
+    generators = image_generators(0, range(8))
+    run = run_attack(attack, model, images, labels, threat=ThreatModel(Norm.L2, eps), generator=generators)
+    assert run.within_budget.all()
+    exact = (run.adversarial.double() - images.double()).flatten(1).norm(dim=1)
+    assert run.distances.tolist() == pytest.approx(exact.tolist(), rel=2e-7)
+    assert exact.max() <= eps + 2e-6
