@@ -218,11 +218,19 @@ def attack_run(
     return run.adversarial, run.logits
 
 
-def still_standing(judge: nn.Module, images: Tensor, labels: Tensor, adversarial: Tensor, logits: Tensor) -> Tensor:
+def still_standing(
+    judge: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    adversarial: Tensor,
+    logits: Tensor,
+    threat: attacks.ThreatModel = THREAT,
+) -> Tensor:
     """Which images are right and were not flipped within the budget, (N,) bool."""
     with torch.no_grad():
         right = judge(images).argmax(1) == labels
-    beyond = (adversarial - images).abs().flatten(1).amax(1) > EPS + 1e-6
+    order = torch.inf if threat.norm is attacks.Norm.LINF else 2
+    beyond = (adversarial - images).double().flatten(1).norm(order, dim=1) > threat.eps + 1e-6
     return right & ((logits.argmax(1) == labels) | beyond)
 
 
