@@ -165,8 +165,9 @@ class Outcome:
             targets=None if targets is None else targets[chosen],
             searched=batch.searched,
         )
-        flipped = torch.zeros_like(chosen).masked_scatter(chosen, found.flipped)
-        reached = None if found.reached is None else torch.zeros_like(chosen).masked_scatter(chosen, found.reached)
+        flipped = _merged(None, found.flipped, chosen)
+        reached = None if found.reached is None else _merged(None, found.reached, chosen)
+        steps = None if found.steps is None else _merged(None, found.steps, chosen)
         done = flipped if reached is None else reached
         into = chosen & (done | ~self.fallen(batch))
         taken = into[chosen]
@@ -177,11 +178,8 @@ class Outcome:
         self.within_budget = within & torch.ones_like(chosen).masked_scatter(chosen, found.within_budget)
         if reached is not None:
             self.reached = reached if self.reached is None else self.reached | reached
-        steps = torch.zeros_like(batch.labels)
-        if found.steps is not None:
-            steps[chosen] = found.steps
         for position in (flipped & into).nonzero().flatten().tolist():
-            step = None if found.steps is None else int(steps[position])
+            step = None if steps is None else int(steps[position])
             self.falls[position] = Fall(run.choice.name, run.restart, step)
         return done
 
