@@ -300,22 +300,33 @@ def hardware(device: torch.device) -> str:
     return f"{name} ({', '.join([torch.backends.cpu.get_cpu_capability(), *products])})"
 
 
-def main() -> None:
-    """Read the flags, print the tables."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--model", nargs="+", default=list(MODELS), help="models of the zoo (default three)")
+def parse(parser: argparse.ArgumentParser, *, images: int) -> argparse.Namespace:
+    """Add the flags that say on what and with what is measured, read all, and set the threads."""
     parser.add_argument("--dataset", default="fashion_mnist_test", help="of the zoo (default fashion_mnist_test)")
-    parser.add_argument("--steps", type=int, nargs="+", default=[10, 40], help="steps (default 10 40)")
-    parser.add_argument("--images", type=int, default=200, help="images (default 200)")
-    parser.add_argument("--batch", type=int, default=100, help="images of a batch (default 100)")
-    parser.add_argument("--rounds", type=int, default=3, help="turns, of which medians are taken (default 3)")
+    parser.add_argument("--images", type=int, default=images, help=f"images (default {images})")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads (default 2)")
     parser.add_argument("--device", type=torch.device, default=torch.device("cpu"), help="cpu or cuda (default cpu)")
     flags = parser.parse_args()
     torch.set_num_threads(flags.threads)
+    return flags
+
+
+def surroundings(flags: argparse.Namespace) -> str:
+    """Name hardware, version and day."""
+    where = f"{hardware(flags.device)}, {flags.device}, {flags.threads} threads"
+    return f"{where}, torch {torch.__version__}, {datetime.now(UTC).date()}"
+
+
+def main() -> None:
+    """Read the flags, print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--model", nargs="+", default=list(MODELS), help="models of the zoo (default three)")
+    parser.add_argument("--steps", type=int, nargs="+", default=[10, 40], help="steps (default 10 40)")
+    parser.add_argument("--batch", type=int, default=100, help="images of a batch (default 100)")
+    parser.add_argument("--rounds", type=int, default=3, help="turns, of which medians are taken (default 3)")
+    flags = parse(parser, images=200)
     print(
-        f"{hardware(flags.device)}, {flags.device}, {flags.threads} threads, torch {torch.__version__}, "
-        f"{datetime.now(UTC).date()}. Linf 8/255, steps of 2/255, no random start; {flags.images} images of {flags.dataset} "
+        f"{surroundings(flags)}. Linf 8/255, steps of 2/255, no random start; {flags.images} images of {flags.dataset} "
         f"in batches of {flags.batch}, {flags.rounds} rounds."
     )
     print(", ".join(f"{name} {found or 'not installed'}" for name, found in peer_versions().items()) + ".\n")

@@ -12,16 +12,14 @@ runs APGD for 10 steps where the reference has 100. Each runs once; on a CPU tim
 import argparse
 import copy
 from collections.abc import Callable
-from datetime import UTC, datetime
 from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 
-import torch
 from torch import Tensor
 
 from attacks import Norm, ThreatModel
-from benchmarks.pgd import Search, Subject, hardware, search_and_judge, still_standing, table, timed, unit
+from benchmarks.pgd import Search, Subject, parse, search_and_judge, still_standing, surroundings, table, timed, unit
 from evaluation import AdversarialCondition, preset
 from evaluation.conditions import Batch, run_condition
 
@@ -80,18 +78,10 @@ def main() -> None:
     parser.add_argument(
         "--model", default="resnet_mini.fashion_mnist_pgd", help="model of the zoo (default the robust one)"
     )
-    parser.add_argument("--dataset", default="fashion_mnist_test", help="of the zoo (default fashion_mnist_test)")
     parser.add_argument("--norm", type=Norm, default=Norm.LINF, help="Linf or L2 (default Linf)")
     parser.add_argument("--eps", nargs="+", default=["8/255", "16/255"], help="radii (default 8/255 16/255)")
-    parser.add_argument("--images", type=int, default=60, help="images (default 60)")
-    parser.add_argument("--threads", type=int, default=2, help="CPU threads (default 2)")
-    parser.add_argument("--device", type=torch.device, default=torch.device("cpu"), help="cpu or cuda (default cpu)")
-    flags = parser.parse_args()
-    torch.set_num_threads(flags.threads)
-    print(
-        f"{hardware(flags.device)}, {flags.device}, {flags.threads} threads, torch {torch.__version__}, "
-        f"{datetime.now(UTC).date()}. {flags.model}, {flags.images} images of {flags.dataset} in one batch.\n"
-    )
+    flags = parse(parser, images=60)
+    print(f"{surroundings(flags)}. {flags.model}, {flags.images} images of {flags.dataset} in one batch.\n")
     subject = Subject.load(flags.model, flags.dataset, flags.images, flags.images, flags.device)
     for eps in flags.eps:
         print(compare(subject, ThreatModel(flags.norm, eps)), flush=True)
