@@ -60,7 +60,7 @@ def claim_check(rows: Sequence[Row], claimed: float) -> Check:
 
 
 def cross_checks(spec: EvaluationSpec, scores: Sequence[Proportion | None]) -> Iterable[Check]:
-    """Compare attacks that differ in one number: eps, or their steps. `scores` are robust accuracies, one a condition."""
+    """Compare attacks that differ in one number: eps, steps or restarts. `scores` are robust accuracies, one a condition."""
     attacked = [
         (condition, score)
         for condition, score in zip(spec.conditions, scores, strict=True)
@@ -68,14 +68,13 @@ def cross_checks(spec: EvaluationSpec, scores: Sequence[Proportion | None]) -> I
     ]
     for first, second in itertools.permutations(attacked, 2):
         yield from _larger_ball(*first, *second)
-    families: dict[str, list[tuple[int, AdversarialCondition, Proportion]]] = {}
-    for condition, score in attacked:
-        if (steps := _steps(condition)) is not None:
-            families.setdefault(_all_but_steps(condition), []).append((steps, condition, score))
-    for family in families.values():
-        if len(family) > 1:
-            few, many = sorted(family, key=lambda each: each[0])[-2:]
-            yield _more_steps(few[0], few[2], many[0], many[2])
+    for effort in ("steps", "restarts"):
+        families: dict[str, list[tuple[int, Proportion]]] = {}
+        for condition, score in attacked:
+            if (found := _effort(condition, effort)) is not None:
+                amount, rest = found
+                families.setdefault(rest, []).append((amount, score))
+        yield from (_more(effort, *sorted(family)[-2:]) for family in families.values() if len(family) > 1)
 
 
 def _larger_ball(
@@ -93,27 +92,26 @@ def _larger_ball(
         )
 
 
-def _more_steps(few: int, found: Proportion, many: int, then: Proportion) -> Check:
-    """Compare the two largest numbers of steps: whether the largest is enough."""
-    failed = then.value < found.low
+def _more(effort: str, few: tuple[int, Proportion], many: tuple[int, Proportion]) -> Check:
+    """Compare the two largest numbers of steps or restarts: whether the largest is enough."""
+    failed = many[1].value < few[1].low
     return Check(
-        name="more steps change nothing",
+        name=f"more {effort} change nothing",
         failed=failed,
         means="suspicious",
-        message=f"{few} steps leave {found.value:.3f} standing, {many} steps {then.value:.3f}"
+        message=f"{few[1].value:.3f} stand with {effort} = {few[0]}, {many[1].value:.3f} with {effort} = {many[0]}"
         + (": not converged, try more and quote the largest" if failed else ""),
     )
 
 
-def _steps(condition: AdversarialCondition) -> int | None:
-    """Number of steps of a condition with one attack."""
-    steps = condition.attacks[0].parameters.get("steps") if len(condition.attacks) == 1 else None
-    return steps if isinstance(steps, int) else None
-
-
-def _all_but_steps(condition: AdversarialCondition) -> str:
-    """What two conditions with one attack share that differ in the number of steps alone."""
-    return condition.model_dump_json(exclude={"attacks": {0: {"parameters": {"steps"}}}})
+def _effort(condition: AdversarialCondition, effort: str) -> tuple[int, str] | None:
+    """The steps or restarts of a condition with one attack, and what else it consists of."""
+    if len(condition.attacks) != 1:
+        return None
+    (attack,) = condition.attacks
+    amount = attack.restarts if effort == "restarts" else attack.parameters.get("steps")
+    rest = condition.model_dump_json(exclude={"attacks": {0: {effort: True, "parameters": {effort}}}})
+    return (amount, rest) if isinstance(amount, int) else None
 
 
 def _named(condition: AdversarialCondition) -> str:

@@ -36,13 +36,20 @@ def test_a_larger_ball_must_fell_more(small: int, large: int, failed: bool) -> N
 def test_more_steps_must_not_change_the_result(few: int, many: int, failed: bool) -> None:
     (check,) = crossed((pgd(steps=100), many), (pgd(steps=10), few))
     assert (check.failed, check.means) == (failed, "suspicious")
-    assert check.message.startswith("10 steps leave 0.500 standing")
+    assert check.message.startswith("0.500 stand with steps = 10, ")
+
+
+@pytest.mark.parametrize(("few", "many", "failed"), [(50, 48, False), (50, 30, True)])
+def test_more_restarts_must_not_change_the_result(few: int, many: int, failed: bool) -> None:
+    (check,) = crossed((pgd(restarts=10), many), (pgd(restarts=1), few))
+    assert (check.name, check.failed, check.means) == ("more restarts change nothing", failed, "suspicious")
+    assert check.message.startswith(f"0.500 stand with restarts = 1, 0.{many}0 with restarts = 10")
 
 
 def test_only_the_largest_number_of_steps_must_be_enough() -> None:
     (check,) = crossed((pgd(steps=100), 20), (pgd(steps=1), 90), (pgd(steps=50), 21), (pgd(steps=5), 50))
     assert not check.failed
-    assert check.message.startswith("50 steps leave 0.210 standing, 100 steps 0.200")
+    assert check.message.startswith("0.210 stand with steps = 50, 0.200 with steps = 100")
 
 
 def test_what_differs_in_more_than_one_number_is_not_compared() -> None:
