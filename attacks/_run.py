@@ -31,7 +31,7 @@ class AttackRun:
         flipped: (N,) bool: right before, wrong after, within budget.
         reached: (N,) bool: predicted as the target, within budget; None without targets.
         steps: (N,) int64: after how many steps the attack says it found each image; None where it does not say.
-        images_forwarded: images that passed through the model, the harness's own two passes included.
+        images_forwarded: images that passed through the model, the harness's own passes included.
     """
 
     adversarial: Tensor
@@ -67,6 +67,7 @@ def run_attack(
     generator: Generator,
     targets: Tensor | None = None,
     searched: nn.Module | None = None,
+    clean_logits: Tensor | None = None,
 ) -> AttackRun:
     """Attack images and measure distance, success and the forward passes it took.
 
@@ -80,6 +81,7 @@ def run_attack(
         targets: (N,) int64 classes to aim for, or None.
         searched: what the attack sees instead of the model, such as a copy in bfloat16; the verdict is always the model's, and
             images that fool the copy alone are attacked again as the model sees them.
+        clean_logits: (N, K) of the images as they are, if they are known; they are not looked at again then.
 
     Raises:
         AttackError: the model is in training mode, the attack cannot keep to the norm or has no targeted form, the images are
@@ -94,7 +96,7 @@ def run_attack(
     hooks = [each.register_forward_pre_hook(count) for each in {model, searched}]
     try:
         with torch.no_grad():
-            clean_logits = model(images)
+            clean = model(images) if clean_logits is None else clean_logits
         adversarial, steps = _propose(
             attack, searched, images.clone(), labels, threat=threat, generator=generator, targets=targets
         )
@@ -125,11 +127,11 @@ def run_attack(
     predictions = logits.argmax(1)
     return AttackRun(
         adversarial=adversarial,
-        clean_logits=clean_logits,
+        clean_logits=clean,
         logits=logits,
         distances=distances,
         within_budget=within,
-        flipped=(clean_logits.argmax(1) == labels) & (predictions != labels) & within,
+        flipped=(clean.argmax(1) == labels) & (predictions != labels) & within,
         reached=None if targets is None else (predictions == targets) & within,
         steps=steps,
         images_forwarded=count.images,

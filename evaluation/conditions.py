@@ -164,6 +164,7 @@ class Outcome:
             generator=batch.generators(chosen, run.restart),
             targets=None if targets is None else targets[chosen],
             searched=batch.searched,
+            clean_logits=self.clean_logits[chosen],
         )
         flipped = _merged(None, found.flipped, chosen)
         reached = None if found.reached is None else _merged(None, found.reached, chosen)

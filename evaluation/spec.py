@@ -180,8 +180,8 @@ def _attack_titles(chosen: tuple[AttackChoice, ...]) -> str:
 
 
 def _passes(chosen: tuple[AttackChoice, ...]) -> int:
-    """The passes of all runs, and one before and one after each."""
-    return sum((2 + choice.create().passes) * choice.restarts for choice in chosen)
+    """The passes of all runs, and one after each."""
+    return sum((choice.create().passes + 1) * choice.restarts for choice in chosen)
 
 
 def _require_norm(chosen: tuple[AttackChoice, ...], norm: Norm | None) -> None:
@@ -214,7 +214,7 @@ class AdversarialCondition(BaseModel):
 
     @property
     def passes(self) -> int:
-        """The passes of all its rounds, and one before and one after each."""
+        """The passes of all its rounds, one after each, and one before."""
         return 1 + _passes(self.attacks)
 
     @property
@@ -272,7 +272,7 @@ class CurveCondition(BaseModel):
 
     @property
     def passes(self) -> int:
-        """The passes of all its attacks at every radius."""
+        """The passes of all its rounds at every radius, and one before."""
         return 1 + _passes(self.attacks) * (len(self.eps) + self.refine)
 
     @field_validator("eps")

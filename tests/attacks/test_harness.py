@@ -66,6 +66,23 @@ def test_a_success_within_the_budget_counts_once_and_only_if_it_was_right() -> N
     assert run.images_forwarded == 4
 
 
+def test_what_is_known_of_the_clean_images_is_not_looked_at_again() -> None:
+    images, labels, model = torch.full((2, 1, 3, 3), 0.45), torch.tensor([0, 0]), Brightness().eval()
+    known = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    run = run_attack(
+        Broken(lambda images: images + 0.08),
+        model,
+        images,
+        labels,
+        threat=LINF,
+        generator=generator(),
+        clean_logits=known,
+    )
+    assert run.images_forwarded == 2
+    assert run.clean_logits is known
+    assert run.flipped.tolist() == [True, False], "the second was wrong before, as far as is known"
+
+
 @pytest.mark.parametrize(("beyond", "flipped"), [(5e-7, True), (5e-6, False), (0.1, False)])
 def test_a_success_outside_the_ball_does_not_count(beyond: float, flipped: bool) -> None:
     run = verdict(lambda x: x + 0.1 + beyond)

@@ -129,5 +129,5 @@ def test_the_cost_of_a_condition() -> None:
     }
     rotation = {"kind": "transform", "name": "rotation", "parameters": {"degrees": 90}}
     conditions = spec(conditions=[{"kind": "clean"}, rotation, PGD, restarted]).conditions
-    # Each step is a forward and a gradient, 3; the harness looks once before all attacks, and before and after each run.
-    assert [condition.passes for condition in conditions] == [1, 2, 1 + 2 + 60, 1 + 3 * (2 + 15) + (2 + 3) + (2 + 0)]
+    # Each step is a forward and a gradient, 3; the harness looks once before all attacks, and after each run.
+    assert [condition.passes for condition in conditions] == [1, 2, 1 + 60 + 1, 1 + 3 * (15 + 1) + (3 + 1) + (0 + 1)]

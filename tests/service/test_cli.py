@@ -139,7 +139,7 @@ def test_a_gate_ends_with_1_below_the_bar(run: Run, here: list[str], tmp_path: P
 def test_a_dry_run_only_estimates(run: Run, here: list[str]) -> None:
     arguments = ("evaluate", "tiny", "--dataset", "shapes", "--images", 9, "--preset", "san-pgd", "--dry-run", *here)
     found = evaluation.Estimate.model_validate_json(run(*arguments, "--json").out)
-    passes = 1 + (1 + 2 + 3 * 2) + (1 + 2 + 3 * 4)  # clean; before, around and three a step
+    passes = 1 + (1 + 3 * 2 + 1) + (1 + 3 * 4 + 1)  # clean; before, three a step and after
     assert (found.images, found.images_done, found.passes) == (27, 0, 9 * passes)
     assert 0 < found.seconds < 60
     ended = run(*arguments)
