@@ -53,14 +53,11 @@ class AttackChoice(_Choice):
     @classmethod
     def _restarts_beside_parameters(cls, given: Any) -> Any:
         """Find `restarts` among the parameters of pgd and apgd too, where earlier versions wrote it."""
-        if (
-            isinstance(given, dict)
-            and given.get("name") in {"pgd", "apgd"}
-            and "restarts" in given.get("parameters", ())
-        ):
-            parameters = dict(given["parameters"])
-            return {"restarts": parameters.pop("restarts"), **given, "parameters": parameters}
-        return given
+        inside = given.get("parameters") if isinstance(given, dict) and given.get("name") in ("pgd", "apgd") else None
+        if not isinstance(inside, dict) or "restarts" not in inside or "restarts" in given:
+            return given
+        parameters = {name: value for name, value in inside.items() if name != "restarts"}
+        return given | {"parameters": parameters, "restarts": inside["restarts"]}
 
     @field_validator("parameters")
     @classmethod

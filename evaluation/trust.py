@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from typing import Any
 
 from attacks import format_eps
 from evaluation.checks import Check
@@ -68,13 +69,15 @@ def cross_checks(spec: EvaluationSpec, scores: Sequence[Proportion | None]) -> I
     ]
     for first, second in itertools.permutations(attacked, 2):
         yield from _larger_ball(*first, *second)
-    for effort in ("steps", "restarts"):
-        families: dict[str, list[tuple[int, Proportion]]] = {}
+    for effort, excluded in _EFFORTS.items():
+        families: dict[str, dict[int, Proportion]] = {}
         for condition, score in attacked:
-            if (found := _effort(condition, effort)) is not None:
-                amount, rest = found
-                families.setdefault(rest, []).append((amount, score))
-        yield from (_more(effort, *sorted(family)[-2:]) for family in families.values() if len(family) > 1)
+            if (amount := _amount(condition, effort)) is not None:
+                rest = condition.model_dump_json(exclude={"attacks": {0: excluded}})
+                families.setdefault(rest, {})[amount] = score
+        for family in families.values():
+            if len(family) > 1:
+                yield _more(effort, *sorted(family.items(), key=lambda each: each[0])[-2:])
 
 
 def _larger_ball(
@@ -104,14 +107,17 @@ def _more(effort: str, few: tuple[int, Proportion], many: tuple[int, Proportion]
     )
 
 
-def _effort(condition: AdversarialCondition, effort: str) -> tuple[int, str] | None:
-    """The steps or restarts of a condition with one attack, and what else it consists of."""
+_EFFORTS: dict[str, Any] = {"steps": {"parameters": {"steps"}}, "restarts": {"restarts"}}
+"""What can be raised to see whether an attack has converged, and where it stands in an `AttackChoice`."""
+
+
+def _amount(condition: AdversarialCondition, effort: str) -> int | None:
+    """The steps or restarts of a condition with one attack."""
     if len(condition.attacks) != 1:
         return None
     (attack,) = condition.attacks
     amount = attack.restarts if effort == "restarts" else attack.parameters.get("steps")
-    rest = condition.model_dump_json(exclude={"attacks": {0: {effort: True, "parameters": {effort}}}})
-    return (amount, rest) if isinstance(amount, int) else None
+    return amount if isinstance(amount, int) else None
 
 
 def _named(condition: AdversarialCondition) -> str:

@@ -94,6 +94,14 @@ def test_a_norm_that_the_attacks_do_not_know_is_refused() -> None:
             "conditions",
             "steps: Input should be greater than or equal to 1, got 0",
         ),
+        ({"conditions": [PGD | {"attacks": [{"name": "pgd", "parameters": 5}]}]}, "conditions", "valid dictionary"),
+        ({"conditions": [PGD | {"attacks": [{"name": ["pgd"]}]}]}, "conditions", "valid string"),
+        ({"conditions": [PGD | {"attacks": ["pgd"]}]}, "conditions", "valid dictionary"),
+        (
+            {"conditions": [PGD | {"attacks": [{"name": "pgd", "restarts": 2, "parameters": {"restarts": 3}}]}]},
+            "conditions",
+            "unknown parameter of pgd 'restarts'",
+        ),
         (
             {"conditions": [PGD | {"attacks": [{"name": "pgd", "restarts": 0}]}]},
             "conditions",
