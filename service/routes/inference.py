@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 from http import HTTPStatus
 from importlib.metadata import version
 from typing import Any
@@ -11,6 +12,7 @@ from fastapi import APIRouter, Request, Response
 from torch import Tensor
 
 from common.pictures import PictureError
+from models import CheckpointError
 from service import tensors
 from service.bodies import described
 from service.deployments import Deployment
@@ -70,6 +72,16 @@ def server_ready(service: ServiceDep) -> Ready:
     return Ready(ready=True)
 
 
+@router.get("/models/stats")
+def all_stats(service: ServiceDep) -> ModelStats:
+    """Count the pictures of every version since the service started."""
+    counted: list[VersionStats] = []
+    for name in service.deployments.names():
+        with suppress(CheckpointError):  # what cannot be loaded has answered nothing
+            counted += [_stats(name, version, service) for version in service.deployments.versions(name)]
+    return ModelStats(model_stats=counted)
+
+
 @router.get("/models/{name}")
 @router.get("/models/{name}/versions/{version}")
 async def model_metadata(deployment: DeploymentDep, service: ServiceDep) -> ModelMetadata:
@@ -108,15 +120,18 @@ async def model_config(deployment: DeploymentDep, service: ServiceDep) -> ModelC
 @router.get("/models/{name}/versions/{version}/stats")
 def model_stats(deployment: DeploymentDep, service: ServiceDep) -> ModelStats:
     """Count the pictures of one version since the service started; `/metrics` has times, batches and causes."""
-    counts = service.metrics.outcomes(deployment.name, deployment.version)
+    return ModelStats(model_stats=[_stats(deployment.name, deployment.version, service)])
+
+
+def _stats(name: str, version: str, service: Service) -> VersionStats:
+    counts = service.metrics.outcomes(name, version)
     ok = counts.pop("ok", 0)
-    stats = VersionStats(
-        name=deployment.name,
-        version=deployment.version,
+    return VersionStats(
+        name=name,
+        version=version,
         inference_count=ok,
         inference_stats=InferenceStats(success=Count(count=ok), fail=Count(count=sum(counts.values()))),
     )
-    return ModelStats(model_stats=[stats])
 
 
 _BODIES = {

@@ -202,6 +202,9 @@ def test_answered_pictures_are_counted(triton: InferenceServerClient) -> None:
     with pytest.raises(InferenceServerException):
         triton.infer("twin", [image_input(b"no picture")])
     assert counts() == (ok + 2, failed + 1)
+    everything = {each["name"]: each for each in triton.get_inference_statistics()["model_stats"]}
+    assert everything["twin"] == triton.get_inference_statistics("twin")["model_stats"][0]
+    assert {"tiny", "twin", "resnet_mini.fashion_mnist"} <= everything.keys()
 
 
 # Inference

@@ -108,6 +108,7 @@ GUARDED = [
         for version in ("", "/versions/1")
         for method, what in (("GET", ""), ("GET", "/ready"), ("GET", "/config"), ("GET", "/stats"), ("POST", "/infer"))
     ),
+    ("GET", "/v2/models/stats"),
     ("POST", "/v2/repository/index"),
     ("POST", "/v2/repository/models/tiny/load"),
     ("POST", "/v2/repository/models/tiny/unload"),
