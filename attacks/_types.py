@@ -37,7 +37,10 @@ def _parse_fraction(value: object) -> object:
         raise ValueError(f"expected a number or a fraction such as 8/255, got {value!r}") from None
 
 
-PixelScale = Annotated[float, BeforeValidator(_parse_fraction), Field(ge=0, allow_inf_nan=False)]
+LARGEST = 1e9
+"""More than the length in any norm of a difference between two images of 10,000 pixels a side."""
+
+PixelScale = Annotated[float, BeforeValidator(_parse_fraction), Field(ge=0, le=LARGEST, allow_inf_nan=False)]
 """A length on the [0, 1] pixel scale; text such as "8/255" is parsed, the number is kept."""
 
 
@@ -58,8 +61,8 @@ class ThreatModel:
         eps: radius on the [0, 1] pixel scale, a number or a text such as "8/255"; for Linf at most 1; for L0 a number of pixels.
 
     Raises:
-        pydantic.ValidationError: a ValueError; the norm is unknown, or eps is not a number, negative, not finite, or above 1 for
-            Linf.
+        pydantic.ValidationError: a ValueError; the norm is unknown, or eps is not a number, negative, above 1 for Linf, or above
+            1e9.
     """
 
     norm: Norm

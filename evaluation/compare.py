@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from evaluation.conditions import Row
 from evaluation.plan import Plan
-from evaluation.report import sufficient
+from evaluation.report import counted, sufficient
 from evaluation.runner import ShardResult
 from evaluation.spec import Condition
 from evaluation.statistics import PairedDifference, holm, paired_difference
@@ -34,9 +34,8 @@ class Side:
         return f"{self.model} of {self.plan.id}"
 
     def rows(self, condition: Condition) -> dict[int, Row]:
-        """All rows under a condition, by the index of the image."""
-        place = self.plan.spec.conditions.index(condition)
-        mine = (each for each in self.results if (each.shard.model, each.shard.condition) == (self.model, place))
+        """The rows that the report counts under a condition, by the index of the image."""
+        mine = counted(self.plan, self.model, condition, self.results)
         return {row.index: row for result in mine for row in result.rows}
 
 

@@ -7,8 +7,9 @@ import torch
 from pydantic import BaseModel, ConfigDict
 
 from evaluation.catalog import Catalog
-from evaluation.plan import SHARD_IMAGES, Plan, Shard
-from evaluation.runner import batch_size
+from evaluation.plan import SHARD_IMAGES, Plan
+from evaluation.report import sufficient
+from evaluation.runner import ShardResult, batch_size
 
 
 class Estimate(BaseModel):
@@ -17,7 +18,7 @@ class Estimate(BaseModel):
     Attributes:
         evaluation: the id it would have.
         images: rows to compute, one for each image, model and condition.
-        images_done: of these, computed already.
+        images_done: of these, computed already, or not needed to be as certain as was asked.
         passes: of an image through a model, one with its gradient counted as three, for what is left.
         seconds: of computing on one device for what is left, from the speed of each model measured just now.
     """
@@ -31,22 +32,29 @@ class Estimate(BaseModel):
     seconds: float
 
 
-def estimate(plan: Plan, catalog: Catalog, device: str, done: Collection[Shard] = ()) -> Estimate:
+def estimate(plan: Plan, catalog: Catalog, device: str, done: Collection[ShardResult] = ()) -> Estimate:
     """Estimate what a plan costs: one batch goes through every model.
 
     Args:
         plan: of the evaluation.
         catalog: where its models are.
         device: where it would run.
-        done: shards that need not be computed.
+        done: shards that are computed.
 
     Raises:
         CheckpointError: a checkpoint cannot be loaded.
     """
-    left = [shard for shard in plan.shards if shard not in done]
+    there, conditions = frozenset(result.shard for result in done), plan.spec.conditions
+    certain = {
+        (model, place)
+        for model in plan.spec.models
+        for place, condition in enumerate(conditions)
+        if sufficient(plan, model, condition, done)
+    }
+    left = [shard for shard in plan.shards if shard not in there and (shard.model, shard.condition) not in certain]
     passes = dict.fromkeys(plan.spec.models, 0)
     for shard in left:
-        passes[shard.model] += shard.images * plan.spec.conditions[shard.condition].passes
+        passes[shard.model] += shard.images * conditions[shard.condition].passes
     images = sum(shard.images for shard in plan.shards)
     return Estimate(
         evaluation=plan.id,
@@ -61,7 +69,9 @@ def _pass_seconds(plan: Plan, catalog: Catalog, model: str, device: str) -> floa
     """Time a third of a forward pass with the gradient to the image, for one image."""
     roles = catalog.load_folded(model, device, plan.spec.precision)
     side = roles.classifier.card.preprocessing.crop
-    images = torch.rand(min(SHARD_IMAGES, batch_size(side)), 3, side, side, device=device, requires_grad=True)
+    images = torch.rand(
+        min(SHARD_IMAGES, plan.images, batch_size(side)), 3, side, side, device=device, requires_grad=True
+    )
     started = 0.0
     for _ in range(2):  # the first warms up
         started = time.perf_counter()

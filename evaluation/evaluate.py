@@ -33,10 +33,12 @@ def evaluate(
         DatasetError: the data set cannot be used, or does not fit a model.
         AttackError: an attack cannot be run as asked.
         PreflightError: a model cannot be evaluated as it is.
-        OSError: a finished shard cannot be kept.
+        OSError: finished shards cannot be kept.
     """
     catalog, device = catalog or Catalog(), device or best_device()
     plan = make_plan(spec, catalog)
+    if kept:
+        kept.require_writable()
     dataset = catalog.open_dataset(spec.dataset)
     results: list[ShardResult] = []
     shards = plan.shards

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryFile
 from uuid import uuid4
 
 from pydantic import ValidationError
@@ -16,8 +17,23 @@ class ResultFolder:
     Several processes may share a folder: files are written aside and moved into place. What cannot be read is computed anew.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path | str) -> None:
+        self._folder = Path(folder)
+
+    def require_writable(self) -> None:
+        """Make the folder, and see that a file can be written there.
+
+        Raises:
+            OSError: it cannot.
+        """
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            with TemporaryFile(dir=self._folder):
+                pass
+        except OSError as error:
+            raise OSError(
+                f"finished work cannot be kept in {self._folder}: {error.strerror}; name another folder"
+            ) from error
 
     def computed(self, plan: Plan, shard: Shard) -> ShardResult | None:
         """Read the result of a shard, whatever evaluation it was computed for."""
@@ -52,6 +68,7 @@ class ResultFolder:
 
 def _read(path: Path) -> ShardResult | None:
     try:
-        return ShardResult.model_validate_json(path.read_bytes())
-    except (FileNotFoundError, ValidationError):  # never written, or by another version
+        result = ShardResult.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError):  # never written, or not by this version
         return None
+    return result if len(result.rows) == result.shard.images and path.stem == str(result.shard.images) else None

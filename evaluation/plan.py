@@ -2,22 +2,31 @@
 
 import itertools
 from collections.abc import Iterator, Sequence
+from functools import cache
 from importlib.metadata import version
+from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from common import canonical_json, text_sha256
+import attacks
+import models
+from common import canonical_json, file_sha256, text_sha256
 from evaluation.catalog import Catalog
 from evaluation.datasets import DatasetError, ImageFolder
 from evaluation.spec import AdversarialCondition, Condition, EvaluationSpec
-
-VERSION = version("withstand")
-"""Results of another version are computed anew."""
 
 SHARD_IMAGES = 100
 """Images of a shard, the unit of work that is done once and kept."""
 
 _FROZEN = ConfigDict(frozen=True, extra="forbid")
+
+
+@cache
+def code_version() -> str:
+    """Version, and hash of the code that decides results: those of other code are computed anew."""
+    packages = [Path(attacks.__file__).parent, Path(models.__file__).parent, Path(__file__).parent]
+    sources = [path for package in packages for path in sorted(package.rglob("*.py"))]
+    return f"{version('withstand')} {text_sha256(' '.join(map(file_sha256, sources)))[:16]}"
 
 
 class Shard(BaseModel):
@@ -90,7 +99,7 @@ class Plan(BaseModel):
     def _address(self, shard: Shard, condition: Condition, checks: tuple[bool, ...]) -> str:
         spec = self.spec
         content = {
-            "version": VERSION,
+            "version": code_version(),
             "model": self.model_sha256[shard.model],
             "dataset": self.dataset_sha256,
             "condition": condition.model_dump(mode="json"),

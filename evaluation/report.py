@@ -202,10 +202,9 @@ def merge(plan: Plan, results: Iterable[ShardResult]) -> Report:
     complete = True
     for model in plan.spec.models:
         for index, condition in enumerate(plan.spec.conditions):
-            mine = [each for each in shards if (each.model, each.condition) == (model, index)]
-            enough = sufficient(plan, model, condition, by_shard.values())
-            found[model, index] = enough or [by_shard[each] for each in mine if each in by_shard]
-            complete = complete and (enough is not None or len(found[model, index]) == len(mine))
+            found[model, index] = counted(plan, model, condition, by_shard.values())
+            done = sum(each.shard.images for each in found[model, index]) == plan.images
+            complete = complete and (done or sufficient(plan, model, condition, found[model, index]) is not None)
     reports = tuple(_model(plan, model, found) for model in plan.spec.models)
     return Report(
         plan=plan,
@@ -214,6 +213,13 @@ def merge(plan: Plan, results: Iterable[ShardResult]) -> Report:
         made_with=tuple(sorted({result.made_with for result in by_shard.values()} - {""})),
         warnings=(*_notices(plan), *_warnings(reports)),
     )
+
+
+def counted(plan: Plan, model: str, condition: Condition, results: Iterable[ShardResult]) -> list[ShardResult]:
+    """The shards of a model and condition that a report counts: those that suffice, else all that are there, in their order."""
+    place = plan.spec.conditions.index(condition)
+    mine = [each for each in results if (each.shard.model, each.shard.condition) == (model, place)]
+    return sufficient(plan, model, condition, mine) or sorted(mine, key=lambda each: each.shard.start)
 
 
 def sufficient(

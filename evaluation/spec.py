@@ -46,7 +46,13 @@ class AttackChoice(_Choice):
     """One attack, a name of `attacks.attack_names()`, with its parameters."""
 
     restarts: Annotated[
-        int, Field(ge=1, le=MAX_RESTARTS, description="independent runs, each on the images that the ones before left")
+        int,
+        Field(
+            strict=True,
+            ge=1,
+            le=MAX_RESTARTS,
+            description="independent runs, each on the images that the ones before left",
+        ),
     ] = 1
 
     @model_validator(mode="before")
@@ -54,8 +60,10 @@ class AttackChoice(_Choice):
     def _restarts_beside_parameters(cls, given: Any) -> Any:
         """Find `restarts` among the parameters of pgd and apgd too, where earlier versions wrote it."""
         inside = given.get("parameters") if isinstance(given, dict) and given.get("name") in ("pgd", "apgd") else None
-        if not isinstance(inside, dict) or "restarts" not in inside or "restarts" in given:
+        if not isinstance(inside, dict) or "restarts" not in inside:
             return given
+        if "restarts" in given:
+            raise ValueError("restarts is given twice, beside the parameters and among them")
         parameters = {name: value for name, value in inside.items() if name != "restarts"}
         return given | {"parameters": parameters, "restarts": inside["restarts"]}
 
@@ -74,7 +82,15 @@ class AttackChoice(_Choice):
         return self.create().title + (f" x {self.restarts}" if self.restarts > 1 else "")
 
 
-Attacks = Annotated[tuple[AttackChoice, ...], Field(min_length=1, max_length=16)]
+def _each_once(chosen: tuple[AttackChoice, ...]) -> tuple[AttackChoice, ...]:
+    """Refuse an attack that is listed twice: its second run would draw what the first did."""
+    for place, choice in enumerate(chosen):
+        if any((each.name, each.parameters) == (choice.name, choice.parameters) for each in chosen[:place]):
+            raise ValueError(f"{choice.create().title} is listed twice: give it restarts instead")
+    return chosen
+
+
+Attacks = Annotated[tuple[AttackChoice, ...], Field(min_length=1, max_length=16), AfterValidator(_each_once)]
 
 
 class Round(NamedTuple):

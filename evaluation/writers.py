@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 import attacks
 from common import canonical_json
 from evaluation.plan import Plan
-from evaluation.report import Report
+from evaluation.report import Report, counted
 from evaluation.runner import ShardResult
 from evaluation.spec import AttackChoice, Attacking
 from evaluation.statistics import Proportion
@@ -100,24 +100,24 @@ def manifest(report: Report) -> dict[str, Any]:
 
 
 def image_rows(plan: Plan, results: Iterable[ShardResult], files: tuple[str, ...] = ()) -> list[dict[str, Any]]:
-    """One row for each image, model and condition, in the order of the specification.
+    """One row for each image that the report counts, model and condition, in the order of the specification.
 
     Args:
         plan: of the evaluation.
         results: its finished shards.
         files: paths of the data set's images by index, if they are to be named.
     """
-    conditions = plan.spec.conditions
-    order = {model: place for place, model in enumerate(plan.spec.models)}
-    sorted_results = sorted(results, key=lambda each: (order[each.shard.model], each.shard.condition, each.shard.start))
+    there = [*results]
     return [
         {
-            "model": result.shard.model,
-            "condition": conditions[result.shard.condition].title,
+            "model": model,
+            "condition": condition.title,
             "file": files[row.index] if files else None,
             **row.model_dump(),
         }
-        for result in sorted_results
+        for model in plan.spec.models
+        for condition in plan.spec.conditions
+        for result in counted(plan, model, condition, there)
         for row in result.rows
     ]
 

@@ -101,7 +101,9 @@ def evaluate(
         str | None,
         typer.Option(help="Radius for presets that attack, such as 4/255.", show_default="the preset's own"),
     ] = None,
-    norm: Annotated[str, typer.Option(help="Norm of that radius: Linf, L2, L1 or L0.")] = "Linf",
+    norm: Annotated[
+        str | None, typer.Option(help="Norm of that radius: Linf, L2, L1 or L0.", show_default="Linf")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the selection and of all random draws.")] = 0,
     precision: Annotated[
         str, typer.Option(help="In which attacks look, float32 or bfloat16; the verdict is float32's.")
@@ -143,7 +145,9 @@ def evaluate(
     Interrupted, it goes on from what is finished when it is run again.
     """
     forms = {path: _form(path) for path in out}
-    conditions = _conditions(preset, None if eps is None else {"norm": norm, "eps": eps})
+    if norm is not None and eps is None:
+        raise ValueError(f"--norm {norm} needs --eps: radii of different norms are not alike")
+    conditions = _conditions(preset, None if eps is None else {"norm": norm or "Linf", "eps": eps})
     spec = EvaluationSpec.model_validate(
         {
             "models": model,
@@ -161,7 +165,7 @@ def evaluate(
     kept = evaluation.ResultFolder(data_dir / "results")
     if dry_run:
         plan = evaluation.make_plan(spec, catalog)
-        done = [shard for shard in plan.shards if kept.computed(plan, shard)]
+        done = [result for shard in plan.shards if (result := kept.computed(plan, shard))]
         _print_estimate(evaluation.estimate(plan, catalog, _usable(device), done), as_json)
         return
     results: list[ShardResult] = []
@@ -215,6 +219,8 @@ def _print_estimate(estimate: evaluation.Estimate, as_json: bool) -> None:
 def _form(path: Path) -> ReportFormat:
     if path.suffix not in SUFFIXES:
         raise ValueError(f"--out {path}: the ending says how to write the report, use {', '.join(SUFFIXES)}")
+    if not path.parent.is_dir():
+        raise ValueError(f"--out {path}: there is no folder {path.parent}")
     return SUFFIXES[path.suffix]
 
 

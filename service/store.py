@@ -130,10 +130,10 @@ class Store:
                 _remember_key(db, key, body_sha256, plan.id)
             return changed
 
-    def computed(self, plan: Plan) -> set[Shard]:
-        """Find the shards of a plan that need not be computed any more."""
+    def computed(self, plan: Plan) -> list[ShardResult]:
+        """Read the shards of a plan that need not be computed any more."""
         with self._engine.connect() as db:
-            return set(_computed(db, plan))
+            return [*_computed(db, plan).values()]
 
     def evaluation(self, evaluation_id: str) -> Evaluation | None:
         """Read one evaluation."""

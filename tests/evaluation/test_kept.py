@@ -82,6 +82,15 @@ def test_what_was_found_before_is_not_run_again(catalog: Catalog, tmp_path: Path
     assert {row.felled_restart for row in rows} == {None, 0, 1, 2}
 
 
+def test_what_other_code_computed_is_computed_anew(
+    catalog: Catalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, first = run(catalog, tmp_path)
+    monkeypatch.setattr(evaluation.plan, "code_version", lambda: "0.1.0 of tomorrow")
+    _, again = run(catalog, tmp_path)
+    assert not {each.seconds for each in first} & {each.seconds for each in again}
+
+
 @pytest.mark.parametrize("content", [b"", b"{", b'{"rows": []}', b"\xff"])
 def test_what_cannot_be_read_is_computed_anew(catalog: Catalog, tmp_path: Path, content: bytes) -> None:
     first, _ = run(catalog, tmp_path)
@@ -93,7 +102,32 @@ def test_what_cannot_be_read_is_computed_anew(catalog: Catalog, tmp_path: Path, 
     assert not [*tmp_path.glob("*/*.tmp")]
 
 
-def test_a_folder_that_cannot_be_written_is_an_error(catalog: Catalog, tmp_path: Path) -> None:
+def test_shards_with_rows_missing_are_computed_anew(catalog: Catalog, tmp_path: Path) -> None:
+    first, results = run(catalog, tmp_path)
+    for path in tmp_path.glob("*/*.json"):
+        found = ShardResult.model_validate_json(path.read_bytes())
+        path.write_text(found.model_copy(update={"rows": found.rows[:3]}).model_dump_json())
+    again, whole = run(catalog, tmp_path)
+    assert without_times(again) == without_times(first)
+    assert [len(each.rows) for each in whole] == [len(each.rows) for each in results]
+
+
+def test_what_is_no_file_is_not_read(catalog: Catalog, tmp_path: Path) -> None:
+    first, _ = run(catalog, tmp_path)
+    for path in tmp_path.glob("*/*.json"):
+        path.rename(path.with_suffix(".other"))
+        path.mkdir()
+    with pytest.raises(OSError, match="json"):  # computed, but cannot be kept there
+        run(catalog, tmp_path)
+    for path in tmp_path.glob("*/*.json"):
+        path.rmdir()
+    assert without_times(run(catalog, tmp_path)[0]) == without_times(first)
+
+
+def test_a_folder_that_cannot_be_written_is_an_error_before_anything_is_computed(
+    catalog: Catalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Catalog, "load_folded", None)
     (tmp_path / "results").write_text("a file")
-    with pytest.raises(OSError, match="results"):
+    with pytest.raises(OSError, match=r"finished work cannot be kept in .*results: .*; name another folder"):
         run(catalog, tmp_path / "results")

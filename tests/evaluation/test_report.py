@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from evaluation import EvaluationSpec, Plan, Report, Shard, ShardResult, merge, preset, writers
+from evaluation import EvaluationSpec, Plan, Report, Shard, ShardResult, Side, compare, merge, preset, writers
 from evaluation.conditions import Row
 from evaluation.mce import ALEXNET
 
@@ -170,6 +170,12 @@ def test_a_condition_ends_with_the_first_shards_that_suffice() -> None:
     assert report == merge(plan, every) == merge(plan, [every[3], every[0]])
     assert numbers(report, 0)["accuracy"] == (50, 100)
     assert "a condition ended once its interval was at most 20 points wide" in report.to_markdown()
+
+    assert [each["index"] for each in writers.image_rows(plan, every[::-1])] == [*range(100)], (
+        "what is not counted is no row"
+    )
+    compared = compare(Side(plan, "m", every), Side(plan, "m", every[:2]))
+    assert [each.n for each in compared.conditions] == [100]
 
     narrow = plan.model_copy(update={"spec": spec.model_copy(update={"stop_width": 0.14})})
     assert not merge(narrow, every[:1]).complete

@@ -100,7 +100,18 @@ def test_a_norm_that_the_attacks_do_not_know_is_refused() -> None:
         (
             {"conditions": [PGD | {"attacks": [{"name": "pgd", "restarts": 2, "parameters": {"restarts": 3}}]}]},
             "conditions",
-            "unknown parameter of pgd 'restarts'",
+            "restarts is given twice",
+        ),
+        ({"conditions": [PGD | {"attacks": [{"name": "pgd", "restarts": True}]}]}, "conditions", "valid integer"),
+        (
+            {"conditions": [PGD | {"attacks": [{"name": "pgd"}, {"name": "fgsm"}, {"name": "pgd", "restarts": 2}]}]},
+            "conditions",
+            "PGD-20 is listed twice: give it restarts instead",
+        ),
+        (
+            {"conditions": [PGD | {"threat": {"norm": "L2", "eps": 1e308}}]},
+            "conditions",
+            "less than or equal to 1000000000",
         ),
         (
             {"conditions": [PGD | {"attacks": [{"name": "pgd", "restarts": 0}]}]},

@@ -198,6 +198,18 @@ BAD: dict[str, tuple[list[str], str]] = {
         ["evaluate", "tiny", "--dataset", "shapes", "--preset", "pgd-20", "--eps", "4/x"],
         "eps: expected a number or a fraction such as 8/255, got '4/x'",
     ),
+    "a norm without a radius": (
+        ["evaluate", "tiny", "--dataset", "shapes", "--preset", "pgd-20", "--norm", "L2"],
+        "--eps",
+    ),
+    "a huge radius": (
+        ["evaluate", "tiny", "--dataset", "shapes", "--preset", "pgd-20", "--norm", "L2", "--eps", "1e308"],
+        "eps: Input should be less than or equal to",
+    ),
+    "a report in a folder that is none": (
+        ["evaluate", "tiny", "--dataset", "shapes", "--out", "missing/report.html"],
+        "there is no folder missing",
+    ),
     "a form that is none": (["evaluate", "tiny", "--dataset", "shapes", "--out", "x.pdf"], "use .json, .md, .html"),
     "a precision that is none": (["evaluate", "tiny", "--dataset", "shapes", "--precision", "int8"], "precision"),
     "no images": (["evaluate", "tiny", "--dataset", "shapes", "--images", "0"], "images: Input should be greater"),

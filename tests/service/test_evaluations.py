@@ -134,6 +134,10 @@ def test_a_condition_that_is_certain_enough_spares_the_rest(
         assert state["progress"]["shards_done"] == state["progress"]["shards_total"] < 9
         again = server.http.post(URL, json=state["spec"]).json()
         assert (again["id"], again["status"]) == (state["id"], "done")
+        rows = server.http.get(f"{URL}/{state['id']}/report", params={"format": "csv"}).text.splitlines()
+        assert len(rows) == 1 + 4
+        left = server.http.post(f"{URL}/dry-run", json=state["spec"]).json()
+        assert (left["images_done"], left["passes"], left["seconds"]) == (33, 0, 0)
 
 
 def test_a_dry_run_says_what_is_left_and_submits_nothing(http: httpx.Client) -> None:
@@ -308,7 +312,7 @@ BAD: dict[str, tuple[dict[str, Any], str, str, str | None]] = {
     "a negative eps": (adversarial(-1), "conditions.0.adversarial.threat.eps", "greater than or equal to 0", "-1"),
     "eps over zero": (adversarial("8/0"), "conditions.0.adversarial.threat.eps", "a number or a fraction", "'8/0'"),
     "eps nan": (adversarial("nan"), "conditions.0.adversarial.threat.eps", "greater than or equal to 0", "'nan'"),
-    "eps without end": (adversarial("inf"), "conditions.0.adversarial.threat.eps", "finite number", "'inf'"),
+    "eps without end": (adversarial("inf"), "conditions.0.adversarial.threat.eps", "less than or equal to", "'inf'"),
     "eps true": (adversarial(True), "conditions.0.adversarial.threat.eps", "a number or a fraction", "True"),
     "eps on another scale": (adversarial(8), "conditions.0.adversarial.threat", "write 8/255 for 8-bit steps", "8"),
     "an unknown norm": (
@@ -387,6 +391,8 @@ def test_what_is_no_specification_is_refused(http: httpx.Client, case: str, path
         ("pgd-20", {"threat": {"norm": "Linf", "eps": 8}}, "threat"),
         ("pgd-20", {"threat": {"norm": "L0", "eps": 5}}, "threat"),
         ("pgd-20", {"threat": {"norm": "L2"}}, "threat.eps"),
+        ("pgd-20", {"threat": {"norm": "L2", "eps": 1e308}}, "threat.eps"),
+        ("pgd", {"norm": "L2", "eps": [1e308]}, "eps.0"),
         ("curve", {"threat": {"norm": "L2", "eps": 1}}, "threat"),
         ("rotation-flip", {"eps": ["8/255"]}, "eps"),
         ("rotation-flip", {"images": 34}, "images"),
