@@ -102,7 +102,8 @@ def _spec(body: PresetRequest, make: Callable[[], EvaluationSpec]) -> Evaluation
     except ValidationError as error:
         fields = type(body).model_fields
         name = next((name for name in ("eps", "threat") if name in fields), "")
-        budget = {"loc": (name,), "input": getattr(body, name, None)}  # a radius too large or named twice, another norm
+        received = body.model_dump(mode="json").get(name)
+        budget = {"loc": (name,), "input": received}  # a radius too large or named twice, another norm
         errors = [dict(each) | ({} if each["loc"] and each["loc"][0] in fields else budget) for each in error.errors()]
         raise RequestValidationError(errors) from error
 
