@@ -51,11 +51,27 @@ class ShardResult(BaseModel):
     examples: tuple[Example, ...] = ()
     made_with: str = ""
 
+    def first(self, images: int) -> "ShardResult":
+        """Cut it to its first images; what it cost is shared out evenly."""
+        if images >= len(self.rows):
+            return self
+        rows, share = self.rows[:images], images / len(self.rows)
+        indices = {row.index for row in rows}
+        return self.model_copy(
+            update={
+                "shard": self.shard.model_copy(update={"stop": self.shard.start + images}),
+                "rows": rows,
+                "images_forwarded": round(share * self.images_forwarded),
+                "seconds": share * self.seconds,
+                "examples": tuple(each for each in self.examples if each.index in indices),
+            }
+        )
+
 
 def furthest(results: Iterable[ShardResult], shard: Shard) -> ShardResult | None:
     """Choose, of results at the addresses `Plan.beginnings`, the one from which a shard has least left to do."""
-    fitting = (result for result in results if result.shard.images <= shard.images)
-    return max(fitting, key=lambda result: result.rounds * result.shard.images, default=None)
+    chosen = max(results, key=lambda each: each.rounds * min(each.shard.images, shard.images), default=None)
+    return None if chosen is None else chosen.first(shard.images)
 
 
 def best_device() -> str:
@@ -87,9 +103,9 @@ def run_shard(
         dataset: the evaluation's images.
         searched: what attacks see instead of it; see `models.fold`.
         explained: shows its attention in examples; None where it has none.
-        known: what came before of the first of these images, under this condition or the beginning of its cascade. What is decided
-            is not run again, if versions and hardware are the same. The result is that of a run from nothing; where that cuts its
-            batches elsewhere, confidences may differ in their last bits.
+        known: what came before of these images or the first of them, under this condition or the beginning of its cascade. What is
+            decided is not run again, if versions and hardware are the same. The result is that of a run from nothing; where that
+            cuts its batches elsewhere, confidences may differ in their last bits.
 
     Raises:
         DatasetError: an image cannot be decoded.

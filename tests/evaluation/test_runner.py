@@ -25,6 +25,7 @@ from evaluation import (
 )
 from evaluation.evaluate import best_device
 from evaluation.plan import label_map
+from evaluation.runner import furthest
 from evaluation.spec import AdversarialCondition, Condition
 from tests.conftest import Put, without_times
 from tests.evaluation.test_report import row as a_row
@@ -167,6 +168,30 @@ def test_a_shard_goes_on_from_what_is_known_as_if_from_nothing(
         theirs, ours = ([getattr(row, name) for row in result.rows] for result in (whole, grown))
         assert ours == [value if value is None else pytest.approx(value, abs=1e-3) for value in theirs]
     assert [each.index for each in grown.examples] == [each.index for each in whole.examples]
+
+
+@pytest.mark.parametrize("condition", range(len(CONDITIONS) + 1))
+@pytest.mark.parametrize("start", [0, 5])
+def test_a_smaller_shard_is_cut_from_a_larger_one(catalog: Catalog, condition: int, start: int) -> None:
+    loaded, dataset = catalog.load_model("tiny"), catalog.open_dataset("shapes")
+    classifier = models.Classifier(counting := Counting(loaded.network), loaded.card).eval()
+    asked = spec(conditions=[*CONDITIONS, CURVE])
+
+    def run(stop: int, known: ShardResult | None = None) -> ShardResult:
+        shard = Shard(model="tiny", condition=condition, start=start, stop=stop)
+        counting.images = 0
+        return run_shard(asked, shard, classifier=classifier, dataset=dataset, known=known)
+
+    small, large = run(15), run(30)
+    cut = furthest([large], small.shard)
+    assert cut is not None
+    found = run(15, cut)
+    without_cost = [each.model_copy(update={"images_forwarded": 0}) for each in (found, small)]
+    assert rounded(without_cost[0]) == rounded(without_cost[1])
+    assert [each.index for each in found.examples] == [each.index for each in small.examples]
+    assert found.images_forwarded == round(large.images_forwarded * (15 - start) / (30 - start))
+    if start:
+        assert counting.images == 0
 
 
 CASCADE = {

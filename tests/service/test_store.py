@@ -420,12 +420,14 @@ def test_a_shard_is_handed_out_with_the_longest_result_of_its_first_images(store
     assert known == {200: a_result(a_plan(images=250).shards[2]), 300: None}
 
 
-def test_a_longer_result_is_no_use_to_a_smaller_selection(store: Store) -> None:
+def test_a_smaller_selection_takes_the_first_images_of_a_longer_result(store: Store) -> None:
     store.submit(a_plan(images=250))
     drain(store)
     store.submit(another(images=240))
     claimed = claim(store)
-    assert (claimed.shard.start, claimed.shard.stop, claimed.known) == (200, 240, None)
+    assert (claimed.shard.start, claimed.shard.stop) == (200, 240)
+    assert claimed.known is not None
+    assert (claimed.known.shard.stop, claimed.known.rows) == (240, a_result(a_plan(images=250).shards[2]).rows[:40])
 
 
 def cascade(images: int, restarts: int, *, number: int, place: int = 0) -> Plan:
