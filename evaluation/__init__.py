@@ -19,7 +19,7 @@ from evaluation.estimate import Estimate, estimate
 from evaluation.evaluate import evaluate
 from evaluation.kept import ResultFolder
 from evaluation.plan import Plan, Shard, make_plan
-from evaluation.presets import Preset, list_presets, pgd_conditions, preset, preset_names
+from evaluation.presets import Preset, conditions_of, list_presets, pgd_conditions, preset, preset_names
 from evaluation.report import Report, merge
 from evaluation.runner import ShardResult, best_device, run_shard
 from evaluation.spec import (
@@ -54,6 +54,7 @@ __all__ = [
     "TransformCondition",
     "best_device",
     "compare",
+    "conditions_of",
     "estimate",
     "evaluate",
     "list_presets",

@@ -92,6 +92,22 @@ def preset(name: str, threat: ThreatModel | None = None) -> tuple[Condition, ...
     return tuple(_within(threat, each) if isinstance(each, AdversarialCondition) else each for each in found.conditions)
 
 
+def conditions_of(names: Iterable[str], threat: ThreatModel | None = None) -> tuple[Condition, ...]:
+    """List the conditions of several presets, each once; those of presets that attack do so within the threat, if one is given.
+
+    Raises:
+        UnknownNameError: there is no such preset.
+        ValueError: as `preset` does, or a threat is given and nothing attacks.
+    """
+    found: dict[str, Condition] = {}
+    for name in names:
+        attacking = any(isinstance(each, Attacking) for each in preset(name))
+        found |= {each.title: each for each in preset(name, threat if attacking else None)}
+    if threat is not None and not any(isinstance(each, Attacking) for each in found.values()):
+        raise ValueError("an eps needs a preset that attacks, such as pgd-20 or standard")
+    return tuple(found.values())
+
+
 def _within(threat: ThreatModel, condition: AdversarialCondition) -> AdversarialCondition:
     return AdversarialCondition(threat=threat, attacks=condition.attacks, targets=condition.targets)
 

@@ -6,9 +6,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: threads tha
 
 import json
 import sys
-from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, cast
+from typing import Annotated, Any, NoReturn
 
 import torch
 import typer
@@ -21,13 +20,13 @@ import evaluation
 import models
 from attacks import ThreatModel
 from common.pictures import PictureError, open_picture
-from evaluation import Catalog, Condition, EvaluationSpec, ShardResult, writers
-from evaluation.spec import Attacking
+from evaluation import Catalog, EvaluationSpec, ShardResult, writers
 from service import demo as demonstration
 from service import server
+from service.card_fields import read_card_fields
 from service.client import Client, ClientError
 from service.deployments import version_of
-from service.display import console, describe_added, print_questions, print_report
+from service.display import console, describe_added, describe_estimate, print_questions, print_report
 from service.errors import field_errors
 from service.explain import explain as explain_image
 from service.explain import parse_place
@@ -147,7 +146,8 @@ def evaluate(
     forms = {path: _form(path) for path in out}
     if norm is not None and eps is None:
         raise ValueError(f"--norm {norm} needs --eps: radii of different norms are not alike")
-    conditions = _conditions(preset, None if eps is None else {"norm": norm or "Linf", "eps": eps})
+    budget: dict[str, Any] = {"norm": norm or "Linf", "eps": eps}
+    conditions = evaluation.conditions_of(preset, None if eps is None else ThreatModel(**budget))
     spec = EvaluationSpec.model_validate(
         {
             "models": model,
@@ -166,7 +166,8 @@ def evaluate(
     if dry_run:
         plan = evaluation.make_plan(spec, catalog)
         done = [result for shard in plan.shards if (result := kept.computed(plan, shard))]
-        _print_estimate(evaluation.estimate(plan, catalog, _usable(device), done), as_json)
+        expected = evaluation.estimate(plan, catalog, _usable(device), done)
+        typer.echo(expected.model_dump_json(indent=2) if as_json else describe_estimate(expected))
         return
     results: list[ShardResult] = []
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -192,28 +193,6 @@ def evaluate(
         junit.write_text(writers.to_junit(report, failures))
     if failures:
         _end("below the bar: " + "; ".join(failures), FAILURE)
-
-
-def _conditions(presets: list[str], budget: dict[str, Any] | None) -> list[Condition]:
-    """The conditions of all presets, each once; those that attack do so within the budget, if one is given."""
-    threat = None if budget is None else ThreatModel(**budget)
-    found: dict[str, Condition] = {}
-    for name in presets:
-        attacks_at_all = any(isinstance(each, Attacking) for each in evaluation.preset(name))
-        found |= {each.title: each for each in evaluation.preset(name, threat if attacks_at_all else None)}
-    if threat is not None and not any(isinstance(each, Attacking) for each in found.values()):
-        raise ValueError("--eps needs a preset that attacks, such as pgd-20 or standard")
-    return [*found.values()]
-
-
-def _print_estimate(estimate: evaluation.Estimate, as_json: bool) -> None:
-    if as_json:
-        typer.echo(estimate.model_dump_json(indent=2))
-    else:
-        typer.echo(
-            f"{estimate.images} rows, {estimate.images_done} of them there already, {estimate.passes} passes of an image, at most "
-            f"{timedelta(seconds=round(estimate.seconds))} (h:mm:ss) on this device, less where images fall early"
-        )
 
 
 def _form(path: Path) -> ReportFormat:
@@ -333,7 +312,7 @@ def add_model(
     as_json: Json = False,
 ) -> None:
     """Add a checkpoint: recognised by its tensors, asked about where they do not tell enough, tried once, kept with its card."""
-    given = _card_fields(card, set_field)
+    given = read_card_fields(card, set_field)
     try:
         if url is None:
             catalog = Settings(data_dir=data_dir).catalog()
@@ -350,32 +329,6 @@ def add_model(
         _ask(OpenQuestions.model_validate(error.problem), as_json=as_json)
     else:
         typer.echo(added.model_dump_json(indent=2) if as_json else describe_added(added))
-
-
-def _card_fields(card: Path | None, assignments: list[str]) -> dict[str, Any]:
-    """Read the known fields of a card; a field such as preprocessing.crop is one of a mapping."""
-    fields: Any = {} if card is None else json.loads(card.read_text())
-    if not isinstance(fields, dict):
-        raise ValueError(f"{card} does not hold a card: expected an object")
-    for assignment in assignments:
-        path, equals, text = assignment.partition("=")
-        if not equals or not path:
-            raise ValueError(f"--set takes field=value, got {assignment!r}")
-        target: Any = fields
-        *outer, last = path.split(".")
-        for part in outer:
-            target = target.setdefault(part, {})
-            if not isinstance(target, dict):
-                raise ValueError(f"--set {assignment}: {part} has no fields")
-        target[last] = text.split(",") if path == "classes" and not text.startswith("[") else _value(text)
-    return cast(dict[str, Any], fields)
-
-
-def _value(text: str) -> object:
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
 
 
 def _ask(asked: OpenQuestions, *, as_json: bool) -> NoReturn:

@@ -1,9 +1,11 @@
 """Reports, and models that are added, on a terminal."""
 
+from datetime import timedelta
+
 from rich.console import Console
 from rich.table import Table
 
-from evaluation import Report
+from evaluation import Estimate, Report
 from evaluation.statistics import Proportion
 from service.schemas import AddedModel, OpenQuestions
 
@@ -43,6 +45,14 @@ def print_questions(asked: OpenQuestions, out: Console) -> None:
     for each in asked.questions:
         table.add_row(each.field, str(each.likely), each.allowed, each.why)
     out.print(table, markup=False)
+
+
+def describe_estimate(expected: Estimate) -> str:
+    """Tell what an evaluation would cost, in a line."""
+    return (
+        f"{expected.images} rows, {expected.images_done} of them there already, {expected.passes} passes of an image, at most "
+        f"{timedelta(seconds=round(expected.seconds))} (h:mm:ss) on this device, less where images fall early"
+    )
 
 
 def describe_added(added: AddedModel) -> str:

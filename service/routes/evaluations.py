@@ -26,7 +26,7 @@ from evaluation import (
     merge,
     writers,
 )
-from evaluation import preset as conditions_of
+from evaluation import preset as preset_conditions
 from models import CheckpointError
 from service.deps import EvaluationDep, Service, ServiceDep, find_evaluation
 from service.errors import FieldError, ServiceError
@@ -79,7 +79,7 @@ def _add_route(preset: Preset) -> None:
     def submit_within(
         body: BudgetRequest, service: ServiceDep, response: Response, idempotency_key: IdempotencyKey = None
     ) -> EvaluationView:
-        spec = _spec(body, lambda: body.under(conditions_of(preset.name, body.threat)))
+        spec = _spec(body, lambda: body.under(preset_conditions(preset.name, body.threat)))
         return _submit(spec, service, response, idempotency_key)
 
     router.add_api_route(

@@ -1,0 +1,40 @@
+"""Fields of a card as people write them on a command line."""
+
+import json
+from pathlib import Path
+from typing import Any, cast
+
+
+def read_card_fields(card: Path | None, assignments: list[str]) -> dict[str, Any]:
+    """Read the known fields of a card.
+
+    Args:
+        card: a JSON file with some of them.
+        assignments: further ones as field=value; a field such as preprocessing.crop is one of a mapping.
+
+    Raises:
+        ValueError: the file holds no object, or an assignment no field.
+        OSError: the file cannot be read.
+    """
+    fields: Any = {} if card is None else json.loads(card.read_text())
+    if not isinstance(fields, dict):
+        raise ValueError(f"{card} does not hold a card: expected an object")
+    for assignment in assignments:
+        path, equals, text = assignment.partition("=")
+        if not equals or not path:
+            raise ValueError(f"--set takes field=value, got {assignment!r}")
+        target: Any = fields
+        *outer, last = path.split(".")
+        for part in outer:
+            target = target.setdefault(part, {})
+            if not isinstance(target, dict):
+                raise ValueError(f"--set {assignment}: {part} has no fields")
+        target[last] = text.split(",") if path == "classes" and not text.startswith("[") else _value(text)
+    return cast(dict[str, Any], fields)
+
+
+def _value(text: str) -> object:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
