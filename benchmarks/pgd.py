@@ -37,7 +37,7 @@ import attacks
 from attacks.pgd import PGD
 from benchmarks.san_core import own_milliseconds
 from evaluation.catalog import Catalog
-from evaluation.plan import label_map
+from evaluation.classes import match_classes
 from models import Classifier, fold
 
 EPS, STEP_SIZE = 8 / 255, 2 / 255
@@ -128,7 +128,7 @@ class Subject:
         folded, bfloat16 = fold(plain), fold(plain, "bfloat16")
         pictures = catalog.open_dataset(dataset)
         chosen = pictures.select(count, 0)
-        to_logit = torch.tensor(label_map(plain.card.classes, pictures, name))
+        to_logit = torch.tensor(match_classes(plain.card.classes, pictures, name).logits)
         images = torch.stack([plain.card.preprocessing(pictures.picture(index)) for index in chosen]).to(device)
         labels = to_logit[[pictures.labels[index] for index in chosen]].to(device)
         return cls(name, plain, folded, bfloat16, list(zip(images.split(batch), labels.split(batch), strict=True)))

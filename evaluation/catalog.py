@@ -90,9 +90,17 @@ class Catalog:
         """Load a checkpoint; raises as `models.load` does."""
         return models.load(name, folders=self.model_folders, device=device)
 
-    def load_folded(self, name: str, device: torch.device | str, precision: models.Precision) -> "Roles":
-        """Load a checkpoint for an evaluation; see `models.fold`, raises as `models.load`."""
+    def load_folded(
+        self,
+        name: str,
+        device: torch.device | str,
+        precision: models.Precision,
+        columns: tuple[int, ...] | None = None,
+    ) -> "Roles":
+        """Load a checkpoint for an evaluation, with some of its logits or all; see `models.fold`, raises as `models.load`."""
         loaded = self.load_model(name, device)
+        if columns is not None:
+            loaded = loaded.restricted(columns)
         judge = models.fold(loaded)
         try:
             models.attention_layers(loaded)

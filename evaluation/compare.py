@@ -105,7 +105,9 @@ def _require_same_protocol(first: Side, second: Side) -> None:
         {
             "data": f"{side.plan.spec.dataset} ({side.plan.dataset_sha256[:12]})",
             "number of images": side.plan.images,
+            "selection seed": side.plan.spec.selection_seed,
             "seed": side.plan.spec.seed,
+            "logits": side.plan.spec.logits,
             "precision": side.plan.spec.precision,
         }
         for side in (first, second)

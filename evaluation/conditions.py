@@ -86,7 +86,7 @@ class Row(BaseModel):
 
 @dataclass(frozen=True)
 class Batch:
-    """N images with what is needed to run them: images (N, C, H, W), labels (N,) that index logits."""
+    """N images with what is needed to run them: images (N, C, H, W), labels (N,) that index the logits that are looked at."""
 
     classifier: models.Classifier
     searched: nn.Module
@@ -94,6 +94,11 @@ class Batch:
     labels: Tensor
     indices: Sequence[int]
     seed: int
+    columns: Sequence[int] | None = None
+
+    def logit(self, column: int) -> int:
+        """Index among the model's logits of a column of those that are looked at."""
+        return column if self.columns is None else self.columns[column]
 
     def generators(self, chosen: Tensor, stream: int = 0) -> list[torch.Generator]:
         """Make the generators of the images that the mask (N,) chooses."""
@@ -189,10 +194,10 @@ class Outcome:
         of_label = self.logits.gather(1, batch.labels.unsqueeze(1))
         columns: dict[str, Sequence[object]] = {
             "index": batch.indices,
-            "label": batch.labels.tolist(),
-            "clean_prediction": self.clean_logits.argmax(1).tolist(),
+            "label": [batch.logit(column) for column in batch.labels.tolist()],
+            "clean_prediction": [batch.logit(column) for column in self.clean_logits.argmax(1).tolist()],
             "clean_confidence": _finite(self.clean_logits.softmax(1).amax(1)),
-            "prediction": self.logits.argmax(1).tolist(),
+            "prediction": [batch.logit(column) for column in self.logits.argmax(1).tolist()],
             "confidence": _finite(self.logits.softmax(1).amax(1)),
             "rank": (~(self.logits <= of_label)).sum(1).tolist(),  # a NaN counts as larger
         }

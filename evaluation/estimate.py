@@ -67,7 +67,7 @@ def estimate(plan: Plan, catalog: Catalog, device: str, done: Collection[ShardRe
 
 def _pass_seconds(plan: Plan, catalog: Catalog, model: str, device: str) -> float:
     """Time a third of a forward pass with the gradient to the image, for one image."""
-    roles = catalog.load_folded(model, device, plan.spec.precision)
+    roles = catalog.load_folded(model, device, plan.spec.precision, plan.columns(model))
     side = roles.classifier.card.preprocessing.crop
     images = torch.rand(
         min(SHARD_IMAGES, plan.images, batch_size(side)), 3, side, side, device=device, requires_grad=True

@@ -49,7 +49,10 @@ def evaluate(
         result = kept.computed(plan, shard) if kept else None
         if result is None:
             if roles is None or loaded != shard.model:
-                loaded, roles = shard.model, catalog.load_folded(shard.model, device, spec.precision)
+                loaded, roles = (
+                    shard.model,
+                    catalog.load_folded(shard.model, device, spec.precision, plan.columns(shard.model)),
+                )
             known = kept.known(plan, shard) if kept else None
             result = run_shard(spec, shard, dataset=dataset, known=known, **roles._asdict())
             if kept:

@@ -73,8 +73,8 @@ def _example(batch: Batch, outcome: Outcome, explained: models.Classifier | None
     before, after = (None, None) if explained is None else _attention(explained, torch.stack([clean, changed]))
     return Example(
         index=batch.indices[at],
-        label=classes[int(batch.labels[at])],
-        prediction=classes[int(outcome.logits[at].argmax())],
+        label=classes[batch.logit(int(batch.labels[at]))],
+        prediction=classes[batch.logit(int(outcome.logits[at].argmax()))],
         clean_confidence=outcome.clean_logits[at].softmax(0).amax().item(),
         confidence=outcome.logits[at].softmax(0).amax().item(),
         clean=_png(clean),

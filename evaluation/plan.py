@@ -1,7 +1,7 @@
 """From a specification to shards of work."""
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -12,7 +12,7 @@ import attacks
 import models
 from common import canonical_json, file_sha256, text_sha256
 from evaluation.catalog import Catalog
-from evaluation.datasets import DatasetError, ImageFolder
+from evaluation.classes import ClassMatch, match_classes
 from evaluation.spec import AdversarialCondition, Condition, EvaluationSpec
 
 SHARD_IMAGES = 100
@@ -53,6 +53,7 @@ class Plan(BaseModel):
         spec: what is asked.
         images: how many images were selected.
         classes: how many classes the data set has.
+        matches: how the data set's classes were found among each model's.
         dataset_sha256: content of the data set.
         model_sha256: what decides each model's answers, see `Catalog.model_sha256`.
         claimed_accuracy: of the models whose card claims a clean accuracy on this data set.
@@ -64,6 +65,7 @@ class Plan(BaseModel):
     spec: EvaluationSpec
     images: int
     classes: int
+    matches: dict[str, ClassMatch] = {}
     dataset_sha256: str
     model_sha256: dict[str, str]
     claimed_accuracy: dict[str, float] = {}
@@ -77,6 +79,17 @@ class Plan(BaseModel):
             for condition in range(len(self.spec.conditions))
             for start in range(0, self.images, SHARD_IMAGES)
         ]
+
+    def columns(self, model: str) -> tuple[int, ...] | None:
+        """The logits of a model that are looked at; None for all."""
+        return self.matches[model].columns if self.spec.logits == "dataset" else None
+
+    def choices(self, model: str) -> int:
+        """Among how many classes a model chooses."""
+        match = self.matches.get(model)
+        if match is None:  # a plan of an earlier version, when both had the same classes
+            return self.classes
+        return len(match.columns) if self.spec.logits == "dataset" else match.model_classes
 
     def address(self, shard: Shard) -> str:
         """Hash of all that decides a shard's result but the number of its images: whatever it was computed for, it is the same.
@@ -105,6 +118,9 @@ class Plan(BaseModel):
             "condition": condition.model_dump(mode="json"),
             "precision": spec.precision,
             "seed": spec.seed,
+            "selection_seed": spec.selection_seed,
+            "classes": match.sha256 if (match := self.matches.get(shard.model)) else None,
+            "logits": spec.logits,
             "start": shard.start,
             "checks": checks,
         }
@@ -117,19 +133,24 @@ def make_plan(spec: EvaluationSpec, catalog: Catalog) -> Plan:
     Raises:
         UnknownNameError: there is no such model or data set.
         CheckpointError: a checkpoint cannot be loaded.
-        DatasetError: the data set cannot be read, has too few images, or other classes than a model.
+        DatasetError: the data set cannot be read, has too few images, or classes that a model does not have.
     """
     dataset = catalog.open_dataset(spec.dataset)
     cards = {model: catalog.verified_card(model) for model in spec.models}
-    for model, card in cards.items():
-        label_map(card.classes, dataset, model)
+    matches = {model: match_classes(card.classes, dataset, model, spec.class_map) for model, card in cards.items()}
     model_sha256 = {model: catalog.model_sha256(model) for model in spec.models}
-    identity = {"spec": spec.model_dump(mode="json"), "dataset": dataset.sha256, "models": model_sha256}
+    identity = {
+        "spec": spec.model_dump(mode="json"),
+        "dataset": dataset.sha256,
+        "models": model_sha256,
+        "classes": {model: match.sha256 for model, match in matches.items()},
+    }
     return Plan(
         id=text_sha256(canonical_json(identity))[:16],
         spec=spec,
-        images=len(dataset.select(spec.images, spec.seed)),
+        images=len(dataset.select(spec.images, spec.selection_seed)),
         classes=len(dataset.classes),
+        matches=matches,
         dataset_sha256=dataset.sha256,
         model_sha256=model_sha256,
         claimed_accuracy={
@@ -137,24 +158,4 @@ def make_plan(spec: EvaluationSpec, catalog: Catalog) -> Plan:
             for model, card in cards.items()
             if card.clean_accuracy is not None and spec.dataset in (card.clean_accuracy_on or "").split()
         },
-    )
-
-
-def label_map(classes: Sequence[str], dataset: ImageFolder, model: str) -> list[int]:
-    """Find the logit of every class of the data set, by name.
-
-    Where none of the names agree but their number does (folders named by codes, say), the order is taken to be the same.
-
-    Raises:
-        DatasetError: the classes are not the same.
-    """
-    if set(classes) == set(dataset.classes):
-        return [classes.index(name) for name in dataset.classes]
-    if len(classes) == len(dataset.classes) and not set(classes) & set(dataset.classes):
-        return list(range(len(classes)))
-    missing = sorted(set(dataset.classes) - set(classes))
-    raise DatasetError(
-        f"model {model} has {len(classes)} classes, {dataset.path.name} has {len(dataset.classes)}; "
-        f"classes of the data set that the model does not know: {', '.join(missing[:5]) or 'none'}"
-        + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
     )

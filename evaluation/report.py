@@ -151,7 +151,9 @@ class Report(BaseModel):
         spec = self.plan.spec
         return [
             *([] if self.complete else ["PARTIAL: not all images are done; every cell is over the images done so far"]),
-            f"{spec.dataset}, n = {self.plan.images} images drawn evenly from the classes, seed {spec.seed}, {spec.precision}",
+            f"{spec.dataset}, n = {self.plan.images} images drawn evenly from the classes (selection seed {spec.selection_seed}), "
+            f"seed {spec.seed}, {spec.precision}",
+            *_class_facts(self.plan),
             *(
                 []
                 if spec.stop_width is None
@@ -168,6 +170,19 @@ class Report(BaseModel):
             *(f"WARNING: {warning}" for warning in self.warnings),
             f"evaluation {self.plan.id}, data sha256 {self.plan.dataset_sha256[:12]}",
         ]
+
+
+def _class_facts(plan: Plan) -> Iterable[str]:
+    """How classes were matched where that was not by equal names, and the choice that a model has where that is not obvious."""
+    for model, match in plan.matches.items():
+        if match.rule != "name":
+            yield f"classes of {model} were matched by {match.rule}"
+        if len(match.columns) < match.model_classes:
+            masked = "masked" if plan.spec.logits == "dataset" else "not masked"
+            yield (
+                f"{plan.spec.dataset} has {len(match.columns)} of the {match.model_classes} classes of {model}; logits of the "
+                f"others are {masked}, so chance is 1 in {plan.choices(model)} ({100 / plan.choices(model):.2g} %)"
+            )
 
 
 def _mce(model: ModelReport) -> str:
@@ -255,7 +270,7 @@ def _model(plan: Plan, model: str, found: dict[tuple[str, int], list[ShardResult
     for index, condition in enumerate(plan.spec.conditions):
         results = found[model, index]
         rows = [row for result in results for row in result.rows]
-        conditions.append(_condition(plan, index, results))
+        conditions.append(_condition(plan, model, index, results))
         checks += [check for result in results for check in result.preflight]
         about = [*(check for result in results for check in result.checks), *condition_checks(condition, rows)]
         checks += [check.model_copy(update={"about": condition.title}) for check in about]
@@ -269,7 +284,9 @@ def _model(plan: Plan, model: str, found: dict[tuple[str, int], list[ShardResult
         checks=tuple(checks),
         grade=grade(checks),
         mce=mean_corruption_error(errors) if errors else None,
-        mce_of_alexnet=mean_corruption_error(errors, ALEXNET) if errors and plan.classes == IMAGENET_CLASSES else None,
+        mce_of_alexnet=mean_corruption_error(errors, ALEXNET)
+        if errors and plan.choices(model) == IMAGENET_CLASSES
+        else None,
     )
 
 
@@ -283,7 +300,7 @@ def _corruption_errors(plan: Plan, conditions: Sequence[ConditionReport]) -> dic
     return {name: sum(errors[name]) / SEVERITIES for name in CORRUPTIONS} if complete else {}
 
 
-def _condition(plan: Plan, index: int, results: Sequence[ShardResult]) -> ConditionReport:
+def _condition(plan: Plan, model: str, index: int, results: Sequence[ShardResult]) -> ConditionReport:
     condition = plan.spec.conditions[index]
     rows = [row for result in results for row in result.rows]
     n = len(rows)
@@ -298,7 +315,7 @@ def _condition(plan: Plan, index: int, results: Sequence[ShardResult]) -> Condit
         images_done=n,
         clean_accuracy=proportion(clean_right, n),
         accuracy=proportion(right, n),
-        top5_accuracy=proportion(sum(row.rank < TOP_K for row in rows), n) if plan.classes > TOP_K else None,
+        top5_accuracy=proportion(sum(row.rank < TOP_K for row in rows), n) if plan.choices(model) > TOP_K else None,
         drop=(clean_right - right) / n if n else None,
         robust_accuracy=proportion(clean_right - felled, n) if attacked else None,
         attack_success_rate=proportion(felled, clean_right) if attacked else None,
@@ -316,11 +333,12 @@ def _condition(plan: Plan, index: int, results: Sequence[ShardResult]) -> Condit
 
 def _notices(plan: Plan) -> Iterable[str]:
     """What attacks do differently with this number of classes."""
+    numbers = sorted({plan.choices(model) for model in plan.spec.models})
     for condition in plan.spec.conditions:
         for choice in condition.attacks if isinstance(condition, Attacking) else ():
             attack = choice.create()
-            if isinstance(attack, ClassDependent) and (notice := attack.notice(plan.classes)):
-                yield f"{condition.title}: {notice}"
+            if isinstance(attack, ClassDependent):
+                yield from (f"{condition.title}: {notice}" for each in numbers if (notice := attack.notice(each)))
 
 
 def _warnings(reports: Sequence[ModelReport]) -> Iterable[str]:

@@ -13,10 +13,11 @@ from torch import nn
 
 import models
 from evaluation.checks import Check, extreme, preflight, probe
+from evaluation.classes import match_classes
 from evaluation.conditions import Batch, Outcome, Row, run_condition
 from evaluation.datasets import ImageFolder
 from evaluation.examples import Example, make_examples
-from evaluation.plan import Shard, label_map
+from evaluation.plan import Shard
 from evaluation.spec import AdversarialCondition, Attacking, EvaluationSpec, rounds
 
 BATCH_PIXELS = 2**20
@@ -157,12 +158,17 @@ class _Source:
         searched: nn.Module,
         dataset: ImageFolder,
     ) -> None:
-        self.indices = dataset.select(spec.images, spec.seed)[shard.start : shard.stop]
+        self.indices = dataset.select(spec.images, spec.selection_seed)[shard.start : shard.stop]
         self.condition = spec.conditions[shard.condition]
         self.rounds = len(rounds(self.condition.attacks)) if isinstance(self.condition, AdversarialCondition) else 1
         self._roles = classifier, searched
         self._dataset, self._seed = dataset, spec.seed
-        self._to_logit = torch.tensor(label_map(classifier.card.classes, dataset, shard.model))
+        match = match_classes(classifier.card.classes, dataset, shard.model, spec.class_map)
+        every = tuple(range(match.model_classes))
+        columns = match.columns if spec.logits == "dataset" else every
+        if (every if classifier.columns is None else classifier.columns) != columns:
+            raise ValueError(f"{shard.model} was not loaded for logits = {spec.logits!r}; see Classifier.restricted")
+        self._to_logit = torch.tensor([columns.index(logit) for logit in match.logits])
 
     def batch(self, places: Sequence[int]) -> Batch:
         """Decode the images at some places and bring them to the classifier's device."""
@@ -171,7 +177,7 @@ class _Source:
         images = torch.stack([classifier.card.preprocessing(self._dataset.picture(index)) for index in indices])
         labels = self._to_logit[[self._dataset.labels[index] for index in indices]]
         there = images.to(classifier.device), labels.to(classifier.device)
-        return Batch(classifier, searched, *there, indices, self._seed)
+        return Batch(classifier, searched, *there, indices, self._seed, classifier.columns)
 
     def run(self, places: Sequence[int], first_round: int, count: int) -> tuple[Batch, Outcome]:
         """Run the condition, from a round on, on the first `count` places."""

@@ -9,6 +9,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInf
 
 import attacks
 from attacks import Norm, PixelScale, TargetRule, ThreatModel, format_eps
+from evaluation.classes import ClassMap
 from models import Precision
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}(@[A-Za-z0-9][A-Za-z0-9._-]{0,31})?$"
@@ -330,6 +331,17 @@ class EvaluationSpec(BaseModel):
         AfterValidator(_distinct),
     ]
     dataset: Annotated[Name, Field(description="name of a data set")]
+    class_map: Annotated[
+        ClassMap | None,
+        Field(
+            description="the model's class, by name or index, for every class of the data set; null: found by name, WordNet id "
+            "or index"
+        ),
+    ] = None
+    logits: Annotated[
+        Literal["all", "dataset"],
+        Field(description="among which classes a model chooses: all of its own, or only those of the data set"),
+    ] = "all"
     images: Annotated[
         int | None, Field(ge=1, description="how many images, drawn evenly from the classes; null takes all")
     ] = None
@@ -343,7 +355,8 @@ class EvaluationSpec(BaseModel):
             gt=0, lt=1, description="a condition ends early once its score's 95 % interval is as narrow; null: never"
         ),
     ] = None
-    seed: Annotated[int, Field(ge=0, lt=2**63, description="of the selection of images and of all random draws")] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**63, description="of all random draws but the selection of images")] = 0
+    selection_seed: Annotated[int, Field(ge=0, lt=2**63, description="of the selection of images")] = 0
 
     @property
     def attacking(self) -> list[int]:

@@ -1,5 +1,6 @@
 """What the rest of the system attacks and serves: images in [0, 1] in, logits out."""
 
+from collections.abc import Sequence
 from typing import cast
 
 import torch
@@ -14,12 +15,14 @@ class Classifier(nn.Module):
     Args:
         network: takes normalised images (N, 3, H, W), returns logits (N, K).
         card: the facts of the checkpoint; its preprocessing gives mean and standard deviation.
+        columns: indices of the logits that are returned, increasing; None returns all.
     """
 
-    def __init__(self, network: nn.Module, card: ModelCard) -> None:
+    def __init__(self, network: nn.Module, card: ModelCard, columns: Sequence[int] | None = None) -> None:
         super().__init__()
         self.network = network
         self.card = card
+        self.columns = None if columns is None else tuple(columns)
         for name, values in (("mean", card.preprocessing.mean), ("std", card.preprocessing.std)):
             self.register_buffer(name, torch.tensor(values).view(1, 3, 1, 1), persistent=False)
 
@@ -29,8 +32,13 @@ class Classifier(nn.Module):
         return cast(Tensor, self.mean).device
 
     def forward(self, images: Tensor) -> Tensor:
-        """Classify images (N, 3, H, W) in [0, 1]; returns logits (N, K)."""
-        return self.network(self.normalise(images))
+        """Classify images (N, 3, H, W) in [0, 1]; returns logits (N, K), or (N, columns) where only some are asked for."""
+        logits = self.network(self.normalise(images))
+        return logits if self.columns is None else logits[:, self.columns]
+
+    def restricted(self, columns: Sequence[int]) -> "Classifier":
+        """The same network, of whose logits only some are returned: a choice among fewer classes."""
+        return Classifier(self.network, self.card, columns).to(self.device).train(self.training)
 
     def normalise(self, images: Tensor) -> Tensor:
         """Subtract the mean and divide by the standard deviation: [0, 1] images to what the network takes."""

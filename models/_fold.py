@@ -64,7 +64,7 @@ def fold(classifier: Classifier, precision: ServingPrecision = "float32") -> Cla
 
 
 def _like(classifier: Classifier, network: nn.Module) -> Classifier:
-    return Classifier(network.requires_grad_(False), classifier.card).to(classifier.device).eval()
+    return Classifier(network.requires_grad_(False), classifier.card, classifier.columns).to(classifier.device).eval()
 
 
 def _folded(classifier: Classifier) -> nn.Module:

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 import models
-from evaluation import Catalog, DatasetError
-from evaluation.plan import label_map
+from evaluation import Catalog
+from evaluation.classes import ClassMatchError, match_classes
 from evaluation.statistics import Proportion, proportion
 from models import CheckpointError
 from service.deployments import Agreement, Deployment
@@ -91,8 +91,8 @@ def _own_images(catalog: Catalog, deployment: Deployment) -> tuple[str, Tensor] 
     for name in sorted(names, key=lambda name: name not in card.clean_accuracy_on.split()):
         dataset = catalog.open_dataset(name)
         try:
-            label_map(card.classes, dataset, deployment.checkpoint)
-        except DatasetError:
+            match_classes(card.classes, dataset, deployment.checkpoint)
+        except ClassMatchError:
             continue
         chosen = dataset.select(min(AGREEMENT_IMAGES, len(dataset)), 0)
         return name, torch.stack([card.preprocessing(dataset.picture(index)) for index in chosen])

@@ -21,6 +21,7 @@ import models
 from attacks import ThreatModel
 from common.pictures import PictureError, open_picture
 from evaluation import Catalog, EvaluationSpec, ShardResult, writers
+from evaluation.classes import read_class_map
 from service import demo as demonstration
 from service import server
 from service.card_fields import read_card_fields
@@ -103,7 +104,18 @@ def evaluate(
     norm: Annotated[
         str | None, typer.Option(help="Norm of that radius: Linf, L2, L1 or L0.", show_default="Linf")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the selection and of all random draws.")] = 0,
+    class_map: Annotated[
+        Path | None,
+        typer.Option(
+            help="JSON file with the model's class, by name or index, for every class of the data set.",
+            show_default="found by name, WordNet id or index",
+        ),
+    ] = None,
+    logits: Annotated[
+        str, typer.Option(help="Among which classes a model chooses: all of its own, or only those of the dataset.")
+    ] = "all",
+    seed: Annotated[int, typer.Option(help="Seed of all random draws but the selection.")] = 0,
+    selection_seed: Annotated[int, typer.Option(help="Seed of the selection of images.")] = 0,
     precision: Annotated[
         str, typer.Option(help="In which attacks look, float32 or bfloat16; the verdict is float32's.")
     ] = "float32",
@@ -152,11 +164,14 @@ def evaluate(
         {
             "models": model,
             "dataset": dataset,
+            "class_map": None if class_map is None else read_class_map(class_map),
+            "logits": logits,
             "images": images,
             "conditions": conditions,
             "precision": precision,
             "stop_width": stop_width,
             "seed": seed,
+            "selection_seed": selection_seed,
         }
     )
     if min_robust is not None and not spec.attacking:

@@ -120,7 +120,7 @@ def compute(catalog: Catalog, plan: Plan, shard: Shard, known: ShardResult | Non
         raise models.CheckpointError(_changed(shard.model, sha256, plan.model_sha256[shard.model]))
     if dataset.sha256 != plan.dataset_sha256:
         raise DatasetError(_changed(plan.spec.dataset, dataset.sha256, plan.dataset_sha256))
-    roles = _load(catalog, shard.model, plan.spec.precision, sha256)
+    roles = _load(catalog, shard.model, plan.spec.precision, plan.columns(shard.model), sha256)
     return run_shard(plan.spec, shard, dataset=dataset, known=known, **roles._asdict())
 
 
@@ -129,8 +129,10 @@ def _changed(name: str, now: str, then: str) -> str:
 
 
 @lru_cache(maxsize=MODELS_KEPT)
-def _load(catalog: Catalog, model: str, precision: models.Precision, _sha256: str) -> Roles:
-    return catalog.load_folded(model, best_device(), precision)
+def _load(
+    catalog: Catalog, model: str, precision: models.Precision, columns: tuple[int, ...] | None, _sha256: str
+) -> Roles:
+    return catalog.load_folded(model, best_device(), precision, columns)
 
 
 def describe(error: BaseException) -> str:

@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from attacks import Norm, PixelScale, TargetRule, ThreatModel
 from evaluation import Condition, EvaluationSpec, Report, pgd_conditions
+from evaluation.classes import ClassMap
 from evaluation.spec import Name
 from models import Added, Differences, ModelCard, Precision, Preprocessing, Question
 from service.errors import FieldError
@@ -160,12 +161,19 @@ class PresetRequest(BaseModel):
 
     models: Annotated[tuple[Name, ...], Field(min_length=1, max_length=64, examples=[["resnet_mini.fashion_mnist"]])]
     dataset: Annotated[Name, Field(examples=["fashion_mnist_test"])]
+    class_map: Annotated[
+        ClassMap | None, Field(description="the model's class, by name or index, for every class of the data set")
+    ] = None
+    logits: Annotated[
+        Literal["all", "dataset"], Field(description="among which classes a model chooses: its own, or the data set's")
+    ] = "all"
     images: Annotated[int | None, Field(ge=1, description="how many; null takes all", examples=[200])] = None
     precision: Annotated[Precision, Field(description="in which attacks look; judged in float32")] = "float32"
     stop_width: Annotated[
         float | None, Field(gt=0, lt=1, description="end a condition early once its 95 % interval is as narrow")
     ] = None
-    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**63, description="of all random draws but the selection")] = 0
+    selection_seed: Annotated[int, Field(ge=0, lt=2**63, description="of the selection of images")] = 0
 
     def under(self, conditions: tuple[Condition, ...]) -> EvaluationSpec:
         """Fill in the conditions."""

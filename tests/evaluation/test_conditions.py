@@ -130,7 +130,7 @@ def test_rows_name_the_step_of_the_attack_that_felled(digits: known.Digits) -> N
     steps = {
         name: {row.felled_step for row in found if row.felled_by == name} for name in ("noise", "fgsm", "pgd", None)
     }
-    assert steps["noise"] == steps[None] == {None}
+    assert steps["noise"] | steps[None] == {None}  # noise flips an image or none, by the processor
     assert steps["fgsm"] == {1}
     left = torch.tensor([row.clean_prediction == row.label and row.felled_by not in ("noise", "fgsm") for row in found])
     run = run_attack(
