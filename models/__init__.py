@@ -29,6 +29,7 @@ from models._complexity import Complexity, complexity
 from models._families import Question
 from models._fold import Precision, ServingPrecision, fold
 from models._intake import Added, Draft, Given, NameTakenError, QuestionsError, add, draft
+from models._likely_preprocessing import likely_preprocessing
 from models._preprocess import Preprocessing
 from models._recognise import Differences, Recognised, UnrecognisedError, recognise
 from models._registry import ModelSpec, create, names, register, spec
@@ -72,6 +73,7 @@ __all__ = [
     "draft",
     "find_checkpoints",
     "fold",
+    "likely_preprocessing",
     "load",
     "names",
     "read_state_dict",

@@ -1,6 +1,5 @@
 """From a checkpoint file to a model that can be used: recognised, asked about, written with its card, tried once."""
 
-import importlib
 import os
 import shutil
 import tempfile
@@ -18,9 +17,10 @@ from models._checkpoints import SUFFIXES, Checkpoint, CheckpointError, Fact, loa
 from models._classifier import Classifier
 from models._complexity import complexity
 from models._families import Question, defaults, without_defaults
+from models._hub import read_config
+from models._likely_preprocessing import likely_preprocessing
 from models._preprocess import Preprocessing
 from models._recognise import Recognised, UnrecognisedError, count_classes, differences, layout, recognise
-from models._registry import spec
 from models.opaque import OPAQUE, OpaqueError, check_opaque, load_opaque
 
 Given = Mapping[str, object]
@@ -32,8 +32,6 @@ _PICTURE_QUESTIONS = {
     "mean": ("what was subtracted leaves no trace in the weights", "three numbers on the [0, 1] scale"),
     "std": ("what was divided by leaves no trace in the weights", "three numbers on the [0, 1] scale"),
 }
-_SMALL_SIDE = 100
-"""Images below this many pixels are commonly not cropped."""
 
 
 class NameTakenError(CheckpointError):
@@ -102,7 +100,8 @@ def draft(path: Path, given: Given | None = None) -> Draft:
         UnrecognisedError: its tensors fit no architecture.
         CheckpointError: it cannot be read, does not fit the given architecture, or a given field is wrong.
     """
-    given = given or {}
+    told = read_config(path.parent)
+    given = {name: value for name, value in told.items() if name == "architecture"} | dict(given or {})
     options, pictures = _mapping(given, "options"), _mapping(given, "preprocessing")
     found, facts = _identify(path, given, options)
     asked = found.questions
@@ -110,13 +109,16 @@ def draft(path: Path, given: Given | None = None) -> Draft:
     described = expected | options
     unusual = {name: value for name, value in options.items() if _plain(value) != _plain(expected.get(name))}
     deciding = without_defaults(found.architecture, found.options | unusual)
-    likely = _likely_preprocessing(found.architecture, described)
-    fixed = {"crop"} if _is_sized(found.architecture, described) else set[str]()
-    usual = likely.model_dump()
+    known = {"crop"} if _is_sized(found.architecture, described) else set[str]()
+    usual: dict[str, Any] = (
+        told.get("preprocessing") or likely_preprocessing(found.architecture, described).model_dump()
+    )
+    if len(told.get("classes", ())) == found.num_classes:
+        given = {"classes": told["classes"], **given}
     asked += tuple(
         Question(f"preprocessing.{name}", why, _plain(usual[name]), allowed)
         for name, (why, allowed) in _PICTURE_QUESTIONS.items()
-        if name not in fixed
+        if name not in known and "preprocessing" not in told
     )
     asked += (_classes_question(found.num_classes),)
     card = _card({
@@ -214,30 +216,6 @@ def _is_sized(architecture: str, options: Given) -> bool:
     """Whether the network takes images of one size only."""
     full = defaults(architecture) | dict(options)
     return "image_size" in full and full.get("positions", "relative") == "relative"
-
-
-def _likely_preprocessing(architecture: str, options: Given) -> Preprocessing:
-    library, _, name = architecture.partition(":")
-    if library == "torchvision":
-        return _of_torchvision(name)
-    full = defaults(architecture) | dict(options)
-    side = int(str(full.get("image_size", spec(architecture).input_shape[1])))
-    if side < _SMALL_SIDE:
-        return Preprocessing(resize=side, crop=side)
-    return Preprocessing(resize=min(4096, round(side * 256 / 224)), crop=min(4096, side))
-
-
-def _of_torchvision(name: str) -> Preprocessing:
-    """Preprocessing of the weights that torchvision would give a model."""
-    weights: Any = importlib.import_module("torchvision.models").get_model_weights(name).DEFAULT
-    usual = weights.transforms()
-    return Preprocessing(
-        resize=max(usual.resize_size[0], usual.crop_size[0]),
-        crop=usual.crop_size[0],
-        interpolation="bicubic" if usual.interpolation.value == "bicubic" else "bilinear",
-        mean=tuple(usual.mean),
-        std=tuple(usual.std),
-    )
 
 
 def add(path: Path, folder: Path, name: str, given: Given | None = None, *, accept_likely: bool = False) -> Added:

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 import numpy as np
 import torch
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 from torch import Tensor
 
 from common.pictures import PictureError
@@ -29,6 +29,17 @@ class Preprocessing(BaseModel):
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
     mean: Annotated[Channels, Field(description="subtracted from [0, 1] pixels, per channel")] = (0.485, 0.456, 0.406)
     std: Annotated[Channels, Field(description="divided by afterwards, per channel")] = (0.229, 0.224, 0.225)
+
+    @field_validator("mean", "std")
+    @classmethod
+    def _on_the_scale_of_pixels(cls, values: Channels, info: ValidationInfo) -> Channels:
+        lowest_is_fine = info.field_name == "mean"  # nothing can be divided by 0
+        if not all(0 <= value <= 1 and (value or lowest_is_fine) for value in values):
+            raise ValueError(
+                f"{list(values)} is not on the [0, 1] scale of pixels: {'0 to 1' if lowest_is_fine else 'above 0, at most 1'} "
+                "is allowed. Divide values of a 0-255 scale by 255: ImageNet's 123.675 -> 0.485, 58.395 -> 0.229"
+            )
+        return values
 
     @model_validator(mode="after")
     def _crop_fits(self) -> "Preprocessing":

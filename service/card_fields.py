@@ -10,7 +10,8 @@ def read_card_fields(card: Path | None, assignments: list[str]) -> dict[str, Any
 
     Args:
         card: a JSON file with some of them.
-        assignments: further ones as field=value; a field such as preprocessing.crop is one of a mapping.
+        assignments: further ones as field=value; a field such as preprocessing.crop is one of a mapping. Names of classes and
+            lists of numbers are separated by commas, or written as JSON.
 
     Raises:
         ValueError: the file holds no object, or an assignment no field.
@@ -34,7 +35,15 @@ def read_card_fields(card: Path | None, assignments: list[str]) -> dict[str, Any
 
 
 def _value(text: str) -> object:
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
+    for json_text in (text, f"[{text}]"):
+        try:
+            value: object = json.loads(json_text)
+        except ValueError:
+            continue
+        if json_text == text or _are_numbers(value):
+            return value
+    return text
+
+
+def _are_numbers(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(each, int | float) for each in cast(list[object], value))

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from models import Classifier, ModelCard, Preprocessing
 
-PREPROCESSING = Preprocessing(resize=4, crop=4, mean=(0.5, 0.25, 0.125), std=(0.5, 0.25, 2.0))
+PREPROCESSING = Preprocessing(resize=4, crop=4, mean=(0.5, 0.25, 0.125), std=(0.5, 0.25, 1.0))
 CARD = ModelCard(architecture="resnet_mini", classes=("a", "b"), preprocessing=PREPROCESSING)
 
 
@@ -15,9 +15,7 @@ def images() -> Tensor:
 
 def test_the_network_sees_normalised_images() -> None:
     seen = Classifier(nn.Identity(), CARD)(images())
-    expected = torch.stack(
-        [(images()[:, 0] - 0.5) / 0.5, (images()[:, 1] - 0.25) / 0.25, (images()[:, 2] - 0.125) / 2], 1
-    )
+    expected = torch.stack([(images()[:, 0] - 0.5) / 0.5, (images()[:, 1] - 0.25) / 0.25, (images()[:, 2] - 0.125)], 1)
     assert torch.allclose(seen, expected, rtol=0, atol=1e-6)
 
 
@@ -31,7 +29,7 @@ def test_gradients_pass_through_the_normalisation() -> None:
     leaf = images().requires_grad_()
     Classifier(nn.Identity(), CARD)(leaf).sum().backward()
     assert leaf.grad is not None
-    assert leaf.grad.mean((0, 2, 3)).tolist() == [2, 4, 0.5]
+    assert leaf.grad.mean((0, 2, 3)).tolist() == [2, 4, 1]
 
 
 def test_the_statistics_follow_the_type_but_are_not_saved() -> None:

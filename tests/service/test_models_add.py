@@ -304,6 +304,15 @@ def test_the_command_adds_a_model(run: Run, tiny: Path, tmp_path: Path) -> None:
     assert "there is a model 'mine' already" in err
 
 
+def test_lists_of_numbers_are_set_with_commas(run: Run, tiny: Path, tmp_path: Path) -> None:
+    answers = ("preprocessing.mean=0,0.5,1", "preprocessing.std=[1,1,1]", "options.strides=1,2,2", "training=1 a, 2 b")
+    flags = [part for answer in answers for part in ("--set", answer)]
+    status, _, err = run(tiny, "--name", "mine", "--yes", *flags, "--data-dir", tmp_path)
+    assert (status, err) == (0, "")
+    card = models.load("mine", folders=[tmp_path / "models"]).card
+    assert (card.preprocessing.mean, card.preprocessing.std, card.training) == ((0, 0.5, 1), (1, 1, 1), "1 a, 2 b")
+
+
 def test_the_command_prints_questions_and_ends_with_2(run: Run, other: Path, tmp_path: Path) -> None:
     status, out, err = run(other, "--data-dir", tmp_path)
     assert (status, out) == (2, "")
@@ -339,6 +348,7 @@ def test_the_command_speaks_to_a_service(run: Run, own: Server, other: Path) -> 
         (["--set", "classes=a,b"], "classes: 2 names given"),
         (["--set", "classes=a,b,c", "--set", "classes.x=3"], "classes has no fields"),
         (["--set", "preprocessing.crop=big"], "preprocessing.crop"),
+        (["--set", "preprocessing.mean=123.675,116.28,103.53", "--yes"], "is not on the [0, 1] scale of pixels"),
         (["--name", "../x", "--yes"], "is no name of a model"),
         (["--card", "missing.json"], "missing.json"),
     ],
