@@ -1,6 +1,7 @@
 """Pictures from strangers: opened with limits, so that a small file cannot take all memory."""
 
 import io
+import struct
 import warnings
 from contextlib import suppress
 
@@ -13,12 +14,25 @@ MAX_PIXELS = 50_000_000
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 
 
+_ORIENTATION = 0x0112
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What turns a picture upright, by its EXIF orientation; 1 is upright, other values have no meaning."""
+
+
 class PictureError(ValueError):
     """The bytes are not a picture that can be used; the message says why."""
 
 
 def open_picture(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """Decode a picture (the first frame of an animation).
+    """Decode a picture (the first frame of an animation), turned upright if its EXIF data asks for it.
 
     Args:
         data: the file's bytes.
@@ -37,7 +51,7 @@ def open_picture(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
                 raise PictureError(
                     f"the picture has {picture.width} x {picture.height} pixels, allowed are {max_pixels} in all"
                 )
-            return _decoded(picture, data)
+            return _upright(_decoded(picture, data))
     except UnidentifiedImageError:
         raise PictureError(f"not a picture: {len(data)} bytes of none of the formats {', '.join(FORMATS)}") from None
     except Image.DecompressionBombError:
@@ -57,3 +71,12 @@ def _decoded(picture: Image.Image, data: bytes) -> Image.Image:
             return decoded
     picture.load()
     return picture
+
+
+def _upright(picture: Image.Image) -> Image.Image:
+    """Turn a decoded picture; with unreadable EXIF data it is shown as it is, as viewers do. Pillow has turned a TIFF already."""
+    try:
+        turn = _UPRIGHT.get(picture.getexif().get(_ORIENTATION, 1))
+    except (SyntaxError, ValueError, TypeError, struct.error):
+        return picture
+    return picture if turn is None else picture.transpose(turn)

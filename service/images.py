@@ -7,7 +7,6 @@ from email.message import Message
 from http import HTTPStatus
 
 from fastapi import Request
-from PIL import ImageOps
 from pydantic import BaseModel, ConfigDict
 from starlette.datastructures import UploadFile
 from torch import Tensor
@@ -117,9 +116,9 @@ def media_type(header: str) -> str:
 
 
 def decode(upload: Upload, preprocessing: models.Preprocessing, *, max_pixels: int) -> Tensor:
-    """Decode and preprocess one upload, turned upright if its EXIF data asks for it.
+    """Decode and preprocess one upload.
 
     Raises:
         PictureError: it is not a picture that can be used.
     """
-    return preprocessing(ImageOps.exif_transpose(open_picture(upload.data, max_pixels=max_pixels)))
+    return preprocessing(open_picture(upload.data, max_pixels=max_pixels))

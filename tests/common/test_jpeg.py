@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import simplejpeg
-from PIL import Image, ImageOps
+from PIL import Image
 
 from common.pictures import PictureError, open_picture
 
@@ -43,10 +43,3 @@ def test_a_truncated_one_is_refused() -> None:
     for end in (len(data) // 2, len(data) - 30):
         with pytest.raises(PictureError, match="broken or truncated"):
             open_picture(data[:end])
-
-
-def test_its_exif_data_stays() -> None:
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    turned = ImageOps.exif_transpose(open_picture(jpeg(64, 48, exif=exif)))
-    assert turned.size == (48, 64)

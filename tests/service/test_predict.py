@@ -227,23 +227,6 @@ def test_a_large_body_is_refused_while_it_is_read(http: httpx.Client, settings: 
         refusal(answer, 413)
 
 
-@pytest.mark.parametrize("turn", range(2, 9))
-def test_a_picture_is_turned_upright_as_its_exif_data_says(http: httpx.Client, catalog: Catalog, turn: int) -> None:
-    """Written turned, with the orientation that turns it back; shapes are symmetric, so the probabilities are compared."""
-    back = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}[turn]
-    opposite = {2: 4, 4: 2}.get(back, back)
-    half = np.asarray(shape(2)).copy()
-    half[:9] = 0  # a dark band on top makes it matter where up is
-    upright = Image.fromarray(half)
-    exif = Image.Exif()
-    exif[0x0112] = turn
-    turned = io.BytesIO()
-    upright.transpose(Image.Transpose(opposite)).save(turned, "PNG", exif=exif)
-    answer = http.post(URL, content=turned.getvalue())
-    want = expected(catalog, picture_bytes(upright))
-    assert scores(answer.json()["predictions"][0]) == pytest.approx(want, abs=1e-6)
-
-
 def encoded(picture: Image.Image, kind: str, **options: Any) -> bytes:
     data = io.BytesIO()
     picture.save(data, kind, **options)
