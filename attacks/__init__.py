@@ -28,7 +28,7 @@ from attacks._registry import (
     transform_names,
 )
 from attacks._run import AttackError, AttackRun, run_attack
-from attacks._targets import TargetRule, choose_targets
+from attacks._targets import TargetRule, choose_targets, log_odds_against, predictions
 from attacks._types import Attack, ClassDependent, Norm, PixelScale, Stepwise, ThreatModel, Transform, format_eps
 
 for _module in pkgutil.iter_modules(__path__):
@@ -57,7 +57,9 @@ __all__ = [
     "describe",
     "format_eps",
     "image_generators",
+    "log_odds_against",
     "parameters",
+    "predictions",
     "register_attack",
     "register_transform",
     "run_attack",

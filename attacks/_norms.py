@@ -34,10 +34,12 @@ def project(difference: Tensor, norm: Norm, eps: float) -> Tensor:
 
 
 def steepest(gradient: Tensor, norm: Norm) -> Tensor:
-    """Step of length 1 along which a linear function grows fastest; zero where the gradient is zero."""
+    """Step of length 1 along which a linear function grows fastest, however small or large the gradient; zero where it is zero."""
     if norm is Norm.LINF:
         return gradient.sign()
-    return gradient / (_per_image(distance(gradient, norm), gradient) + _TINY)
+    largest = gradient.abs().flatten(1).amax(1).clamp(min=torch.finfo(gradient.dtype).tiny)
+    scaled = gradient / _per_image(largest, gradient)
+    return scaled / _per_image(distance(scaled, norm).clamp(min=_TINY), gradient)
 
 
 def random_difference(images: Tensor, norm: Norm, eps: float, generator: Generator) -> Tensor:

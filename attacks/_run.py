@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from attacks._norms import distance
 from attacks._random import Generator, subset
+from attacks._targets import predictions
 from attacks._types import Attack, Stepwise, ThreatModel
 
 TOLERANCE = 1e-6
@@ -28,7 +29,7 @@ class AttackRun:
         logits: (N, K) after.
         distances: (N,) in the threat's norm; NaN where an image holds NaN.
         within_budget: (N,) bool: the distance is at most eps and all values lie in [0, 1].
-        flipped: (N,) bool: right before, wrong after, within budget.
+        flipped: (N,) bool: right before, wrong after, within budget; with a logit that is not finite an image is wrong.
         reached: (N,) bool: predicted as the target, within budget; None without targets.
         steps: (N,) int64: after how many steps the attack says it found each image; None where it does not say.
         images_forwarded: images that passed through the model, the harness's own passes included.
@@ -124,15 +125,15 @@ def run_attack(
     distances = distance(adversarial - images, threat.norm)
     in_range = ((adversarial >= -TOLERANCE) & (adversarial <= 1 + TOLERANCE)).flatten(1).all(1)
     within = in_range & (distances <= threat.eps + TOLERANCE)  # a NaN fails both
-    predictions = logits.argmax(1)
+    before, after = predictions(clean), predictions(logits)
     return AttackRun(
         adversarial=adversarial,
         clean_logits=clean,
         logits=logits,
         distances=distances,
         within_budget=within,
-        flipped=(clean.argmax(1) == labels) & (predictions != labels) & within,
-        reached=None if targets is None else (predictions == targets) & within,
+        flipped=(before == labels) & (after != labels) & within,
+        reached=None if targets is None else (after == targets) & within,
         steps=steps,
         images_forwarded=count.images,
     )
@@ -158,8 +159,8 @@ def _propose(
 def _let_off(logits: Tensor, searched: Tensor, labels: Tensor, targets: Tensor | None) -> Tensor:
     """Which images fool what was searched, but not the model, (N,) bool."""
     if targets is None:
-        return (searched.argmax(1) != labels) & (logits.argmax(1) == labels)
-    return (searched.argmax(1) == targets) & (logits.argmax(1) != targets)
+        return (predictions(searched) != labels) & (predictions(logits) == labels)
+    return (predictions(searched) == targets) & (predictions(logits) != targets)
 
 
 def _require_evaluation_mode(model: nn.Module) -> None:

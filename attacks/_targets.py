@@ -1,7 +1,8 @@
-"""Which class a targeted attack aims for."""
+"""Which class a model chooses, how far it is from choosing another, and which one a targeted attack aims for."""
 
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from attacks._random import Generator, integers
@@ -32,3 +33,24 @@ def choose_targets(rule: TargetRule, logits: Tensor, labels: Tensor, generator: 
         return (labels + 1 + integers(classes - 1, len(labels), generator).to(labels)) % classes
     others = logits.scatter(1, labels.unsqueeze(1), float("inf"))
     return others.argmin(1)
+
+
+def predictions(logits: Tensor) -> Tensor:
+    """The class of the largest logit, (N,) int64; -1, which is no class, where a logit of (N, K) is not finite."""
+    return logits.argmax(1).masked_fill(~logits.isfinite().all(1), -1)
+
+
+def log_odds_against(logits: Tensor, classes: Tensor) -> Tensor:
+    """The logarithm of (1 - p) / p for the softmax p of a class, (N,), in float32 at least.
+
+    It grows where the cross-entropy -log(p) does, and its gradient points the same way. But the gradient of the cross-entropy is
+    that times 1 - p, which vanishes in float32 where a model is certain; this one does not at any scale of the logits.
+
+    Args:
+        logits: (N, K).
+        classes: (N,) int64.
+    """
+    precise = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    at = classes.unsqueeze(1)
+    others = precise.scatter(1, at, -torch.inf) if logits.shape[1] > 1 else torch.zeros_like(precise)
+    return others.logsumexp(1) - precise.gather(1, at).squeeze(1)

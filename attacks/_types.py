@@ -89,6 +89,9 @@ class Attack(Protocol):
     targetable: ClassVar[bool]
     """Whether it accepts targets."""
 
+    uses_gradient: ClassVar[bool]
+    """Whether it asks for a gradient: a model may hide or lack it."""
+
     @property
     def title(self) -> str:
         """A short name with the parameter that matters most, such as "PGD-20"."""

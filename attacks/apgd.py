@@ -7,12 +7,12 @@ from typing import Annotated, ClassVar, Literal
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from attacks._gradient import look
 from attacks._norms import GRADIENT_NORMS, distance, moved, steepest
 from attacks._random import Generator, normal, subset, uniform
 from attacks._registry import register_attack
+from attacks._targets import log_odds_against, predictions
 from attacks._types import Norm, Stepwise, ThreatModel
 
 MOMENTUM = 0.75
@@ -28,12 +28,14 @@ class APGD(Stepwise):
     enough between two checkpoints. The loss is the cross-entropy ("ce"), the difference of logits ratio ("dlr"), or its targeted
     form towards each of the likeliest wrong classes in turn ("targeted_dlr": APGD-T of the paper).
 
-    The first misclassified iterate is returned, or the one of largest loss. Deviation: images that have fallen leave the batch,
-    which changes no verdict.
+    The first misclassified iterate is returned, or the one of largest loss. Deviations: images that have fallen leave the batch,
+    which changes no verdict; the cross-entropy is looked at through the log-odds, which rise and fall with it and do not saturate
+    in float32 where the model is certain.
     """
 
     norms: ClassVar[frozenset[Norm]] = GRADIENT_NORMS
     targetable: ClassVar[bool] = False
+    uses_gradient: ClassVar[bool] = True
 
     steps: Annotated[int, Field(ge=1, le=10_000, description="gradient steps of a run")] = 100
     loss: Annotated[Literal["ce", "dlr", "targeted_dlr"], Field(description="what is to grow")] = "ce"
@@ -150,7 +152,7 @@ class _Losses:
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         classes = logits.shape[1]
         if self.kind == "ce" or (self.kind == "dlr" and classes < 3):
-            return F.cross_entropy(logits, self.labels, reduction="none")
+            return log_odds_against(logits, self.labels)
         of_label = logits.gather(1, self.labels.unsqueeze(1)).squeeze(1)
         ordered = logits.sort(1, descending=True).values
         if self.aim is None:
@@ -263,4 +265,4 @@ class _State:
 def _assess(model: nn.Module, images: Tensor, loss: _Losses) -> tuple[Tensor, Tensor, Tensor]:
     """Loss (N,), its gradient with respect to the images, and which images are misclassified (N,)."""
     logits, values, gradient = look(model, images, loss)
-    return values, gradient, logits.argmax(1) != loss.labels
+    return values, gradient, predictions(logits) != loss.labels

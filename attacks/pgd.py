@@ -6,12 +6,12 @@ from typing import Annotated, ClassVar, Literal
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from attacks._gradient import look
 from attacks._norms import GRADIENT_NORMS, ascend, moved, random_difference
 from attacks._random import Generator
 from attacks._registry import register_attack
+from attacks._targets import log_odds_against, predictions
 from attacks._types import Norm, PixelScale, Stepwise, ThreatModel
 
 
@@ -21,7 +21,8 @@ class PGD(Stepwise):
     """Projected gradient descent (Madry et al. 2018, arXiv:1706.06083, Sec. 2.1).
 
     Ascends the cross-entropy of the label, or descends that of the target, along the sign of the gradient (Linf) or the
-    normalised gradient (L2).
+    normalised gradient (L2). The gradient is taken of the log-odds, which has the same direction and does not vanish in float32
+    where the model is certain: the result does not depend on the scale of the logits where the softmax saturates.
 
     Two questions can be asked. "any_step": was the model ever wrong (or at the target) on the way? An image leaves the batch as
     soon as it is, which the forward pass of the next step tells without a further one. "last_step": is it wrong on the last
@@ -30,6 +31,7 @@ class PGD(Stepwise):
 
     norms: ClassVar[frozenset[Norm]] = GRADIENT_NORMS
     targetable: ClassVar[bool] = True
+    uses_gradient: ClassVar[bool] = True
 
     steps: Annotated[int, Field(ge=1, le=10_000, description="gradient steps")] = 20
     step_size: Annotated[PixelScale | None, Field(description="length of a step, 2.5 * eps / steps without it")] = None
@@ -85,6 +87,7 @@ class FGSM(Stepwise):
 
     norms: ClassVar[frozenset[Norm]] = GRADIENT_NORMS
     targetable: ClassVar[bool] = True
+    uses_gradient: ClassVar[bool] = True
     title: ClassVar[str] = "FGSM"
     passes: ClassVar[int] = 3
 
@@ -110,6 +113,7 @@ class Noise:
 
     norms: ClassVar[frozenset[Norm]] = GRADIENT_NORMS
     targetable: ClassVar[bool] = False
+    uses_gradient: ClassVar[bool] = False
     title: ClassVar[str] = "noise"
     passes: ClassVar[int] = 0
 
@@ -141,14 +145,13 @@ class Goal:
         return cls(labels, towards=False) if targets is None else cls(targets, towards=True)
 
     def __call__(self, logits: Tensor) -> Tensor:
-        """What leads there as it grows: the cross-entropy of the label, or that of the target negated, (N,)."""
-        precise = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        losses = F.cross_entropy(precise, self.classes, reduction="none")
+        """What leads there as it grows, (N,): the log-odds against the label, or for the target; steps are cross-entropy's."""
+        losses = log_odds_against(logits, self.classes)
         return -losses if self.towards else losses
 
     def missed(self, logits: Tensor) -> Tensor:
         """Which images are still not where they are to be, (N,) bool."""
-        return (logits.argmax(1) == self.classes) != self.towards
+        return (predictions(logits) == self.classes) != self.towards
 
     def of_images(self, chosen: Tensor) -> "Goal":
         """Keep the images that the mask (N,) chooses."""

@@ -31,6 +31,7 @@ class Square:
 
     norms: ClassVar[frozenset[Norm]] = frozenset({Norm.LINF, Norm.L2})
     targetable: ClassVar[bool] = False
+    uses_gradient: ClassVar[bool] = False
 
     queries: Annotated[int, Field(ge=1, le=1_000_000, description="forward passes of an image at most")] = 5000
     p_init: Annotated[float, Field(gt=0, le=1, description="share of pixels that the first squares change")] = 0.8

