@@ -12,9 +12,10 @@ print(evaluation.evaluate(spec).to_markdown())
 """
 
 from evaluation import writers
+from evaluation.broken import BrokenPicture, BrokenPicturesError, find_broken, select_usable
 from evaluation.catalog import Catalog
 from evaluation.compare import Comparison, ComparisonError, Side, compare
-from evaluation.datasets import DatasetError, ImageFolder, SelectionError, open_dataset
+from evaluation.datasets import ImageFolder, SelectionError, open_dataset
 from evaluation.estimate import Estimate, estimate
 from evaluation.evaluate import evaluate
 from evaluation.kept import ResultFolder
@@ -22,6 +23,7 @@ from evaluation.plan import Plan, Shard, make_plan
 from evaluation.presets import Preset, conditions_of, list_presets, pgd_conditions, preset, preset_names
 from evaluation.report import Report, merge
 from evaluation.runner import ShardResult, best_device, run_shard
+from evaluation.sources import DatasetError
 from evaluation.spec import (
     AdversarialCondition,
     AttackChoice,
@@ -34,6 +36,8 @@ from evaluation.spec import (
 __all__ = [
     "AdversarialCondition",
     "AttackChoice",
+    "BrokenPicture",
+    "BrokenPicturesError",
     "Catalog",
     "CleanCondition",
     "Comparison",
@@ -57,6 +61,7 @@ __all__ = [
     "conditions_of",
     "estimate",
     "evaluate",
+    "find_broken",
     "list_presets",
     "make_plan",
     "merge",
@@ -65,5 +70,6 @@ __all__ = [
     "preset",
     "preset_names",
     "run_shard",
+    "select_usable",
     "writers",
 ]

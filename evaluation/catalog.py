@@ -1,5 +1,6 @@
 """Where models and data sets are found by name."""
 
+import os
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
@@ -12,7 +13,8 @@ from torch import nn
 import attacks
 import models
 from common import canonical_json, file_sha256, text_sha256, unknown_name
-from evaluation.datasets import DatasetError, ImageFolder, open_dataset
+from evaluation.datasets import ImageFolder, open_dataset
+from evaluation.sources import DatasetError
 from evaluation.spec import NAME_PATTERN
 
 ZOO_DATASETS = models.ZOO.parent / "datasets"
@@ -43,11 +45,13 @@ class Catalog:
         model_folders: hold checkpoints with their cards.
         dataset_folders: hold zips, and folders of class folders; their names without `.zip` are the data sets' names.
         store: one of the model folders, where models are added; None if none can be.
+        notes: folder in which is kept what was found out about data sets; None keeps it in memory.
     """
 
     model_folders: tuple[Path, ...] = (models.ZOO,)
     dataset_folders: tuple[Path, ...] = (ZOO_DATASETS,)
     store: Path | None = None
+    notes: Path | None = None
 
     def checkpoints(self) -> dict[str, models.Checkpoint]:
         """List the checkpoints by name."""
@@ -182,18 +186,18 @@ class Catalog:
         found = self.datasets()
         if name not in found:
             raise unknown_name("data set", name, found)
-        return _open(found[name], _stamp(found[name]))
+        return _open(found[name], _stamp(found[name]), self.notes)
 
 
 def _stamp(path: Path) -> int:
     """Time of the latest change: of a file's content, or of what lies in a folder and the folders below it."""
-    folders = [folder for folder in path.rglob("*") if folder.is_dir()] if path.is_dir() else []
-    return max(each.stat().st_mtime_ns for each in (path, *folders))
+    folders = [folder for folder, _, _ in os.walk(path)]
+    return max(os.stat(each).st_mtime_ns for each in (path, *folders))  # noqa: PTH116  there may be thousands
 
 
 @lru_cache(maxsize=16)
-def _open(path: Path, _modified_ns: int) -> ImageFolder:
-    return open_dataset(path)
+def _open(path: Path, _modified_ns: int, notes: Path | None) -> ImageFolder:
+    return open_dataset(path, notes=notes)
 
 
 @lru_cache(maxsize=256)

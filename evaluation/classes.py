@@ -12,7 +12,8 @@ from pydantic import BaseModel, ConfigDict, StrictInt, StrictStr, TypeAdapter, V
 from torchvision.models import get_model_weights
 
 from common import canonical_json, describe_validation, text_sha256
-from evaluation.datasets import DatasetError, ImageFolder
+from evaluation.datasets import ImageFolder
+from evaluation.sources import DatasetError
 
 Rule = Literal["name", "folded name", "WordNet id", "index", "class map"]
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from evaluation.broken import OnLook
 from evaluation.catalog import Catalog
 from evaluation.kept import ResultFolder
 from evaluation.plan import make_plan
@@ -17,6 +18,7 @@ def evaluate(
     device: str | None = None,
     kept: ResultFolder | None = None,
     on_shard: Callable[[ShardResult, int, int], None] = lambda result, done, total: None,
+    on_look: OnLook = lambda done, total: None,
 ) -> Report:
     """Evaluate every model under every condition.
 
@@ -26,6 +28,7 @@ def evaluate(
         device: where to compute; the GPU if there is one by default.
         kept: where finished shards are kept, and those of earlier evaluations are found; an interrupted evaluation goes on there.
         on_shard: called after each shard with its result, the shards done and the shards in all.
+        on_look: called as pictures are looked at, before the first shard.
 
     Raises:
         UnknownNameError: there is no such model or data set.
@@ -36,7 +39,7 @@ def evaluate(
         OSError: finished shards cannot be kept.
     """
     catalog, device = catalog or Catalog(), device or best_device()
-    plan = make_plan(spec, catalog)
+    plan = make_plan(spec, catalog, on_look=on_look)
     if kept:
         kept.require_writable()
     dataset = catalog.open_dataset(spec.dataset)
@@ -54,7 +57,7 @@ def evaluate(
                     catalog.load_folded(shard.model, device, spec.precision, plan.columns(shard.model)),
                 )
             known = kept.known(plan, shard) if kept else None
-            result = run_shard(spec, shard, dataset=dataset, known=known, **roles._asdict())
+            result = run_shard(spec, shard, dataset=dataset, known=known, broken=plan.broken, **roles._asdict())
             if kept:
                 kept.keep(plan, result)
         results.append(result)

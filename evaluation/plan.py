@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict
 import attacks
 import models
 from common import canonical_json, file_sha256, text_sha256
+from evaluation.broken import BrokenPicture, OnLook, select_usable
 from evaluation.catalog import Catalog
 from evaluation.classes import ClassMatch, match_classes
 from evaluation.spec import AdversarialCondition, Condition, EvaluationSpec
@@ -56,6 +57,7 @@ class Plan(BaseModel):
         matches: how the data set's classes were found among each model's.
         dataset_sha256: content of the data set.
         model_sha256: what decides each model's answers, see `Catalog.model_sha256`.
+        skipped: broken pictures that were left out; empty unless that was asked for.
         claimed_accuracy: of the models whose card claims a clean accuracy on this data set.
     """
 
@@ -68,7 +70,13 @@ class Plan(BaseModel):
     matches: dict[str, ClassMatch] = {}
     dataset_sha256: str
     model_sha256: dict[str, str]
+    skipped: tuple[BrokenPicture, ...] = ()
     claimed_accuracy: dict[str, float] = {}
+
+    @property
+    def broken(self) -> frozenset[int]:
+        """Indices of the broken pictures that were left out."""
+        return frozenset(each.index for each in self.skipped)
 
     @property
     def shards(self) -> list[Shard]:
@@ -127,17 +135,25 @@ class Plan(BaseModel):
         return text_sha256(canonical_json(content))
 
 
-def make_plan(spec: EvaluationSpec, catalog: Catalog) -> Plan:
-    """Check that everything a specification names exists and fits together.
+def make_plan(spec: EvaluationSpec, catalog: Catalog, *, on_look: OnLook = lambda done, total: None) -> Plan:
+    """Check that everything a specification names exists and fits together, to the last picture.
+
+    Args:
+        spec: what is asked.
+        catalog: where names are looked up.
+        on_look: called as pictures are looked at that were not before; in a large data set this takes a while.
 
     Raises:
         UnknownNameError: there is no such model or data set.
         CheckpointError: a checkpoint cannot be loaded.
-        DatasetError: the data set cannot be read, has too few images, or classes that a model does not have.
+        DatasetError: the data set cannot be read, has too few images, broken ones, or classes that a model does not have.
     """
     dataset = catalog.open_dataset(spec.dataset)
     cards = {model: catalog.verified_card(model) for model in spec.models}
     matches = {model: match_classes(card.classes, dataset, model, spec.class_map) for model, card in cards.items()}
+    chosen, skipped = select_usable(
+        dataset, spec.images, spec.selection_seed, on_broken=spec.on_broken, on_look=on_look
+    )
     model_sha256 = {model: catalog.model_sha256(model) for model in spec.models}
     identity = {
         "spec": spec.model_dump(mode="json"),
@@ -148,11 +164,12 @@ def make_plan(spec: EvaluationSpec, catalog: Catalog) -> Plan:
     return Plan(
         id=text_sha256(canonical_json(identity))[:16],
         spec=spec,
-        images=len(dataset.select(spec.images, spec.selection_seed)),
+        images=len(chosen),
         classes=len(dataset.classes),
         matches=matches,
         dataset_sha256=dataset.sha256,
         model_sha256=model_sha256,
+        skipped=skipped,
         claimed_accuracy={
             model: card.clean_accuracy
             for model, card in cards.items()

@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict
 
 from attacks import ClassDependent
 from attacks.corruptions import CORRUPTIONS
+from evaluation.broken import describe
 from evaluation.checks import Check, Grade, grade
 from evaluation.examples import Example
 from evaluation.mce import ALEXNET, mean_corruption_error
@@ -154,6 +155,11 @@ class Report(BaseModel):
             f"{spec.dataset}, n = {self.plan.images} images drawn evenly from the classes (selection seed {spec.selection_seed}), "
             f"seed {spec.seed}, {spec.precision}",
             *_class_facts(self.plan),
+            *(
+                [f"{len(self.plan.skipped)} broken pictures were skipped: {describe(self.plan.skipped)}"]
+                if self.plan.skipped
+                else []
+            ),
             *(
                 []
                 if spec.stop_width is None

@@ -1,7 +1,7 @@
 """Run one shard: the images of a range through a condition and a model, one row an image."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import version
@@ -94,6 +94,7 @@ def run_shard(
     searched: nn.Module | None = None,
     explained: models.Classifier | None = None,
     known: ShardResult | None = None,
+    broken: Collection[int] = (),
 ) -> ShardResult:
     """Run a shard on the device that holds the classifier. A batch that does not fit into its memory is halved.
 
@@ -107,6 +108,7 @@ def run_shard(
         known: what came before of these images or the first of them, under this condition or the beginning of its cascade. What is
             decided is not run again, if versions and hardware are the same. The result is that of a run from nothing; where that
             cuts its batches elsewhere, confidences may differ in their last bits.
+        broken: indices of pictures that the selection passes over.
 
     Raises:
         DatasetError: an image cannot be decoded.
@@ -117,7 +119,7 @@ def run_shard(
     made_with = _made_with(classifier.device)
     if known is not None and known.made_with != made_with:
         known = None
-    source = _Source(spec, shard, classifier, searched or classifier, dataset)
+    source = _Source(spec, shard, classifier, searched or classifier, dataset, broken)
     found = _Found() if known is None else _Found.of(known, source.indices)
     size = min(batch_size(classifier.card.preprocessing.crop), len(source.indices))
     preflights: tuple[Check, ...] = ()
@@ -157,8 +159,9 @@ class _Source:
         classifier: models.Classifier,
         searched: nn.Module,
         dataset: ImageFolder,
+        broken: Collection[int],
     ) -> None:
-        self.indices = dataset.select(spec.images, spec.selection_seed)[shard.start : shard.stop]
+        self.indices = dataset.select(spec.images, spec.selection_seed, broken=broken)[shard.start : shard.stop]
         self.condition = spec.conditions[shard.condition]
         self.rounds = len(rounds(self.condition.attacks)) if isinstance(self.condition, AdversarialCondition) else 1
         self._roles = classifier, searched

@@ -26,6 +26,9 @@ MAX_GRID = 2_000
 
 _STRICT = ConfigDict(frozen=True, extra="forbid")
 
+OnBroken = Literal["fail", "skip"]
+"""What to do about pictures that cannot be decoded."""
+
 
 class _Choice(BaseModel):
     """A name from a registry with its parameters, all of them written out."""
@@ -345,6 +348,9 @@ class EvaluationSpec(BaseModel):
     images: Annotated[
         int | None, Field(ge=1, description="how many images, drawn evenly from the classes; null takes all")
     ] = None
+    on_broken: Annotated[
+        OnBroken, Field(description="broken pictures: refuse the evaluation, or leave them out and report which")
+    ] = "fail"
     conditions: Annotated[tuple[Condition, ...], Field(min_length=1, max_length=256)] = (CleanCondition(),)
     precision: Annotated[
         Precision, Field(description="in which attacks look; what they found is always judged in float32")

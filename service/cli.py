@@ -119,6 +119,9 @@ def evaluate(
     precision: Annotated[
         str, typer.Option(help="In which attacks look, float32 or bfloat16; the verdict is float32's.")
     ] = "float32",
+    on_broken: Annotated[
+        str, typer.Option(help="What to do about broken pictures: fail, or skip them and report which.")
+    ] = "fail",
     stop_width: Annotated[
         float | None,
         typer.Option(
@@ -169,6 +172,7 @@ def evaluate(
             "images": images,
             "conditions": conditions,
             "precision": precision,
+            "on_broken": on_broken,
             "stop_width": stop_width,
             "seed": seed,
             "selection_seed": selection_seed,
@@ -195,7 +199,12 @@ def evaluate(
             title = spec.conditions[result.shard.condition].title
             progress.update(task, completed=done, total=total, description=f"{result.shard.model}, {title}")
 
-        report = evaluation.evaluate(spec, catalog=catalog, device=_usable(device), kept=kept, on_shard=on_shard)
+        def on_look(done: int, total: int) -> None:
+            progress.update(task, completed=done, total=total, description="looking for broken pictures")
+
+        report = evaluation.evaluate(
+            spec, catalog=catalog, device=_usable(device), kept=kept, on_shard=on_shard, on_look=on_look
+        )
     files = catalog.open_dataset(dataset).files
     for path, form in forms.items():
         path.write_bytes(write(report, form, lambda: writers.image_rows(report.plan, results, files)))

@@ -121,7 +121,7 @@ def compute(catalog: Catalog, plan: Plan, shard: Shard, known: ShardResult | Non
     if dataset.sha256 != plan.dataset_sha256:
         raise DatasetError(_changed(plan.spec.dataset, dataset.sha256, plan.dataset_sha256))
     roles = _load(catalog, shard.model, plan.spec.precision, plan.columns(shard.model), sha256)
-    return run_shard(plan.spec, shard, dataset=dataset, known=known, **roles._asdict())
+    return run_shard(plan.spec, shard, dataset=dataset, known=known, broken=plan.broken, **roles._asdict())
 
 
 def _changed(name: str, now: str, then: str) -> str:

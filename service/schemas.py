@@ -10,7 +10,7 @@ from torch import Tensor
 from attacks import Norm, PixelScale, TargetRule, ThreatModel
 from evaluation import Condition, EvaluationSpec, Report, pgd_conditions
 from evaluation.classes import ClassMap
-from evaluation.spec import Name
+from evaluation.spec import Name, OnBroken
 from models import Added, Differences, ModelCard, Precision, Preprocessing, Question
 from service.errors import FieldError
 from service.jobs import Evaluation, ShardStatus, Status
@@ -172,6 +172,7 @@ class PresetRequest(BaseModel):
     stop_width: Annotated[
         float | None, Field(gt=0, lt=1, description="end a condition early once its 95 % interval is as narrow")
     ] = None
+    on_broken: Annotated[OnBroken, Field(description="broken pictures: refuse, or leave them out")] = "fail"
     seed: Annotated[int, Field(ge=0, lt=2**63, description="of all random draws but the selection")] = 0
     selection_seed: Annotated[int, Field(ge=0, lt=2**63, description="of the selection of images")] = 0
 

@@ -88,8 +88,8 @@ class Settings(BaseSettings):
 
     def catalog(self) -> Catalog:
         """Where names of models and data sets are looked up: the zoo first, added models last."""
-        store = self.data_dir / "models"
-        return Catalog((models.ZOO, *self.model_dirs, store), (ZOO_DATASETS, *self.dataset_dirs), store)
+        store, notes = self.data_dir / "models", self.data_dir / "notes"
+        return Catalog((models.ZOO, *self.model_dirs, store), (ZOO_DATASETS, *self.dataset_dirs), store, notes)
 
 
 def _is_loopback(host: str) -> bool:
