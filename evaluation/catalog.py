@@ -13,6 +13,7 @@ from torch import nn
 import attacks
 import models
 from common import canonical_json, file_sha256, text_sha256, unknown_name
+from evaluation.checks import has_gradient
 from evaluation.datasets import ImageFolder, open_dataset
 from evaluation.sources import DatasetError
 from evaluation.spec import NAME_PATTERN
@@ -28,11 +29,13 @@ class Roles(NamedTuple):
         classifier: gives the verdict, in float32.
         searched: what attacks see; on a GPU a copy whose passes are captured, see `attacks.Captured`.
         explained: shows its attention; None where it has none.
+        has_gradient: whether attacks that need a gradient can be run.
     """
 
     classifier: models.Classifier
     searched: nn.Module
     explained: models.Classifier | None
+    has_gradient: bool
 
 
 @dataclass(frozen=True)
@@ -111,11 +114,13 @@ class Catalog:
             explained = loaded
         except models.NoAttentionError:
             explained = None
+        side = loaded.card.preprocessing.crop
+        differentiable = has_gradient(judge, torch.full((1, 3, side, side), 0.5, device=judge.device))
         captured = judge.device.type == "cuda" and judge is not loaded  # a file's own graph is left alone
         if precision == "float32" and not captured:
-            return Roles(judge, judge, explained)
+            return Roles(judge, judge, explained, differentiable)
         copy = models.fold(loaded, precision)
-        return Roles(judge, attacks.Captured(copy) if captured else copy, explained)
+        return Roles(judge, attacks.Captured(copy) if captured else copy, explained, differentiable)
 
     def free_name(self, name: str) -> str:
         """Return a name that a model can be added under.

@@ -1,24 +1,30 @@
 """Whether a number can be trusted: before attacks are run, and from what they did."""
 
 from collections.abc import Iterable, Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Literal, cast, get_args
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 import attacks
 from attacks import AttackRun, Norm, ThreatModel
 from evaluation.statistics import proportion
 
-Grade = Literal["reliable", "suspicious", "invalid"]
+Grade = Literal["reliable", "unchecked", "suspicious", "at chance", "invalid"]
+"""From the best to the worst: no check failed; not all checks are done; something speaks against the number; the model is no better
+than a guess, so that the number says nothing; the number is wrong."""
+
+_ORDER: tuple[Grade, ...] = get_args(Grade)
 
 EXTREME_EPS = 0.5
 """At this Linf radius every image can be made grey: what still stands above chance was not attacked well."""
 
 ZERO_GRADIENT_SHARE = 0.05
 """Share of images without any gradient above which a gradient attack says little."""
+
+LEAST_CHANGE = 2.4e-7
+"""Smallest change of a value in [0, 1] that float32 surely keeps: four times the spacing of numbers below 1."""
 
 FINITE_STEP = 0.25 / 255
 """Linf length of the step with which a gradient is compared with what the loss does."""
@@ -50,14 +56,20 @@ class PreflightError(ValueError):
     """A model cannot be evaluated as it is; the message names the mend."""
 
 
-def grade(checks: Iterable[Check]) -> Grade:
-    """The worst that a failed check means; reliable if none failed."""
-    found = {check.means for check in checks if check.failed}
-    return "invalid" if "invalid" in found else "suspicious" if "suspicious" in found else "reliable"
+def grade(checks: Iterable[Check], *, complete: bool) -> Grade:
+    """The worst that a failed check means.
+
+    Args:
+        checks: of one model.
+        complete: whether all that can be checked has been; else what has not failed is unchecked.
+    """
+    done = [*checks]
+    found: set[Grade] = {check.means for check in done if check.failed}
+    return max({"reliable" if complete and done else "unchecked", *found}, key=_ORDER.index)
 
 
 def preflight(model: nn.Module, images: Tensor, labels: Tensor, indices: Sequence[int]) -> tuple[Check, ...]:
-    """Look at a model before anything attacks it: three forward passes and one gradient.
+    """Look at a model before anything attacks it: five forward passes and one gradient.
 
     Args:
         model: takes images in [0, 1], is to return logits (N, K).
@@ -84,23 +96,53 @@ def preflight(model: nn.Module, images: Tensor, labels: Tensor, indices: Sequenc
             f"expected logits (N, K) with K above {int(labels.max())}, got {tuple(logits.shape)} for {len(images)} images"
         )
     return (
-        _logits_are_finite(logits, indices),
         _outputs_are_logits(logits),
         _is_deterministic(logits, again, indices),
         _images_are_independent(logits[:4], alone, indices),
         _normalises_inside(model, images, labels, logits),
-        *_gradients_tell(model, images, labels, indices),
+        *(
+            (*_gradients_tell(model, images, labels, indices), _changes_arrive(model, images, logits, indices))
+            if has_gradient(model, images)
+            else [_NO_GRADIENT]
+        ),
     )
 
 
-def _logits_are_finite(logits: Tensor, indices: Sequence[int]) -> Check:
-    bad = ~logits.isfinite().all(1)
+def has_gradient(model: nn.Module, images: Tensor) -> bool:
+    """Whether the logits of a model depend on the images (N, C, H, W) in a way that autograd can follow; the first one is tried."""
+    with torch.enable_grad():
+        leaf = images[:1].detach().requires_grad_()
+        logits = model(leaf)
+        if not logits.requires_grad:
+            return False
+        (found,) = cast(tuple[Tensor | None], torch.autograd.grad(logits.sum(), leaf, allow_unused=True))
+    return found is not None
+
+
+_NO_GRADIENT = Check(
+    name="the model has a gradient",
+    failed=True,
+    means="suspicious",
+    message="this model has no gradient: only Square and transforms can be run; is there a vote, a cached answer or a JPEG inside?",
+)
+
+
+def _changes_arrive(model: nn.Module, images: Tensor, logits: Tensor, indices: Sequence[int]) -> Check:
+    """A network that rounds its images has the same logits, to the bit, for images that differ by less than it keeps."""
+    length = max(LEAST_CHANGE, LEAST_CHANGE * 100_000 / images[0].numel())
+    noise = torch.rand(images.shape, generator=torch.Generator().manual_seed(0)).to(images) * 2 - 1
+    with torch.no_grad():
+        same = (model((images + length * noise).clamp(0, 1)) == logits).all(1)
+    failed = bool(same.sum() > 0.5 * len(images))
     return Check(
-        name="logits are finite",
-        failed=bool(bad.any()),
-        means="invalid",
-        message=f"{int(bad.sum())} of {len(logits)} images have logits that are not finite",
-        images=_listed(bad, indices),
+        name="small changes reach the logits",
+        failed=failed,
+        means="suspicious",
+        message=f"{int(same.sum())} of {len(images)} images have the same logits to the bit after a change of {length:.1g}: the "
+        "images are rounded inside, so that gradients are not the model's own; only Square and transforms count"
+        if failed
+        else "logits change with the smallest changes of an image",
+        images=_listed(same, indices) if failed else (),
     )
 
 
@@ -149,7 +191,7 @@ def _normalises_inside(model: nn.Module, images: Tensor, labels: Tensor, logits:
     mean, std = images.mean((0, 2, 3), keepdim=True), images.std((0, 2, 3), keepdim=True).clamp(min=1e-3)
     with torch.no_grad():
         normalised = model((images - mean) / std)
-    before, after = ((each.argmax(1) == labels).sum().item() for each in (logits, normalised))
+    before, after = ((attacks.predictions(each) == labels).sum().item() for each in (logits, normalised))
     low, high = proportion(int(after), len(labels)), proportion(int(before), len(labels))
     failed = low is not None and high is not None and low.low > high.high
     return Check(
@@ -166,12 +208,12 @@ def _normalises_inside(model: nn.Module, images: Tensor, labels: Tensor, logits:
 def _gradients_tell(model: nn.Module, images: Tensor, labels: Tensor, indices: Sequence[int]) -> tuple[Check, ...]:
     """Compare the loss after a short step along the gradient's sign with what the gradient promises."""
     loss, gradient = loss_and_gradient(model, images, labels)
-    zero = (gradient == 0).flatten(1).all(1)
+    zero = (gradient.abs() < torch.finfo(gradient.dtype).tiny).flatten(1).all(1)
     share = zero.float().mean().item()
     ahead = (images + FINITE_STEP * gradient.sign()).clamp(0, 1)
     promised = ((ahead - images) * gradient).flatten(1).sum(1)
     with torch.no_grad():
-        risen = F.cross_entropy(model(ahead), labels, reduction="none") - loss
+        risen = attacks.log_odds_against(model(ahead), labels) - loss
     noise = 1e-5 * loss.abs().clamp(min=1)
     telling = promised > 10 * noise
     broken = telling & ((risen < 0.1 * promised) | (risen > 10 * promised))
@@ -181,8 +223,8 @@ def _gradients_tell(model: nn.Module, images: Tensor, labels: Tensor, indices: S
             name="gradients are not zero",
             failed=share > ZERO_GRADIENT_SHARE,
             means="suspicious",
-            message=f"{100 * share:.0f} % of {len(images)} images have an input gradient of exactly zero, so that gradient attacks "
-            "do not move them: are the logits so large that the softmax saturates, or is there a step function inside?"
+            message=f"{100 * share:.0f} % of {len(images)} images have an input gradient of zero, or too small for float32: "
+            "gradient attacks do not move them; is there a step function inside?"
             if share > ZERO_GRADIENT_SHARE
             else f"{int(zero.sum())} of {len(images)} images have a gradient of zero",
             images=_listed(zero, indices),
@@ -201,13 +243,11 @@ def _gradients_tell(model: nn.Module, images: Tensor, labels: Tensor, indices: S
 
 
 def loss_and_gradient(model: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Cross-entropy of each image (N,), and its gradient with respect to the images; zero where the graph is cut."""
+    """Log-odds against the label of each image (N,), as PGD looks at them, and their gradient with respect to the images."""
     with torch.enable_grad():
         leaf = images.detach().requires_grad_()
-        losses = F.cross_entropy(model(leaf).float(), labels, reduction="none")
-        if not losses.requires_grad:
-            return losses, torch.zeros_like(images)
-        (gradient,) = torch.autograd.grad(losses.sum(), leaf, allow_unused=True, materialize_grads=True)
+        losses = attacks.log_odds_against(model(leaf), labels)
+        (gradient,) = torch.autograd.grad(losses.sum(), leaf)
     return losses.detach(), gradient
 
 
@@ -270,7 +310,7 @@ def extreme(model: nn.Module, images: Tensor, labels: Tensor, indices: Sequence[
         threat=ThreatModel(Norm.LINF, EXTREME_EPS),
         generator=attacks.image_generators(0, indices, stream=PROBE_STREAM),
     )
-    standing = (run.clean_logits.argmax(1) == labels) & ~run.flipped
+    standing = (attacks.predictions(run.clean_logits) == labels) & ~run.flipped
     found = proportion(int(standing.sum()), len(images))
     failed = found is not None and found.low > 1 / run.logits.shape[1]
     return Check(

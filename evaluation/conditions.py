@@ -36,9 +36,9 @@ class Row(BaseModel):
     Attributes:
         index: of the image in its data set.
         label: index of the right logit.
-        clean_prediction: on the image as it is.
+        clean_prediction: on the image as it is; None, and wrong, if a logit is not finite.
         clean_confidence: largest softmax value on the image as it is; None if not finite.
-        prediction: under the condition.
+        prediction: under the condition; None, and wrong, if a logit is not finite.
         confidence: largest softmax value under the condition; None if not finite.
         rank: number of classes with a larger logit than the label's, under the condition.
         distance: from the clean image in the threat's norm; None without a threat, or if not finite.
@@ -54,9 +54,9 @@ class Row(BaseModel):
 
     index: int
     label: int
-    clean_prediction: int
+    clean_prediction: int | None
     clean_confidence: float | None
-    prediction: int
+    prediction: int | None
     confidence: float | None
     rank: int
     distance: float | None = None
@@ -95,9 +95,16 @@ class Batch:
     indices: Sequence[int]
     seed: int
     columns: Sequence[int] | None = None
+    has_gradient: bool = True
 
-    def logit(self, column: int) -> int:
-        """Index among the model's logits of a column of those that are looked at."""
+    def runnable(self, chosen: Sequence[Round]) -> list[Round]:
+        """The rounds that the model can be attacked with: where it has no gradient, those that need none."""
+        return [run for run in chosen if self.has_gradient or not run.choice.create().uses_gradient]
+
+    def logit(self, column: int) -> int | None:
+        """Index among the model's logits of a column of those that are looked at; None for -1, see `attacks.predictions`."""
+        if column < 0:
+            return None
         return column if self.columns is None else self.columns[column]
 
     def generators(self, chosen: Tensor, stream: int = 0) -> list[torch.Generator]:
@@ -139,7 +146,7 @@ class Outcome:
 
     def right(self, batch: Batch) -> Tensor:
         """Which images are right as they are, (N,) bool."""
-        return self.clean_logits.argmax(1) == batch.labels
+        return attacks.predictions(self.clean_logits) == batch.labels
 
     def fallen(self, batch: Batch) -> Tensor:
         """Which images an attack has flipped, (N,) bool."""
@@ -171,6 +178,10 @@ class Outcome:
             searched=batch.searched,
             clean_logits=self.clean_logits[chosen],
         )
+        return self.take(batch, chosen, found, by=run.choice.name, restart=run.restart)
+
+    def take(self, batch: Batch, chosen: Tensor, found: attacks.AttackRun, *, by: str, restart: int = 0) -> Tensor:
+        """Take in what came of attacking the images that the mask (N,) chooses; returns as `attack` does."""
         flipped = _merged(None, found.flipped, chosen)
         reached = None if found.reached is None else _merged(None, found.reached, chosen)
         steps = None if found.steps is None else _merged(None, found.steps, chosen)
@@ -186,7 +197,7 @@ class Outcome:
             self.reached = reached if self.reached is None else self.reached | reached
         for position in (flipped & into).nonzero().flatten().tolist():
             step = None if steps is None else int(steps[position])
-            self.falls[position] = Fall(run.choice.name, run.restart, step)
+            self.falls[position] = Fall(by, restart, step)
         return done
 
     def rows(self, batch: Batch) -> list[Row]:
@@ -195,9 +206,9 @@ class Outcome:
         columns: dict[str, Sequence[object]] = {
             "index": batch.indices,
             "label": [batch.logit(column) for column in batch.labels.tolist()],
-            "clean_prediction": [batch.logit(column) for column in self.clean_logits.argmax(1).tolist()],
+            "clean_prediction": [batch.logit(column) for column in attacks.predictions(self.clean_logits).tolist()],
             "clean_confidence": _finite(self.clean_logits.softmax(1).amax(1)),
-            "prediction": [batch.logit(column) for column in self.logits.argmax(1).tolist()],
+            "prediction": [batch.logit(column) for column in attacks.predictions(self.logits).tolist()],
             "confidence": _finite(self.logits.softmax(1).amax(1)),
             "rank": (~(self.logits <= of_label)).sum(1).tolist(),  # a NaN counts as larger
         }
@@ -259,7 +270,7 @@ def _transform(transforms: Sequence[attacks.Transform], batch: Batch) -> Outcome
             logits = batch.classifier(changed)
         total.logits[standing], total.images[standing] = logits, changed
         total.images_forwarded += len(changed)
-        standing = standing & (total.logits.argmax(1) == batch.labels)
+        standing = standing & (attacks.predictions(total.logits) == batch.labels)
         if not standing.any():
             break
     return total
@@ -293,7 +304,7 @@ def _cascade(
         Which of N were flipped or, with targets, reached theirs.
     """
     done, standing = torch.zeros_like(chosen), chosen
-    for run in runs:
+    for run in batch.runnable(runs):
         if not standing.any():
             break
         done = done | total.attack(batch, standing, run, threat, targets)

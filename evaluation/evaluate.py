@@ -1,11 +1,13 @@
 """Run an evaluation here and now, without a server or a database."""
 
 from collections.abc import Callable
+from functools import partial
 
+import models
 from evaluation.broken import OnLook
 from evaluation.catalog import Catalog
 from evaluation.kept import ResultFolder
-from evaluation.plan import make_plan
+from evaluation.plan import Plan, Shard, make_plan
 from evaluation.report import Report, merge, sufficient
 from evaluation.runner import ShardResult, best_device, run_shard
 from evaluation.spec import EvaluationSpec
@@ -57,9 +59,18 @@ def evaluate(
                     catalog.load_folded(shard.model, device, spec.precision, plan.columns(shard.model)),
                 )
             known = kept.known(plan, shard) if kept else None
-            result = run_shard(spec, shard, dataset=dataset, known=known, broken=plan.broken, **roles._asdict())
+            sources = partial(_sources, catalog, plan, shard, device)
+            result = run_shard(
+                spec, shard, dataset=dataset, known=known, broken=plan.broken, sources=sources, **roles._asdict()
+            )
             if kept:
                 kept.keep(plan, result)
         results.append(result)
         on_shard(result, done, len(shards))
     return merge(plan, results)
+
+
+def _sources(catalog: Catalog, plan: Plan, shard: Shard, device: str) -> list[models.Classifier]:
+    """Load the models whose adversarial images are tried on the shard's."""
+    names = plan.sources.get(shard.model, {})
+    return [catalog.load_folded(name, device, "float32").classifier for name in names]

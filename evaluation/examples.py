@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import models
+from attacks import predictions
 from evaluation.conditions import Batch, Outcome
 
 PICTURE_SIDE = 112
@@ -60,7 +61,8 @@ def make_examples(batch: Batch, outcome: Outcome, explained: models.Classifier |
         explained: shows its attention; None where the model has none.
         count: none if below 1.
     """
-    wrong = outcome.right(batch) & (outcome.logits.argmax(1) != batch.labels)
+    predicted = predictions(outcome.logits)
+    wrong = outcome.right(batch) & (predicted != batch.labels) & (predicted >= 0)
     drawable = wrong & outcome.images.flatten(1).isfinite().all(1)
     return [_example(batch, outcome, explained, at) for at in drawable.nonzero().flatten().tolist()[: max(0, count)]]
 
@@ -69,12 +71,15 @@ def _example(batch: Batch, outcome: Outcome, explained: models.Classifier | None
     clean, changed = batch.images[at], outcome.images[at]
     difference = changed - clean
     scale = max(difference.abs().max().item(), 1e-9)
-    classes = batch.classifier.card.classes
+
+    def name(column: Tensor) -> str:
+        return batch.classifier.card.classes[batch.logit(int(column)) or 0]
+
     before, after = (None, None) if explained is None else _attention(explained, torch.stack([clean, changed]))
     return Example(
         index=batch.indices[at],
-        label=classes[batch.logit(int(batch.labels[at]))],
-        prediction=classes[batch.logit(int(outcome.logits[at].argmax()))],
+        label=name(batch.labels[at]),
+        prediction=name(outcome.logits[at].argmax()),
         clean_confidence=outcome.clean_logits[at].softmax(0).amax().item(),
         confidence=outcome.logits[at].softmax(0).amax().item(),
         clean=_png(clean),

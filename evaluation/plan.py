@@ -1,7 +1,7 @@
 """From a specification to shards of work."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -14,6 +14,7 @@ from common import canonical_json, file_sha256, text_sha256
 from evaluation.broken import BrokenPicture, OnLook, select_usable
 from evaluation.catalog import Catalog
 from evaluation.classes import ClassMatch, match_classes
+from evaluation.counterchecks import TRANSFER_SOURCES, checked_attack
 from evaluation.spec import AdversarialCondition, Condition, EvaluationSpec
 
 SHARD_IMAGES = 100
@@ -55,10 +56,13 @@ class Plan(BaseModel):
         images: how many images were selected.
         classes: how many classes the data set has.
         matches: how the data set's classes were found among each model's.
+        sources: for each model, others of the same classes and sizes whose adversarial images are tried on it, with the hash of
+            what decides their answers: of the same evaluation, else of the zoo.
         dataset_sha256: content of the data set.
         model_sha256: what decides each model's answers, see `Catalog.model_sha256`.
         skipped: broken pictures that were left out; empty unless that was asked for.
         claimed_accuracy: of the models whose card claims a clean accuracy on this data set.
+        other_claims: of the models whose card claims one on other data, with what it says of them.
     """
 
     model_config = _FROZEN
@@ -68,10 +72,12 @@ class Plan(BaseModel):
     images: int
     classes: int
     matches: dict[str, ClassMatch] = {}
+    sources: dict[str, dict[str, str]] = {}
     dataset_sha256: str
     model_sha256: dict[str, str]
     skipped: tuple[BrokenPicture, ...] = ()
     claimed_accuracy: dict[str, float] = {}
+    other_claims: dict[str, tuple[float, str]] = {}
 
     @property
     def broken(self) -> frozenset[int]:
@@ -109,6 +115,10 @@ class Plan(BaseModel):
         checks = (shard.condition == 0, shard.condition in self.spec.attacking[:1]) if shard.start == 0 else ()
         return self._address(shard, self.spec.conditions[shard.condition], checks)
 
+    def _sources(self, shard: Shard, condition: Condition) -> list[str]:
+        """Hashes of the models whose adversarial images are tried in a shard."""
+        return [*self.sources.get(shard.model, {}).values()] if shard.start == 0 and checked_attack(condition) else []
+
     def beginnings(self, shard: Shard) -> Iterator[str]:
         """Addresses of results that hold rows from which the shard can go on: its own, and those of the cascades it begins with."""
         condition = self.spec.conditions[shard.condition]
@@ -130,6 +140,7 @@ class Plan(BaseModel):
             "classes": match.sha256 if (match := self.matches.get(shard.model)) else None,
             "logits": spec.logits,
             "start": shard.start,
+            "sources": self._sources(shard, condition),
             "checks": checks,
         }
         return text_sha256(canonical_json(content))
@@ -167,12 +178,37 @@ def make_plan(spec: EvaluationSpec, catalog: Catalog, *, on_look: OnLook = lambd
         images=len(chosen),
         classes=len(dataset.classes),
         matches=matches,
+        sources={model: _sources(model, cards, catalog) for model in spec.models},
         dataset_sha256=dataset.sha256,
         model_sha256=model_sha256,
         skipped=skipped,
         claimed_accuracy={
             model: card.clean_accuracy
             for model, card in cards.items()
-            if card.clean_accuracy is not None and spec.dataset in (card.clean_accuracy_on or "").split()
+            if card.clean_accuracy is not None and spec.dataset in card.clean_accuracy_on.split()
+        },
+        other_claims={
+            model: (card.clean_accuracy, card.clean_accuracy_on)
+            for model, card in cards.items()
+            if card.clean_accuracy is not None and spec.dataset not in card.clean_accuracy_on.split()
         },
     )
+
+
+def _sources(model: str, cards: Mapping[str, models.ModelCard], catalog: Catalog) -> dict[str, str]:
+    """Choose other models of the same classes and sizes, of the evaluation first, then of the zoo."""
+    zoo = [name for name, each in catalog.checkpoints().items() if each.path.parent == models.ZOO]
+    chosen: list[str] = []
+    for name in dict.fromkeys([*cards, *zoo]):
+        card = cards[name] if name in cards else catalog.checkpoint(name).card()
+        if name != model and len(chosen) < TRANSFER_SOURCES and _alike(card, cards[model]):
+            chosen.append(name)
+    return {name: catalog.model_sha256(name) for name in chosen}
+
+
+def _alike(card: models.ModelCard, other: models.ModelCard) -> bool:
+    same_size = (card.preprocessing.resize, card.preprocessing.crop) == (
+        other.preprocessing.resize,
+        other.preprocessing.crop,
+    )
+    return same_size and set(card.classes) == set(other.classes) and card.architecture not in models.OPAQUE

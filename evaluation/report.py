@@ -1,5 +1,6 @@
 """From finished shards to numbers people can read: a pure function, at any moment."""
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -9,13 +10,24 @@ from attacks import ClassDependent
 from attacks.corruptions import CORRUPTIONS
 from evaluation.broken import describe
 from evaluation.checks import Check, Grade, grade
+from evaluation.conditions import Row
 from evaluation.examples import Example
 from evaluation.mce import ALEXNET, mean_corruption_error
 from evaluation.plan import Plan, Shard
+from evaluation.presets import standard_attacks
 from evaluation.runner import ShardResult
 from evaluation.spec import Attacking, Condition, TransformCondition
 from evaluation.statistics import Proportion, proportion
-from evaluation.trust import claim_check, condition_checks, cross_checks, curve, median_minimal_eps
+from evaluation.trust import (
+    chance_check,
+    claim_check,
+    condition_checks,
+    cross_checks,
+    curve,
+    distant_claim_check,
+    median_minimal_eps,
+    rival_check,
+)
 
 MOST_COLUMNS = 10
 """Conditions that a table has side by side at most."""
@@ -52,6 +64,7 @@ class ConditionReport(BaseModel):
         curve: robust accuracy at each eps of a curve; empty elsewhere.
         median_minimal_eps: median over all images of the radius at which they fell, 0 where wrong already; None elsewhere, or if
             most still stand.
+        not_run: attacks that need a gradient, where the model has none; without any other, nothing is counted.
         outside_budget: indices of images where an attack left the ball or [0, 1], or returned NaN; they count as standing.
         seconds: of computing, summed over shards.
         images_forwarded: passes of an image through the model.
@@ -71,6 +84,7 @@ class ConditionReport(BaseModel):
     target_rate: Proportion | None
     curve: tuple[CurvePoint, ...] = ()
     median_minimal_eps: float | None = None
+    not_run: tuple[str, ...] = ()
     outside_budget: tuple[int, ...]
     seconds: float
     images_forwarded: int
@@ -89,7 +103,8 @@ class ModelReport(BaseModel):
         model: name of the checkpoint.
         conditions: what was found.
         checks: of the model, of each attack, and of the numbers against each other.
-        grade: the worst that a failed check means.
+        grade: the worst that a failed check means; unchecked while something is missing.
+        tried: the attacks that the grade is about; empty where none was run, or all of the preset standard.
         mce: mean error over the fifteen common corruptions, if all of them were seen at all severities.
         mce_of_alexnet: the same, each error divided by AlexNet's on ImageNet-C; None where there are other classes than ImageNet's.
     """
@@ -99,9 +114,15 @@ class ModelReport(BaseModel):
     model: str
     conditions: tuple[ConditionReport, ...]
     checks: tuple[Check, ...] = ()
-    grade: Grade = "reliable"
+    grade: Grade = "unchecked"
+    tried: tuple[str, ...] = ()
     mce: float | None = None
     mce_of_alexnet: float | None = None
+
+    @property
+    def verdict(self) -> str:
+        """The grade, and for which attacks a reliable number holds: others may find more."""
+        return f"reliable for {', '.join(self.tried)}" if self.grade == "reliable" and self.tried else self.grade
 
     @property
     def failed(self) -> tuple[Check, ...]:
@@ -122,7 +143,7 @@ class Report(BaseModel):
 
     model_config = _FROZEN
 
-    schema_version: int = 4
+    schema_version: int = 5
     plan: Plan
     complete: bool
     models: tuple[ModelReport, ...]
@@ -172,7 +193,7 @@ class Report(BaseModel):
                 for model in self.models
                 if model.mce is not None
             ),
-            *(f"trust in {model.model}: {model.grade}" for model in self.models if model.checks),
+            *(f"trust in {model.model}: {model.verdict}" for model in self.models),
             *(f"WARNING: {warning}" for warning in self.warnings),
             f"evaluation {self.plan.id}, data sha256 {self.plan.dataset_sha256[:12]}",
         ]
@@ -226,7 +247,7 @@ def merge(plan: Plan, results: Iterable[ShardResult]) -> Report:
             found[model, index] = counted(plan, model, condition, by_shard.values())
             done = sum(each.shard.images for each in found[model, index]) == plan.images
             complete = complete and (done or sufficient(plan, model, condition, found[model, index]) is not None)
-    reports = tuple(_model(plan, model, found) for model in plan.spec.models)
+    reports = _with_rivals(_model(plan, model, found, complete=complete) for model in plan.spec.models)
     return Report(
         plan=plan,
         complete=complete,
@@ -240,7 +261,8 @@ def counted(plan: Plan, model: str, condition: Condition, results: Iterable[Shar
     """The shards of a model and condition that a report counts: those that suffice, else all that are there, in their order."""
     place = plan.spec.conditions.index(condition)
     mine = [each for each in results if (each.shard.model, each.shard.condition) == (model, place)]
-    return sufficient(plan, model, condition, mine) or sorted(mine, key=lambda each: each.shard.start)
+    counted = sufficient(plan, model, condition, mine) or sorted(mine, key=lambda each: each.shard.start)
+    return [each.worst for each in counted]
 
 
 def sufficient(
@@ -270,7 +292,7 @@ def sufficient(
     return None
 
 
-def _model(plan: Plan, model: str, found: dict[tuple[str, int], list[ShardResult]]) -> ModelReport:
+def _model(plan: Plan, model: str, found: dict[tuple[str, int], list[ShardResult]], *, complete: bool) -> ModelReport:
     conditions: list[ConditionReport] = []
     checks: list[Check] = []
     for index, condition in enumerate(plan.spec.conditions):
@@ -280,20 +302,61 @@ def _model(plan: Plan, model: str, found: dict[tuple[str, int], list[ShardResult
         checks += [check for result in results for check in result.preflight]
         about = [*(check for result in results for check in result.checks), *condition_checks(condition, rows)]
         checks += [check.model_copy(update={"about": condition.title}) for check in about]
-        if index == 0 and rows and model in plan.claimed_accuracy:
-            checks.append(claim_check(rows, plan.claimed_accuracy[model]))
+        if index == 0 and rows:
+            checks += _clean_checks(plan, model, rows)
     checks += cross_checks(plan.spec, [each.robust_accuracy for each in conditions])
     errors = _corruption_errors(plan, conditions)
     return ModelReport(
         model=model,
         conditions=tuple(conditions),
         checks=tuple(checks),
-        grade=grade(checks),
+        grade=grade(checks, complete=complete),
+        tried=_tried(plan, conditions),
         mce=mean_corruption_error(errors) if errors else None,
         mce_of_alexnet=mean_corruption_error(errors, ALEXNET)
         if errors and plan.choices(model) == IMAGENET_CLASSES
         else None,
     )
+
+
+def _clean_checks(plan: Plan, model: str, rows: Sequence[Row]) -> Iterable[Check]:
+    """Compare clean accuracy with chance, and with what the card claims."""
+    yield chance_check(rows, plan.choices(model))
+    if model in plan.claimed_accuracy:
+        yield claim_check(rows, plan.claimed_accuracy[model])
+    elif claim := plan.other_claims.get(model):
+        yield distant_claim_check(rows, *claim)
+
+
+def _with_rivals(reports: Iterable[ModelReport]) -> tuple[ModelReport, ...]:
+    """Compare each model's clean accuracy with the best of the others'."""
+    every = [*reports]
+    clean = {each.model: score for each in every if (score := each.conditions[0].clean_accuracy)}
+    compared: list[ModelReport] = []
+    for report in every:
+        others = {name: score for name, score in clean.items() if name != report.model}
+        if report.model not in clean or not others:
+            compared.append(report)
+            continue
+        rival = max(others, key=lambda name: others[name].value)
+        check = rival_check(clean[report.model], others[rival], rival)
+        checks = (*report.checks, check)
+        worst = grade(checks, complete=report.grade != "unchecked")
+        compared.append(report.model_copy(update={"checks": checks, "grade": worst}))
+    return tuple(compared)
+
+
+def _tried(plan: Plan, conditions: Sequence[ConditionReport]) -> tuple[str, ...]:
+    """Name the attacks that were run, unless a cascade has all of the preset standard."""
+    standard = {choice.name for choice in standard_attacks()}
+    names: dict[str, None] = {}
+    for asked, found in zip(plan.spec.conditions, conditions, strict=True):
+        if isinstance(asked, Attacking):
+            if standard <= {choice.name for choice in asked.attacks}:
+                return ()
+            titles = (choice.create().title for choice in asked.attacks)
+            names |= {re.sub(r"-\d+\b", "", title): None for title in titles if title not in found.not_run}
+    return tuple(names)
 
 
 def _corruption_errors(plan: Plan, conditions: Sequence[ConditionReport]) -> dict[str, float]:
@@ -313,16 +376,22 @@ def _condition(plan: Plan, model: str, index: int, results: Sequence[ShardResult
     clean_right = sum(row.clean_prediction == row.label for row in rows)
     right = sum(row.prediction == row.label for row in rows)
     felled = sum(row.felled_by is not None for row in rows)
+    not_run = tuple(dict.fromkeys(title for result in results for title in result.not_run))
     attacked = isinstance(condition, Attacking)
+    if isinstance(condition, Attacking) and len(not_run) == len(condition.attacks):  # nothing was tried, nothing counts
+        attacked, right = False, clean_right
+    nothing_tried = isinstance(condition, Attacking) and not attacked
     targeted = condition.kind == "adversarial" and condition.targets is not None
     eps = condition.eps if condition.kind == "curve" and rows else ()
     return ConditionReport(
         title=condition.title,
         images_done=n,
         clean_accuracy=proportion(clean_right, n),
-        accuracy=proportion(right, n),
-        top5_accuracy=proportion(sum(row.rank < TOP_K for row in rows), n) if plan.choices(model) > TOP_K else None,
-        drop=(clean_right - right) / n if n else None,
+        accuracy=None if nothing_tried else proportion(right, n),
+        top5_accuracy=proportion(sum(row.rank < TOP_K for row in rows), n)
+        if plan.choices(model) > TOP_K and not nothing_tried
+        else None,
+        drop=(clean_right - right) / n if n and not nothing_tried else None,
         robust_accuracy=proportion(clean_right - felled, n) if attacked else None,
         attack_success_rate=proportion(felled, clean_right) if attacked else None,
         target_rate=proportion(sum(row.reached is True for row in rows), n) if targeted else None,
@@ -330,6 +399,7 @@ def _condition(plan: Plan, model: str, index: int, results: Sequence[ShardResult
             CurvePoint(eps=radius, robust_accuracy=each) for radius, each in zip(eps, curve(rows, eps), strict=True)
         ),
         median_minimal_eps=median_minimal_eps(rows) if eps else None,
+        not_run=not_run,
         outside_budget=tuple(row.index for row in rows if not row.within_budget),
         seconds=sum(result.seconds for result in results),
         images_forwarded=sum(result.images_forwarded for result in results),

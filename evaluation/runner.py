@@ -15,6 +15,7 @@ import models
 from evaluation.checks import Check, extreme, preflight, probe
 from evaluation.classes import match_classes
 from evaluation.conditions import Batch, Outcome, Row, run_condition
+from evaluation.counterchecks import CHECKED, checked_attack, counterchecks
 from evaluation.datasets import ImageFolder
 from evaluation.examples import Example, make_examples
 from evaluation.plan import Shard
@@ -35,9 +36,11 @@ T = TypeVar("T")
 
 
 class ShardResult(BaseModel):
-    """A finished shard; `preflight` comes with a model's first condition, `checks` and `examples` with the first images.
+    """A finished shard; `preflight` comes with a model's first condition; `checks`, `flipped_by_checks` and `examples` with the
+    first images.
 
-    `rounds` is the number of the condition's rounds if it is a cascade, else 1.
+    `rounds` is the number of the condition's rounds if it is a cascade, else 1. `not_run` names the attacks that need a gradient,
+    where the model has none.
     """
 
     model_config = _FROZEN
@@ -49,8 +52,17 @@ class ShardResult(BaseModel):
     seconds: float
     preflight: tuple[Check, ...] = ()
     checks: tuple[Check, ...] = ()
+    flipped_by_checks: tuple[Row, ...] = ()
+    not_run: tuple[str, ...] = ()
     examples: tuple[Example, ...] = ()
     made_with: str = ""
+
+    @property
+    def worst(self) -> "ShardResult":
+        """The same where the images that only checks have flipped count as flipped."""
+        worse = {row.index: row for row in self.flipped_by_checks}
+        rows = tuple(row if row.felled_by else worse.get(row.index, row) for row in self.rows)
+        return self.model_copy(update={"rows": rows}) if worse else self
 
     def first(self, images: int) -> "ShardResult":
         """Cut it to its first images; what it cost is shared out evenly."""
@@ -64,6 +76,7 @@ class ShardResult(BaseModel):
                 "rows": rows,
                 "images_forwarded": round(share * self.images_forwarded),
                 "seconds": share * self.seconds,
+                "flipped_by_checks": tuple(each for each in self.flipped_by_checks if each.index in indices),
                 "examples": tuple(each for each in self.examples if each.index in indices),
             }
         )
@@ -95,6 +108,8 @@ def run_shard(
     explained: models.Classifier | None = None,
     known: ShardResult | None = None,
     broken: Collection[int] = (),
+    has_gradient: bool = True,
+    sources: Callable[[], Sequence[models.Classifier]] = tuple,
 ) -> ShardResult:
     """Run a shard on the device that holds the classifier. A batch that does not fit into its memory is halved.
 
@@ -109,6 +124,8 @@ def run_shard(
             decided is not run again, if versions and hardware are the same. The result is that of a run from nothing; where that
             cuts its batches elsewhere, confidences may differ in their last bits.
         broken: indices of pictures that the selection passes over.
+        has_gradient: False leaves out the attacks that need one.
+        sources: gives other models whose adversarial images are tried on this one; see `Plan.sources`.
 
     Raises:
         DatasetError: an image cannot be decoded.
@@ -119,11 +136,12 @@ def run_shard(
     made_with = _made_with(classifier.device)
     if known is not None and known.made_with != made_with:
         known = None
-    source = _Source(spec, shard, classifier, searched or classifier, dataset, broken)
+    source = _Source(spec, shard, classifier, searched or classifier, dataset, broken, has_gradient=has_gradient)
     found = _Found() if known is None else _Found.of(known, source.indices)
     size = min(batch_size(classifier.card.preprocessing.crop), len(source.indices))
     preflights: tuple[Check, ...] = ()
     checks: tuple[Check, ...] = ()
+    worse: tuple[Row, ...] = ()
     if shard.start == 0 and shard.condition == 0:
         preflights, size = _fitting(size, lambda count: _preflight(source.batch(range(count))))
     for first_round, places in source.left(known):
@@ -136,6 +154,8 @@ def run_shard(
             done += len(batch.indices)
     if shard.start == 0:
         checks, size = _fitting(size, lambda count: _probe(spec, shard, source.batch(range(count)), found.rows))
+        (more, worse), size = _fitting(size, lambda count: source.countercheck(found.rows, sources, count))
+        checks = (*checks, *more)
     return ShardResult(
         shard=shard,
         rounds=source.rounds,
@@ -144,6 +164,8 @@ def run_shard(
         seconds=time.perf_counter() - started + (known.seconds if known else 0),
         preflight=preflights,
         checks=checks,
+        flipped_by_checks=worse,
+        not_run=source.not_run,
         examples=tuple(found.examples[place] for place in sorted(found.examples)[:EXAMPLES]),
         made_with=made_with,
     )
@@ -160,10 +182,14 @@ class _Source:
         searched: nn.Module,
         dataset: ImageFolder,
         broken: Collection[int],
+        *,
+        has_gradient: bool,
     ) -> None:
         self.indices = dataset.select(spec.images, spec.selection_seed, broken=broken)[shard.start : shard.stop]
         self.condition = spec.conditions[shard.condition]
         self.rounds = len(rounds(self.condition.attacks)) if isinstance(self.condition, AdversarialCondition) else 1
+        self._choices = self.condition.attacks if isinstance(self.condition, Attacking) else ()
+        self._has_gradient = has_gradient
         self._roles = classifier, searched
         self._dataset, self._seed = dataset, spec.seed
         match = match_classes(classifier.card.classes, dataset, shard.model, spec.class_map)
@@ -180,7 +206,24 @@ class _Source:
         images = torch.stack([classifier.card.preprocessing(self._dataset.picture(index)) for index in indices])
         labels = self._to_logit[[self._dataset.labels[index] for index in indices]]
         there = images.to(classifier.device), labels.to(classifier.device)
-        return Batch(classifier, searched, *there, indices, self._seed, classifier.columns)
+        return Batch(
+            classifier, searched, *there, indices, self._seed, classifier.columns, has_gradient=self._has_gradient
+        )
+
+    @property
+    def not_run(self) -> tuple[str, ...]:
+        """Titles of the attacks that need a gradient, where the model has none."""
+        created = [choice.create() for choice in self._choices]
+        return tuple(each.title for each in created if each.uses_gradient and not self._has_gradient)
+
+    def countercheck(
+        self, rows: Mapping[int, Row], sources: Callable[[], Sequence[models.Classifier]], count: int
+    ) -> tuple[tuple[Check, ...], tuple[Row, ...]]:
+        """Attack the first `count` images that stand in another way; see `counterchecks`."""
+        standing = [place for place in sorted(rows) if rows[place].counts(self.condition)][: min(count, CHECKED)]
+        if checked_attack(self.condition) is None or not standing or not self._has_gradient:
+            return (), ()
+        return counterchecks(self.condition, self.batch(standing), sources())
 
     def run(self, places: Sequence[int], first_round: int, count: int) -> tuple[Batch, Outcome]:
         """Run the condition, from a round on, on the first `count` places."""
@@ -248,7 +291,7 @@ def _preflight(batch: Batch) -> tuple[Check, ...]:
 def _probe(spec: EvaluationSpec, shard: Shard, batch: Batch, rows: Mapping[int, Row]) -> tuple[Check, ...]:
     """Check an attack on its first batch; the extreme radius once a model, with the first condition that attacks."""
     condition = spec.conditions[shard.condition]
-    if not isinstance(condition, Attacking) or getattr(condition, "targets", None):
+    if not isinstance(condition, Attacking) or getattr(condition, "targets", None) or not batch.has_gradient:
         return ()
     threat = condition.threat if isinstance(condition, AdversarialCondition) else condition.threats[-1]
     model, images, labels = batch.classifier, batch.images, batch.labels

@@ -65,7 +65,8 @@ class PairedDifference(BaseModel):
         only_second: right for the second alone.
         neither: wrong for both.
         difference: accuracy of the first minus that of the second.
-        low: lower end of its 95 % interval, the percentiles of 10,000 resamples of the image pairs (Efron 1979).
+        low: lower end of its 95 % interval, the percentiles of 10,000 resamples of the image pairs (Efron 1979); without a
+            disagreement, the exact limits of Clopper and Pearson 1934 for the share of images that only one gets right.
         high: upper end.
         p: of the exact two-sided McNemar test (McNemar 1947): the probability of disagreements as uneven as these, or more, where
             neither is better.
@@ -97,6 +98,9 @@ def paired_difference(both: int, only_first: int, only_second: int, neither: int
     shares = np.array([only_first, only_second, both + neither]) / n
     drawn = np.random.default_rng(0).multinomial(n, shares, RESAMPLES)
     low, high = np.quantile((drawn[:, 0] - drawn[:, 1]) / n, (0.025, 0.975))
+    if only_first == only_second == 0:  # nothing to resample: by the exact limit of a share of which none was seen
+        high = 1 - 0.025 ** (1 / n)
+        low = -high
     return PairedDifference(
         n=n,
         both=both,

@@ -1,6 +1,8 @@
 """What the numbers of one model say about each other: checks that need more than one shard, or more than one condition."""
 
 import itertools
+import statistics
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -11,15 +13,23 @@ from evaluation.conditions import Row
 from evaluation.spec import AdversarialCondition, Attacking, Condition, EvaluationSpec
 from evaluation.statistics import Proportion, binomial_below, proportion
 
-WITHOUT_GRADIENT = frozenset({"noise", "square", "torchattacks:OnePixel", "torchattacks:Pixle", "torchattacks:SPSA"})
-"""Attacks that use no gradient: one of them is no match for a gradient attack that works."""
-
 SIGNIFICANT = 0.01
 """p value below which a clean accuracy is less than what the card claims."""
 
 
 def condition_checks(condition: Condition, rows: Sequence[Row]) -> Iterable[Check]:
     """Check what happened to the images under one condition."""
+    wrong = tuple(row.index for row in rows if row.prediction is None or row.clean_prediction is None)
+    yield Check(
+        name="logits are finite",
+        failed=bool(wrong),
+        means="invalid",
+        message=f"{len(wrong)} of {len(rows)} images have a logit that is not finite, as they are or under the condition; they "
+        "count as wrong"
+        if wrong
+        else "all logits are finite",
+        images=wrong,
+    )
     if not isinstance(condition, Attacking):
         return
     outside = tuple(row.index for row in rows if not row.within_budget)
@@ -32,9 +42,10 @@ def condition_checks(condition: Condition, rows: Sequence[Row]) -> Iterable[Chec
         else "all adversarial images lie within the budget and [0, 1]",
         images=outside,
     )
-    names = [choice.name for choice in condition.attacks]
-    if set(names) & WITHOUT_GRADIENT and not set(names) <= WITHOUT_GRADIENT:
-        felled = tuple(row.index for row in rows if row.felled_by in WITHOUT_GRADIENT)
+    names = {choice.name for choice in condition.attacks}
+    without = {choice.name for choice in condition.attacks if not choice.create().uses_gradient}
+    if without and names - without:
+        felled = tuple(row.index for row in rows if row.felled_by in without)
         yield Check(
             name="gradient attacks are not beaten without gradients",
             failed=bool(felled),
@@ -47,8 +58,61 @@ def condition_checks(condition: Condition, rows: Sequence[Row]) -> Iterable[Chec
         )
 
 
+FAR = 0.5
+"""Share of what another data set or another model promises below which a clean accuracy is far too low."""
+
+
+def chance_check(rows: Sequence[Row], choices: int) -> Check:
+    """Compare clean accuracy with that of a guess: always the most frequent class, where all are there; else any of them."""
+    right = sum(row.clean_prediction == row.label for row in rows)
+    counts = Counter(row.label for row in rows)
+    guess = max(counts.values()) / len(rows) if len(counts) == choices else 1 / choices
+    score = proportion(right, len(rows))
+    failed = score is not None and score.low <= guess
+    measured = f"clean accuracy is {right / len(rows):.3f} (n = {len(rows)}), a guess has {guess:.3f}"
+    return Check(
+        name="clean accuracy is above chance",
+        failed=failed,
+        means="at chance",
+        message=f"{measured}, within its interval or above it: what is measured here says nothing about robustness; are classes, "
+        "preprocessing and data those of the model?"
+        if failed
+        else measured,
+    )
+
+
+def distant_claim_check(rows: Sequence[Row], claimed: float, on: str) -> Check:
+    """Compare clean accuracy with what the model's card claims on other data: it may be lower, but not by half."""
+    score = proportion(sum(row.clean_prediction == row.label for row in rows), len(rows))
+    failed = score is not None and score.high < FAR * claimed
+    reached = score.value if score else 0.0
+    measured = (
+        f"clean accuracy is {reached:.3f} (n = {len(rows)}), the card claims {claimed:.3f} on {on or 'other data'}"
+    )
+    return Check(
+        name="clean accuracy is not far below the claim",
+        failed=failed,
+        means="suspicious",
+        message=f"{measured}, more than twice as much: are classes and preprocessing those of the model?"
+        if failed
+        else measured,
+    )
+
+
+def rival_check(score: Proportion, best: Proportion, rival: str) -> Check:
+    """Compare clean accuracy with the best of the other models on the same images."""
+    failed = score.high < FAR * best.value
+    measured = f"clean accuracy is {score.value:.3f} (n = {score.n}), that of {rival} {best.value:.3f}"
+    return Check(
+        name="clean accuracy is not far below the others'",
+        failed=failed,
+        means="suspicious",
+        message=f"{measured}, more than twice as much: is the preprocessing that of training?" if failed else measured,
+    )
+
+
 def claim_check(rows: Sequence[Row], claimed: float) -> Check:
-    """Compare clean accuracy with what the model's card claims."""
+    """Compare clean accuracy with what the model's card claims on the same data, by the one-sided exact binomial test."""
     right = sum(row.clean_prediction == row.label for row in rows)
     p = binomial_below(right, len(rows), claimed)
     measured = f"clean accuracy is {right / len(rows):.3f} (n = {len(rows)}), the card claims {claimed:.3f}"
@@ -139,5 +203,5 @@ def median_minimal_eps(rows: Sequence[Row]) -> float | None:
         0.0 if row.clean_prediction != row.label else float("inf") if row.felled_eps is None else row.felled_eps
         for row in rows
     )
-    middle = fell_at[(len(fell_at) - 1) // 2] if fell_at else float("inf")
+    middle = statistics.median(fell_at) if fell_at else float("inf")
     return None if middle == float("inf") else middle

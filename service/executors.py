@@ -2,9 +2,9 @@
 
 import multiprocessing
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Executor, Future
-from functools import lru_cache
+from functools import lru_cache, partial
 from threading import Thread
 from typing import ParamSpec, TypeVar
 
@@ -121,7 +121,18 @@ def compute(catalog: Catalog, plan: Plan, shard: Shard, known: ShardResult | Non
     if dataset.sha256 != plan.dataset_sha256:
         raise DatasetError(_changed(plan.spec.dataset, dataset.sha256, plan.dataset_sha256))
     roles = _load(catalog, shard.model, plan.spec.precision, plan.columns(shard.model), sha256)
-    return run_shard(plan.spec, shard, dataset=dataset, known=known, broken=plan.broken, **roles._asdict())
+    sources = partial(_sources, catalog, plan.sources.get(shard.model, {}))
+    return run_shard(
+        plan.spec, shard, dataset=dataset, known=known, broken=plan.broken, sources=sources, **roles._asdict()
+    )
+
+
+def _sources(catalog: Catalog, names: Mapping[str, str]) -> list[models.Classifier]:
+    """Load the models whose adversarial images are tried on another; changed ones are refused like the model itself."""
+    for name, sha256 in names.items():
+        if (now := catalog.model_sha256(name)) != sha256:
+            raise models.CheckpointError(_changed(name, now, sha256))
+    return [_load(catalog, name, "float32", None, sha256).classifier for name, sha256 in names.items()]
 
 
 def _changed(name: str, now: str, then: str) -> str:

@@ -60,7 +60,7 @@ def numbers(report: Report, condition: int) -> dict[str, object]:
 def test_ten_images_counted_by_hand() -> None:
     report = merge(PLAN, [result(0, CLEAN), result(1, ROTATED), result(2, ATTACKED)])
     assert report.complete
-    empty = {"clean_accuracy": (8, 10), "curve": (), "median_minimal_eps": None, "examples": ()}
+    empty = {"clean_accuracy": (8, 10), "curve": (), "median_minimal_eps": None, "not_run": (), "examples": ()}
     nothing = empty | {"robust_accuracy": None, "attack_success_rate": None, "target_rate": None, "outside_budget": ()}
     assert numbers(report, 0) == {
         "images_done": 10,
@@ -122,7 +122,7 @@ def test_the_order_of_results_does_not_matter() -> None:
 def test_json_round_trip() -> None:
     report = merge(PLAN, [result(2, ATTACKED)])
     assert Report.model_validate_json(report.model_dump_json()) == report
-    assert json.loads(report.model_dump_json())["schema_version"] == 4
+    assert json.loads(report.model_dump_json())["schema_version"] == 5
 
 
 def test_markdown_has_a_row_a_model_and_n_in_every_cell() -> None:

@@ -95,7 +95,7 @@ def test_curves_and_minimal_eps_by_hand() -> None:
         row(3, 1, 1, 1),
     ]
     assert [(point.count, point.n) for point in curve(rows, (0.05, 0.1, 0.2))] == [(3, 4), (2, 4), (1, 4)]
-    assert median_minimal_eps(rows) == 0.1
+    assert median_minimal_eps(rows) == pytest.approx(0.125)  # the middle of 0.1 and 0.15
     assert median_minimal_eps(rows[2:] + rows[3:]) is None
     assert median_minimal_eps([]) is None
 
@@ -104,6 +104,11 @@ def test_the_grade_is_the_worst_that_failed() -> None:
     def check(means: str, failed: bool) -> Check:
         return Check.model_validate({"name": "n", "failed": failed, "means": means, "message": "m"})
 
-    assert grade([]) == grade([check("invalid", False)]) == "reliable"
-    assert grade([check("suspicious", True), check("invalid", False)]) == "suspicious"
-    assert grade([check("suspicious", True), check("invalid", True)]) == "invalid"
+    def graded(*checks: Check, complete: bool = True) -> str:
+        return grade(checks, complete=complete)
+
+    assert graded(check("invalid", False)) == "reliable"
+    assert graded() == graded(check("invalid", False), complete=False) == "unchecked"
+    assert graded(check("suspicious", True), check("invalid", False)) == "suspicious"
+    assert graded(check("suspicious", True), check("at chance", True)) == "at chance"
+    assert graded(check("suspicious", True), check("invalid", True), complete=False) == "invalid"

@@ -1,0 +1,84 @@
+"""PGD along gradients that are averaged over a neighbourhood: for models whose gradient ripples or shatters."""
+
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from attacks._gradient import look
+from attacks._norms import GRADIENT_NORMS, ascend, moved, random_difference, steepest
+from attacks._random import Generator, subset
+from attacks._registry import register_attack
+from attacks._targets import predictions
+from attacks._types import Norm, Stepwise, ThreatModel
+from attacks.pgd import Goal
+
+
+@register_attack("smoothed_pgd")
+@dataclass(frozen=True, kw_only=True)
+class SmoothedPGD(Stepwise):
+    """PGD on the model smoothed by noise: each step follows the sum of all gradients so far, each a mean over noisy copies.
+
+    Where a defence adds a ripple to the loss, a gradient tells of the ripple alone; the mean over a neighbourhood larger than its
+    period tells of the model below (the idea of Athalye, Carlini, Wagner 2018, arXiv:1802.00420, Sec. 4 and 5, with the sum over
+    steps of Dong et al. 2018, arXiv:1710.06081). Steps are 2.5 * eps / steps long; the first misclassified iterate counts.
+    """
+
+    norms: ClassVar[frozenset[Norm]] = GRADIENT_NORMS
+    targetable: ClassVar[bool] = True
+    uses_gradient: ClassVar[bool] = True
+
+    steps: Annotated[int, Field(ge=1, le=10_000, description="gradient steps")] = 10
+    samples: Annotated[int, Field(ge=1, le=1_000, description="noisy copies of an image at each step")] = 8
+    radius: Annotated[float, Field(gt=0, le=1, description="length of the noise as a share of eps")] = 0.5
+
+    @property
+    def title(self) -> str:
+        """For example "smoothed PGD-10"."""
+        return f"smoothed PGD-{self.steps}"
+
+    @property
+    def passes(self) -> int:
+        """Three for each copy and step, and one to look at each iterate."""
+        return self.steps * (3 * self.samples + 1)
+
+    def trace(
+        self,
+        model: nn.Module,
+        images: Tensor,
+        labels: Tensor,
+        *,
+        threat: ThreatModel,
+        generator: Generator,
+        targets: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Propose adversarial images and their steps; see `Stepwise.trace`."""
+        norm, eps, goal = threat.norm, threat.eps, Goal.of(labels, targets)
+        length = 2.5 * eps / self.steps
+        current = moved(images, random_difference(images, norm, eps, generator), norm, eps)
+        adversarial, active = current.clone(), torch.arange(len(images), device=images.device)
+        direction, steps = torch.zeros_like(images), torch.full_like(active, self.steps)
+        for step in range(self.steps):
+            direction = direction + steepest(self._mean_gradient(model, current, goal, threat, generator), Norm.L2)
+            current = ascend(images, current, direction, norm=norm, eps=eps, length=length)
+            adversarial[active] = current
+            with torch.no_grad():
+                standing = (predictions(model(current)) == goal.classes) != goal.towards
+            steps[active[~standing]] = step + 1
+            if not standing.any():
+                break
+            active, images, current, direction = (each[standing] for each in (active, images, current, direction))
+            goal, generator = goal.of_images(standing), subset(generator, standing)
+        return adversarial, steps
+
+    def _mean_gradient(
+        self, model: nn.Module, images: Tensor, goal: Goal, threat: ThreatModel, generator: Generator
+    ) -> Tensor:
+        """Sum over noisy copies, one after the other: no more memory than a step of PGD."""
+        total = torch.zeros_like(images)
+        for _ in range(self.samples):
+            noise = random_difference(images, threat.norm, self.radius * threat.eps, generator)
+            total += look(model, (images + noise).clamp(0, 1), goal).gradient
+        return total
