@@ -121,9 +121,7 @@ def test_a_model_without_a_gradient_is_attacked_without_one(catalog: Catalog) ->
     assert report.models[0].grade == "suspicious"
 
 
-def test_the_gradient_is_looked_for_when_a_model_is_loaded(
-    tmp_path: object, put_checkpoint: Put, catalog: Catalog
-) -> None:
+def test_the_gradient_is_looked_for_when_a_model_is_loaded(catalog: Catalog) -> None:
     assert catalog.load_folded("tiny", "cpu", "float32").has_gradient
     assert not evaluation.checks.has_gradient(
         Voted(catalog.load_model("tiny").network).eval(), torch.zeros(1, 3, 32, 32)
