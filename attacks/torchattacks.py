@@ -27,6 +27,9 @@ from attacks._types import Norm, ThreatModel
 
 PREFIX = "torchattacks:"
 
+TARGETS = 9
+"""Wrong classes that a targeted cascade aims for at most; torchattacks would aim for all of them."""
+
 LEFT_OUT = {
     "AutoAttack": "the preset standard is its cascade",
     "GN": "Gaussian noise that keeps to no budget; see noise",
@@ -160,7 +163,10 @@ class _Adapter:
 
     @property
     def passes(self) -> int:
-        """A rough upper bound: three a step, for every restart, sample and target."""
+        """A rough upper bound: three a step, for every restart, sample and target.
+
+        FAB without `multi_targeted` takes a gradient of every class at each step, so that it costs more the more classes there are.
+        """
         counts = (
             "steps",
             "n_restarts",
@@ -173,8 +179,10 @@ class _Adapter:
             "max_iterations",
         )
         repeats = [int(getattr(self, name)) for name in counts if hasattr(self, name)]
-        repeats += [9 if self.class_name in {"FAB", "APGDT"} else 1]
-        return 3 * int(np.prod(repeats))
+        if self.class_name == "APGDT" or getattr(self, "multi_targeted", False):
+            repeats.append(TARGETS)
+        a_step = 4 if self.class_name == "FAB" else 3  # it looks at the image once more after the step
+        return a_step * int(np.prod(repeats))
 
     def perturb(
         self,
@@ -242,7 +250,7 @@ class _Adapter:
         }
         if "n_classes" in names:
             with torch.no_grad():
-                values["n_classes"] = model(images[:1]).shape[1]
+                values["n_classes"] = min(model(images[:1]).shape[1], TARGETS + 1)
         return {name: value for name, value in values.items() if name in names}
 
 

@@ -139,7 +139,7 @@ def standard_attacks() -> tuple[AttackChoice, ...]:
     return (
         _choice("apgd", loss="ce"),
         _choice("apgd", loss="targeted_dlr"),
-        _choice("torchattacks:FAB", multi_targeted=True, steps=100),
+        _choice("fab"),
         _choice("square"),
     )
 

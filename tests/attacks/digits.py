@@ -21,6 +21,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "pgd": {"steps": 4},
     "apgd": {"steps": 5},
     "square": {"queries": 200},
+    "fab": {"steps": 5},
 }
 """Parameters that make an attack fast enough for properties that must hold at any; an attack not listed runs at its defaults."""
 
