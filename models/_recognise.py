@@ -11,9 +11,9 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from models._checkpoints import CheckpointError, listed
 from models._families import FAMILIES, Candidate, Family, Layout, Options, Question, Shape
 from models._registry import create, names
+from models._state_dicts import CheckpointError, listed, unprefixed
 
 Shapes = Mapping[str, Shape]
 
@@ -76,16 +76,25 @@ class UnrecognisedError(CheckpointError):
 def recognise(tensors: Mapping[str, Tensor]) -> Recognised:
     """Infer architecture, options and number of classes from the names and shapes of a state dict.
 
+    Leading parts that all names share, such as `module.`, may be left from training.
+
     Raises:
         UnrecognisedError: they fit no architecture.
     """
-    shapes = Layout({name: tuple(value.shape) for name, value in tensors.items()})
+    forms = [Layout(form) for form in unprefixed({name: tuple(value.shape) for name, value in tensors.items()})]
+    for shapes in forms:
+        if found := _of_families(shapes):
+            return found
+    raise UnrecognisedError(max(map(nearest, forms), key=lambda found: found.share))
+
+
+def _of_families(shapes: Layout) -> Recognised | None:
     for family in FAMILIES:
         for candidate in _candidates(family, shapes):
             classes = next(iter(shapes.get(candidate.head, ())), 0)
             if fits(shapes, candidate.architecture, candidate.options, classes):
                 return Recognised(candidate.architecture, candidate.options, classes, candidate.questions)
-    raise UnrecognisedError(nearest(shapes))
+    return None
 
 
 def _candidates(family: "Family", shapes: Layout) -> Iterator[Candidate]:
