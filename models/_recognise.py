@@ -11,7 +11,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from models._families import FAMILIES, Candidate, Family, Layout, Options, Question, Shape
+from models._families import FAMILIES, Candidate, Family, Options, Question
+from models._layout import Layout, NotMineError, Shape
 from models._registry import create, names
 from models._state_dicts import CheckpointError, listed, unprefixed
 
@@ -100,8 +101,8 @@ def _of_families(shapes: Layout) -> Recognised | None:
 def _candidates(family: "Family", shapes: Layout) -> Iterator[Candidate]:
     try:
         yield from family(shapes)
-    except (LookupError, ValueError, TypeError, ArithmeticError, StopIteration, RuntimeError):
-        return  # a tensor that the family always has is not there, or has impossible dimensions
+    except NotMineError:
+        return
 
 
 def layout(architecture: str, options: Mapping[str, object], num_classes: int) -> dict[str, Shape]:
@@ -129,10 +130,10 @@ def _without_counters(shapes: Shapes) -> dict[str, Shape]:
 
 
 def fits(shapes: Shapes, architecture: str, options: Mapping[str, object], num_classes: int) -> bool:
-    """Whether an architecture has exactly these tensors."""
+    """Whether an architecture has exactly these tensors; one that refuses the options has not."""
     try:
         return layout(architecture, options, num_classes) == _without_counters(shapes)
-    except (ValueError, TypeError, RuntimeError, ArithmeticError, LookupError):
+    except ValueError:
         return False
 
 
