@@ -83,7 +83,7 @@ UNTOLD: list[tuple[str, dict[str, Any], str]] = [
     ("aa_resnet_mini", {"positions": "coord"}, "heads pooled pool_first"),
     ("aa_resnet_mini", {"image_size": 63}, "image_size"),
     ("resnet_mini", {}, "strides"),
-    ("resnet18", {}, ""),
+    ("resnet38", {}, ""),
 ]
 
 
