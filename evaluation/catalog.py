@@ -77,14 +77,17 @@ class Catalog:
         return _file_sha256(path, path.stat().st_mtime_ns)
 
     def model_sha256(self, name: str) -> str:
-        """Hash of what decides a model's answers: its checkpoint file, and its card's architecture, classes and preprocessing.
+        """Hash of what decides a model's answers: its file, and its card's architecture, classes, preprocessing and weights.
 
         Raises:
             UnknownNameError: there is none of that name.
             CheckpointError: the card is not usable.
         """
         card = self.checkpoint(name).card()
-        deciding = card.model_dump(mode="json", include={"architecture", "options", "classes", "preprocessing"})
+        fields = {"architecture", "options", "classes", "preprocessing"}
+        if card.weights:  # most files have one kind, and what was computed with them keeps its hash
+            fields.add("weights")
+        deciding = card.model_dump(mode="json", include=fields)
         return text_sha256(canonical_json({"card": deciding, "file": self.checkpoint_sha256(name)}))
 
     def verified_card(self, name: str) -> models.ModelCard:

@@ -13,26 +13,18 @@ import pkgutil
 
 from models._attention import AttentionMap, NoAttentionError, Place, attention_layers, attention_maps
 from models._card import ModelCard
-from models._checkpoints import (
-    MAX_CHECKPOINT_BYTES,
-    SUFFIXES,
-    ZOO,
-    Checkpoint,
-    CheckpointError,
-    find_checkpoints,
-    load,
-    read_state_dict,
-    verify,
-)
+from models._checkpoints import ZOO, Checkpoint, find_checkpoints, load, verify
 from models._classifier import Classifier
 from models._complexity import Complexity, complexity
 from models._families import Question
 from models._fold import Precision, ServingPrecision, fold
+from models._hub import checkpoint_file
 from models._intake import Added, Draft, Given, NameTakenError, QuestionsError, add, draft
 from models._likely_preprocessing import likely_preprocessing
 from models._preprocess import Preprocessing
 from models._recognise import Differences, Recognised, UnrecognisedError, recognise
 from models._registry import ModelSpec, create, names, register, spec
+from models._state_dicts import MAX_CHECKPOINT_BYTES, SUFFIXES, CheckpointError, read_state_dict, require_suffix
 from models.opaque import OPAQUE
 
 for _module in pkgutil.iter_modules(__path__):
@@ -68,6 +60,7 @@ __all__ = [
     "add",
     "attention_layers",
     "attention_maps",
+    "checkpoint_file",
     "complexity",
     "create",
     "draft",
@@ -79,6 +72,7 @@ __all__ = [
     "read_state_dict",
     "recognise",
     "register",
+    "require_suffix",
     "spec",
     "verify",
 ]

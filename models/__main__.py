@@ -1,4 +1,8 @@
-"""The page of all architectures, made from the registry: python -m models > docs/models.md."""
+"""Files made from the registries.
+
+The page of all architectures: python -m models > docs/models.md
+The table of what torchvision's and timm's tensors are: python -m models fingerprints > models/fingerprints.txt
+"""
 
 import inspect
 import sys
@@ -7,6 +11,8 @@ from collections.abc import Iterable
 import torch
 
 from models import complexity, create, find_checkpoints, names, spec
+from models._fingerprints import architectures, write_table
+from models._recognise import layout
 
 TOLERANCES = {torch.float32: 1e-5, torch.bfloat16: 1e-2, torch.float16: 2e-3}
 """Largest difference of logits from float64, as a fraction of their norm, when weights and images are rounded to a type."""
@@ -59,6 +65,11 @@ def page() -> str:
     return "\n\n".join(sections) + "\n"
 
 
+def table(names: Iterable[str]) -> str:
+    """Write the table of the fingerprints of some models of torchvision and timm; all of them take minutes."""
+    return write_table(lambda name, classes: layout(name, {}, classes), names)
+
+
 def _row(name: str) -> tuple[str, ...]:
     architecture = spec(name)
     side = architecture.input_shape[1]
@@ -88,4 +99,4 @@ def _table(header: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(page())
+    sys.stdout.write(table(architectures()) if sys.argv[1:] == ["fingerprints"] else page())

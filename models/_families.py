@@ -1,7 +1,7 @@
 """What each family of architectures leaves behind in the names and shapes of its tensors.
 
-A family looks at a checkpoint's shapes and proposes candidates; `models._recognise` builds each and compares. A tensor that the
-family always has and that is not there ends the proposal with a KeyError.
+A family looks at a checkpoint's shapes and proposes candidates; `models._recognise` builds each and compares. What a family
+always has is asked for in the ways of `models._layout`, which end the proposals where it is not there.
 """
 
 import inspect
@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from itertools import product
 from typing import cast
 
+from models._layout import Layout, ratio, require
 from models._registry import names, spec
 from models.aa_resnet import MIN_KEY_DIMS
 from models.resnet import IMAGENET_SIZES
 
-Shape = tuple[int, ...]
 Options = dict[str, object]
 
 TORCHVISION_RESNETS = (
@@ -63,15 +63,6 @@ class Candidate:
     questions: tuple[Question, ...] = ()
 
 
-class Layout(dict[str, Shape]):
-    """Shapes by name."""
-
-    def indices(self, prefix: str) -> list[int]:
-        """Numbers that follow a prefix."""
-        found = (re.match(r"\d+", name[len(prefix) :]) for name in self if name.startswith(prefix))
-        return sorted({int(match[0][:9]) for match in found if match})
-
-
 def defaults(architecture: str) -> Options:
     """Constructor arguments that an architecture has without options."""
     parameters = inspect.signature(spec(architecture).build).parameters.values()
@@ -99,11 +90,12 @@ def _resnet(at: Layout) -> Iterator[Candidate]:
     bottleneck = "layer1.0.conv3.weight" in at
     blocks = [len(at.indices(f"layer{index}.")) for index in range(1, 5)]
     sizes = {(block, tuple(layers)): depth for depth, (block, layers) in IMAGENET_SIZES.items()}
-    depth = sizes["Bottleneck" if bottleneck else "BasicBlock", tuple(blocks)]
-    if "layer4.0.se.fc1.weight" in at:
-        hidden, channels = at["layer4.0.se.fc1.weight"]
+    depth = sizes.get(("Bottleneck" if bottleneck else "BasicBlock", tuple(blocks)))
+    require(depth)
+    if (squeezed := "layer4.0.se.fc1.weight") in at:
+        reduction = ratio(at.side(squeezed, 1), at.side(squeezed))
         name = f"se_resnet{depth}"
-        yield Candidate(name, without_defaults(name, {"reduction": channels // hidden}), "fc.weight")
+        yield Candidate(name, without_defaults(name, {"reduction": reduction}), "fc.weight")
         return
     yield Candidate(f"resnet{depth}", {}, "fc.weight")
     for name in TORCHVISION_RESNETS if bottleneck else ():
@@ -112,8 +104,8 @@ def _resnet(at: Layout) -> Iterator[Candidate]:
 
 def _resnet_mini(at: Layout) -> Iterator[Candidate]:
     stages = at.indices("stages.")
-    widths = [at[f"stages.{index}.0.conv1.weight"][0] for index in stages]
-    before = [at["stem.0.weight"][0], *widths[:-1]]
+    widths = [at.side(f"stages.{index}.0.conv1.weight") for index in stages]
+    before = [at.side("stem.0.weight"), *widths[:-1]]
     strides = [1 if a == b else 2 for a, b in zip(before, widths, strict=True)]
     options: Options = {"widths": widths, "blocks": len(at.indices("stages.0."))}
     likely: list[int] = [1, 2, 2] if len(widths) == 3 else strides
@@ -125,9 +117,10 @@ def _resnet_mini(at: Layout) -> Iterator[Candidate]:
 def _attention_mask(at: Layout) -> Iterator[Candidate]:
     suffix = "resnet34" if "features.layer4.0.conv1.weight" in at else "mini"
     linears = [index for index in at.indices("classifier.") if f"classifier.{index}.weight" in at]
-    hidden = at[f"classifier.{linears[0]}.weight"][0] if len(linears) > 1 else 0
+    require(linears)
+    hidden = at.side(f"classifier.{linears[0]}.weight") if len(linears) > 1 else 0
     options: Options = {
-        "masks": at["attention.weight"][0],
+        "masks": at.side("attention.weight"),
         "hidden": hidden,
         "mask_bias": "attention.bias" in at,
     }
@@ -142,31 +135,33 @@ _SAME_SHAPES = "subtraction, summation and hadamard have the same shapes"
 
 def _san(at: Layout) -> Iterator[Candidate]:
     stages = [index for index in at.indices("layer") if f"conv{index}.weight" in at]
-    widths = [at[f"conv{index}.weight"][0] for index in stages]
+    require(stages)
+    widths = [at.side(f"conv{index}.weight") for index in stages]
     blocks = [len(at.indices(f"layer{index}.")) for index in stages]
     sams = [f"layer{index}.0.sam." for index in stages]
     layers = max(at.indices(f"{sams[0]}conv_w.")) // 3 + 1
+    require(layers <= len(at))
     tied = "distinct" if f"{sams[0]}conv2.weight" in at else "tied"
     transforms = tied if f"{sams[0]}conv1.weight" in at else "all_tied"
-    values = [at[f"{sam}conv3.weight"][0] for sam in sams]
-    relations = [at[f"{sam}conv{'3' if transforms == 'all_tied' else '1'}.weight"][0] for sam in sams]
-    inputs = [at[f"{sam}conv_w.0.weight"][0] for sam in sams]
-    outputs = [at[f"{sam}conv_w.{3 * layers - 1}.weight"][0] for sam in sams]
+    values = [at.side(f"{sam}conv3.weight") for sam in sams]
+    relations = [at.side(f"{sam}conv{'3' if transforms == 'all_tied' else '1'}.weight") for sam in sams]
+    inputs = [at.side(f"{sam}conv_w.0.weight") for sam in sams]
+    outputs = [at.side(f"{sam}conv_w.{3 * layers - 1}.weight") for sam in sams]
     shared: Options = {
         "blocks": blocks,
         "widths": widths,
-        "stem_width": at["conv_in.weight"][0],
+        "stem_width": at.side("conv_in.weight"),
         "mapping_layers": layers,
         "transforms": transforms,
-        "r1": widths[0] // relations[0] if transforms != "all_tied" else _unseen_reduction(widths),
-        "r2": widths[0] // values[0],
+        "r1": ratio(widths[0], relations[0]) if transforms != "all_tied" else _unseen_reduction(widths),
+        "r2": ratio(widths[0], values[0]),
     }
     for relation, position in _pairwise_forms(inputs[0], relations[0], positions=f"{sams[0]}conv_p.weight" in at):
-        yield _pairwise(shared | {"relation": relation, "position": position, "share": values[0] // outputs[0]})
+        yield _pairwise(shared | {"relation": relation, "position": position, "share": ratio(values[0], outputs[0])})
     for relation, squares in _patchwise_forms(inputs, relations, outputs):
         footprints = [math.isqrt(taps) for taps in squares]
         maps = outputs[0] // squares[0]
-        own: Options = {"relation": relation, "footprints": footprints, "share": values[0] // maps}
+        own: Options = {"relation": relation, "footprints": footprints, "share": ratio(values[0], maps)}
         name, options = _named("san", "patchwise", shared | own)
         yield Candidate(name, _unless_first(options, "concatenation"), "fc.weight")
 
@@ -219,25 +214,32 @@ def _patchwise_forms(
             yield relation, taps
 
 
+_MOST_DAT_STAGES = 8
+
+
 def _dat(at: Layout) -> Iterator[Candidate]:
     stages = at.indices("stages.")
-    widths = [at["patch_proj.0.weight"][0], *(at[f"down_projs.{index}.0.weight"][0] for index in stages[:-1])]
+    require(len(stages) <= _MOST_DAT_STAGES and stages == list(range(len(stages))))
+    widths = [at.side("patch_proj.0.weight"), *(at.side(f"down_projs.{index}.0.weight") for index in stages[:-1])]
     attns = {stage: [f"stages.{stage}.attns.{i}." for i in at.indices(f"stages.{stage}.attns.")] for stage in stages}
     blocks = ["".join(_dat_kind(at, attn) for attn in attns[stage]) for stage in stages]
     deformable = {stage: attn for stage in stages for attn in attns[stage] if f"{attn}proj_q.weight" in at}
     windowed = {stage: attn for stage in stages for attn in attns[stage] if f"{attn}proj_qkv.weight" in at}
-    moves = {stage: at[f"{attn}conv_offset.0.weight"] for stage, attn in deformable.items()
-             if f"{attn}conv_offset.0.weight" in at}  # fmt: skip
+    moves = {
+        stage: (at.side(f"{attn}conv_offset.0.weight"), at.side(f"{attn}conv_offset.0.weight", 2))
+        for stage, attn in deformable.items()
+        if f"{attn}conv_offset.0.weight" in at
+    }
     shared: Options = {
         "widths": widths,
         "blocks": blocks,
-        "patch_size": at["patch_proj.0.weight"][2],
-        "expansion": at["stages.0.mlps.0.chunk.linear1.weight"][0] // widths[0],
+        "patch_size": at.side("patch_proj.0.weight", 2),
+        "expansion": ratio(at.side("stages.0.mlps.0.chunk.linear1.weight"), widths[0]),
     }
     if windowed:
         stage, attn = next(iter(windowed.items()))
-        rows, heads = at[f"{attn}relative_position_bias_table"]
-        shared |= {"window": (math.isqrt(rows) + 1) // 2, "head_width": widths[stage] // heads}
+        rows, heads = (at.side(f"{attn}relative_position_bias_table", axis) for axis in (0, 1))
+        shared |= {"window": (math.isqrt(rows) + 1) // 2, "head_width": ratio(widths[stage], heads)}
     if deformable and not moves:
         shared["offset_range"] = 0.0
     for position in _dat_positions(at, deformable):
@@ -266,18 +268,18 @@ def _dat_side(
     patch = int(str(shared["patch_size"]))
     if deformable and position in ("relative", "fixed"):
         stage, attn = next(iter(deformable.items()))
-        rows = at[f"{attn}rpe_table"][1]
+        rows = at.side(f"{attn}rpe_table", 1)
         side = (rows + 1) // 2 if position == "relative" else math.isqrt(rows)
         return side * patch * 2**stage
     for stage in windowed:
         for index in at.indices(f"stages.{stage}.attns."):
-            if mask := at.get(f"stages.{stage}.attns.{index}.attn_mask"):
-                return math.isqrt(mask[0]) * math.isqrt(mask[1]) * patch * 2**stage
+            if (mask := f"stages.{stage}.attns.{index}.attn_mask") in at:
+                return math.isqrt(at.side(mask)) * math.isqrt(at.side(mask, 1)) * patch * 2**stage
     return None
 
 
 def _dat_candidate(
-    described: Options, moves: Mapping[int, Shape], widths: Sequence[int], *, side_known: bool
+    described: Options, moves: Mapping[int, tuple[int, int]], widths: Sequence[int], *, side_known: bool
 ) -> Candidate:
     """Name the DAT; what only deformable attentions use is taken from the name's defaults in stages that have none."""
     count = len(widths)
@@ -285,8 +287,8 @@ def _dat_candidate(
     def completed(name: str) -> Options:
         own, full = defaults(name), dict(described)
         for option, read in (
-            ("groups", {stage: widths[stage] // shape[0] for stage, shape in moves.items()}),
-            ("offset_kernels", {stage: shape[2] for stage, shape in moves.items()}),
+            ("groups", {stage: ratio(widths[stage], shape[0]) for stage, shape in moves.items()}),
+            ("offset_kernels", {stage: shape[1] for stage, shape in moves.items()}),
         ):
             usual = cast(list[int], own[option])
             full[option] = [read.get(stage, usual[stage] if stage < len(usual) else 1) for stage in range(count)]
@@ -334,7 +336,7 @@ def _aa_resnet(at: Layout) -> Iterator[Candidate]:
     own = defaults(name)
     stem = 1 if name.startswith("aa_wide") else 2 if name.endswith("mini") else 4
     relative = f"{convs[0].name}.rel_h" in at
-    heads = convs[0].keys // at[f"{convs[0].name}.rel_h"][1] if relative else int(str(own["heads"]))
+    heads = ratio(convs[0].keys, at.side(f"{convs[0].name}.rel_h", 1)) if relative else int(str(own["heads"]))
     shared: Options = {
         "heads": heads,
         "kappa": _rate([(each.outputs, each.keys) for each in convs], heads, MIN_KEY_DIMS, own["kappa"]),
@@ -357,20 +359,22 @@ def _aa_resnet(at: Layout) -> Iterator[Candidate]:
 
 
 def _augmented(at: Layout) -> list[_Augmented]:
-    pattern = re.compile(r"(layer(\d+)\.(\d+)\.conv\d)\.qkv\.weight")
+    pattern = re.compile(r"(layer([1-9])\.(\d+)\.conv\d)\.qkv\.weight")
     matches = [match for match in map(pattern.fullmatch, at) if match]
+    require(matches)
     first = min(int(match[2]) for match in matches)
     found: list[_Augmented] = []
     for name, stage, block in (match.groups() for match in matches):
-        values = at[f"{name}.projection.weight"][0]
-        strided = int(stage) > 1 and int(block) == 0
+        values = at.side(f"{name}.projection.weight")
+        strided = int(stage) > 1 and block == "0"
+        own = f"{name}.conv.weight"
         found.append(
             _Augmented(
                 name=name,
-                outputs=values + at.get(f"{name}.conv.weight", (0,))[0],
-                keys=(at[f"{name}.qkv.weight"][0] - values) // 2,
+                outputs=values + (at.side(own) if own in at else 0),
+                keys=ratio(at.side(f"{name}.qkv.weight") - values, 2),
                 values=values,
-                scale=2 ** (min(int(stage), 9) - 1 - strided),
+                scale=2 ** (int(stage) - 1 - strided),
                 first=int(stage) == first,
                 strided=strided,
             )
@@ -379,12 +383,15 @@ def _augmented(at: Layout) -> list[_Augmented]:
 
 
 def _aa_name(at: Layout) -> str:
-    stem = at["conv1.weight"]
-    if stem != (64, 3, 7, 7):
-        return {16: "aa_wide_resnet28_10", 32: "aa_resnet_mini"}[stem[0]]
+    if at["conv1.weight"] != (64, 3, 7, 7):
+        small = {16: "aa_wide_resnet28_10", 32: "aa_resnet_mini"}.get(at.side("conv1.weight"))
+        require(small)
+        return str(small)
     block = "Bottleneck" if "layer1.0.conv3.weight" in at else "BasicBlock"
     layers = [len(at.indices(f"layer{index}.")) for index in range(1, 5)]
-    return next(f"aa_resnet{depth}" for depth, size in IMAGENET_SIZES.items() if size == (block, layers))
+    depths = [depth for depth, size in IMAGENET_SIZES.items() if size == (block, layers)]
+    require(depths)
+    return f"aa_resnet{depths[0]}"
 
 
 def _rate(pairs: Sequence[tuple[int, int]], heads: int, least: int, default: object) -> float:
@@ -407,7 +414,7 @@ def _aa_sides(at: Layout, convs: Sequence[_Augmented], stem: int, *, pooled: boo
     low, high = 0, 10**9
     for conv in convs:
         pools = int(pooled and conv.first) + int(pool_first and conv.strided)
-        factor, rows = stem * conv.scale * 2**pools, (at[f"{conv.name}.rel_h"][0] + 1) // 2
+        factor, rows = stem * conv.scale * 2**pools, (at.side(f"{conv.name}.rel_h") + 1) // 2
         low, high = max(low, (rows - 1) * factor), min(high, rows * factor)
     return range(low + 1, high + 1)
 

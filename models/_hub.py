@@ -1,14 +1,30 @@
-"""What a `config.json` of the Hugging Face hub, lying beside a checkpoint, tells of it."""
+"""Folders of the Hugging Face hub: which file in one is the checkpoint, and what the `config.json` beside it tells of it."""
 
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
-from models._checkpoints import CheckpointError
 from models._likely_preprocessing import of_timm
+from models._state_dicts import CheckpointError
 
 CONFIG = "config.json"
+WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+"""What the hub's libraries call a checkpoint, the preferred one first."""
+
+
+def checkpoint_file(path: Path) -> Path:
+    """Find the checkpoint in a folder of the hub; the path of a file is that of the checkpoint.
+
+    Raises:
+        CheckpointError: it is a folder without `config.json` or without a checkpoint.
+    """
+    if not path.is_dir():
+        return path
+    files = [path / name for name in WEIGHTS if (path / name).is_file()]
+    if not files or not (path / CONFIG).is_file():
+        raise CheckpointError(f"the folder {path} is none of the hub: it needs {CONFIG} and {' or '.join(WEIGHTS)}")
+    return files[0]
 
 
 def read_config(folder: Path) -> dict[str, Any]:

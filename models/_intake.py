@@ -4,23 +4,25 @@ import os
 import shutil
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from pydantic import ValidationError
+from torch import Tensor
 
 from common import describe_validation, file_sha256
 from models._card import ModelCard
-from models._checkpoints import SUFFIXES, Checkpoint, CheckpointError, Fact, load, read_checkpoint, require_size
+from models._checkpoints import Checkpoint, load
 from models._classifier import Classifier
 from models._complexity import complexity
 from models._families import Question, defaults, without_defaults
-from models._hub import read_config
+from models._hub import checkpoint_file, read_config
 from models._likely_preprocessing import likely_preprocessing
 from models._preprocess import Preprocessing
 from models._recognise import Recognised, UnrecognisedError, count_classes, differences, layout, recognise
+from models._state_dicts import CheckpointError, Fact, read_checkpoint, require_size, require_suffix, unprefixed
 from models.opaque import OPAQUE, OpaqueError, check_opaque, load_opaque
 
 Given = Mapping[str, object]
@@ -32,6 +34,15 @@ _PICTURE_QUESTIONS = {
     "mean": ("what was subtracted leaves no trace in the weights", "three numbers on the [0, 1] scale"),
     "std": ("what was divided by leaves no trace in the weights", "three numbers on the [0, 1] scale"),
 }
+
+
+_WEIGHTS_QUESTION = Question(
+    "weights",
+    "the file has the weights as they were trained (plain) and their moving average (ema); accuracies are usually reported of the "
+    "average, and timm loads it",
+    "ema",
+    "plain or ema",
+)
 
 
 class NameTakenError(CheckpointError):
@@ -93,19 +104,25 @@ def draft(path: Path, given: Given | None = None) -> Draft:
     """Find out what a checkpoint file is; it is read, not executed.
 
     Args:
-        path: of the file. It is executed only if the given architecture says that it brings its own graph (see models.opaque).
+        path: of the file, or of a folder of the hub with one.
+            It is executed only if the given architecture says that it brings its own graph (see models.opaque).
         given: fields of its card that are known, also some of those of `options` and `preprocessing` alone.
 
     Raises:
         UnrecognisedError: its tensors fit no architecture.
         CheckpointError: it cannot be read, does not fit the given architecture, or a given field is wrong.
     """
+    path = checkpoint_file(path)
     told = read_config(path.parent)
     given = {name: value for name, value in told.items() if name == "architecture"} | dict(given or {})
     options, pictures = _mapping(given, "options"), _mapping(given, "preprocessing")
     found, facts = _identify(path, given, options)
     asked = found.questions
-    expected = found.options | {each.field.partition(".")[2]: each.likely for each in asked}
+    answered = {*given, *(f"options.{name}" for name in options), *(f"preprocessing.{name}" for name in pictures)}
+    given = {each.field: each.likely for each in asked if "." not in each.field} | given
+    expected = found.options | {
+        each.field.removeprefix("options."): each.likely for each in asked if each.field.startswith("options.")
+    }
     described = expected | options
     unusual = {name: value for name, value in options.items() if _plain(value) != _plain(expected.get(name))}
     deciding = without_defaults(found.architecture, found.options | unusual)
@@ -114,7 +131,8 @@ def draft(path: Path, given: Given | None = None) -> Draft:
         told.get("preprocessing") or likely_preprocessing(found.architecture, described).model_dump()
     )
     if len(told.get("classes", ())) == found.num_classes:
-        given = {"classes": told["classes"], **given}
+        given = {"classes": told["classes"]} | given
+        answered.add("classes")
     asked += tuple(
         Question(f"preprocessing.{name}", why, _plain(usual[name]), allowed)
         for name, (why, allowed) in _PICTURE_QUESTIONS.items()
@@ -130,7 +148,6 @@ def draft(path: Path, given: Given | None = None) -> Draft:
     })  # fmt: skip
     if len(card.classes) != found.num_classes:
         raise CheckpointError(f"classes: {len(card.classes)} names given, {path.name} has {found.num_classes} classes")
-    answered = {*given, *(f"options.{name}" for name in options), *(f"preprocessing.{name}" for name in pictures)}
     return Draft(card, deciding, tuple(each for each in asked if each.field not in answered), facts)
 
 
@@ -169,17 +186,25 @@ def _identify(path: Path, given: Given, options: dict[str, Any]) -> tuple[Recogn
         raise CheckpointError(
             f"{path.name} brings its own graph: that is used only if its architecture is given as torch_export"
         )
-    tensors, facts = read_checkpoint(path)
+    contents = read_checkpoint(path)
+    both = len(contents.weights) > 1
+    tensors = contents.choose(given.get("weights", _WEIGHTS_QUESTION.likely if both else None))
+    found = _identify_tensors(path.name, tensors, architecture, options)
+    asked = ((_WEIGHTS_QUESTION,) if both else ()) + found.questions
+    return replace(found, questions=asked), contents.facts
+
+
+def _identify_tensors(file: str, tensors: Mapping[str, Tensor], architecture: object, options: Given) -> Recognised:
     if architecture is None:
-        return recognise(tensors), facts
+        return recognise(tensors)
     try:
         found = recognise(tensors)
         if found.architecture == architecture:
-            return found, facts
+            return found
     except UnrecognisedError:
         pass  # of another library, perhaps: its name is given
     shapes = {name: tuple(value.shape) for name, value in tensors.items()}
-    return _identify_named(path.name, shapes, str(architecture), options), facts
+    return _identify_named(file, shapes, str(architecture), options)
 
 
 def _identify_opaque(path: Path, architecture: str, pictures: dict[str, Any]) -> Recognised:
@@ -195,6 +220,8 @@ def _identify_opaque(path: Path, architecture: str, pictures: dict[str, Any]) ->
 
 def _identify_named(file: str, shapes: dict[str, tuple[int, ...]], architecture: str, options: Given) -> Recognised:
     try:
+        own = layout(architecture, options, 2)
+        shapes = max(unprefixed(shapes), key=lambda form: len(form.keys() & own.keys()))
         classes = count_classes(shapes, architecture, options)
         found = differences(shapes, architecture, layout(architecture, options, classes))
     except CheckpointError:
@@ -222,7 +249,7 @@ def add(path: Path, folder: Path, name: str, given: Given | None = None, *, acce
     """Add a checkpoint to a folder, after it has been loaded and has classified an image.
 
     Args:
-        path: of the file; it is copied, or linked if it lies in the folder already.
+        path: of the file, or of a folder of the hub with one; it is copied, or linked if it lies in the folder already.
         folder: made if need be.
         name: of the model, and of its files without their endings.
         given: fields of its card that are known.
@@ -233,8 +260,8 @@ def add(path: Path, folder: Path, name: str, given: Given | None = None, *, acce
         NameTakenError: the folder has a model of that name.
         CheckpointError: as for `draft`, or the model does not work.
     """
-    if path.suffix not in SUFFIXES:
-        raise CheckpointError(f"{path.name} ends in none of {', '.join(SUFFIXES)}")
+    path = checkpoint_file(path)
+    require_suffix(path.name)
     found = draft(path, given)
     if found.questions and not accept_likely:
         raise QuestionsError(path.name, found)

@@ -5,15 +5,17 @@ the tensors of the file. What leaves no trace in shapes becomes a question with 
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import torch
 from torch import Tensor
 
-from models._checkpoints import CheckpointError, listed
-from models._families import FAMILIES, Candidate, Family, Layout, Options, Question, Shape
-from models._registry import create, names
+from models._families import FAMILIES, Candidate, Family, Options, Question
+from models._fingerprints import same_tensors
+from models._layout import Layout, NotMineError, Shape
+from models._registry import create, names, spec
+from models._state_dicts import CheckpointError, listed, unprefixed
 
 Shapes = Mapping[str, Shape]
 
@@ -67,8 +69,7 @@ class UnrecognisedError(CheckpointError):
 
     def __init__(self, nearest: Differences) -> None:
         super().__init__(
-            f"the tensors fit no architecture. The nearest is {nearest}. If they belong to a model of torchvision or timm, name it "
-            "as the architecture, such as torchvision:densenet121"
+            f"the tensors fit no architecture, and none of torchvision's or timm's classifiers. The nearest is {nearest}"
         )
         self.nearest = nearest
 
@@ -76,23 +77,60 @@ class UnrecognisedError(CheckpointError):
 def recognise(tensors: Mapping[str, Tensor]) -> Recognised:
     """Infer architecture, options and number of classes from the names and shapes of a state dict.
 
+    Leading parts that all names share, such as `module.`, may be left from training.
+
     Raises:
         UnrecognisedError: they fit no architecture.
+        CheckpointError: they are those of a model of timm, which is not installed.
     """
-    shapes = Layout({name: tuple(value.shape) for name, value in tensors.items()})
+    forms = [Layout(form) for form in unprefixed({name: tuple(value.shape) for name, value in tensors.items()})]
+    for shapes in forms:
+        others = same_tensors(shapes)
+        if found := _of_families(shapes) or _of_libraries(others):
+            return replace(found, questions=(*found.questions, *_other_functions(found.architecture, others)))
+    raise UnrecognisedError(max(map(nearest, forms), key=lambda found: found.share))
+
+
+def _of_families(shapes: Layout) -> Recognised | None:
     for family in FAMILIES:
         for candidate in _candidates(family, shapes):
             classes = next(iter(shapes.get(candidate.head, ())), 0)
             if fits(shapes, candidate.architecture, candidate.options, classes):
                 return Recognised(candidate.architecture, candidate.options, classes, candidate.questions)
-    raise UnrecognisedError(nearest(shapes))
+    return None
+
+
+def _of_libraries(found: Mapping[str, int]) -> Recognised | None:
+    """Take the plainest of the models that have the tensors; it is built and compared when the checkpoint is loaded."""
+    if not found:
+        return None
+    name = min(found, key=lambda each: (not each.startswith("torchvision:"), len(each)))
+    try:
+        spec(name)
+    except ValueError as error:
+        raise CheckpointError(f"the tensors are those of {', '.join(found)}: {error}") from error
+    return Recognised(name, {}, found[name])
+
+
+def _other_functions(architecture: str, same: Mapping[str, int]) -> tuple[Question, ...]:
+    """Ask which it is, where models of other names have the same tensors and need not compute the same."""
+    plain = architecture.rpartition(":")[2]
+    others = [name for name in same if name.rpartition(":")[2] != plain]
+    if not others:
+        return ()
+    why = (
+        f"the tensors also fit these: {', '.join(others)}; which is it? Blurred or dilated strides, another stride of a stage, a "
+        "stem without max-pooling or another activation leave no trace in them. A wrong answer shows as a loss of accuracy: an "
+        "evaluation compares what it measures with the card's clean_accuracy where clean_accuracy_on names its data"
+    )
+    return (Question("architecture", why, architecture, " or ".join((architecture, *others))),)
 
 
 def _candidates(family: "Family", shapes: Layout) -> Iterator[Candidate]:
     try:
         yield from family(shapes)
-    except (LookupError, ValueError, TypeError, ArithmeticError, StopIteration, RuntimeError):
-        return  # a tensor that the family always has is not there, or has impossible dimensions
+    except NotMineError:
+        return
 
 
 def layout(architecture: str, options: Mapping[str, object], num_classes: int) -> dict[str, Shape]:
@@ -120,10 +158,10 @@ def _without_counters(shapes: Shapes) -> dict[str, Shape]:
 
 
 def fits(shapes: Shapes, architecture: str, options: Mapping[str, object], num_classes: int) -> bool:
-    """Whether an architecture has exactly these tensors."""
+    """Whether an architecture has exactly these tensors; one that refuses the options has not."""
     try:
         return layout(architecture, options, num_classes) == _without_counters(shapes)
-    except (ValueError, TypeError, RuntimeError, ArithmeticError, LookupError):
+    except ValueError:
         return False
 
 

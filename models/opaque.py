@@ -9,12 +9,14 @@ import importlib
 import importlib.util
 import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn, Self
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from common import unknown_name
 from models._registry import ModelSpec, register_others
@@ -112,6 +114,17 @@ def _first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {lines[0][:200] if lines else ''}"
 
 
+class _RealNumbers(TorchFunctionMode):
+    """Give RegNets the numbers that they compute their widths and depths with, also where networks are built without memory."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Make ranges and given numbers on the CPU; leave everything else as it is."""
+        on_cpu = {"device": "cpu"} if func in {torch.arange, torch.tensor} else {}
+        return func(*args, **(on_cpu | (kwargs or {})))
+
+
 def _torchvision(name: str) -> ModelSpec:
     models = importlib.import_module("torchvision.models")
     known: list[str] = models.list_models(module=models)
@@ -122,7 +135,7 @@ def _torchvision(name: str) -> ModelSpec:
 
 def _builder(models: ModuleType, name: str) -> Callable[[int], nn.Module]:
     def build(num_classes: int) -> nn.Module:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _RealNumbers() if name.startswith("regnet") else nullcontext():
             warnings.simplefilter("ignore", FutureWarning)  # of how weights will be drawn that a checkpoint replaces
             return models.get_model(name, weights=None, num_classes=num_classes)
 

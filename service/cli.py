@@ -306,9 +306,14 @@ def list_models(context: typer.Context, model_dir: ModelDir = [], as_json: Json 
 
 @models_app.command("add")
 def add_model(
-    file: Annotated[Path, typer.Argument(help="Checkpoint: .safetensors, .pth, .pt or .pt2.")],
+    file: Annotated[
+        Path,
+        typer.Argument(
+            help="Checkpoint: .safetensors, .pth, .pt, .bin, .ckpt or .pt2, or a folder of the Hugging Face hub with one."
+        ),
+    ],
     name: Annotated[
-        str | None, typer.Option(help="Name of the model.", show_default="the file's, less its ending")
+        str | None, typer.Option(help="Name of the model.", show_default="the file's, less its ending, or the folder's")
     ] = None,
     card: Annotated[
         Path | None, typer.Option(help="JSON file with known fields of its card.", show_default="none")
@@ -337,13 +342,16 @@ def add_model(
 ) -> None:
     """Add a checkpoint: recognised by its tensors, asked about where they do not tell enough, tried once, kept with its card."""
     given = read_card_fields(card, set_field)
+    name = name or (file.resolve().name if file.is_dir() else file.stem)
     try:
         if url is None:
             catalog = Settings(data_dir=data_dir).catalog()
-            added = AddedModel.of(catalog.add_model(file, name or file.stem, given, accept_likely=yes))
+            added = AddedModel.of(catalog.add_model(file, name, given, accept_likely=yes))
         else:
             with Client(url, api_key=api_key) as client:
-                added = AddedModel.model_validate(client.add_model(file, name=name, card=given, accept_likely=yes))
+                added = AddedModel.model_validate(
+                    client.add_model(models.checkpoint_file(file), name=name, card=given, accept_likely=yes)
+                )
     except models.QuestionsError as error:
         questions = [QuestionView.of(each) for each in error.draft.questions]
         _ask(OpenQuestions(questions=questions, card=error.draft.card), as_json=as_json)

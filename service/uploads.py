@@ -2,7 +2,7 @@
 
 import asyncio
 import tempfile
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -92,14 +92,14 @@ def _wrong(name: str, message: str) -> ServiceError:
 
 @asynccontextmanager
 async def receive_file(
-    request: Request, folder: Path, suffixes: tuple[str, ...]
+    request: Request, folder: Path, check_name: Callable[[str], None]
 ) -> AsyncGenerator[tuple[Path, str, dict[str, bytes]]]:
     """Write the part `file` of a multipart form into a folder, as long as the block lasts.
 
     Args:
         request: whose body is the form.
         folder: made if need be.
-        suffixes: endings that the file's name may have.
+        check_name: raises ValueError for the name of a file of another kind.
 
     Returns:
         Where it is, its name at the sender, and the other fields.
@@ -115,10 +115,11 @@ async def receive_file(
             await _parse(request, form)
         if form.filename is None:
             raise _wrong("file", "no file in the form")
-        suffix = Path(form.filename).suffix
-        if suffix not in suffixes:
-            raise _wrong("file", f"the name {form.filename[:100]!r} ends in none of {', '.join(suffixes)}")
-        named = path.rename(path.with_suffix(suffix))
+        try:
+            check_name(form.filename)
+        except ValueError as error:
+            raise _wrong("file", str(error)) from error
+        named = path.rename(path.with_suffix(Path(form.filename).suffix))
         yield named, Path(form.filename).name, {name: bytes(value) for name, value in form.fields.items()}
 
 

@@ -13,13 +13,13 @@ from pydantic import ValidationError
 
 from models import (
     OPAQUE,
-    SUFFIXES,
     Added,
     Checkpoint,
     CheckpointError,
     NameTakenError,
     QuestionsError,
     UnrecognisedError,
+    require_suffix,
 )
 from service.deps import DeploymentDep, Service, ServiceDep, require_admin
 from service.errors import FieldError, ServiceError
@@ -91,7 +91,7 @@ async def add_model(request: Request, service: ServiceDep, response: Response) -
     """
     if request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
         store = service.catalog.store or service.settings.data_dir
-        async with receive_file(request, store, SUFFIXES) as (file, sent_as, fields):
+        async with receive_file(request, store, require_suffix) as (file, sent_as, fields):
             body = _model_request({"path": sent_as} | {name: _read_field(name, data) for name, data in fields.items()})
             added = await asyncio.to_thread(_add, service, file, body)
     else:

@@ -56,12 +56,39 @@ def without_counters(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {key: value for key, value in tensors.items() if not key.endswith("num_batches_tracked")}
 
 
+def lightning(tensors: dict[str, Tensor], prefix: str) -> dict[str, object]:
+    """What a Lightning trainer writes."""
+    return {
+        "epoch": 3,
+        "pytorch-lightning_version": "2.5.0",
+        "state_dict": {f"{prefix}{key}": value for key, value in tensors.items()},
+        "callbacks": {"ModelCheckpoint{'monitor': None}": {"best_model_score": torch.tensor(0.5)}},
+        "optimizer_states": [{"state": {}, "param_groups": [{"lr": 0.1}]}],
+        "hyper_parameters": {"lr": 0.1},
+    }
+
+
+def averaged(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Name tensors as torch.optim.swa_utils.AveragedModel does."""
+    return {"n_averaged": torch.tensor(9), **{f"module.{key}": value for key, value in tensors.items()}}
+
+
+def zeros(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {key: torch.zeros_like(value) for key, value in tensors.items()}
+
+
 FORMS: dict[str, tuple[str, Callable[[dict[str, Tensor]], object]]] = {
     "safetensors": ("tiny.safetensors", lambda tensors: tensors),
     "bare": ("tiny.pth", lambda tensors: tensors),
     "pt": ("tiny.pt", lambda tensors: tensors),
     "under state_dict": ("tiny.pth", lambda tensors: {"state_dict": tensors, "epoch": 3, "arch": "resnet"}),
     "under model": ("tiny.pth", lambda tensors: {"model": tensors, "optimizer": {"lr": 0.1}}),
+    "under model_state_dict": ("tiny.pt", lambda tensors: {"model_state_dict": tensors, "epoch": 3, "loss": 0.5}),
+    "bin": ("tiny.bin", lambda tensors: tensors),
+    "lightning": ("tiny.ckpt", lambda tensors: lightning(tensors, "model.")),
+    "lightning and parallel": ("tiny.ckpt", lambda tensors: lightning(tensors, "net.module.")),
+    "only ema": ("tiny.pth", lambda tensors: {"model_ema": averaged(tensors), "epoch": 3}),
+    "plain and ema": ("tiny.pth", lambda tensors: {"state_dict": tensors, "state_dict_ema": zeros(tensors)}),
     "parallel": ("tiny.pth", lambda tensors: {f"module.{key}": value for key, value in tensors.items()}),
     "parallel under state_dict": (
         "tiny.pth",
@@ -82,6 +109,31 @@ def test_every_form_gives_the_same_logits(form: str, network: nn.Module, tmp_pat
         assert not any(module.training for module in classifier.modules())
         assert not any(parameter.requires_grad for parameter in classifier.parameters())
         assert classifier.card.classes == ("a", "b", "c")
+
+
+def test_the_real_averaged_model_is_read(network: nn.Module, tmp_path: Path) -> None:
+    state = torch.optim.swa_utils.AveragedModel(network).state_dict()
+    assert load(put(tmp_path, {"model": zeros(dict(network.state_dict())), "model_ema": state}, weights="ema"))
+    assert read_state_dict(tmp_path / "tiny.pth", "ema").keys() == state.keys() - {"n_averaged"}
+
+
+@pytest.mark.parametrize("ema", ["model_ema", "ema_state_dict", "state_dict_ema"])
+def test_the_card_says_which_of_two_kinds_of_weights_are_used(ema: str, network: nn.Module, tmp_path: Path) -> None:
+    tensors = dict(network.state_dict())
+    content = {"state_dict": tensors, ema: averaged(zeros(tensors))}
+    for weights, expected in (("ema", 0.0), ("plain", tensors["fc.weight"]), (None, tensors["fc.weight"])):
+        found = load(put(tmp_path, content, weights=weights)).network.fc.weight
+        assert torch.equal(found, torch.as_tensor(expected).expand_as(found))
+
+
+def test_weights_that_the_file_does_not_have_are_refused(network: nn.Module, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="weights: the file has plain weights, got 'ema'"):
+        load(put(tmp_path, network.state_dict(), weights="ema"))
+
+
+def test_a_name_with_very_many_dots_costs_nothing(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"unexpected keys: a\.a\.a"):
+        load(put(tmp_path, {"a." * 50_000 + "x": torch.zeros(1)}))
 
 
 def test_the_old_format_of_pytorch_is_read(network: nn.Module, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 import timm
 import torch
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from timm.data import create_transform, resolve_data_config
 from timm.models import get_pretrained_cfg
 
@@ -68,6 +68,27 @@ def test_a_config_of_the_hub_answers_every_question(tmp_path: Path) -> None:
     assert (added.card.architecture, added.card.classes, added.assumed) == (f"timm:{VIT}", ("a", "b", "c"), ())
     changed = {"mean": (0.25,) * 3, "resize": 224}
     assert added.card.preprocessing == AS_VIT.model_copy(update=changed)
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "pytorch_model.bin"])
+def test_a_folder_of_the_hub_is_added(file: str, tmp_path: Path) -> None:
+    path = put(tmp_path, **of_hub())
+    if file.endswith(".bin"):
+        torch.save(load_file(path), tmp_path / file)
+        path.unlink()
+    added = models.add(tmp_path, tmp_path / "store", "v")
+    assert (added.card.architecture, added.assumed) == (f"timm:{VIT}", ())
+    assert added.checkpoint.path.name == f"v{Path(file).suffix}"
+
+
+def test_a_folder_without_a_config_or_weights_is_refused(tmp_path: Path) -> None:
+    for files in ((), ("config.json",), ("model.safetensors",)):
+        folder = tmp_path / "-".join(("x", *files))
+        folder.mkdir()
+        for file in files:
+            (folder / file).touch()
+        with pytest.raises(CheckpointError, match=r"needs config\.json and model\.safetensors or pytorch_model\.bin"):
+            models.draft(folder)
 
 
 def test_what_is_given_goes_before_what_the_config_tells(tmp_path: Path) -> None:

@@ -83,7 +83,7 @@ UNTOLD: list[tuple[str, dict[str, Any], str]] = [
     ("aa_resnet_mini", {"positions": "coord"}, "heads pooled pool_first"),
     ("aa_resnet_mini", {"image_size": 63}, "image_size"),
     ("resnet_mini", {}, "strides"),
-    ("resnet18", {}, ""),
+    ("resnet38", {}, ""),
 ]
 
 
@@ -190,6 +190,36 @@ def test_questions_are_answered_by_the_draft_card(tmp_path: Path) -> None:
     assert sorted(each.name for each in store.iterdir()) == ["a.json", "a.pth"]
 
 
+@pytest.mark.parametrize("prefix", ["module.", "model.", "net.", "model.net.module."])
+def test_a_prefix_of_all_names_is_no_part_of_the_architecture(prefix: str, tmp_path: Path) -> None:
+    tensors = {f"{prefix}{key}": value for key, value in torch.load(saved(tmp_path / "a.pth")).items()}
+    torch.save({"state_dict": tensors}, tmp_path / "a.ckpt")
+    for given in ({}, {"architecture": "resnet_mini"}):
+        assert models.draft(tmp_path / "a.ckpt", given).card.architecture == "resnet_mini"
+    torch.save({**tensors, f"{prefix}neck.weight": torch.zeros(1)}, tmp_path / "b.ckpt")
+    with pytest.raises(UnrecognisedError) as caught:
+        models.draft(tmp_path / "b.ckpt")
+    assert caught.value.nearest.unexpected == ("neck.weight",)
+
+
+def test_two_kinds_of_weights_are_asked_about(tmp_path: Path) -> None:
+    plain = torch.load(saved(tmp_path / "a.pth"))
+    average = {key: value / 2 for key, value in plain.items()}
+    torch.save({"model": plain, "model_ema": average}, tmp_path / "a.pth")
+    with pytest.raises(QuestionsError) as caught:
+        models.add(tmp_path / "a.pth", tmp_path / "store", "a")
+    question = caught.value.draft.questions[0]
+    assert (question.field, question.likely) == ("weights", "ema")
+    for given, expected in (({}, average), ({"weights": "ema"}, average), ({"weights": "plain"}, plain)):
+        name = given.get("weights", "likely")
+        added = models.add(tmp_path / "a.pth", tmp_path / "store", name, given, accept_likely=True)
+        assert added.card.weights == given.get("weights", "ema")
+        assert ("weights" in {each.field for each in added.assumed}) == (not given)
+        assert torch.equal(models.load(added.checkpoint.path).network.fc.weight, expected["fc.weight"])
+    with pytest.raises(CheckpointError, match="weights: the file has plain and ema weights, got 'best'"):
+        models.draft(tmp_path / "a.pth", {"weights": "best"})
+
+
 def test_an_unusual_answer_is_kept_and_used(tmp_path: Path) -> None:
     path = saved(tmp_path / "a.pth", "san_mini_pairwise")
     given = {"options": {"relation": "summation"}, "preprocessing": {"crop": 48}}
@@ -270,9 +300,9 @@ def test_tensors_that_are_larger_than_their_file_are_refused(tmp_path: Path) -> 
 
 def test_a_zip_that_unpacks_to_too_much_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = saved(tmp_path / "a.pth")
-    monkeypatch.setattr("models._checkpoints.MAX_CHECKPOINT_BYTES", path.stat().st_size)
+    monkeypatch.setattr("models._state_dicts.MAX_CHECKPOINT_BYTES", path.stat().st_size)
     models.read_state_dict(path)
-    monkeypatch.setattr("models._checkpoints.MAX_CHECKPOINT_BYTES", path.stat().st_size - 2000)
+    monkeypatch.setattr("models._state_dicts.MAX_CHECKPOINT_BYTES", path.stat().st_size - 2000)
     with pytest.raises(CheckpointError, match="allowed are"):
         models.read_state_dict(path)
 

@@ -235,12 +235,14 @@ def test_hostile_files_are_refused_and_run_nothing(own: Server, store: Path, tmp
     (tmp_path / "cut.safetensors").write_bytes(tiny.read_bytes()[:1000])
     (tmp_path / "text.pt").write_text("hello")
     (tmp_path / "tool.exe").write_bytes(b"MZ")
+    (tmp_path / "net.onnx").write_bytes(b"x")
     for name, match in (
         ("code.pth", "reading it could run code"),
         ("vast.pth", "fewer numbers than that"),
         ("cut.safetensors", "not a readable safetensors file"),
         ("text.pt", "not a readable PyTorch file"),
-        ("tool.exe", "ends in none of .safetensors, .pth, .pt, .pt2"),
+        ("tool.exe", "ends in none of .safetensors, .pth, .pt, .bin, .ckpt, .pt2"),
+        ("net.onnx", "onnx2torch.convert"),
     ):
         assert match in problem(send(own.http, tmp_path / name, accept_likely="true"), 422)["detail"]
     assert not trap.exists()
@@ -302,6 +304,24 @@ def test_the_command_adds_a_model(run: Run, tiny: Path, tmp_path: Path) -> None:
     status, out, err = run(tiny, "--name", "mine", "--yes", "--data-dir", tmp_path)
     assert (status, out) == (2, "")
     assert "there is a model 'mine' already" in err
+
+
+def test_a_folder_of_the_hub_is_added_under_its_name(run: Run, own: Server, tiny: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "of.hub"
+    folder.mkdir()
+    (folder / "model.safetensors").write_bytes(tiny.read_bytes())
+    (folder / "config.json").write_text('{"id2label": {"0": "x", "1": "y", "2": "z"}}')
+    status, out, err = run(folder, "--yes", "--data-dir", tmp_path)
+    assert (status, err) == (0, "")
+    assert out.startswith("added of.hub: resnet_mini")
+    assert models.load("of.hub", folders=[tmp_path / "models"]).card.classes == ("x", "y", "z")
+    status, out, _ = run(folder, "--yes", "--url", own.url)
+    assert status == 0
+    assert out.startswith("added of.hub: resnet_mini")
+    (folder / "config.json").unlink()
+    status, _, err = run(folder, "--name", "bare", "--data-dir", tmp_path)
+    assert status == 2
+    assert "needs config.json" in err
 
 
 def test_lists_of_numbers_are_set_with_commas(run: Run, tiny: Path, tmp_path: Path) -> None:
