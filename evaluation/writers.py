@@ -140,7 +140,7 @@ def to_parquet(rows: list[dict[str, Any]], report: Report) -> bytes:
     try:
         pyarrow, parquet = import_module("pyarrow"), import_module("pyarrow.parquet")
     except ImportError as error:
-        raise FormatError("Parquet files need pyarrow: uv pip install 'withstand[parquet]'") from error
+        raise FormatError("Parquet files need pyarrow: uv pip install '.[parquet]'") from error
     table = pyarrow.Table.from_pylist(rows).replace_schema_metadata({"withstand": canonical_json(manifest(report))})
     written = io.BytesIO()
     parquet.write_table(table, written)

@@ -144,7 +144,7 @@ def _builder(models: ModuleType, name: str) -> Callable[[int], nn.Module]:
 
 def _timm(name: str) -> ModelSpec:
     if importlib.util.find_spec("timm") is None:
-        raise ValueError(f"timm:{name} needs the library timm: uv pip install 'withstand[hub]'")
+        raise ValueError(f"timm:{name} needs the library timm: uv pip install '.[hub]'")
     timm: Any = importlib.import_module("timm")
     if not timm.is_model(name):
         raise unknown_name("timm model", name, timm.list_models())

@@ -1,11 +1,14 @@
 """The command: what it prints where, and how it ends."""
 
 import json
+import os
+import pkgutil
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +19,7 @@ from typer.testing import CliRunner
 import attacks
 import evaluation
 import models
+import service.commands
 from evaluation import Catalog, EvaluationSpec, Report
 from service import cli
 from service.formats import SUFFIXES
@@ -33,6 +37,8 @@ class Ended:
 
 
 Run = Callable[..., Ended]
+
+SHELL = os.environ | {"SHELL": "/bin/bash", "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}
 
 
 @pytest.fixture
@@ -274,13 +280,44 @@ def test_a_demonstration_whose_server_does_not_start_ends_with_1(run: Run, tmp_p
     assert "file is not a database" in ended.err
 
 
-def commands() -> dict[str, typer.main.TyperCommand]:
-    return dict(typer.main.get_command(cli.app).commands)
+LIGHT = """
+import sys
+sys.argv = ["withstand", *sys.argv[1:]]
+from service import cli
+try:
+    cli.main()
+finally:
+    print("torch" in sys.modules, file=sys.stderr)
+"""
 
 
-@pytest.mark.parametrize("name", ["serve", "evaluate", "predict", "models", "demo"])
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], [], ["--show-completion"], ["dance"]], ids=str)
+def test_what_needs_no_torch_does_not_import_it(arguments: list[str]) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", LIGHT, *arguments], capture_output=True, text=True, check=False, env=SHELL
+    )
+    assert ended.stderr.splitlines()[-1] == "False", ended.stderr
+
+
+def test_the_shell_completes_commands_without_torch() -> None:
+    asked = SHELL | {"_WITHSTAND_COMPLETE": "complete_bash", "COMP_WORDS": "withstand ", "COMP_CWORD": "1"}
+    ended = subprocess.run([sys.executable, "-c", LIGHT], capture_output=True, text=True, check=False, env=asked)
+    assert ended.stdout.split() == [*cli.COMMANDS]
+    assert ended.stderr.splitlines()[-1] == "False"
+
+
+def test_the_version_is_the_installed_one(run: Run) -> None:
+    assert run("--version") == Ended(0, f"withstand {metadata.version('withstand')}\n", "")
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_the_list_says_of_a_command_what_its_own_help_begins_with(name: str) -> None:
+    assert cli.load_command(name).help.startswith(cli.COMMANDS[name])
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
 def test_the_help_states_every_default(name: str) -> None:
-    command = commands()[name]
+    command = cli.load_command(name)
     context = typer.Context(command)
     for parameter in command.params:
         if parameter.name == "help":
@@ -295,7 +332,8 @@ def test_the_help_states_every_default(name: str) -> None:
 def test_the_help_lists_every_command() -> None:
     result = CliRunner().invoke(cli.app, ["--help"])
     assert result.exit_code == 0
-    assert sorted(commands()) == ["demo", "evaluate", "explain", "models", "predict", "serve"]
-    for name in commands():
+    modules = {each.name for each in pkgutil.iter_modules(service.commands.__path__)}
+    assert modules - {"options", "failures"} == set(cli.COMMANDS)
+    for name in cli.COMMANDS:
         assert name.isalpha()
         assert name in result.output

@@ -384,7 +384,7 @@ def test_the_command_refuses_what_is_wrong(
 
 
 def test_the_help_of_add_states_every_default() -> None:
-    command = typer.main.get_command(cli.app).commands["models"].commands["add"]
+    command = cli.load_command("models").commands["add"]
     for parameter in command.params:
         if parameter.name != "help":
             record = parameter.get_help_record(typer.Context(command))

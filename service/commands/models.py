@@ -1,0 +1,111 @@
+"""The command `models`, and what it does with one model."""
+
+import json
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+import attacks
+import models
+from service.card_fields import read_card_fields
+from service.client import Client, ClientError
+from service.commands.options import Json, ModelDir, catalog_of
+from service.display import console, describe_added, print_questions
+from service.endings import BAD_REQUEST, end
+from service.schemas import AddedModel, OpenQuestions, QuestionView
+from service.settings import Settings
+
+app = typer.Typer(invoke_without_command=True, add_completion=False)
+
+
+@app.callback()
+def list_models(context: typer.Context, model_dir: ModelDir = [], as_json: Json = False) -> None:
+    """List the checkpoints that can be evaluated, and the architectures that can be created; or add a checkpoint."""
+    if context.invoked_subcommand:
+        return
+    cards = {name: checkpoint.card() for name, checkpoint in catalog_of(model_dir, []).checkpoints().items()}
+    if as_json:
+        body = {
+            "checkpoints": {name: card.model_dump(mode="json") for name, card in cards.items()},
+            "architectures": models.names(),
+            "attacks": attacks.attack_names(),
+        }
+        typer.echo(json.dumps(body, indent=2))
+        return
+    for name, card in cards.items():
+        accuracy = (
+            "no claim"
+            if card.clean_accuracy is None
+            else f"{100 * card.clean_accuracy:.1f} % on {card.clean_accuracy_on}"
+        )
+        typer.echo(f"{name}: {card.architecture}, {len(card.classes)} classes, {accuracy}")
+    typer.echo(f"\narchitectures: {', '.join(models.names())}")
+
+
+@app.command("add")
+def add_model(
+    file: Annotated[
+        Path,
+        typer.Argument(
+            help="Checkpoint: .safetensors, .pth, .pt, .bin, .ckpt or .pt2, or a folder of the Hugging Face hub with one."
+        ),
+    ],
+    name: Annotated[
+        str | None, typer.Option(help="Name of the model.", show_default="the file's, less its ending, or the folder's")
+    ] = None,
+    card: Annotated[
+        Path | None, typer.Option(help="JSON file with known fields of its card.", show_default="none")
+    ] = None,
+    set_field: Annotated[
+        list[str],
+        typer.Option(
+            "--set", help="A field of its card, such as classes=cat,dog or preprocessing.crop=32.", show_default="none"
+        ),
+    ] = [],
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Accept the likely answers to open questions.", show_default="off")
+    ] = False,
+    url: Annotated[
+        str | None,
+        typer.Option(help="Address of a running service to send it to.", show_default="the data folder here"),
+    ] = None,
+    api_key: Annotated[
+        str | None,
+        typer.Option(help="API key of that service.", envvar="WITHSTAND_API_KEY", show_default="none"),
+    ] = None,
+    data_dir: Annotated[Path, typer.Option(help="Folder of the service's data; models are put below it.")] = Path(
+        ".withstand"
+    ),
+    as_json: Json = False,
+) -> None:
+    """Add a checkpoint: recognised by its tensors, asked about where they do not tell enough, tried once, kept with its card."""
+    given = read_card_fields(card, set_field)
+    name = name or (file.resolve().name if file.is_dir() else file.stem)
+    try:
+        if url is None:
+            catalog = Settings(data_dir=data_dir).catalog()
+            added = AddedModel.of(catalog.add_model(file, name, given, accept_likely=yes))
+        else:
+            with Client(url, api_key=api_key) as client:
+                added = AddedModel.model_validate(
+                    client.add_model(models.checkpoint_file(file), name=name, card=given, accept_likely=yes)
+                )
+    except models.QuestionsError as error:
+        questions = [QuestionView.of(each) for each in error.draft.questions]
+        _ask(OpenQuestions(questions=questions, card=error.draft.card), as_json=as_json)
+    except ClientError as error:
+        if "questions" not in error.problem:
+            raise
+        _ask(OpenQuestions.model_validate(error.problem), as_json=as_json)
+    else:
+        typer.echo(added.model_dump_json(indent=2) if as_json else describe_added(added))
+
+
+def _ask(asked: OpenQuestions, *, as_json: bool) -> NoReturn:
+    """Print what is not known, and end as after a bad request."""
+    if as_json:
+        typer.echo(asked.model_dump_json(indent=2))
+    else:
+        print_questions(asked, console(stderr=True))
+    end("answer with --set FIELD=VALUE or --card FILE, or accept what is likely with --yes", BAD_REQUEST)

@@ -1,0 +1,42 @@
+"""The command `predict`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import models
+from service.commands.options import Device, Json, ModelDir, catalog_of, read_picture, usable
+from service.deployments import version_of
+from service.schemas import Prediction, Predictions, top_classes
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+def predict(
+    model: Annotated[str, typer.Argument(help="Name of a checkpoint; see `withstand models`.")],
+    image: Annotated[list[Path], typer.Argument(help="Picture files.")],
+    top_k: Annotated[int, typer.Option(min=1, help="Classes to name for each picture.")] = 5,
+    device: Device = "",
+    model_dir: ModelDir = [],
+    as_json: Json = False,
+) -> None:
+    """Classify pictures here and now, without a server."""
+    classifier = catalog_of(model_dir, []).load_model(model, usable(device))
+    predictions = [_predict(classifier, path, top_k) for path in image]
+    if as_json:
+        typer.echo(
+            Predictions(model=model, version=version_of(model), predictions=predictions).model_dump_json(indent=2)
+        )
+        return
+    for prediction in predictions:
+        scores = ", ".join(f"{each.label} {each.probability:.3f}" for each in prediction.top)
+        typer.echo(f"{prediction.file}: {scores}")
+
+
+def _predict(classifier: models.Classifier, path: Path, top_k: int) -> Prediction:
+    image = read_picture(classifier, path).to(classifier.device)
+    return Prediction(
+        file=str(path), top=top_classes(classifier(image.unsqueeze(0))[0], classifier.card.classes, top_k)
+    )

@@ -1,0 +1,14 @@
+"""How commands end."""
+
+import sys
+from typing import NoReturn
+
+import typer
+
+BAD_REQUEST, FAILURE = 2, 1
+
+
+def end(message: str, status: int) -> NoReturn:
+    """Print one line on standard error, and end."""
+    typer.echo(f"withstand: {message}", err=True)
+    sys.exit(status)
