@@ -89,7 +89,7 @@ def serve(
 @app.command()
 def evaluate(
     model: Annotated[list[str], typer.Argument(help="Names of checkpoints; see `withstand models`.")],
-    dataset: Annotated[str, typer.Option(help="Name of the data set.")],
+    dataset: Annotated[str, typer.Option(help="Name of the data set, or path of a folder, .zip or .tar.")],
     images: Annotated[
         int | None, typer.Option(help="How many images, drawn evenly from the classes.", show_default="all")
     ] = None,
@@ -163,6 +163,7 @@ def evaluate(
         raise ValueError(f"--norm {norm} needs --eps: radii of different norms are not alike")
     budget: dict[str, Any] = {"norm": norm or "Linf", "eps": eps}
     conditions = evaluation.conditions_of(preset, None if eps is None else ThreatModel(**budget))
+    catalog, dataset = _catalog(model_dir, dataset_dir, data_dir).with_dataset(dataset)
     spec = EvaluationSpec.model_validate(
         {
             "models": model,
@@ -180,7 +181,6 @@ def evaluate(
     )
     if min_robust is not None and not spec.attacking:
         raise ValueError("--min-robust needs a preset that attacks, such as pgd-20 or standard")
-    catalog = _catalog(model_dir, dataset_dir)
     kept = evaluation.ResultFolder(data_dir / "results")
     if dry_run:
         plan = evaluation.make_plan(spec, catalog)
@@ -374,8 +374,8 @@ def demo(
     demonstration.run(detach=detach, port=port, data_dir=data_dir)
 
 
-def _catalog(model_dirs: list[Path], dataset_dirs: list[Path]) -> Catalog:
-    return Settings(model_dirs=tuple(model_dirs), dataset_dirs=tuple(dataset_dirs)).catalog()
+def _catalog(model_dirs: list[Path], dataset_dirs: list[Path], data_dir: Path = Path(".withstand")) -> Catalog:
+    return Settings(model_dirs=tuple(model_dirs), dataset_dirs=tuple(dataset_dirs), data_dir=data_dir).catalog()
 
 
 def _usable(device: str) -> str:
