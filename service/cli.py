@@ -22,8 +22,8 @@ from attacks import ThreatModel
 from common.pictures import PictureError, open_picture
 from evaluation import Catalog, EvaluationSpec, ShardResult, writers
 from evaluation.classes import read_class_map
+from service import dataset_commands, server
 from service import demo as demonstration
-from service import server
 from service.card_fields import read_card_fields
 from service.client import Client, ClientError
 from service.deployments import version_of
@@ -278,6 +278,7 @@ def explain(
 
 models_app = typer.Typer(invoke_without_command=True, add_completion=False)
 app.add_typer(models_app, name="models")
+app.add_typer(dataset_commands.app, name="datasets")
 
 
 @models_app.callback()

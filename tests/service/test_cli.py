@@ -278,7 +278,7 @@ def commands() -> dict[str, typer.main.TyperCommand]:
     return dict(typer.main.get_command(cli.app).commands)
 
 
-@pytest.mark.parametrize("name", ["serve", "evaluate", "predict", "models", "demo"])
+@pytest.mark.parametrize("name", ["serve", "evaluate", "predict", "models", "datasets", "demo"])
 def test_the_help_states_every_default(name: str) -> None:
     command = commands()[name]
     context = typer.Context(command)
@@ -295,7 +295,7 @@ def test_the_help_states_every_default(name: str) -> None:
 def test_the_help_lists_every_command() -> None:
     result = CliRunner().invoke(cli.app, ["--help"])
     assert result.exit_code == 0
-    assert sorted(commands()) == ["demo", "evaluate", "explain", "models", "predict", "serve"]
+    assert sorted(commands()) == ["datasets", "demo", "evaluate", "explain", "models", "predict", "serve"]
     for name in commands():
         assert name.isalpha()
         assert name in result.output
