@@ -2,17 +2,19 @@
 
 import csv
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from fnmatch import fnmatchcase
 from importlib import import_module
-from typing import Any
+from typing import Any, NamedTuple
 from xml.etree import ElementTree
 
 import attacks
 from common import canonical_json
+from evaluation.checks import Grade
 from evaluation.plan import Plan
 from evaluation.report import Report, counted
 from evaluation.runner import ShardResult
-from evaluation.spec import AttackChoice, Attacking
+from evaluation.spec import AttackChoice, Attacking, EvaluationSpec
 from evaluation.statistics import Proportion
 
 
@@ -24,7 +26,7 @@ _LATEX = {"&": r"\&", "%": r"\%", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}"
 
 
 def to_latex(report: Report) -> str:
-    """Write the table for a paper: percent with the half-width of the larger side of the 95 % interval."""
+    """Write the table for a paper: percent with both sides of the 95 % interval, which differ."""
     corner, columns, rows = report.table
     lines = [
         r"\begin{tabular}{l" + "r" * len(columns) + "}",
@@ -42,8 +44,8 @@ def to_latex(report: Report) -> str:
 def _latex_cell(score: Proportion | None) -> str:
     if score is None:
         return "--"
-    half = max(score.value - score.low, score.high - score.value)
-    return rf"${100 * score.value:.1f} \pm {100 * half:.1f}$"
+    above, below = 100 * (score.high - score.value), 100 * (score.value - score.low)
+    return rf"${100 * score.value:.1f}^{{+{above:.1f}}}_{{-{below:.1f}}}$"
 
 
 def _escaped(text: str) -> str:
@@ -63,7 +65,8 @@ def methods(report: Report) -> str:
         f"{'PARTIAL RESULT. ' if not report.complete else ''}"
         f"We evaluated {len(spec.models)} model{'s' * (len(spec.models) > 1)} on {plan.images} images of {spec.dataset} "
         f"(SHA-256 {plan.dataset_sha256[:12]}), drawn evenly from its {plan.classes} classes with seed {spec.selection_seed}, "
-        f"under these conditions: {conditions}. Images lie in [0, 1]; eps is on that scale and normalisation is part of the model. "
+        f"under these conditions: {conditions}. {_skipped(len(plan.skipped))}Images lie in [0, 1]; eps is on that scale and "
+        "normalisation is part of the model. "
         "Robust accuracy is the share of all images that are classified correctly and that no attack of the condition flips within "
         f"its budget, measured in the stated norm on float32 images. {precision}Random draws are seeded per image, so that results "
         "do not depend on batches. Intervals are 95 % Wilson score intervals. "
@@ -76,6 +79,12 @@ def _described(condition: Any) -> str:
         return condition.title
     settings = ", ".join(f"{choice.name} ({', '.join(_settings(choice))})" for choice in condition.attacks)
     return f"{condition.title}, with {settings}"
+
+
+def _skipped(pictures: int) -> str:
+    if not pictures:
+        return ""
+    return f"{pictures} broken picture{' was' if pictures == 1 else 's were'} skipped. "
 
 
 def _settings(choice: AttackChoice) -> Iterable[str]:
@@ -147,17 +156,54 @@ def to_parquet(rows: list[dict[str, Any]], report: Report) -> bytes:
     return written.getvalue()
 
 
-def below_bar(report: Report, min_accuracy: float | None, min_robust: float | None) -> list[str]:
-    """List, a sentence each, what lies below the bar: every accuracy without an attack, every robust accuracy with one."""
+class Bar(NamedTuple):
+    """The least score under the conditions whose titles fit a pattern, a fraction."""
+
+    pattern: str
+    least: float
+
+    def meets(self, title: str) -> bool:
+        """Whether it is about a condition; * stands for anything, and case does not matter."""
+        return fnmatchcase(title.casefold(), self.pattern.casefold())
+
+
+def parse_bar(text: str, spec: EvaluationSpec) -> Bar:
+    """Read a bar such as "clean=0.9" or "pgd*=0.4".
+
+    Raises:
+        ValueError: it has another form, the value is no fraction, or no condition of the evaluation fits the pattern.
+    """
+    pattern, equals, value = text.rpartition("=")
+    try:
+        bar = Bar(pattern.strip(), float(value))
+    except ValueError:
+        bar = Bar(pattern.strip(), -1)
+    if not equals or not bar.pattern or not 0 <= bar.least <= 1:
+        raise ValueError(
+            f"a bar is CONDITION=VALUE with a value from 0 to 1, such as clean=0.9 or 'pgd*=0.4', got {text!r}"
+        )
+    titles = [condition.title for condition in spec.conditions]
+    if not any(map(bar.meets, titles)):
+        raise ValueError(f"no condition fits {bar.pattern!r}; there are: {', '.join(titles)}")
+    return bar
+
+
+UNTRUSTED: frozenset[Grade] = frozenset({"invalid", "at chance", "unchecked"})
+"""Grades with which no number passes a bar."""
+
+
+def below_bar(report: Report, bars: Sequence[Bar]) -> list[str]:
+    """List, a sentence each, the scores that lie below a bar, and the models whose numbers cannot be trusted."""
     found: list[str] = []
     for model in report.models:
         for each in model.conditions:
-            bar = min_robust if each.robust_accuracy else min_accuracy
-            if bar is not None and (each.score is None or each.score.value < bar):
+            least = max((bar.least for bar in bars if bar.meets(each.title)), default=None)
+            if least is not None and (each.score is None or each.score.value < least):
                 value = "unknown" if each.score is None else f"{each.score.value:.4f} (n = {each.score.n})"
-                found.append(f"{model.model}, {each.title}: {value}, at least {bar:g} is asked for")
-        if min_robust is not None and model.grade == "invalid":
-            found.append(f"{model.model}: its robust accuracy cannot be trusted: {model.failed[0].message}")
+                found.append(f"{model.model}, {each.title}: {value}, at least {least:g} is asked for")
+        if bars and model.grade in UNTRUSTED:
+            reason = model.failed[0].message if model.failed else "not all checks are done"
+            found.append(f"{model.model}: its numbers cannot be trusted ({model.grade}): {reason}")
     return found
 
 

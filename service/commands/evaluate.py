@@ -22,7 +22,7 @@ app = typer.Typer(add_completion=False)
 @app.command()
 def evaluate(
     model: Annotated[list[str], typer.Argument(help="Names of checkpoints; see `withstand models`.")],
-    dataset: Annotated[str, typer.Option(help="Name of the data set.")],
+    dataset: Annotated[str, typer.Option(help="Name of the data set, or path of a folder, .zip or .tar.")],
     images: Annotated[
         int | None, typer.Option(help="How many images, drawn evenly from the classes.", show_default="all")
     ] = None,
@@ -66,13 +66,15 @@ def evaluate(
         list[Path],
         typer.Option(help=f"File to write the report to, by its ending: {', '.join(SUFFIXES)}.", show_default="none"),
     ] = [],
-    min_accuracy: Annotated[
-        float | None, typer.Option(help="Fail if any accuracy is lower, as a fraction.", show_default="none")
-    ] = None,
-    min_robust: Annotated[
-        float | None,
-        typer.Option(help="Fail if any robust accuracy is lower, or cannot be trusted.", show_default="none"),
-    ] = None,
+    min_score: Annotated[
+        list[str],
+        typer.Option(
+            "--min",
+            help="CONDITION=VALUE, such as clean=0.9 or 'pgd*=0.4', may be given again: fail if a score under a condition that "
+            "fits is lower, as a fraction, or cannot be trusted.",
+            show_default="none",
+        ),
+    ] = [],
     junit: Annotated[
         Path | None, typer.Option(help="JUnit file to write for a build server.", show_default="none")
     ] = None,
@@ -96,6 +98,7 @@ def evaluate(
         raise ValueError(f"--norm {norm} needs --eps: radii of different norms are not alike")
     budget: dict[str, Any] = {"norm": norm or "Linf", "eps": eps}
     conditions = evaluation.conditions_of(preset, None if eps is None else ThreatModel(**budget))
+    catalog, dataset = catalog_of(model_dir, dataset_dir, data_dir).with_dataset(dataset)
     spec = EvaluationSpec.model_validate(
         {
             "models": model,
@@ -111,9 +114,7 @@ def evaluate(
             "selection_seed": selection_seed,
         }
     )
-    if min_robust is not None and not spec.attacking:
-        raise ValueError("--min-robust needs a preset that attacks, such as pgd-20 or standard")
-    catalog = catalog_of(model_dir, dataset_dir)
+    bars = [writers.parse_bar(each, spec) for each in min_score]
     kept = evaluation.ResultFolder(data_dir / "results")
     if dry_run:
         plan = evaluation.make_plan(spec, catalog)
@@ -145,7 +146,7 @@ def evaluate(
         typer.echo(report.model_dump_json(indent=2))
     else:
         print_report(report, console())
-    failures = writers.below_bar(report, min_accuracy, min_robust)
+    failures = writers.below_bar(report, bars)
     if junit:
         junit.write_text(writers.to_junit(report, failures))
     if failures:

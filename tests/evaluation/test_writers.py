@@ -32,7 +32,7 @@ def test_latex_has_a_row_a_model_and_escapes(report: Report) -> None:
     lines = writers.to_latex(odd).splitlines()
     assert lines[0] == r"\begin{tabular}{lrrr}"
     # 5 of 10 is 50.0 [23.7, 76.3]; 8 of 10 is 80.0 [49.0, 94.3]: the longer side is given.
-    assert lines[4] == r"a\_b \& 100\% & $80.0 \pm 31.0$ & $30.0 \pm 30.3$ & $50.0 \pm 26.3$ \\"
+    assert lines[4] == r"a\_b \& 100\% & $80.0^{+14.3}_{-31.0}$ & $30.0^{+30.3}_{-19.2}$ & $50.0^{+26.3}_{-26.3}$ \\"
     assert all(line.startswith("%") for line in lines[lines.index(r"\end{tabular}") + 1 :])
 
 
@@ -82,17 +82,38 @@ def test_the_manifest_repeats_the_question(report: Report) -> None:
     assert (found["dataset_sha256"], found["model_sha256"]) == ("d" * 64, {"m": "e" * 64})
 
 
-def test_the_bar_holds_accuracy_and_robust_accuracy_apart(report: Report) -> None:
-    assert writers.below_bar(report, None, None) == []
-    assert writers.below_bar(report, 0.3, None) == []
-    assert writers.below_bar(report, 0.31, None) == ["m, rotation 90: 0.3000 (n = 10), at least 0.31 is asked for"]
-    robust, trust = writers.below_bar(report, None, 0.6)
+def bars(*texts: str) -> list[writers.Bar]:
+    return [writers.parse_bar(text, PLAN.spec) for text in texts]
+
+
+def test_a_bar_is_about_the_conditions_it_names(report: Report) -> None:
+    assert writers.below_bar(report, []) == []
+    *scores, trust = writers.below_bar(report, bars("clean=0.8", "rotation*=0.3"))
+    assert scores == []
+    assert trust.startswith("m: its numbers cannot be trusted (invalid): 1 adversarial images lie outside")
+    assert writers.below_bar(report, bars("rotation 90=0.31")) == [
+        "m, rotation 90: 0.3000 (n = 10), at least 0.31 is asked for",
+        trust,
+    ]
+    robust, _ = writers.below_bar(report, bars("PGD*=0.6", "pgd-20*=0.1"))
     assert robust.startswith("m, PGD-20 Linf 0.1 to random: 0.5000")
-    assert trust.startswith("m: its robust accuracy cannot be trusted: 1 adversarial images lie outside")
+
+
+@pytest.mark.parametrize("text", ["clean", "clean=", "=0.5", "clean=1.5", "clean=-1", "clean=nan", "clean=high"])
+def test_a_bar_of_another_form_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=f"such as clean=0.9 or 'pgd\\*=0.4', got '{text}'"):
+        bars(text)
+
+
+def test_a_bar_about_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match="no condition fits 'square'; there are: clean, rotation 90, PGD-20"):
+        bars("square=0.5")
 
 
 def test_junit_counts_cases_and_failures(report: Report) -> None:
-    suite = ElementTree.fromstring(writers.to_junit(report, writers.below_bar(report, 0.31, 0.6)))
+    suite = ElementTree.fromstring(
+        writers.to_junit(report, writers.below_bar(report, bars("rotation*=0.31", "pgd*=0.6")))
+    )
     assert (suite.get("tests"), suite.get("failures")) == ("4", "3")
     failing = {case.get("name") for case in suite if case.find("failure") is not None}
     assert failing == {"rotation 90", "PGD-20 Linf 0.1 to random", "trust"}

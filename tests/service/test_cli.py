@@ -134,7 +134,7 @@ def test_evaluate_writes_every_form(run: Run, here: list[str], tmp_path: Path) -
 @pytest.mark.parametrize(("bar", "status"), [(0.0, 0), (0.99, 1)])
 def test_a_gate_ends_with_1_below_the_bar(run: Run, here: list[str], tmp_path: Path, bar: float, status: int) -> None:
     junit = tmp_path / "out.xml"
-    arguments = ("--preset", "san-pgd", "--min-accuracy", 0.9, "--min-robust", bar, "--junit", junit)
+    arguments = ("--preset", "san-pgd", "--min", "clean=0.9", "--min", f"PGD*={bar}", "--junit", junit)
     ended = run("evaluate", "tiny", "--dataset", "shapes", "--images", 9, *arguments, *here)
     assert ended.status == status
     assert f'failures="{2 * status}"' in junit.read_text()
@@ -189,8 +189,8 @@ BAD: dict[str, tuple[list[str], str]] = {
     "an unknown data set": (["evaluate", "tiny", "--dataset", "shape"], "unknown data set 'shape'. Did you mean"),
     "an unknown preset": (["evaluate", "tiny", "--dataset", "shapes", "--preset", "pgd"], "unknown preset 'pgd'"),
     "a bar without an attack": (
-        ["evaluate", "tiny", "--dataset", "shapes", "--min-robust", "0.4"],
-        "a preset that attacks",
+        ["evaluate", "tiny", "--dataset", "shapes", "--min", "pgd*=0.4"],
+        "no condition fits 'pgd*'",
     ),
     "a radius without an attack": (
         ["evaluate", "tiny", "--dataset", "shapes", "--eps", "4/255"],
