@@ -42,6 +42,7 @@ class Squares:
 
     eps: float
     numbers: ClassVar[int] = 2
+    to_edge: bool = True
 
     def start(self, images: Tensor, signs: Signs) -> Tensor:
         channels, _, width = images.shape[1:]
@@ -51,7 +52,7 @@ class Squares:
         return min(max(round(math.sqrt(share * height * width)), 1), height - 1 or 1, width - 1 or 1)
 
     def changed(self, images: Tensor, best: Tensor, drawn: Tensor, side: int) -> Tensor:
-        squares = _signs(drawn[:, 2:], images) * _Window.at(drawn[:, :2], images, side).mask()
+        squares = _signs(drawn[:, 2:], images) * _Window.at(drawn[:, :2], images, side, to_edge=self.to_edge).mask()
         return best + 2 * self.eps * squares - images
 
 
@@ -62,12 +63,13 @@ class Pyramids:
     It mixes two pyramids into what a first window holds, at the length of what both it and a second window held and of what is
     left of eps, and empties the second. Length is counted by channel, as in the paper (AutoAttack sums it over the channels).
 
-    Deviations from the authors' code: windows reach the last row and column, tiles lie in the middle and are at least one pixel
-    wide, and windows are no larger than the image.
+    Deviations from the authors' code: windows reach the last row and column if `to_edge`, tiles lie in the middle and are at least
+    one pixel wide, and windows are no larger than the image.
     """
 
     eps: float
     numbers: ClassVar[int] = 5
+    to_edge: bool = True
 
     def start(self, images: Tensor, signs: Signs) -> Tensor:
         channels, height, width = images.shape[1:]
@@ -91,7 +93,7 @@ class Pyramids:
         return min(side + 1 - side % 2, room - 1 + room % 2)
 
     def changed(self, images: Tensor, best: Tensor, drawn: Tensor, side: int) -> Tensor:
-        first, second = (_Window.at(drawn[:, at : at + 2], images, side) for at in (0, 2))
+        first, second = (_Window.at(drawn[:, at : at + 2], images, side, to_edge=self.to_edge) for at in (0, 2))
         difference, both = best - images, first.mask() | second.mask()
         unused = (self.eps**2 - difference.square().sum((1, 2, 3), keepdim=True)).clamp(min=0)
         held = (difference * both).square().sum((2, 3), keepdim=True)
@@ -141,11 +143,11 @@ class _Window:
     side: int
 
     @classmethod
-    def at(cls, drawn: Tensor, images: Tensor, side: int) -> "_Window":
-        """Place it by two numbers an image, (N, 2) in [0, 1)."""
+    def at(cls, drawn: Tensor, images: Tensor, side: int, *, to_edge: bool = True) -> "_Window":
+        """Place it by two numbers an image, (N, 2) in [0, 1); without `to_edge` none reaches the last row or column."""
 
         def behind(drawn: Tensor, size: int) -> Tensor:
-            return torch.arange(size, device=drawn.device) - (drawn * (size - side + 1)).long().unsqueeze(1)
+            return torch.arange(size, device=drawn.device) - (drawn * (size - side + to_edge)).long().unsqueeze(1)
 
         return cls(behind(drawn[:, 0], images.shape[2]), behind(drawn[:, 1], images.shape[3]), side)
 

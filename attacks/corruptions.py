@@ -7,6 +7,8 @@ authors' code:
 - frost: they lay six photographs of frost over the picture, which do not come along here; ridges of fractal noise take their place.
 - spatter: edges are those of a Sobel filter instead of Canny's, distances to them chamfer distances.
 - elastic_transform: the affine map and the displacement are one interpolation instead of two.
+- glass_blur does what the authors' code does, by which their files were made, not what it was meant to do: its line that swaps two
+  pixels works on numpy views, so that both places end up with the neighbour's pixel. A true swap would be weaker.
 - Only pixelate and jpeg_compression round to 8 bits, for what they do is defined on 8 bits.
 """
 
@@ -163,7 +165,7 @@ def _defocus_blur(images: Tensor, strength: Strength, generator: Generator) -> T
 
 
 def _glass_blur(images: Tensor, strength: Strength, generator: Generator) -> Tensor:
-    """Blur, swap neighbouring pixels one after the other, blur."""
+    """Blur, put a neighbour's pixel in the place of each one after the other, blur."""
     sigma, reach, rounds = strength[0], int(strength[1]), int(strength[2])
     count, channels, height, width = images.shape
     shape = (rounds, height, width, 2)
@@ -175,9 +177,7 @@ def _glass_blur(images: Tensor, strength: Strength, generator: Generator) -> Ten
         for y in range(height - reach, reach, -1):
             for x in range(width - reach, reach, -1):
                 from_y, from_x = y + steps[:, turn, y - 1, x - 1, 1], x + steps[:, turn, y - 1, x - 1, 0]
-                here = sources[:, y, x].copy()
-                sources[:, y, x] = sources[every, from_y, from_x]
-                sources[every, from_y, from_x] = here
+                sources[:, y, x] = sources[every, from_y, from_x]  # a copy, not a swap: see the module
     places = torch.from_numpy(sources).to(images.device).view(count, 1, -1).expand(-1, channels, -1)
     return _gaussian(_gaussian(images, sigma).flatten(2).gather(2, places).view_as(images), sigma)
 

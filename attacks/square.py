@@ -1,7 +1,7 @@
 """Square attack: random search with squares, without any gradient."""
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -25,6 +25,10 @@ class Square:
     A random change of a square window is kept where the margin of the label over the best other class shrinks. No gradient is
     used, so what hides gradients does not hinder it. See `Squares` for what changes in Linf, `Pyramids` for L2.
 
+    Two things differ from AutoAttack's code and make the attack stronger: windows may reach the last row and column, where its
+    windows end one short, and the schedule of their sizes is rescaled from 10,000 queries to the number given, as in the paper,
+    where its first 5000 queries end with windows still large. `variant` "autoattack" does both as AutoAttack does.
+
     Each image has its own windows, whatever the batch; images that have fallen leave it. `p_init` is that of AutoAttack (Croce
     and Hein 2020, arXiv:2003.01690) in both norms; the paper has 0.05 in Linf and 0.1 in L2.
     """
@@ -35,11 +39,15 @@ class Square:
 
     queries: Annotated[int, Field(ge=1, le=1_000_000, description="forward passes of an image at most")] = 5000
     p_init: Annotated[float, Field(gt=0, le=1, description="share of pixels that the first squares change")] = 0.8
+    variant: Annotated[
+        Literal["rescaled", "autoattack"],
+        Field(description="rescaled schedule and windows up to the edges, or both as in AutoAttack"),
+    ] = "rescaled"
 
     @property
     def title(self) -> str:
-        """For example "Square-5000"."""
-        return f"Square-{self.queries}"
+        """For example "Square-5000" or "Square-5000 (autoattack)"."""
+        return f"Square-{self.queries}" + (" (autoattack)" if self.variant == "autoattack" else "")
 
     @property
     def passes(self) -> int:
@@ -58,7 +66,8 @@ class Square:
     ) -> Tensor:
         """Propose adversarial images; see `Attack.perturb`."""
         norm, eps = threat.norm, threat.eps
-        search: Search = Squares(eps) if norm is Norm.LINF else Pyramids(eps)
+        kind = Squares if norm is Norm.LINF else Pyramids
+        search: Search = kind(eps, to_edge=self.variant == "rescaled")
         draws = _Draws(images, generator, search.numbers + images.shape[1])
         best = moved(images, search.start(images, draws.signs), norm, eps)
         margin = _margin(model, best, labels)
@@ -81,7 +90,8 @@ class Square:
 
     def _share(self, query: int) -> float:
         """Share of the pixels that a query changes: p of the paper, halved as the schedule says."""
-        of_ten_thousand = int(query / self.queries * 10_000)
+        as_counted = query - 1  # AutoAttack leaves the start out
+        of_ten_thousand = as_counted if self.variant == "autoattack" else int(query / self.queries * 10_000)
         return self.p_init / 2 ** sum(of_ten_thousand > bound for bound in SCHEDULE)
 
 

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torchattacks
 from torch import Tensor, nn
 
 import attacks
@@ -106,6 +107,47 @@ def test_squares_shrink_as_published(query: int, side: int, odd: int) -> None:
     share = Square(queries=5000)._share(query)
     assert Squares(1).side(share, 224, 224) == side
     assert Pyramids(1).side(share, 224, 224) == odd
+
+
+@pytest.mark.parametrize("queries", [100, 5000, 20_000])
+def test_the_schedule_of_autoattack_is_not_rescaled(queries: int) -> None:
+    """The code of torchattacks, told as AutoAttack tells it, for each iteration after the start."""
+    theirs = torchattacks.Square(nn.Identity(), n_queries=queries, p_init=0.8, resc_schedule=False)
+    ours = Square(queries=queries, variant="autoattack")
+    at = range(1, min(queries, 9000), 7)
+    assert [ours._share(query) for query in at] == [theirs.p_selection(query - 1) for query in at]
+
+
+@pytest.mark.parametrize("kind", [Squares, Pyramids])
+@pytest.mark.parametrize("to_edge", [True, False])
+def test_windows_of_autoattack_end_before_the_last_row_and_column(
+    kind: type[Squares | Pyramids], to_edge: bool
+) -> None:
+    """It draws the first row and column from [0, size - side), so that the last window ends one short."""
+    images = torch.full((400, 1, 8, 10), 0.5)
+    drawn = torch.rand(400, kind.numbers + 1, generator=generator())
+    search = kind(0.1, to_edge=to_edge)
+    changed = (search.changed(images, images, drawn, 3) != 0).any(0)[0]
+    assert changed[:-1, :-1].any(1).all()
+    assert changed[:-1, :-1].any(0).all()
+    assert changed[-1].any() == changed[:, -1].any() == to_edge
+
+
+def test_windows_up_to_the_edges_and_a_rescaled_schedule_are_stronger(nearest_mean: nn.Module, digits: Digits) -> None:
+    part = Digits(digits.images[::4], digits.labels[::4])
+
+    def left(variant: str) -> int:
+        run = run_attack(
+            attacks.create("square", queries=400, variant=variant),
+            nearest_mean,
+            part.images,
+            part.labels,
+            threat=ThreatModel(Norm.LINF, 0.1),
+            generator=image_generators(0, range(len(part.labels))),
+        )
+        return int(robust(run, part.labels).sum())
+
+    assert left("autoattack") >= left("rescaled") + 5
 
 
 @pytest.mark.parametrize(
