@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from models._card import Weights
+from models.attention_mask import from_tutorial
 from models.opaque import TORCH_EXPORT, TORCHSCRIPT
 
 MAX_CHECKPOINT_BYTES = 4 * 2**30
@@ -143,20 +144,27 @@ def _named(content: object, file: str) -> dict[str, Tensor]:
 _T = TypeVar("_T")
 
 
+def _with_names_here(named: dict[str, _T]) -> Iterator[dict[str, _T]]:
+    yield named
+    if "attn_conv.0.weight" in named:
+        yield {from_tutorial(name): value for name, value in named.items()}
+
+
 def unprefixed(tensors: Mapping[str, _T]) -> Iterator[dict[str, _T]]:
     """Yield named things as they are, then without each leading part that all names share: `module.`, `model.`, `net.`, ...
 
-    Parallel training, Lightning and wrappers of one's own leave such parts.
+    Parallel training, Lightning and wrappers of one's own leave such parts. Names that only other code for a family uses are also
+    yielded as this package names them.
     """
     named = dict(tensors)
-    yield named
+    yield from _with_names_here(named)
     for _ in range(_MOST_PREFIXES):
         first, dot, _ = next(iter(named), "").partition(".")
         prefix = first + dot
         if not dot or not all(name.startswith(prefix) for name in named):
             return
         named = {name.removeprefix(prefix): value for name, value in named.items()}
-        yield named
+        yield from _with_names_here(named)
 
 
 def require_suffix(name: str) -> None:

@@ -59,6 +59,23 @@ class AttentionMaskNet(nn.Module):
         return self.classifier(means.flatten(1)), masks
 
 
+_TUTORIAL_NAMES = {
+    "features.0.": "features.conv1.",
+    "features.1.": "features.bn1.",
+    **{f"features.{index + 3}.": f"features.layer{index}." for index in range(1, 5)},
+    "attn_conv.0.": "attention.",
+    "fc.": "classifier.",
+}
+
+
+def from_tutorial(name: str) -> str:
+    """Give a tensor of the tutorial's own code its name here; it numbers the ResNet's children."""
+    for theirs, ours in _TUTORIAL_NAMES.items():
+        if name.startswith(theirs):
+            return ours + name.removeprefix(theirs)
+    return name
+
+
 def diversity_loss(masks: Tensor) -> Tensor:
     """Measure how much the masks of an image overlap: 0 for masks that share no position.
 

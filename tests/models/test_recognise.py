@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import models
 from common import file_sha256
@@ -200,6 +200,24 @@ def test_a_prefix_of_all_names_is_no_part_of_the_architecture(prefix: str, tmp_p
     with pytest.raises(UnrecognisedError) as caught:
         models.draft(tmp_path / "b.ckpt")
     assert caught.value.nearest.unexpected == ("neck.weight",)
+
+
+@pytest.mark.parametrize("prefix", ["", "model."])
+def test_the_tutorials_attention_mask_is_known_under_its_own_names(prefix: str, tmp_path: Path) -> None:
+    ours = models.create("attention_mask_resnet34", num_classes=2).eval()
+    backbone = [module for name, module in ours.features.named_children()]
+    theirs = nn.Module()
+    theirs.features = nn.Sequential(*backbone)
+    theirs.attn_conv = nn.Sequential(ours.attention, nn.Sigmoid())
+    theirs.fc = ours.classifier
+    tensors = {f"{prefix}{name}": value for name, value in theirs.state_dict().items()}
+    assert {f"{prefix}{name}" for name in ("features.0.weight", "attn_conv.0.weight", "fc.1.weight")} <= tensors.keys()
+    torch.save(tensors, tmp_path / "a.pth")
+    added = models.add(tmp_path / "a.pth", tmp_path, "a", accept_likely=True)
+    assert added.card.architecture == "attention_mask_resnet34"
+    images = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(models.load(added.checkpoint.path).network(images), ours(images))
 
 
 def test_two_kinds_of_weights_are_asked_about(tmp_path: Path) -> None:
