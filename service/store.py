@@ -29,6 +29,7 @@ from sqlalchemy import (
     select,
     update,
 )
+from sqlalchemy.exc import DatabaseError
 
 from evaluation.plan import Plan, Shard
 from evaluation.runner import ShardResult, furthest
@@ -82,6 +83,10 @@ _KEYS = Table(
 )
 
 
+class StoreError(RuntimeError):
+    """The database cannot be used; the message says why and what to do."""
+
+
 class KeyReusedError(ValueError):
     """An idempotency key came again with another request."""
 
@@ -99,9 +104,19 @@ class Store:
 
     @classmethod
     def at(cls, path: Path) -> "Store":
-        """Open or create an SQLite database file."""
+        """Open or create an SQLite database file.
+
+        Raises:
+            StoreError: it cannot be read or written, or is no database.
+        """
         path.parent.mkdir(parents=True, exist_ok=True)
-        return cls(f"sqlite:///{path}")
+        try:
+            return cls(f"sqlite:///{path}")
+        except (sqlite3.Error, DatabaseError) as error:
+            reason = error.orig if isinstance(error, DatabaseError) else error
+            raise StoreError(
+                f"the database {path} cannot be used: {reason}; move it aside, and a new one is made, or name another folder"
+            ) from error
 
     def close(self) -> None:
         """Close all connections."""

@@ -10,21 +10,25 @@ import attacks
 import models
 from service.card_fields import read_card_fields
 from service.client import Client, ClientError
-from service.commands.options import Json, ModelDir, catalog_of
+from service.commands.options import DataDir, Json, ModelDir, settings_of
 from service.display import console, describe_added, print_questions
 from service.endings import BAD_REQUEST, end
 from service.schemas import AddedModel, OpenQuestions, QuestionView
-from service.settings import Settings
 
 app = typer.Typer(invoke_without_command=True, add_completion=False)
 
 
 @app.callback()
-def list_models(context: typer.Context, model_dir: ModelDir = [], as_json: Json = False) -> None:
+def list_models(
+    context: typer.Context, data_dir: DataDir = None, model_dir: ModelDir = [], as_json: Json = False
+) -> None:
     """List the checkpoints that can be evaluated, and the architectures that can be created; or add a checkpoint."""
     if context.invoked_subcommand:
         return
-    cards = {name: checkpoint.card() for name, checkpoint in catalog_of(model_dir, []).checkpoints().items()}
+    cards = {
+        name: checkpoint.card()
+        for name, checkpoint in settings_of(data_dir=data_dir, model_dir=model_dir).catalog().checkpoints().items()
+    }
     if as_json:
         body = {
             "checkpoints": {name: card.model_dump(mode="json") for name, card in cards.items()},
@@ -69,16 +73,14 @@ def add_model(
         str | None,
         typer.Option(help="API key of that service.", envvar="WITHSTAND_API_KEY", show_default="none"),
     ] = None,
-    data_dir: Annotated[Path, typer.Option(help="Folder of the service's data; models are put below it.")] = Path(
-        ".withstand"
-    ),
+    data_dir: DataDir = None,
     as_json: Json = False,
 ) -> None:
     """Add a checkpoint: recognised by its tensors, asked about where they do not tell enough, tried once, kept with its card."""
     given = read_card_fields(card, set_field)
     try:
         if url is None:
-            catalog = Settings(data_dir=data_dir).catalog()
+            catalog = settings_of(data_dir=data_dir).catalog()
             added = AddedModel.of(catalog.add_model(file, name or file.stem, given, accept_likely=yes))
         else:
             with Client(url, api_key=api_key) as client:
