@@ -30,7 +30,8 @@ def _require_free(host: str, port: int) -> None:
     try:
         socket.create_server((host, port), family=family).close()
     except OSError as error:
+        reason = str(error.strerror).partition(" (")[0]  # which goes on with the address
         raise StartError(
-            f"cannot listen on {host}, port {port}: {error.strerror}; end what listens there, or choose another port "
+            f"cannot listen on {host}, port {port}: {reason}; end what listens there, or choose another port "
             f"with --port or {PREFIX}PORT (0 takes a free one)"
         ) from error

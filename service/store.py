@@ -189,6 +189,15 @@ class Store:
             if dropped.rowcount:
                 db.execute(update(_EVALUATIONS).where(_EVALUATIONS.c.id == evaluation_id).values(cancelled_at=_now()))
 
+    def waiting_for(self, model: str) -> list[str]:
+        """List the ids of the evaluations of a model that are not finished."""
+        unfinished = _SHARDS.c.status.in_([ShardStatus.PENDING, ShardStatus.RUNNING])
+        ids = select(_SHARDS.c.evaluation_id).where(unfinished)
+        query = select(_EVALUATIONS.c.id, _EVALUATIONS.c.plan).where(_EVALUATIONS.c.id.in_(ids))
+        with self._engine.connect() as db:
+            plans = [(each, Plan.model_validate_json(plan)) for each, plan in db.execute(query)]
+        return [each for each, plan in plans if model in plan.spec.models]
+
     def recover(self) -> int:
         """Make shards that were running when the former dispatcher ended pending again; returns their number."""
         with _transaction(self._engine) as db:

@@ -8,12 +8,14 @@ import typer
 
 import attacks
 import models
+from service import removal
 from service.card_fields import read_card_fields
 from service.client import Client, ClientError
 from service.commands.options import DataDir, Json, ModelDir, settings_of
 from service.display import console, describe_added, print_questions
 from service.endings import BAD_REQUEST, end
 from service.schemas import AddedModel, OpenQuestions, QuestionView
+from service.store import Store
 
 app = typer.Typer(invoke_without_command=True, add_completion=False)
 
@@ -94,6 +96,23 @@ def add_model(
         _ask(OpenQuestions.model_validate(error.problem), as_json=as_json)
     else:
         typer.echo(added.model_dump_json(indent=2) if as_json else describe_added(added))
+
+
+@app.command("rm")
+def remove_model(
+    name: Annotated[str, typer.Argument(help="Name of a model that was added, such as mine or mine@2.")],
+    data_dir: DataDir = None,
+) -> None:
+    """Remove a model that was added, its file and its card."""
+    settings = settings_of(data_dir=data_dir)
+    catalog = settings.catalog()
+    catalog.require_added(name)  # before a database is made
+    store = Store.at(settings.database)
+    try:
+        removal.remove_model(name, catalog, store)
+    finally:
+        store.close()
+    typer.echo(f"removed {name}")
 
 
 def _ask(asked: OpenQuestions, *, as_json: bool) -> NoReturn:

@@ -318,6 +318,15 @@ def test_a_folder_that_is_named_twice_is_searched_once(run: Run, added: Path) ->
     assert run("models", "--data-dir", added, "--model-dir", added / "models").out.count("\nmine: ") == 1
 
 
+def test_what_was_added_can_be_removed_and_nothing_else(run: Run, added: Path) -> None:
+    refused = run("models", "rm", "resnet_mini.fashion_mnist", "--data-dir", added)
+    assert (refused.status, refused.out) == (2, "")
+    assert "only added models can be removed" in refused.err
+    assert run("models", "rm", "mine", "--data-dir", added) == Ended(0, "removed mine\n", "")
+    assert [*(added / "models").iterdir()] == []
+    assert "unknown model 'mine'" in run("models", "rm", "mine", "--data-dir", added).err
+
+
 LIGHT = """
 import sys
 sys.argv = ["withstand", *sys.argv[1:]]
