@@ -170,6 +170,26 @@ class Catalog:
             raise models.CheckpointError("models cannot be added here: there is no folder for them")
         return models.add(file, self.store, self.free_name(name), given, accept_likely=accept_likely)
 
+    def remove_model(self, name: str) -> None:
+        """Remove a model that was added, with its card.
+
+        Raises:
+            UnknownNameError: there is none of that name.
+            CheckpointError: it was not added, but lies in another folder.
+        """
+        self.require_added(name)
+        checkpoint = self.checkpoint(name)
+        checkpoint.card_path.unlink()  # first: a file without its card is no model
+        checkpoint.path.unlink()
+
+    def require_added(self, name: str) -> None:
+        """Refuse a model that was not added; raises as `remove_model` does."""
+        folder = self.checkpoint(name).path.parent
+        if self.store is None or folder.resolve() != self.store.resolve():
+            raise models.CheckpointError(
+                f"{name!r} cannot be removed: it was not added but lies in {folder}; only added models can be removed"
+            )
+
     def datasets(self) -> dict[str, Path]:
         """List the paths of the data sets by name.
 

@@ -2,11 +2,11 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from tempfile import TemporaryFile
 from uuid import uuid4
 
 from pydantic import ValidationError
 
+from common.folders import require_writable
 from evaluation.plan import Plan, Shard
 from evaluation.runner import ShardResult, furthest
 
@@ -24,16 +24,9 @@ class ResultFolder:
         """Make the folder, and see that a file can be written there.
 
         Raises:
-            OSError: it cannot.
+            FolderError: it cannot.
         """
-        try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            with TemporaryFile(dir=self._folder):
-                pass
-        except OSError as error:
-            raise OSError(
-                f"finished work cannot be kept in {self._folder}: {error.strerror}; name another folder"
-            ) from error
+        require_writable(self._folder, "finished work")
 
     def computed(self, plan: Plan, shard: Shard) -> ShardResult | None:
         """Read the result of a shard, whatever evaluation it was computed for."""

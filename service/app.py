@@ -87,7 +87,7 @@ def create_app(settings: Settings) -> FastAPI:
 async def _lifespan(app: FastAPI) -> AsyncGenerator[None]:
     settings: Settings = app.state.settings
     catalog = settings.catalog()
-    store = Store.at(settings.data_dir / "withstand.db")
+    store = Store.at(settings.database)
     devices = settings.devices or tuple(available_devices())
     limits = Limits(
         images=settings.queue_images,

@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from evaluation import Catalog, EvaluationSpec, Report, preset
 from service.client import Client, ClientError
 from service.display import console, print_report
+from service.preflight import require_startable
 from service.server import config
 from service.settings import Settings
 
@@ -23,27 +24,33 @@ IMAGES = 100
 START_TIMEOUT_S = 120.0
 
 
-def run(*, detach: bool, port: int, data_dir: Path) -> None:
+def run(settings: Settings, *, detach: bool) -> None:
     """Start the service, evaluate every model of the zoo, print the report, and serve until Ctrl-C unless detached.
 
     Args:
+        settings: of the service; if the port is taken, it listens on a free one, and to this machine alone, without keys.
+            What was finished before in its folder is not computed again.
         detach: end the service once the report is printed.
-        port: to listen on; if it is taken, a free one.
-        data_dir: folder of the database; what was finished there before is not computed again.
 
     Raises:
+        StartError: the service cannot start.
         ClientError: the service did not start, or refused.
     """
     out = console()
-    settings = Settings(host="127.0.0.1", port=_free_port(port), data_dir=data_dir, api_keys=frozenset())
+    alone = {"host": "127.0.0.1", "port": _free_port(settings.port), "api_keys": frozenset(), "admin_keys": frozenset()}
+    settings = settings.model_copy(update=alone)
+    require_startable(settings)
     url = f"http://{settings.host}:{settings.port}"
     with _serving(settings) as thread, Client(url) as client:
         _wait_until_ready(client, thread)
-        _evaluate(client, url, data_dir, out)
-        if not detach:
-            out.print("The service keeps running; Ctrl-C ends it.")
-            with suppress(KeyboardInterrupt):
-                thread.join()
+        page = _evaluate(client, url, settings.data_dir, out, live=not detach)
+        if detach:
+            out.print(_see_again(settings.data_dir, page), soft_wrap=True, markup=False)
+            return
+        out.print(_next_steps(url, page, settings.data_dir / "example.png"), soft_wrap=True, markup=False)
+        out.print("The service keeps running; Ctrl-C ends it.")
+        with suppress(KeyboardInterrupt):
+            thread.join()
 
 
 @contextmanager
@@ -79,7 +86,8 @@ def _wait_until_ready(client: Client, server: Thread) -> None:
         time.sleep(0.1)
 
 
-def _evaluate(client: Client, url: str, data_dir: Path, out: Console) -> None:
+def _evaluate(client: Client, url: str, data_dir: Path, out: Console, *, live: bool) -> str:
+    """Evaluate the zoo and print the report; returns the path of its page."""
     spec = EvaluationSpec(
         models=tuple(Catalog().checkpoints()),
         dataset=DATASET,
@@ -87,14 +95,14 @@ def _evaluate(client: Client, url: str, data_dir: Path, out: Console) -> None:
         conditions=preset("demo"),
     )
     submitted = client.submit(spec.model_dump(mode="json"))
-    out.print(f"Evaluation {submitted['id']}, live at {url}{submitted['links']['page']}", soft_wrap=True)
+    page: str = submitted["links"]["page"]
+    out.print(f"Evaluation {submitted['id']}" + (f", live at {url}{page}" if live else ""), soft_wrap=True)
     final = _watch(client, submitted, out)
     if final["status"] != "done":
         raise ClientError(f"the evaluation ended as {final['status']}: {final['error']}")
     print_report(Report.model_validate(client.evaluation(submitted["id"])["report"]), out)
-    picture = data_dir / "example.png"
-    picture.write_bytes(Catalog().open_dataset(DATASET).read(0))
-    out.print(_next_steps(url, submitted, picture), soft_wrap=True, markup=False)
+    (data_dir / "example.png").write_bytes(Catalog().open_dataset(DATASET).read(0))
+    return page
 
 
 def _watch(client: Client, submitted: dict[str, Any], out: Console) -> dict[str, Any]:
@@ -120,13 +128,21 @@ def _watch(client: Client, submitted: dict[str, Any], out: Console) -> dict[str,
     return state
 
 
-def _next_steps(url: str, submitted: dict[str, Any], picture: Path) -> str:
+def _see_again(data_dir: Path, page: str) -> str:
     return f"""
-The same report as a page: {url}{submitted["links"]["page"]}
+The service has ended; its results are in {data_dir}. To see them as a page:
+  withstand serve --data-dir {data_dir}
+and open {page} at the address that it prints.
+"""
+
+
+def _next_steps(url: str, page: str, picture: Path) -> str:
+    return f"""
+The same report as a page: {url}{page}
 
 Try next:
   curl {url}/v1/models
-  curl '{url}{submitted["links"]["report"]}?format=markdown'
+  curl '{url}/v1{page}/report?format=markdown'
   curl -F file=@{picture} {url}/v1/models/resnet_mini.fashion_mnist/predict
   curl -X POST {url}/v1/evaluations/pgd -H 'Content-Type: application/json' \\
     -d '{{"models": ["resnet_mini.fashion_mnist"], "dataset": "{DATASET}", "images": 100, "eps": ["2/255"]}}'

@@ -183,6 +183,11 @@ class Deployments:
         """Change how a model is served."""
         _write(self._file(model), _Stored(settings=settings, agreement=agreement).model_dump_json(indent=2))
 
+    def forget(self, model: str) -> None:
+        """Drop the settings of a model of which no version is left."""
+        if model not in self.names():
+            self._file(model).unlink(missing_ok=True)
+
     def _file(self, model: str) -> Path:
         return self._folder / f"{model}.json"
 

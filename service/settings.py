@@ -86,10 +86,16 @@ class Settings(BaseSettings):
             )
         return self
 
+    @property
+    def database(self) -> Path:
+        """Where evaluations are stored."""
+        return self.data_dir / "withstand.db"
+
     def catalog(self) -> Catalog:
         """Where names of models and data sets are looked up: the zoo first, added models last."""
         store, notes = self.data_dir / "models", self.data_dir / "notes"
-        return Catalog((models.ZOO, *self.model_dirs, store), (ZOO_DATASETS, *self.dataset_dirs), store, notes)
+        folders = {folder.resolve(): folder for folder in (models.ZOO, *self.model_dirs, store)}  # each once
+        return Catalog((*folders.values(),), (ZOO_DATASETS, *self.dataset_dirs), store, notes)
 
 
 def _is_loopback(host: str) -> bool:

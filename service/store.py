@@ -29,6 +29,7 @@ from sqlalchemy import (
     select,
     update,
 )
+from sqlalchemy.exc import DatabaseError
 
 from evaluation.plan import Plan, Shard
 from evaluation.runner import ShardResult, furthest
@@ -82,6 +83,10 @@ _KEYS = Table(
 )
 
 
+class StoreError(RuntimeError):
+    """The database cannot be used; the message says why and what to do."""
+
+
 class KeyReusedError(ValueError):
     """An idempotency key came again with another request."""
 
@@ -99,9 +104,19 @@ class Store:
 
     @classmethod
     def at(cls, path: Path) -> "Store":
-        """Open or create an SQLite database file."""
+        """Open or create an SQLite database file.
+
+        Raises:
+            StoreError: it cannot be read or written, or is no database.
+        """
         path.parent.mkdir(parents=True, exist_ok=True)
-        return cls(f"sqlite:///{path}")
+        try:
+            return cls(f"sqlite:///{path}")
+        except (sqlite3.Error, DatabaseError) as error:
+            reason = error.orig if isinstance(error, DatabaseError) else error
+            raise StoreError(
+                f"the database {path} cannot be used: {reason}; move it aside, and a new one is made, or name another folder"
+            ) from error
 
     def close(self) -> None:
         """Close all connections."""
@@ -173,6 +188,15 @@ class Store:
             )
             if dropped.rowcount:
                 db.execute(update(_EVALUATIONS).where(_EVALUATIONS.c.id == evaluation_id).values(cancelled_at=_now()))
+
+    def waiting_for(self, model: str) -> list[str]:
+        """List the ids of the evaluations of a model that are not finished."""
+        unfinished = _SHARDS.c.status.in_([ShardStatus.PENDING, ShardStatus.RUNNING])
+        ids = select(_SHARDS.c.evaluation_id).where(unfinished)
+        query = select(_EVALUATIONS.c.id, _EVALUATIONS.c.plan).where(_EVALUATIONS.c.id.in_(ids))
+        with self._engine.connect() as db:
+            plans = [(each, Plan.model_validate_json(plan)) for each, plan in db.execute(query)]
+        return [each for each, plan in plans if model in plan.spec.models]
 
     def recover(self) -> int:
         """Make shards that were running when the former dispatcher ended pending again; returns their number."""

@@ -12,23 +12,20 @@ from evaluation import Catalog, DatasetError
 from evaluation.broken import OnLook
 from evaluation.classes import read_class_map
 from evaluation.dataset_check import DatasetCheck, Matched, check_dataset, match_with
-from service.commands.options import DatasetDir, Json, ModelDir, catalog_of
+from service.commands.options import DataDir, DatasetDir, Json, ModelDir, settings_of
 from service.endings import FAILURE
-
-DataDir = Annotated[Path, typer.Option(help="Folder in which is kept what was found out about data sets.")]
-_DATA_DIR = Path(".withstand")
 
 app = typer.Typer(invoke_without_command=True, add_completion=False)
 
 
 @app.callback()
 def list_datasets(
-    context: typer.Context, dataset_dir: DatasetDir = [], data_dir: DataDir = _DATA_DIR, as_json: Json = False
+    context: typer.Context, dataset_dir: DatasetDir = [], data_dir: DataDir = None, as_json: Json = False
 ) -> None:
     """List the data sets that models can be evaluated on; or check one."""
     if context.invoked_subcommand:
         return
-    catalog = catalog_of([], dataset_dir, data_dir)
+    catalog = settings_of(data_dir=data_dir, dataset_dir=dataset_dir).catalog()
     found = [_listed(catalog, name, path) for name, path in catalog.datasets().items()]
     if as_json:
         typer.echo(json.dumps(found, indent=2))
@@ -61,13 +58,14 @@ def check(
     ] = None,
     model_dir: ModelDir = [],
     dataset_dir: DatasetDir = [],
-    data_dir: DataDir = _DATA_DIR,
+    data_dir: DataDir = None,
     as_json: Json = False,
 ) -> None:
     """Look at every picture of a data set. Ends with status 1 if one is broken, or the classes are not the model's."""
     if class_map and not model:
         raise ValueError(f"--class-map {class_map} needs --model: whose classes does it name?")
-    catalog, name = catalog_of(model_dir, dataset_dir, data_dir).with_dataset(dataset)
+    settings = settings_of(data_dir=data_dir, model_dir=model_dir, dataset_dir=dataset_dir)
+    catalog, name = settings.catalog().with_dataset(dataset)
     opened, match = catalog.open_dataset(name), None
     if model:
         classes = catalog.checkpoint(model).card().classes

@@ -1,11 +1,11 @@
 """The command `demo`."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from service import demo as demonstration
+from service.commands.options import DataDir, settings_of
 
 app = typer.Typer(add_completion=False)
 
@@ -13,8 +13,10 @@ app = typer.Typer(add_completion=False)
 @app.command()
 def demo(
     detach: Annotated[bool, typer.Option(help="End by itself instead of serving until Ctrl-C.")] = False,
-    port: Annotated[int, typer.Option(help="Port to listen on; if it is taken, a free one.")] = 8000,
-    data_dir: Annotated[Path, typer.Option(help="Folder of the database.")] = Path(".withstand"),
+    port: Annotated[
+        int | None, typer.Option(help="Port to listen on; if it is taken, a free one.", show_default="8000")
+    ] = None,
+    data_dir: DataDir = None,
 ) -> None:
     """Start the service, evaluate the zoo through HTTP, print the report and where to look next."""
-    demonstration.run(detach=detach, port=port, data_dir=data_dir)
+    demonstration.run(settings_of(data_dir=data_dir, port=port), detach=detach)

@@ -11,7 +11,7 @@ import evaluation
 from attacks import ThreatModel
 from evaluation import EvaluationSpec, ShardResult, writers
 from evaluation.classes import read_class_map
-from service.commands.options import DatasetDir, Device, Json, ModelDir, catalog_of, usable
+from service.commands.options import DataDir, DatasetDir, Device, Json, ModelDir, settings_of, usable
 from service.display import console, describe_estimate, print_report
 from service.endings import FAILURE, end
 from service.formats import SUFFIXES, ReportFormat, write
@@ -81,9 +81,7 @@ def evaluate(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only estimate how long it would take.", show_default="off")
     ] = False,
-    data_dir: Annotated[
-        Path, typer.Option(help="Folder in which finished work is kept; what is there is not computed again.")
-    ] = Path(".withstand"),
+    data_dir: DataDir = None,
     device: Device = "",
     model_dir: ModelDir = [],
     dataset_dir: DatasetDir = [],
@@ -98,7 +96,8 @@ def evaluate(
         raise ValueError(f"--norm {norm} needs --eps: radii of different norms are not alike")
     budget: dict[str, Any] = {"norm": norm or "Linf", "eps": eps}
     conditions = evaluation.conditions_of(preset, None if eps is None else ThreatModel(**budget))
-    catalog, dataset = catalog_of(model_dir, dataset_dir, data_dir).with_dataset(dataset)
+    settings = settings_of(data_dir=data_dir, model_dir=model_dir, dataset_dir=dataset_dir)
+    catalog, dataset = settings.catalog().with_dataset(dataset)
     spec = EvaluationSpec.model_validate(
         {
             "models": model,
@@ -115,7 +114,7 @@ def evaluate(
         }
     )
     bars = [writers.parse_bar(each, spec) for each in min_score]
-    kept = evaluation.ResultFolder(data_dir / "results")
+    kept = evaluation.ResultFolder(settings.data_dir / "results")
     if dry_run:
         plan = evaluation.make_plan(spec, catalog)
         done = [result for shard in plan.shards if (result := kept.computed(plan, shard))]

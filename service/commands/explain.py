@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from service.commands.options import Device, Json, ModelDir, catalog_of, read_picture, usable
+from service.commands.options import DataDir, Device, Json, ModelDir, read_picture, settings_of, usable
 from service.explain import explain as explain_image
 from service.explain import parse_place
 
@@ -25,11 +25,12 @@ def explain(
         typer.Option(help="Whose attention: y,x as fractions of the cropped picture.", show_default="of all places"),
     ] = None,
     device: Device = "",
+    data_dir: DataDir = None,
     model_dir: ModelDir = [],
     as_json: Json = False,
 ) -> None:
     """Draw what a model's attention weighs in a picture."""
-    classifier = catalog_of(model_dir, []).load_model(model, usable(device))
+    classifier = settings_of(data_dir=data_dir, model_dir=model_dir).catalog().load_model(model, usable(device))
     place = None if query is None else parse_place(query)
     found = explain_image(
         classifier, read_picture(classifier, image), model=model, file=str(image), layer=layer, query=place

@@ -2,9 +2,13 @@
 
 from pydantic import ValidationError
 
+from common.folders import FolderError
 from service.client import ClientError
 from service.endings import BAD_REQUEST, FAILURE
 from service.errors import field_errors
+from service.preflight import StartError
+from service.removal import InUseError
+from service.store import StoreError
 
 
 def ending_of(error: Exception) -> tuple[str, int] | None:
@@ -12,6 +16,8 @@ def ending_of(error: Exception) -> tuple[str, int] | None:
     match error:
         case ValidationError():
             return "; ".join(map(str, field_errors(error.errors()))), BAD_REQUEST
+        case FolderError() | StartError() | StoreError() | InUseError():
+            return str(error), FAILURE
         case ValueError() | OSError():
             return str(error), BAD_REQUEST
         case ClientError():

@@ -8,23 +8,29 @@ import typer
 
 import attacks
 import models
+from service import removal
 from service.card_fields import read_card_fields
 from service.client import Client, ClientError
-from service.commands.options import Json, ModelDir, catalog_of
+from service.commands.options import DataDir, Json, ModelDir, settings_of
 from service.display import console, describe_added, print_questions
 from service.endings import BAD_REQUEST, end
 from service.schemas import AddedModel, OpenQuestions, QuestionView
-from service.settings import Settings
+from service.store import Store
 
 app = typer.Typer(invoke_without_command=True, add_completion=False)
 
 
 @app.callback()
-def list_models(context: typer.Context, model_dir: ModelDir = [], as_json: Json = False) -> None:
+def list_models(
+    context: typer.Context, data_dir: DataDir = None, model_dir: ModelDir = [], as_json: Json = False
+) -> None:
     """List the checkpoints that can be evaluated, and the architectures that can be created; or add a checkpoint."""
     if context.invoked_subcommand:
         return
-    cards = {name: checkpoint.card() for name, checkpoint in catalog_of(model_dir, []).checkpoints().items()}
+    cards = {
+        name: checkpoint.card()
+        for name, checkpoint in settings_of(data_dir=data_dir, model_dir=model_dir).catalog().checkpoints().items()
+    }
     if as_json:
         body = {
             "checkpoints": {name: card.model_dump(mode="json") for name, card in cards.items()},
@@ -74,9 +80,7 @@ def add_model(
         str | None,
         typer.Option(help="API key of that service.", envvar="WITHSTAND_API_KEY", show_default="none"),
     ] = None,
-    data_dir: Annotated[Path, typer.Option(help="Folder of the service's data; models are put below it.")] = Path(
-        ".withstand"
-    ),
+    data_dir: DataDir = None,
     as_json: Json = False,
 ) -> None:
     """Add a checkpoint: recognised by its tensors, asked about where they do not tell enough, tried once, kept with its card."""
@@ -84,7 +88,7 @@ def add_model(
     name = name or (file.resolve().name if file.is_dir() else file.stem)
     try:
         if url is None:
-            catalog = Settings(data_dir=data_dir).catalog()
+            catalog = settings_of(data_dir=data_dir).catalog()
             added = AddedModel.of(catalog.add_model(file, name, given, accept_likely=yes))
         else:
             with Client(url, api_key=api_key) as client:
@@ -100,6 +104,23 @@ def add_model(
         _ask(OpenQuestions.model_validate(error.problem), as_json=as_json)
     else:
         typer.echo(added.model_dump_json(indent=2) if as_json else describe_added(added))
+
+
+@app.command("rm")
+def remove_model(
+    name: Annotated[str, typer.Argument(help="Name of a model that was added, such as mine or mine@2.")],
+    data_dir: DataDir = None,
+) -> None:
+    """Remove a model that was added, its file and its card."""
+    settings = settings_of(data_dir=data_dir)
+    catalog = settings.catalog()
+    catalog.require_added(name)  # before a database is made
+    store = Store.at(settings.database)
+    try:
+        removal.remove_model(name, catalog, store)
+    finally:
+        store.close()
+    typer.echo(f"removed {name}")
 
 
 def _ask(asked: OpenQuestions, *, as_json: bool) -> NoReturn:

@@ -1,7 +1,8 @@
 """Options that several commands have, and what they mean."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import typer
@@ -9,8 +10,9 @@ import typer
 import evaluation
 import models
 from common.pictures import PictureError, open_picture
-from evaluation import Catalog
 from service.settings import Settings
+
+LOOPBACK = "127.0.0.1"
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.", show_default="off")]
 ModelDir = Annotated[
@@ -22,14 +24,39 @@ ModelDir = Annotated[
 DatasetDir = Annotated[
     list[Path], typer.Option(help="Folder with more data sets; may be given again.", show_default="the zoo alone")
 ]
+DataDir = Annotated[
+    Path | None,
+    typer.Option(help="Folder of added models, finished work and the service's database.", show_default=".withstand"),
+]
 Device = Annotated[
     str, typer.Option(help="Where to compute, such as cpu or cuda.", show_default="the GPU if there is one")
 ]
 
 
-def catalog_of(model_dirs: list[Path], dataset_dirs: list[Path], data_dir: Path = Path(".withstand")) -> Catalog:
-    """Where names are looked up: the zoo, these folders, what was added to the data folder."""
-    return Settings(model_dirs=tuple(model_dirs), dataset_dirs=tuple(dataset_dirs), data_dir=data_dir).catalog()
+def settings_of(
+    *,
+    data_dir: Path | None = None,
+    model_dir: Sequence[Path] = (),
+    dataset_dir: Sequence[Path] = (),
+    host: str | None = LOOPBACK,
+    **more: Any,
+) -> Settings:
+    """Read the settings from the environment; flags that were given go first.
+
+    Args:
+        data_dir: see `Settings`, as all others; what is None or empty was not given.
+        model_dir: gives `model_dirs`.
+        dataset_dir: gives `dataset_dirs`.
+        host: this machine, unless the command listens.
+        more: further settings by name.
+    """
+    given: dict[str, Any] = more | {
+        "host": host,
+        "data_dir": data_dir,
+        "model_dirs": model_dir,
+        "dataset_dirs": dataset_dir,
+    }
+    return Settings(**{name: value for name, value in given.items() if value not in (None, [], ())})
 
 
 def usable(device: str) -> str:

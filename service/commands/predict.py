@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 import models
-from service.commands.options import Device, Json, ModelDir, catalog_of, read_picture, usable
+from service.commands.options import DataDir, Device, Json, ModelDir, read_picture, settings_of, usable
 from service.deployments import version_of
 from service.schemas import Prediction, Predictions, top_classes
 
@@ -19,11 +19,12 @@ def predict(
     image: Annotated[list[Path], typer.Argument(help="Picture files.")],
     top_k: Annotated[int, typer.Option(min=1, help="Classes to name for each picture.")] = 5,
     device: Device = "",
+    data_dir: DataDir = None,
     model_dir: ModelDir = [],
     as_json: Json = False,
 ) -> None:
     """Classify pictures here and now, without a server."""
-    classifier = catalog_of(model_dir, []).load_model(model, usable(device))
+    classifier = settings_of(data_dir=data_dir, model_dir=model_dir).catalog().load_model(model, usable(device))
     predictions = [_predict(classifier, path, top_k) for path in image]
     if as_json:
         typer.echo(

@@ -1,13 +1,12 @@
 """The command `serve`."""
 
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from service import server
-from service.commands.options import DatasetDir, ModelDir
-from service.settings import Settings
+from service.commands.options import DataDir, DatasetDir, ModelDir, settings_of
+from service.preflight import require_startable
 
 app = typer.Typer(add_completion=False)
 
@@ -18,9 +17,7 @@ def serve(
     port: Annotated[
         int | None, typer.Option(help="Port to listen on; 0 takes a free one.", show_default="8000")
     ] = None,
-    data_dir: Annotated[
-        Path | None, typer.Option(help="Folder of the database and of added models.", show_default=".withstand")
-    ] = None,
+    data_dir: DataDir = None,
     model_dir: ModelDir = [],
     dataset_dir: DatasetDir = [],
     workers: Annotated[
@@ -28,12 +25,8 @@ def serve(
     ] = None,
 ) -> None:
     """Serve predictions and evaluations over HTTP. Every setting can also be given as WITHSTAND_... in the environment."""
-    given: dict[str, Any] = {
-        "host": host,
-        "port": port,
-        "data_dir": data_dir,
-        "model_dirs": model_dir or None,
-        "dataset_dirs": dataset_dir or None,
-        "workers": workers,
-    }
-    server.run(Settings(**{name: value for name, value in given.items() if value is not None}))
+    settings = settings_of(
+        data_dir=data_dir, model_dir=model_dir, dataset_dir=dataset_dir, host=host, port=port, workers=workers
+    )
+    require_startable(settings)
+    server.run(settings)

@@ -1,4 +1,4 @@
-"""Models: listed, read, added."""
+"""Models: listed, read, added, removed."""
 
 import asyncio
 import json
@@ -21,7 +21,9 @@ from models import (
     UnrecognisedError,
     require_suffix,
 )
-from service.deps import DeploymentDep, Service, ServiceDep, require_admin
+from service import removal
+from service.deployments import Deployment, version_of
+from service.deps import DeploymentDep, ModelName, Service, ServiceDep, require_admin
 from service.errors import FieldError, ServiceError
 from service.schemas import (
     AddedModel,
@@ -158,3 +160,28 @@ def read_model(deployment: DeploymentDep, service: ServiceDep) -> ModelView:
     """Read one model's card; without a version, that of the default one."""
     name = deployment.checkpoint
     return _view(service.catalog.checkpoint(name), service.catalog.checkpoint_sha256(name))
+
+
+@router.delete("/{name}", status_code=HTTPStatus.NO_CONTENT, dependencies=[Depends(require_admin)])
+def remove_model(name: ModelName, service: ServiceDep) -> None:
+    """Remove a model that was added, its file and its card; a version is named as in `mine@2`.
+
+    Models of the zoo and of model folders are refused (422), and one that an unfinished evaluation needs (409).
+    """
+    model, version = name.partition("@")[0], version_of(name)
+    loaded = _usable(service, model, version)
+    try:
+        removal.remove_model(name, service.catalog, service.store)
+    except removal.InUseError as error:
+        raise ServiceError(HTTPStatus.CONFLICT, str(error)) from error
+    if loaded is not None:
+        service.fleet.unload(loaded)
+    service.deployments.forget(model)
+
+
+def _usable(service: Service, model: str, version: str) -> Deployment | None:
+    """What may be in memory; a broken model, which can be removed too, is not."""
+    try:
+        return service.deployments.find(model, version)
+    except CheckpointError:
+        return None

@@ -14,7 +14,7 @@ import zoo.train
 from evaluation import Catalog, preset_names
 from service.app import create_app
 from service.settings import Settings
-from tests.end_to_end.test_restart import server
+from tests.end_to_end.test_restart import free_port, server
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -143,8 +143,9 @@ def test_the_snippet_for_tritonclient_runs(
 
 
 def test_the_demo_prints_a_row_a_model_with_n_and_interval(tmp_path: Path) -> None:
-    environment = os.environ | {"COLUMNS": "130"}
-    command = [sys.executable, "-m", "service.cli", "demo", "--detach", "--data-dir", str(tmp_path)]
+    data, port = tmp_path / "data", str(free_port())
+    environment = os.environ | {"COLUMNS": "130", "WITHSTAND_DATA_DIR": str(data), "WITHSTAND_PORT": port}
+    command = [sys.executable, "-m", "service.cli", "demo", "--detach"]
     first = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert first.returncode == 0, first.stdout + first.stderr
     # A row a model, a column a condition, n in every cell; long names are folded.
@@ -154,11 +155,12 @@ def test_the_demo_prints_a_row_a_model_with_n_and_interval(tmp_path: Path) -> No
     assert "".join(table).count("n=100") == 9 * 8
     for expected in (
         "Evaluation ",
-        "The same report as a page: http://127.0.0.1:",
-        "curl -X POST",
+        f"withstand serve --data-dir {data}",
         "95 % Wilson interval",
     ):
         assert expected in first.stdout
+    assert "http://" not in first.stdout, "nothing listens any more"
+    assert (data / "withstand.db").exists()
 
     again = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert again.returncode == 0

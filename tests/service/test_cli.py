@@ -24,7 +24,7 @@ from evaluation import Catalog, EvaluationSpec, Report
 from service import cli
 from service.formats import SUFFIXES
 from service.schemas import Predictions
-from tests.conftest import picture_bytes, shape_picture
+from tests.conftest import Put, picture_bytes, shape_picture
 
 
 @dataclass(frozen=True)
@@ -270,14 +270,61 @@ def test_the_installed_command_is_this_one(here: list[str]) -> None:
     assert ended.stderr.startswith("withstand: unknown model 'tinny'. Did you mean 'tiny'?")
 
 
-@pytest.mark.filterwarnings("ignore:Exception in thread server:pytest.PytestUnhandledThreadExceptionWarning")
-def test_a_demonstration_whose_server_does_not_start_ends_with_1(run: Run, tmp_path: Path) -> None:
-    """A server that cannot start leaves its thread by SystemExit, of which pytest alone makes a warning."""
-    (tmp_path / "withstand.db").write_bytes(b"no database" * 1000)
-    ended = run("demo", "--detach", "--port", 0, "--data-dir", tmp_path)
-    assert (ended.status, ended.out) == (1, "")
-    assert ended.err.endswith("withstand: the service did not start; the reason is above\n")
-    assert "file is not a database" in ended.err
+@pytest.fixture
+def added(run: Run, tmp_path: Path, put_checkpoint: Put) -> Path:
+    """The folder of a service to which the model `mine` was added by the command."""
+    card = put_checkpoint(tmp_path, "trained").with_suffix(".json")
+    data = tmp_path / "data"
+    ended = run(
+        "models", "add", tmp_path / "trained.safetensors", "--card", card, "--yes", "--name", "mine", "--data-dir", data
+    )
+    assert ended.status == 0, ended.err
+    return data
+
+
+@pytest.mark.parametrize("given", ["flag", "environment"])
+def test_every_command_finds_what_was_added(
+    run: Run, added: Path, catalog: Catalog, pictures: list[Path], given: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(added.parent)
+    folder, data = (["--data-dir", added], ["--dataset-dir", catalog.dataset_folders[0]])
+    if given == "environment":
+        monkeypatch.setenv("WITHSTAND_DATA_DIR", str(added))
+        monkeypatch.setenv("WITHSTAND_DATASET_DIRS", json.dumps([str(catalog.dataset_folders[0])]))
+        folder, data = [], []
+    assert "\nmine: resnet_mini, 3 classes" in run("models", *folder).out
+    assert ": disc " in run("predict", "mine", pictures[0], *folder).out
+    refused = run("explain", "mine", pictures[0], "--out", added / "x.png", *folder)
+    assert "attention" in refused.err, "the model is found, and has none"
+    ended = run("evaluate", "mine", "--dataset", "shapes", "--images", 3, *folder, *data)
+    assert ended.status == 0, ended.err
+    assert any((added / "results").iterdir())
+    assert not (added.parent / ".withstand").exists()
+
+
+def test_a_flag_goes_before_the_environment(
+    run: Run, added: Path, catalog: Catalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WITHSTAND_MODEL_DIRS", json.dumps([str(catalog.model_folders[0])]))
+    monkeypatch.setenv("WITHSTAND_DATA_DIR", str(tmp_path / "elsewhere"))
+    monkeypatch.setenv("WITHSTAND_HOST", "0.0.0.0")  # of the service; no command here listens
+    listed = run("models", "--data-dir", added).out
+    assert "\nmine: " in listed
+    assert "\ntiny: " in listed
+    assert "\ntiny: " not in run("models", "--data-dir", added, "--model-dir", tmp_path).out
+
+
+def test_a_folder_that_is_named_twice_is_searched_once(run: Run, added: Path) -> None:
+    assert run("models", "--data-dir", added, "--model-dir", added / "models").out.count("\nmine: ") == 1
+
+
+def test_what_was_added_can_be_removed_and_nothing_else(run: Run, added: Path) -> None:
+    refused = run("models", "rm", "resnet_mini.fashion_mnist", "--data-dir", added)
+    assert (refused.status, refused.out) == (2, "")
+    assert "only added models can be removed" in refused.err
+    assert run("models", "rm", "mine", "--data-dir", added) == Ended(0, "removed mine\n", "")
+    assert [*(added / "models").iterdir()] == []
+    assert "unknown model 'mine'" in run("models", "rm", "mine", "--data-dir", added).err
 
 
 LIGHT = """

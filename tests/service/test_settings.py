@@ -81,6 +81,7 @@ GUARDED = [
     ("GET", "/evaluations/0123456789abcdef"),
     ("GET", "/v1/models"),
     ("GET", "/v1/models/tiny"),
+    ("DELETE", "/v1/models/tiny"),
     ("POST", "/v1/models/tiny/predict"),
     ("POST", "/v1/models/tiny/classify"),
     ("GET", "/v1/models/tiny/serving"),

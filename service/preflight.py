@@ -1,0 +1,37 @@
+"""What must be right before the service starts, so that what is wrong takes one line to say."""
+
+import socket
+
+from common.folders import FolderError, require_writable
+from service.settings import PREFIX, Settings
+from service.store import Store, StoreError
+
+
+class StartError(RuntimeError):
+    """The service cannot start; the message says why and what to do."""
+
+
+def require_startable(settings: Settings) -> None:
+    """See that the folder can be written, the database opened and the port bound.
+
+    Raises:
+        StartError: one of them cannot.
+    """
+    try:
+        require_writable(settings.data_dir, "the service's data")
+        Store.at(settings.database).close()
+    except (FolderError, StoreError) as error:
+        raise StartError(f"{error} (--data-dir or {PREFIX}DATA_DIR)") from error
+    _require_free(settings.host, settings.port)
+
+
+def _require_free(host: str, port: int) -> None:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        socket.create_server((host, port), family=family).close()
+    except OSError as error:
+        reason = str(error.strerror).partition(" (")[0]  # which goes on with the address
+        raise StartError(
+            f"cannot listen on {host}, port {port}: {reason}; end what listens there, or choose another port "
+            f"with --port or {PREFIX}PORT (0 takes a free one)"
+        ) from error
