@@ -15,7 +15,7 @@ import models
 from common import canonical_json, file_sha256, text_sha256, unknown_name
 from evaluation.checks import has_gradient
 from evaluation.datasets import ImageFolder, open_dataset
-from evaluation.sources import DatasetError
+from evaluation.sources import ARCHIVES, DatasetError, dataset_name
 from evaluation.spec import NAME_PATTERN
 
 ZOO_DATASETS = models.ZOO.parent / "datasets"
@@ -46,7 +46,8 @@ class Catalog:
 
     Attributes:
         model_folders: hold checkpoints with their cards.
-        dataset_folders: hold zips, and folders of class folders; their names without `.zip` are the data sets' names.
+        dataset_folders: hold archives, and folders of class folders; their names without the ending are the data
+            sets' names.
         store: one of the model folders, where models are added; None if none can be.
         notes: folder in which is kept what was found out about data sets; None keeps it in memory.
     """
@@ -176,9 +177,9 @@ class Catalog:
         found: dict[str, Path] = {}
         for folder in self.dataset_folders:
             for path in sorted(folder.glob("*")):
-                name = path.stem if path.suffix == ".zip" else path.name
-                if path.suffix != ".zip" and not path.is_dir():
+                if not path.name.endswith(ARCHIVES) and not path.is_dir():
                     continue
+                name = dataset_name(path)
                 if name in found:
                     raise DatasetError(f"two data sets are named {name!r}: {found[name]} and {path}")
                 found[name] = path

@@ -13,7 +13,7 @@ from torchvision.models import get_model_weights
 
 from common import canonical_json, describe_validation, text_sha256
 from evaluation.datasets import ImageFolder
-from evaluation.sources import DatasetError
+from evaluation.sources import DatasetError, dataset_name
 
 Rule = Literal["name", "folded name", "WordNet id", "index", "class map"]
 
@@ -23,7 +23,6 @@ ClassMap = dict[str, StrictStr | StrictInt]
 MAP_SUFFIX = ".classes.json"
 """Ending of the file beside a data set that holds its class map: `animals.classes.json` for `animals/` or `animals.zip`."""
 
-_ARCHIVES = re.compile(r"\.(zip|tar|tar\.gz|tgz)$")
 _SEPARATORS = re.compile(r"[\W_]+")
 _INDEX = re.compile(r"[0-9]{1,9}")
 _IMAGENET_IDS = Path(__file__).with_name("imagenet_wordnet_ids.txt")
@@ -108,7 +107,7 @@ def read_class_map(path: Path) -> ClassMap:
 
 
 def _read_beside(dataset: Path) -> ClassMap | None:
-    path = dataset.with_name(_ARCHIVES.sub("", dataset.name) + MAP_SUFFIX)
+    path = dataset.with_name(dataset_name(dataset) + MAP_SUFFIX)
     return read_class_map(path) if path.is_file() else None
 
 
@@ -191,7 +190,7 @@ def _refusal(classes: Sequence[str], dataset: ImageFolder, model: str) -> str:
         f"{dataset.path.name} has {len(dataset.classes)}: {_listed(dataset.classes)}; "
         f"{model} has {len(classes)}: {_listed(classes)}; "
         f"not found among the model's: {_listed(unknown) or 'none, but some names are there twice'}. "
-        f"Give a class map (--class-map FILE, class_map, or {_ARCHIVES.sub('', dataset.path.name)}{MAP_SUFFIX} beside the "
+        f"Give a class map (--class-map FILE, class_map, or {dataset_name(dataset.path)}{MAP_SUFFIX} beside the "
         "data set) with the model's class for each of the data set's"
     )
 

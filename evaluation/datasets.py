@@ -134,10 +134,10 @@ def _depth_of_classes(names: list[str]) -> int:
 
 
 def open_dataset(path: Path, *, notes: Path | None = None) -> ImageFolder:
-    """Open a folder of class folders, or a zip of one.
+    """Open a folder of class folders, or an archive of one.
 
     Args:
-        path: of the folder or the zip.
+        path: of the folder or the archive.
         notes: folder in which is kept what was found out about data sets; None keeps it in memory.
 
     Raises:

@@ -1,12 +1,17 @@
-"""Where the files of a data set lie: a folder, or a zip that is read without unpacking."""
+"""Where the files of a data set lie: a folder, or a zip or tar that is read without unpacking."""
 
+import gzip
 import os
 import stat
+import tarfile
+import tempfile
 import zipfile
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
+from typing import BinaryIO
+from weakref import finalize
 
 from common import file_sha256, text_sha256
 
@@ -14,6 +19,14 @@ MAX_FILES = 5_000_000
 MAX_FILE_BYTES = 256 * 2**20
 MAX_RATIO = 200
 """Uncompressed over compressed size above which a zip entry is refused; pictures are compressed already."""
+MAX_TAR_RATIO = 50
+"""The same for a whole compressed tar, which is expanded on disk; padding around small pictures is most of what expands."""
+
+_ZIPS, _TARS, _COMPRESSED_TARS = (".zip",), (".tar",), (".tar.gz", ".tgz")
+ARCHIVES = (*_ZIPS, *_TARS, *_COMPRESSED_TARS)
+"""Endings of the archives that can be read."""
+_COPIED_BYTES = 2**20
+_BLOCK_BYTES = 512
 
 
 class DatasetError(ValueError):
@@ -90,8 +103,7 @@ class Zip(Source):
         except (zipfile.BadZipFile, OSError) as error:
             raise DatasetError(f"{path.name} is not a readable zip file: {error}") from error
         entries = [entry for entry in self._archive.infolist() if not entry.is_dir()]
-        if len(entries) > MAX_FILES:
-            raise DatasetError(f"{path.name} holds {len(entries)} files, allowed are {MAX_FILES}")
+        _require_few(path.name, len(entries))
         for entry in entries:
             _require_harmless(path.name, entry)
         super().__init__(path, [entry.filename for entry in entries])
@@ -110,8 +122,7 @@ def _require_harmless(archive: str, entry: zipfile.ZipInfo) -> None:
         raise DatasetError(f"{archive}: the entry {entry.filename!r} is a link; only plain files are allowed")
     if entry.flag_bits & 1:
         raise DatasetError(f"{archive}: the entry {entry.filename!r} is encrypted")
-    if entry.file_size > MAX_FILE_BYTES:
-        raise DatasetError(f"{archive}: {entry.filename!r} has {entry.file_size} bytes, allowed are {MAX_FILE_BYTES}")
+    _require_small(archive, entry.filename, entry.file_size)
     if entry.file_size > 2**20 and entry.file_size > MAX_RATIO * max(entry.compress_size, 1):
         raise DatasetError(
             f"{archive}: {entry.filename!r} expands more than {MAX_RATIO} times; it looks like a zip bomb"
@@ -125,18 +136,98 @@ def require_inside(archive: str, name: str) -> None:
         DatasetError: it does.
     """
     path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts or "\\" in name or ":" in path.parts[0]:
+    if not path.parts or path.is_absolute() or ".." in path.parts or "\\" in name or ":" in path.parts[0]:
         raise DatasetError(f"{archive}: the entry {name!r} points outside the archive; use relative names without '..'")
 
 
+def _require_few(archive: str, files: int) -> None:
+    if files > MAX_FILES:
+        raise DatasetError(f"{archive} holds {files} files or more; at most {MAX_FILES} are allowed")
+
+
+def _require_small(archive: str, name: str, size_bytes: int) -> None:
+    if size_bytes > MAX_FILE_BYTES:
+        raise DatasetError(f"{archive}: {name!r} has {size_bytes} bytes, allowed are {MAX_FILE_BYTES}")
+
+
+class Tar(Source):
+    """A tar file. Entries are read where they lie; a compressed one is expanded once, into a file that goes with the object."""
+
+    def __init__(self, path: Path) -> None:
+        try:
+            self._file = _expanded(path) if path.name.endswith(_COMPRESSED_TARS) else path.open("rb")
+            finalize(self, self._file.close)
+            self._places = _places(path.name, self._file)
+        except (tarfile.TarError, zlib.error, OSError, EOFError) as error:
+            raise DatasetError(f"{path.name} is not a readable tar file: {error}") from error
+        super().__init__(path, [*self._places])
+
+    def read(self, name: str) -> bytes:
+        """Read an entry."""
+        start, size = self._places[name]
+        data = os.pread(self._file.fileno(), size, start)
+        if len(data) < size:
+            raise DatasetError(f"cannot be read: {len(data)} of its {size} bytes are there")
+        return data
+
+
+def _expanded(path: Path) -> BinaryIO:
+    """Expand a compressed file into a temporary one, in pieces."""
+    allowed = max(path.stat().st_size * MAX_TAR_RATIO, 2**20)
+    expanded = tempfile.TemporaryFile()  # noqa: SIM115  closed with the source
+    try:
+        with gzip.open(path) as compressed:
+            while piece := compressed.read(_COPIED_BYTES):
+                if expanded.tell() + len(piece) > allowed:
+                    raise DatasetError(
+                        f"{path.name} expands more than {MAX_TAR_RATIO} times; it looks like a bomb. "
+                        "If it is none, unpack it and use the folder"
+                    )
+                expanded.write(piece)
+        expanded.flush()
+    except BaseException:
+        expanded.close()
+        raise
+    return expanded
+
+
+def _places(archive: str, file: BinaryIO) -> dict[str, tuple[int, int]]:
+    """Find offset and size of every file in a tar, in bytes; of two with one name the later counts, as where tar unpacks."""
+    file.seek(0)
+    places: dict[str, tuple[int, int]] = {}
+    with tarfile.open(fileobj=file, mode="r:") as entries:
+        for count, entry in enumerate(entries, 1):
+            _require_few(archive, count)
+            if entry.isdir():
+                continue
+            require_inside(archive, entry.name)
+            if not entry.isreg() or entry.issparse():
+                kind = "a link" if entry.issym() or entry.islnk() else "a device, a pipe or sparse"
+                raise DatasetError(f"{archive}: the entry {entry.name!r} is {kind}; only plain files are allowed")
+            _require_small(archive, entry.name, entry.size)
+            places[PurePosixPath(entry.name).as_posix()] = entry.offset_data, entry.size
+        end = os.pread(file.fileno(), _BLOCK_BYTES, entries.offset)
+    if any(end) or len(end) % _BLOCK_BYTES:  # tarfile takes a damaged header for the end
+        raise DatasetError(f"{archive} is not a readable tar file: damaged at byte {entries.offset}")
+    return places
+
+
+def dataset_name(path: Path) -> str:
+    """Name of the data set at a path: the file's without the ending of an archive."""
+    ending = next((each for each in ARCHIVES if path.name.endswith(each)), "")
+    return path.name.removesuffix(ending)
+
+
 def open_source(path: Path) -> Source:
-    """Open a folder or a zip.
+    """Open a folder or an archive.
 
     Raises:
         DatasetError: there is nothing at the path, it is neither, or it is not safe to read.
     """
     if path.is_dir():
         return Directory(path)
-    if path.is_file():
-        return Zip(path)
-    raise DatasetError(f"there is no data set at {path}")
+    if not path.is_file():
+        raise DatasetError(f"there is no data set at {path}")
+    if not path.name.endswith(ARCHIVES):
+        raise DatasetError(f"{path} is neither a folder nor an archive whose name ends in {', '.join(ARCHIVES)}")
+    return Zip(path) if path.name.endswith(_ZIPS) else Tar(path)
