@@ -1,7 +1,7 @@
 """Where models and data sets are found by name."""
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from re import fullmatch
@@ -15,7 +15,7 @@ import models
 from common import canonical_json, file_sha256, text_sha256, unknown_name
 from evaluation.checks import has_gradient
 from evaluation.datasets import ImageFolder, open_dataset
-from evaluation.sources import ARCHIVES, DatasetError, dataset_name
+from evaluation.sources import ARCHIVES, DatasetError, dataset_name, require_archive
 from evaluation.spec import NAME_PATTERN
 
 ZOO_DATASETS = models.ZOO.parent / "datasets"
@@ -50,12 +50,14 @@ class Catalog:
             sets' names.
         store: one of the model folders, where models are added; None if none can be.
         notes: folder in which is kept what was found out about data sets; None keeps it in memory.
+        more_datasets: paths of data sets beside those in the folders.
     """
 
     model_folders: tuple[Path, ...] = (models.ZOO,)
     dataset_folders: tuple[Path, ...] = (ZOO_DATASETS,)
     store: Path | None = None
     notes: Path | None = None
+    more_datasets: tuple[Path, ...] = ()
 
     def checkpoints(self) -> dict[str, models.Checkpoint]:
         """List the checkpoints by name."""
@@ -175,15 +177,40 @@ class Catalog:
             DatasetError: two have the same name.
         """
         found: dict[str, Path] = {}
-        for folder in self.dataset_folders:
-            for path in sorted(folder.glob("*")):
-                if not path.name.endswith(ARCHIVES) and not path.is_dir():
-                    continue
-                name = dataset_name(path)
-                if name in found:
-                    raise DatasetError(f"two data sets are named {name!r}: {found[name]} and {path}")
-                found[name] = path
+        there = (path for folder in self.dataset_folders for path in sorted(folder.glob("*")))
+        for path in (*there, *self.more_datasets):
+            if not path.name.endswith(ARCHIVES) and not path.is_dir():
+                continue
+            name = dataset_name(path)
+            if path.resolve() != found.setdefault(name, path).resolve():
+                raise DatasetError(f"two data sets are named {name!r}: {found[name]} and {path}; rename one")
         return found
+
+    def with_dataset(self, asked: str) -> tuple["Catalog", str]:
+        """Make sure that a data set is there that is asked for by name or by path.
+
+        Args:
+            asked: a name, or the path of a folder or an archive: what is no known name, and has a separator, the ending of an
+                archive, or something lying there.
+
+        Returns:
+            A catalog that has it, and its name.
+
+        Raises:
+            DatasetError: there is nothing at the path, it is neither folder nor archive, or its name is none of a data set.
+        """
+        path = Path(asked)
+        if asked in self.datasets() or not ("/" in asked or asked.endswith(ARCHIVES) or path.exists()):
+            return self, asked
+        if not path.is_dir():
+            require_archive(path)
+        name = dataset_name(path.resolve())
+        if not fullmatch(NAME_PATTERN, name):
+            raise DatasetError(
+                f"{path}: {name!r} is no name of a data set; rename it to up to 128 letters, digits, dots, dashes and underscores, "
+                "the first a letter or digit"
+            )
+        return replace(self, more_datasets=(*self.more_datasets, path.resolve())), name
 
     def open_dataset(self, name: str) -> ImageFolder:
         """Open a data set.

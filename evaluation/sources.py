@@ -226,8 +226,17 @@ def open_source(path: Path) -> Source:
     """
     if path.is_dir():
         return Directory(path)
-    if not path.is_file():
-        raise DatasetError(f"there is no data set at {path}")
-    if not path.name.endswith(ARCHIVES):
-        raise DatasetError(f"{path} is neither a folder nor an archive whose name ends in {', '.join(ARCHIVES)}")
+    require_archive(path)
     return Zip(path) if path.name.endswith(_ZIPS) else Tar(path)
+
+
+def require_archive(path: Path) -> None:
+    """Refuse a path that is no archive, by its name.
+
+    Raises:
+        DatasetError: there is nothing, or something else.
+    """
+    if not path.exists():
+        raise DatasetError(f"there is no data set at {path}")
+    if not path.is_file() or not path.name.endswith(ARCHIVES):
+        raise DatasetError(f"{path} is neither a folder nor an archive whose name ends in {', '.join(ARCHIVES)}")

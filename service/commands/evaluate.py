@@ -22,7 +22,7 @@ app = typer.Typer(add_completion=False)
 @app.command()
 def evaluate(
     model: Annotated[list[str], typer.Argument(help="Names of checkpoints; see `withstand models`.")],
-    dataset: Annotated[str, typer.Option(help="Name of the data set.")],
+    dataset: Annotated[str, typer.Option(help="Name of the data set, or path of a folder, .zip or .tar.")],
     images: Annotated[
         int | None, typer.Option(help="How many images, drawn evenly from the classes.", show_default="all")
     ] = None,
@@ -96,6 +96,7 @@ def evaluate(
         raise ValueError(f"--norm {norm} needs --eps: radii of different norms are not alike")
     budget: dict[str, Any] = {"norm": norm or "Linf", "eps": eps}
     conditions = evaluation.conditions_of(preset, None if eps is None else ThreatModel(**budget))
+    catalog, dataset = catalog_of(model_dir, dataset_dir, data_dir).with_dataset(dataset)
     spec = EvaluationSpec.model_validate(
         {
             "models": model,
@@ -113,7 +114,6 @@ def evaluate(
     )
     if min_robust is not None and not spec.attacking:
         raise ValueError("--min-robust needs a preset that attacks, such as pgd-20 or standard")
-    catalog = catalog_of(model_dir, dataset_dir)
     kept = evaluation.ResultFolder(data_dir / "results")
     if dry_run:
         plan = evaluation.make_plan(spec, catalog)

@@ -27,9 +27,9 @@ Device = Annotated[
 ]
 
 
-def catalog_of(model_dirs: list[Path], dataset_dirs: list[Path]) -> Catalog:
+def catalog_of(model_dirs: list[Path], dataset_dirs: list[Path], data_dir: Path = Path(".withstand")) -> Catalog:
     """Where names are looked up: the zoo, these folders, what was added."""
-    return Settings(model_dirs=tuple(model_dirs), dataset_dirs=tuple(dataset_dirs)).catalog()
+    return Settings(model_dirs=tuple(model_dirs), dataset_dirs=tuple(dataset_dirs), data_dir=data_dir).catalog()
 
 
 def usable(device: str) -> str:
