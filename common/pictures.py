@@ -25,6 +25,7 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 """What turns a picture upright, by its EXIF orientation; 1 is upright, other values have no meaning."""
+_SIDEWAYS = frozenset(_UPRIGHT[orientation] for orientation in (5, 6, 7, 8))
 
 
 class PictureError(ValueError):
@@ -73,10 +74,30 @@ def _decoded(picture: Image.Image, data: bytes) -> Image.Image:
     return picture
 
 
+def picture_size(data: bytes) -> tuple[int, int]:
+    """Read width and height of a picture as it is seen upright, in pixels, without decoding it.
+
+    Raises:
+        PictureError: the bytes do not begin as a picture does.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            picture = Image.open(io.BytesIO(data), formats=FORMATS)
+    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+        raise PictureError(f"not a picture: {error}") from None
+    turned = picture.format != "TIFF" and _turn(picture) in _SIDEWAYS
+    return (picture.height, picture.width) if turned else picture.size
+
+
+def _turn(picture: Image.Image) -> Image.Transpose | None:
+    try:
+        return _UPRIGHT.get(picture.getexif().get(_ORIENTATION, 1))
+    except (SyntaxError, ValueError, TypeError, struct.error):
+        return None
+
+
 def _upright(picture: Image.Image) -> Image.Image:
     """Turn a decoded picture; with unreadable EXIF data it is shown as it is, as viewers do. Pillow has turned a TIFF already."""
-    try:
-        turn = _UPRIGHT.get(picture.getexif().get(_ORIENTATION, 1))
-    except (SyntaxError, ValueError, TypeError, struct.error):
-        return picture
+    turn = _turn(picture)
     return picture if turn is None else picture.transpose(turn)

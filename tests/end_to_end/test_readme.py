@@ -82,11 +82,11 @@ def test_the_least_card_is_enough() -> None:
 
 def test_commands_run() -> None:
     commands = re.findall(
-        r"^    \.venv/bin/withstand ((?:models|predict|explain|evaluate).*)$",
+        r"^    \.venv/bin/withstand ((?:models|datasets|predict|explain|evaluate).*)$",
         re.sub(r"\\\n +", "", README),
         flags=re.MULTILINE,
     )
-    assert len(commands) == 5
+    assert len(commands) == 7
     for command in commands:
         done = subprocess.run(
             [sys.executable, "-m", "service.cli", *command.split()],

@@ -1,0 +1,113 @@
+"""The commands about data sets: `withstand datasets`, `withstand datasets check`."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import Progress
+
+from evaluation import Catalog, DatasetError
+from evaluation.broken import OnLook
+from evaluation.classes import read_class_map
+from evaluation.dataset_check import DatasetCheck, Matched, check_dataset, match_with
+from service.commands.options import DatasetDir, Json, ModelDir, catalog_of
+
+_FAILED = 1
+
+DataDir = Annotated[Path, typer.Option(help="Folder in which is kept what was found out about data sets.")]
+_DATA_DIR = Path(".withstand")
+
+app = typer.Typer(invoke_without_command=True, add_completion=False)
+
+
+@app.callback()
+def list_datasets(
+    context: typer.Context, dataset_dir: DatasetDir = [], data_dir: DataDir = _DATA_DIR, as_json: Json = False
+) -> None:
+    """List the data sets that models can be evaluated on; or check one."""
+    if context.invoked_subcommand:
+        return
+    catalog = catalog_of([], dataset_dir, data_dir)
+    found = [_listed(catalog, name, path) for name, path in catalog.datasets().items()]
+    if as_json:
+        typer.echo(json.dumps(found, indent=2))
+        return
+    for each in found:
+        holds = each.get("problem") or f"{each['images']} images, {each['classes']} classes"
+        typer.echo(f"{each['name']}: {holds}, {each['path']}")
+
+
+def _listed(catalog: Catalog, name: str, path: Path) -> dict[str, str | int]:
+    try:
+        dataset = catalog.open_dataset(name)
+    except DatasetError as error:
+        return {"name": name, "path": str(path), "problem": f"cannot be used: {error}"}
+    return {"name": name, "path": str(path), "images": len(dataset), "classes": len(dataset.classes)}
+
+
+@app.command()
+def check(
+    dataset: Annotated[str, typer.Argument(help="Name of the data set, or path of a folder, .zip or .tar.")],
+    model: Annotated[
+        str | None, typer.Option(help="Checkpoint whose classes are looked for.", show_default="none")
+    ] = None,
+    class_map: Annotated[
+        Path | None,
+        typer.Option(
+            help="JSON file with the model's class, by name or index, for every class of the data set.",
+            show_default="found by name, WordNet id or index",
+        ),
+    ] = None,
+    model_dir: ModelDir = [],
+    dataset_dir: DatasetDir = [],
+    data_dir: DataDir = _DATA_DIR,
+    as_json: Json = False,
+) -> None:
+    """Look at every picture of a data set. Ends with status 1 if one is broken, or the classes are not the model's."""
+    if class_map and not model:
+        raise ValueError(f"--class-map {class_map} needs --model: whose classes does it name?")
+    catalog, name = catalog_of(model_dir, dataset_dir, data_dir).with_dataset(dataset)
+    opened, match = catalog.open_dataset(name), None
+    if model:
+        classes = catalog.checkpoint(model).card().classes
+        match = match_with(model, classes, opened, read_class_map(class_map) if class_map else None)
+    with _progress() as progress:
+        found = check_dataset(name, opened, match, on_look=_shown(progress))
+    typer.echo(found.model_dump_json(indent=2) if as_json else describe(found))
+    if not found.passed:
+        raise typer.Exit(_FAILED)
+
+
+def _progress() -> Progress:
+    err = Console(stderr=True)
+    return Progress(console=err, transient=True, disable=not err.is_terminal)
+
+
+def _shown(progress: Progress) -> OnLook:
+    task = progress.add_task("looking at pictures", total=None)
+    return lambda done, total: progress.update(task, completed=done, total=total)
+
+
+def describe(found: DatasetCheck) -> str:
+    """Write a check for people, a line for each fact."""
+    lines = [f"{found.name}: {found.images} images, {len(found.classes)} classes, SHA-256 {found.sha256[:12]}"]
+    lines += [f"  {name}: {count}" for name, count in found.classes.items()]
+    if found.width and found.height:
+        lines.append(f"width {found.width}, height {found.height} pixels (min / median / max)")
+    lines.append(f"{found.ignored} other files are ignored")
+    lines.append(f"{len(found.broken)} pictures cannot be used{':' * bool(found.broken)}")
+    lines += [f"  {each}" for each in found.broken]
+    return "\n".join(lines + _described(found.match))
+
+
+def _described(match: Matched | None) -> list[str]:
+    if match is None:
+        return []
+    if match.problem:
+        return [match.problem]
+    return [
+        f"classes are those of {match.model}, found by {match.rule}:",
+        *(f"  {name}: {theirs}" for name, theirs in match.classes.items()),
+    ]
