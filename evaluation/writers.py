@@ -63,7 +63,7 @@ def methods(report: Report) -> str:
         f"{'PARTIAL RESULT. ' if not report.complete else ''}"
         f"We evaluated {len(spec.models)} model{'s' * (len(spec.models) > 1)} on {plan.images} images of {spec.dataset} "
         f"(SHA-256 {plan.dataset_sha256[:12]}), drawn evenly from its {plan.classes} classes with seed {spec.selection_seed}, "
-        f"under these conditions: {conditions}. Images lie in [0, 1]; eps is on that scale and normalisation is part of the model. "
+        f"under these conditions: {conditions}. {_skipped(len(plan.skipped))}Images lie in [0, 1]; eps is on that scale and normalisation is part of the model. "
         "Robust accuracy is the share of all images that are classified correctly and that no attack of the condition flips within "
         f"its budget, measured in the stated norm on float32 images. {precision}Random draws are seeded per image, so that results "
         "do not depend on batches. Intervals are 95 % Wilson score intervals. "
@@ -76,6 +76,12 @@ def _described(condition: Any) -> str:
         return condition.title
     settings = ", ".join(f"{choice.name} ({', '.join(_settings(choice))})" for choice in condition.attacks)
     return f"{condition.title}, with {settings}"
+
+
+def _skipped(pictures: int) -> str:
+    if not pictures:
+        return ""
+    return f"{pictures} broken picture{' was' if pictures == 1 else 's were'} skipped. "
 
 
 def _settings(choice: AttackChoice) -> Iterable[str]:
