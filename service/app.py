@@ -39,7 +39,7 @@ from service.store import Store
 from service.telemetry import Telemetry
 
 FORM_OVERHEAD_BYTES = 2**20
-"""What a form may have beside a checkpoint: boundaries, headers, its card."""
+"""What a form may have beside its file: boundaries, headers, a card."""
 
 RESOURCES = (
     models,
@@ -70,7 +70,10 @@ def create_app(settings: Settings) -> FastAPI:
         responses={"4XX": errors.described(), "5XX": errors.described()},
     )
     app.state.settings, app.state.metrics = settings, Metrics()
-    forms = {models.router.prefix: settings.max_checkpoint_bytes + FORM_OVERHEAD_BYTES}
+    forms = {
+        models.router.prefix: settings.max_checkpoint_bytes + FORM_OVERHEAD_BYTES,
+        datasets.router.prefix: settings.max_dataset_bytes + FORM_OVERHEAD_BYTES,
+    }
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes, forms=forms)
     app.add_middleware(Gate)
     app.add_middleware(Telemetry, metrics=app.state.metrics)

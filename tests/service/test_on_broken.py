@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from evaluation.writers import methods
 from evaluation import Report
+from evaluation.writers import methods
 from service.settings import Settings
 from tests.service.conftest import serving, until
 from tests.service.test_cli import Run, here, run
