@@ -10,6 +10,7 @@ from fastapi_offline import FastAPIOffline
 
 from service import errors
 from service.body_limit import BodyLimit
+from service.dataset_counts import DatasetCounts
 from service.deployments import Deployments
 from service.deps import Service, require_key
 from service.dispatcher import Dispatcher
@@ -105,8 +106,9 @@ async def _lifespan(app: FastAPI) -> AsyncGenerator[None]:
     executors = {each: DeviceExecutor(each, timeout_s=settings.shard_timeout_s, threads=threads) for each in devices}
     dispatcher = Dispatcher(store, catalog, executors, settings.data_dir / "dispatcher.lock")
     explainer = Explainer(catalog, devices[0], timeout_s=settings.predict_timeout_s)
+    dataset_counts = DatasetCounts(catalog)
     app.state.service = Service(
-        settings, catalog, store, dispatcher, deployments, fleet, explainer, metrics, devices[0]
+        settings, catalog, store, dispatcher, deployments, fleet, explainer, metrics, devices[0], dataset_counts
     )
     fleet.start()
     dispatcher.start()
@@ -116,6 +118,7 @@ async def _lifespan(app: FastAPI) -> AsyncGenerator[None]:
         dispatcher.stop()
         fleet.stop()
         explainer.stop()
+        dataset_counts.stop()
         for executor in executors.values():
             executor.shutdown(cancel_futures=True)
         store.close()
