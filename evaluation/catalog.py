@@ -22,6 +22,13 @@ ZOO_DATASETS = models.ZOO.parent / "datasets"
 """Folder of the data sets that come with the project."""
 
 
+class DatasetTakenError(DatasetError):
+    """There is a data set of that name."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"name: there is a data set {name!r} already; choose another name")
+
+
 class Roles(NamedTuple):
     """One model as an evaluation uses it: as `run_shard` takes it.
 
@@ -50,6 +57,7 @@ class Catalog:
             sets' names.
         store: one of the model folders, where models are added; None if none can be.
         notes: folder in which is kept what was found out about data sets; None keeps it in memory.
+        dataset_store: one of the data set folders, where data sets are added; None if none can be.
         more_datasets: paths of data sets beside those in the folders.
     """
 
@@ -57,6 +65,7 @@ class Catalog:
     dataset_folders: tuple[Path, ...] = (ZOO_DATASETS,)
     store: Path | None = None
     notes: Path | None = None
+    dataset_store: Path | None = None
     more_datasets: tuple[Path, ...] = ()
 
     def checkpoints(self) -> dict[str, models.Checkpoint]:
@@ -199,7 +208,7 @@ class Catalog:
         found: dict[str, Path] = {}
         there = (path for folder in self.dataset_folders for path in sorted(folder.glob("*")))
         for path in (*there, *self.more_datasets):
-            if not path.name.endswith(ARCHIVES) and not path.is_dir():
+            if path.name.startswith(".") or not (path.name.endswith(ARCHIVES) or path.is_dir()):
                 continue
             name = dataset_name(path)
             if path.resolve() != found.setdefault(name, path).resolve():
@@ -224,13 +233,38 @@ class Catalog:
             return self, asked
         if not path.is_dir():
             require_archive(path)
-        name = dataset_name(path.resolve())
-        if not fullmatch(NAME_PATTERN, name):
-            raise DatasetError(
-                f"{path}: {name!r} is no name of a data set; rename it to up to 128 letters, digits, dots, dashes and underscores, "
-                "the first a letter or digit"
-            )
+        name = _require_name(dataset_name(path.resolve()))
         return replace(self, more_datasets=(*self.more_datasets, path.resolve())), name
+
+    def add_dataset(self, file: Path, name: str) -> ImageFolder:
+        """Add an archive to the store: it is there whole, or not at all.
+
+        Args:
+            file: the archive, in the file system of the store; it may be renamed.
+            name: of the data set.
+
+        Raises:
+            DatasetError: it is no data set, or that is no name.
+            DatasetTakenError: there is a data set of that name.
+        """
+        if self.dataset_store is None:
+            raise DatasetError("data sets cannot be added here: there is no folder for them")
+        ending = file.name.removeprefix(dataset_name(file))
+        named = file.rename(file.with_name(_require_name(name) + ending))
+        if name in self.datasets():
+            raise DatasetTakenError(name)
+        open_dataset(named)
+        self.dataset_store.mkdir(parents=True, exist_ok=True)
+        place = self.dataset_store / named.name
+        try:
+            place.hardlink_to(named)
+        except FileExistsError as error:
+            raise DatasetTakenError(name) from error
+        try:
+            return self.open_dataset(name)
+        except DatasetError as error:  # another was added at the same time, with another ending
+            place.unlink()
+            raise DatasetTakenError(name) from error
 
     def open_dataset(self, name: str) -> ImageFolder:
         """Open a data set.
@@ -243,6 +277,15 @@ class Catalog:
         if name not in found:
             raise unknown_name("data set", name, found)
         return _open(found[name], _stamp(found[name]), self.notes)
+
+
+def _require_name(name: str) -> str:
+    if not fullmatch(NAME_PATTERN, name) or name.endswith(ARCHIVES):
+        raise DatasetError(
+            f"name: {name!r} is no name of a data set; allowed are up to 128 letters, digits, dots, dashes and underscores, the "
+            f"first a letter or digit, not ending in {', '.join(ARCHIVES)}"
+        )
+    return name
 
 
 def _stamp(path: Path) -> int:

@@ -16,6 +16,8 @@ class Facts(BaseModel):
     Attributes:
         state: sizes and times of its files when it was hashed.
         sha256: of its content.
+        images: how many it had when it was last counted; 0 if it never was.
+        classes: that it had then.
         decoders: what pictures were decoded by, and the hash of the content they belonged to.
         looks: a sign for each picture: "." it is fine, "x" it is broken, "?" it was not looked at.
         broken: why broken ones are, by their index.
@@ -25,6 +27,8 @@ class Facts(BaseModel):
 
     state: str = ""
     sha256: str = ""
+    images: int = 0
+    classes: tuple[str, ...] = ()
     decoders: str = ""
     looks: str = ""
     broken: dict[int, str] = {}

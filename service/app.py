@@ -10,6 +10,7 @@ from fastapi_offline import FastAPIOffline
 
 from service import errors
 from service.body_limit import BodyLimit
+from service.dataset_counts import DatasetCounts
 from service.deployments import Deployments
 from service.deps import Service, require_key
 from service.dispatcher import Dispatcher
@@ -39,7 +40,7 @@ from service.store import Store
 from service.telemetry import Telemetry
 
 FORM_OVERHEAD_BYTES = 2**20
-"""What a form may have beside a checkpoint: boundaries, headers, its card."""
+"""What a form may have beside its file: boundaries, headers, a card."""
 
 RESOURCES = (
     models,
@@ -70,7 +71,10 @@ def create_app(settings: Settings) -> FastAPI:
         responses={"4XX": errors.described(), "5XX": errors.described()},
     )
     app.state.settings, app.state.metrics = settings, Metrics()
-    forms = {models.router.prefix: settings.max_checkpoint_bytes + FORM_OVERHEAD_BYTES}
+    forms = {
+        models.router.prefix: settings.max_checkpoint_bytes + FORM_OVERHEAD_BYTES,
+        datasets.router.prefix: settings.max_dataset_bytes + FORM_OVERHEAD_BYTES,
+    }
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes, forms=forms)
     app.add_middleware(Gate)
     app.add_middleware(Telemetry, metrics=app.state.metrics)
@@ -102,8 +106,9 @@ async def _lifespan(app: FastAPI) -> AsyncGenerator[None]:
     executors = {each: DeviceExecutor(each, timeout_s=settings.shard_timeout_s, threads=threads) for each in devices}
     dispatcher = Dispatcher(store, catalog, executors, settings.data_dir / "dispatcher.lock")
     explainer = Explainer(catalog, devices[0], timeout_s=settings.predict_timeout_s)
+    dataset_counts = DatasetCounts(catalog)
     app.state.service = Service(
-        settings, catalog, store, dispatcher, deployments, fleet, explainer, metrics, devices[0]
+        settings, catalog, store, dispatcher, deployments, fleet, explainer, metrics, devices[0], dataset_counts
     )
     fleet.start()
     dispatcher.start()
@@ -113,6 +118,7 @@ async def _lifespan(app: FastAPI) -> AsyncGenerator[None]:
         dispatcher.stop()
         fleet.stop()
         explainer.stop()
+        dataset_counts.stop()
         for executor in executors.values():
             executor.shutdown(cancel_futures=True)
         store.close()

@@ -14,6 +14,7 @@ from pydantic import Field, StringConstraints
 
 from evaluation import Catalog
 from evaluation.spec import NAME_PATTERN
+from service.dataset_counts import DatasetCounts
 from service.deployments import Deployment, Deployments
 from service.dispatcher import Dispatcher
 from service.errors import ServiceError
@@ -38,6 +39,7 @@ class Service:
     explainer: Explainer
     metrics: Metrics
     device: str
+    dataset_counts: DatasetCounts
 
 
 async def _service(request: Request) -> Service:  # a plain function would be called on another thread

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
@@ -10,6 +10,7 @@ from torch import Tensor
 from attacks import Norm, PixelScale, TargetRule, ThreatModel
 from evaluation import Condition, EvaluationSpec, Report, pgd_conditions
 from evaluation.classes import ClassMap
+from evaluation.datasets import ImageFolder
 from evaluation.spec import Name, OnBroken
 from models import Added, Differences, ModelCard, Precision, Preprocessing, Question
 from service.errors import FieldError
@@ -112,12 +113,17 @@ class AddedModel(BaseModel):
 
 
 class DatasetView(BaseModel):
-    """A data set that models can be evaluated on."""
+    """A data set that models can be evaluated on; what is None is still being counted."""
 
     name: str
-    images: int
-    classes: tuple[str, ...]
-    sha256: str
+    images: int | None = None
+    classes: tuple[str, ...] | None = None
+    sha256: str | None = None
+
+    @classmethod
+    def of(cls, name: str, dataset: ImageFolder) -> Self:
+        """Count a data set, and hash it if it changed."""
+        return cls(name=name, images=len(dataset), classes=dataset.classes, sha256=dataset.sha256)
 
 
 class ClassScore(BaseModel):

@@ -27,7 +27,9 @@ class Settings(BaseSettings):
 
     host: Annotated[str, Field(description="address to listen on")] = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535, description="port to listen on; 0 takes a free one")] = 8000
-    data_dir: Annotated[Path, Field(description="folder of the database and of added models")] = Path(".withstand")
+    data_dir: Annotated[Path, Field(description="folder of the database, of added models and data sets")] = Path(
+        ".withstand"
+    )
     model_dirs: Annotated[
         tuple[Path, ...], Field(description="folders with checkpoints and cards, beside the zoo")
     ] = ()
@@ -47,6 +49,9 @@ class Settings(BaseSettings):
     max_checkpoint_bytes: Annotated[
         int, Field(ge=1, le=MAX_CHECKPOINT_BYTES, description="largest checkpoint that can be uploaded, bytes")
     ] = MAX_CHECKPOINT_BYTES
+    max_dataset_bytes: Annotated[int, Field(ge=1, description="largest data set that can be uploaded, bytes")] = (
+        4 * 2**30
+    )
     allow_graphs: Annotated[
         bool,
         Field(description="accept uploads that bring their own graph (TorchScript, torch.export), which can run code"),
@@ -93,9 +98,15 @@ class Settings(BaseSettings):
 
     def catalog(self) -> Catalog:
         """Where names of models and data sets are looked up: the zoo first, added models last."""
-        store, notes = self.data_dir / "models", self.data_dir / "notes"
+        store, datasets = self.data_dir / "models", self.data_dir / "datasets"
         folders = {folder.resolve(): folder for folder in (models.ZOO, *self.model_dirs, store)}  # each once
-        return Catalog((*folders.values(),), (ZOO_DATASETS, *self.dataset_dirs), store, notes)
+        return Catalog(
+            (*folders.values(),),
+            (ZOO_DATASETS, *self.dataset_dirs, datasets),
+            store=store,
+            notes=self.data_dir / "notes",
+            dataset_store=datasets,
+        )
 
 
 def _is_loopback(host: str) -> bool:

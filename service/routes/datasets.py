@@ -1,27 +1,67 @@
-"""Data sets that models can be evaluated on."""
+"""Data sets that models can be evaluated on: listed, added."""
 
-import logging
+import asyncio
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Depends, Request
 
-from evaluation import DatasetError
-from service.deps import ServiceDep
+from evaluation.catalog import DatasetTakenError
+from evaluation.sources import dataset_name
+from service.deps import ServiceDep, require_admin
+from service.errors import FieldError, ServiceError
 from service.schemas import DatasetView
-
-_log = logging.getLogger(__name__)
+from service.uploads import receive_file
 
 router = APIRouter(prefix="/v1/datasets", tags=["datasets"])
+
+UPLOADS = (".zip", ".tar")
+"""Endings of files that can be uploaded: what is read where it lies, and never expands on the disk."""
+
+_NEW_DATASET: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["file"],
+                    "properties": {
+                        "file": {"type": "string", "format": "binary", "description": "a .zip or .tar file"},
+                        "name": {
+                            "type": "string",
+                            "description": "of the data set; by default the file's, without its ending",
+                        },
+                    },
+                }
+            }
+        },
+    }
+}
 
 
 @router.get("")
 def list_datasets(service: ServiceDep) -> list[DatasetView]:
-    """List the data sets. One that cannot be read is left out; submitting an evaluation on it tells why."""
-    views: list[DatasetView] = []
-    for name in service.catalog.datasets():
+    """List the data sets, at once: what is null is being counted. One that cannot be read is left out once that is known."""
+    return service.dataset_counts.views()
+
+
+def _check_ending(filename: str) -> None:
+    if not filename.endswith(UPLOADS):
+        raise ValueError(f"the name {filename[:100]!r} ends in none of {', '.join(UPLOADS)}")
+
+
+@router.post("", status_code=HTTPStatus.CREATED, openapi_extra=_NEW_DATASET, dependencies=[Depends(require_admin)])
+async def add_dataset(request: Request, service: ServiceDep) -> DatasetView:
+    """Add a data set: a multipart form with its `file`, a zip or tar of one folder of pictures a class."""
+    if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
+        raise ServiceError(HTTPStatus.UNPROCESSABLE_ENTITY, "the body is no multipart form with the part `file`")
+    async with receive_file(request, service.settings.data_dir / "datasets", _check_ending) as (file, sent_as, fields):
+        name = fields.get("name", b"").decode(errors="replace") or dataset_name(Path(sent_as))
         try:
-            dataset = service.catalog.open_dataset(name)
-        except DatasetError as error:
-            _log.warning("data set %s is left out: %s", name, error)
-            continue
-        views.append(DatasetView(name=name, images=len(dataset), classes=dataset.classes, sha256=dataset.sha256))
-    return views
+            dataset = await asyncio.to_thread(service.catalog.add_dataset, file, name)
+        except DatasetTakenError as error:
+            errors = [FieldError(field="name", message=str(error))]
+            raise ServiceError(HTTPStatus.CONFLICT, str(error), errors=errors) from error
+        return await asyncio.to_thread(DatasetView.of, name, dataset)

@@ -90,6 +90,7 @@ GUARDED = [
     ("POST", "/v1/models/tiny/unload"),
     ("GET", "/v1/models/tiny/ready"),
     ("GET", "/v1/datasets"),
+    ("POST", "/v1/datasets"),
     ("GET", "/v1/presets"),
     ("GET", "/v1/attacks"),
     ("GET", "/v1/comparisons"),
