@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict
 
 import attacks
 import models
-from common import canonical_json, file_sha256, text_sha256
+from common import canonical_json, file_sha256, pictures, text_sha256
 from evaluation.broken import BrokenPicture, OnLook, select_usable
 from evaluation.catalog import Catalog
 from evaluation.classes import ClassMatch, match_classes
@@ -26,9 +26,48 @@ _FROZEN = ConfigDict(frozen=True, extra="forbid")
 @cache
 def code_version() -> str:
     """Version, and hash of the code that decides results: those of other code are computed anew."""
-    packages = [Path(attacks.__file__).parent, Path(models.__file__).parent, Path(__file__).parent]
-    sources = [path for package in packages for path in sorted(package.rglob("*.py"))]
-    return f"{version('withstand')} {text_sha256(' '.join(map(file_sha256, sources)))[:16]}"
+    return f"{version('withstand')} {text_sha256(' '.join(map(file_sha256, deciding_sources())))[:16]}"
+
+
+UNDECIDING = {
+    "models": {
+        "__main__",
+        "_complexity",
+        "_families",
+        "_fingerprints",
+        "_hub",
+        "_intake",
+        "_likely_preprocessing",
+        "_recognise",
+    },
+    "evaluation": {
+        "__main__",
+        "charts",
+        "compare",
+        "dataset_check",
+        "estimate",
+        "evaluate",
+        "kept",
+        "mce",
+        "presets",
+        "report",
+        "trust",
+        "writers",
+    },
+}
+"""Modules that ask for results, read them or write them down, but do not decide what they are."""
+
+
+def deciding_sources() -> list[Path]:
+    """The files of the code that decides results, those that open pictures included; a new module is among them."""
+    packages = (Path(attacks.__file__).parent, Path(models.__file__).parent, Path(__file__).parent)
+    sources = [
+        path
+        for package in packages
+        for path in sorted(package.rglob("*.py"))
+        if path.parent != package or path.stem not in UNDECIDING.get(package.name, set())
+    ]
+    return [*sources, Path(pictures.__file__)]
 
 
 class Shard(BaseModel):
