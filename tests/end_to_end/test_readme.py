@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -89,7 +90,7 @@ def test_commands_run() -> None:
     assert len(commands) == 7
     for command in commands:
         done = subprocess.run(
-            [sys.executable, "-m", "service.cli", *command.split()],
+            [sys.executable, "-m", "service.cli", *shlex.split(command)],
             cwd=ROOT,
             capture_output=True,
             text=True,

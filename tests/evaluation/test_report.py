@@ -141,8 +141,8 @@ def test_many_conditions_are_rows_in_every_form() -> None:
     assert lines[25] == "| rotation 345 | 30.0 [10.8, 60.3] (n=10) |"
     latex = writers.to_latex(report).splitlines()
     assert latex[0] == r"\begin{tabular}{lr}"
-    assert latex[4] == r"clean & $80.0 \pm 31.0$ \\"
-    assert latex[27] == r"rotation 345 & $30.0 \pm 30.3$ \\"
+    assert latex[4] == r"clean & $80.0^{+14.3}_{-31.0}$ \\"
+    assert latex[27] == r"rotation 345 & $30.0^{+30.3}_{-19.2}$ \\"
 
 
 def test_the_mce_needs_all_corruptions_and_is_alexnets_share_on_imagenet_alone() -> None:

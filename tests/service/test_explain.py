@@ -225,6 +225,19 @@ def test_the_client_asks_for_an_explanation(server: Server) -> None:
             client.explain("dat_mini", DISC, layer="x")
 
 
+def alike(found: object, expected: object) -> bool:
+    """Equal but for the last bits of numbers."""
+    if isinstance(expected, dict):
+        return (
+            isinstance(found, dict)
+            and found.keys() == expected.keys()
+            and all(alike(found[k], expected[k]) for k in found)
+        )
+    if isinstance(expected, list):
+        return isinstance(found, list) and len(found) == len(expected) and all(map(alike, found, expected))
+    return found == (pytest.approx(expected, abs=1e-3) if isinstance(expected, float) else expected)
+
+
 def test_the_command_writes_the_png_of_the_service(http: httpx.Client, catalog: Catalog, tmp_path: Path) -> None:
     picture, out = tmp_path / "disc.png", tmp_path / "seen.png"
     picture.write_bytes(DISC)
@@ -232,11 +245,13 @@ def test_the_command_writes_the_png_of_the_service(http: httpx.Client, catalog: 
     arguments = ["explain", "dat_mini", str(picture), "--out", str(out), "--query", "0.25,0.75", *folder]
     said = CliRunner().invoke(cli.app, arguments)
     assert said.exit_code == 0, said.output
-    assert out.read_bytes() == ask(http, "dat_mini", query="0.25,0.75", format="png").content
+    served = ask(http, "dat_mini", query="0.25,0.75", format="png").content
+    drawn, expected = (np.asarray(Image.open(io.BytesIO(each))).astype(int) for each in (out.read_bytes(), served))
+    assert np.abs(drawn - expected).max() <= 2  # the last bits of a forward pass depend on its number of threads
     assert f"{out}: stages.2.attns.1: attention that the query pays" in said.output
     body = json.loads(CliRunner().invoke(cli.app, [*arguments, "--json"]).output)
     want = explained(http, "dat_mini", query="0.25,0.75") | {"file": str(picture)}
-    assert body == {key: value for key, value in want.items() if key != "overlays"}
+    assert alike(body, {key: value for key, value in want.items() if key != "overlays"})
     for wrong, reason in ((["--query", "2,2"], "a place is `y,x`"), (["--layer", "x"], "unknown layer 'x'")):
         assert reason in str(CliRunner().invoke(cli.app, [*arguments, *wrong]).exception)
 

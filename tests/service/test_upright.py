@@ -13,6 +13,7 @@ from PIL import Image
 from common.pictures import open_picture
 from evaluation import Catalog, open_dataset
 from service import cli
+from service.schemas import Predictions
 from tests.conftest import picture_bytes, shape_picture
 
 SIDES = {
@@ -86,7 +87,7 @@ def test_a_command_a_data_set_and_a_request_see_the_same_pixels(
     monkeypatch.setattr("sys.argv", [*arguments, "--device", "cpu"])
     with pytest.raises(SystemExit, match="0"):
         cli.main()
-    by_command = cli.Predictions.model_validate_json(capsys.readouterr().out)
+    by_command = Predictions.model_validate_json(capsys.readouterr().out)
     labels = {each["label"]: each["probability"] for each in answers[1]["predictions"][0]["top"]}
     assert {each.label: each.probability for each in by_command.predictions[0].top} == pytest.approx(labels, abs=1e-6)
 
