@@ -22,6 +22,9 @@ from evaluation.statistics import binomial_below
 CHECKED = 24
 """Standing images that are looked at, at most."""
 
+LEAST = 7
+"""Standing images below which not even flipping all of them would be significant: 2 ** -7 is the first below `SIGNIFICANT`."""
+
 TRANSFER_SOURCES = 2
 """Other models whose adversarial images are tried, at most."""
 

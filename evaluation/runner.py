@@ -15,7 +15,7 @@ import models
 from evaluation.checks import Check, extreme, preflight, probe
 from evaluation.classes import match_classes
 from evaluation.conditions import Batch, Outcome, Row, run_condition
-from evaluation.counterchecks import CHECKED, checked_attack, counterchecks
+from evaluation.counterchecks import CHECKED, LEAST, checked_attack, counterchecks
 from evaluation.datasets import ImageFolder
 from evaluation.examples import Example, make_examples
 from evaluation.plan import Shard
@@ -221,7 +221,7 @@ class _Source:
     ) -> tuple[tuple[Check, ...], tuple[Row, ...]]:
         """Attack the first `count` images that stand in another way; see `counterchecks`."""
         standing = [place for place in sorted(rows) if rows[place].counts(self.condition)][: min(count, CHECKED)]
-        if checked_attack(self.condition) is None or not standing or not self._has_gradient:
+        if checked_attack(self.condition) is None or len(standing) < LEAST or not self._has_gradient:
             return (), ()
         return counterchecks(self.condition, self.batch(standing), sources())
 
