@@ -102,5 +102,5 @@ def test_without_timm_its_models_are_named(monkeypatch: pytest.MonkeyPatch) -> N
     with torch.device("meta"):
         tensors = timm.create_model("convnext_atto", num_classes=CLASSES).state_dict()
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(CheckpointError, match=r"those of timm:convnext_atto.*uv pip install 'withstand\[hub\]'"):
+    with pytest.raises(CheckpointError, match=r"those of timm:convnext_atto.*uv pip install '\.\[hub\]'"):
         models.recognise(tensors)

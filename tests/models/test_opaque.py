@@ -200,7 +200,7 @@ def test_a_checkpoint_of_torchvision_is_added_with_its_preprocessing(tmp_path: P
 
 def test_without_timm_the_error_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ValueError, match=r"timm:vit needs the library timm: uv pip install 'withstand\[hub\]'"):
+    with pytest.raises(ValueError, match=r"timm:vit needs the library timm: uv pip install '\.\[hub\]'"):
         models.create("timm:vit")
 
 

@@ -14,7 +14,7 @@ from evaluation.statistics import Proportion
 from service.pages import WEB
 from service.settings import Settings
 from service.store import MAX_FAILURES
-from tests.service.conftest import EVIL, Server, a_plan, serving
+from tests.service.conftest import EVIL, Server, a_plan, serving, until
 
 SPEC = EvaluationSpec.model_validate(
     {
@@ -110,6 +110,7 @@ def test_the_page_of_an_evaluation_shows_the_numbers_of_its_report(http: httpx.C
 
 
 def test_the_first_page_lists_models_data_and_evaluations(http: httpx.Client, done: Report) -> None:
+    until(lambda: "counting" not in page(http, "/").text)  # data sets are counted in the background
     shown = page(http, "/")
     for text in ("tiny, evil", "PGD-2 Linf 8/255 to random", "54 / 54 images", "done", "shapes", "33", "twin"):
         assert text in shown.text
