@@ -21,6 +21,7 @@ from evaluation.spec import (
     GridCondition,
     Round,
     TransformCondition,
+    repetition,
     rounds,
 )
 
@@ -48,6 +49,7 @@ class Row(BaseModel):
         felled_restart: in which of that attack's restarts, 0 the first run; None as felled_by.
         felled_step: after how many steps of that run, 0 at its start; None if the attack does not say, or as felled_by.
         felled_eps: smallest radius of a curve at which it was flipped; None where there is no curve, or as felled_by.
+        felled_in_float32: it stood, or did not reach its target, until what was searched in lower precision was repeated.
     """
 
     model_config = _FROZEN
@@ -66,6 +68,7 @@ class Row(BaseModel):
     felled_restart: int | None = None
     felled_step: int | None = None
     felled_eps: float | None = None
+    felled_in_float32: bool = False
 
     def counts(self, condition: Condition) -> bool:
         """Whether it counts for the score: right under the condition; where something attacks, right before and not felled."""
@@ -96,6 +99,7 @@ class Batch:
     seed: int
     columns: Sequence[int] | None = None
     has_gradient: bool = True
+    precision: models.Precision = "float32"
 
     def runnable(self, chosen: Sequence[Round]) -> list[Round]:
         """The rounds that the model can be attacked with: where it has no gradient, those that need none."""
@@ -120,6 +124,7 @@ class Fall:
     by: str
     restart: int
     step: int | None
+    repeated: bool = False
 
 
 @dataclass
@@ -175,12 +180,21 @@ class Outcome:
             threat=threat,
             generator=batch.generators(chosen, run.restart),
             targets=None if targets is None else targets[chosen],
-            searched=batch.searched,
+            searched=batch.classifier if run.repeated else batch.searched,
             clean_logits=self.clean_logits[chosen],
         )
-        return self.take(batch, chosen, found, by=run.choice.name, restart=run.restart)
+        return self.take(batch, chosen, found, by=run.choice.name, restart=run.restart, repeated=run.repeated)
 
-    def take(self, batch: Batch, chosen: Tensor, found: attacks.AttackRun, *, by: str, restart: int = 0) -> Tensor:
+    def take(
+        self,
+        batch: Batch,
+        chosen: Tensor,
+        found: attacks.AttackRun,
+        *,
+        by: str,
+        restart: int = 0,
+        repeated: bool = False,
+    ) -> Tensor:
         """Take in what came of attacking the images that the mask (N,) chooses; returns as `attack` does."""
         flipped = _merged(None, found.flipped, chosen)
         reached = None if found.reached is None else _merged(None, found.reached, chosen)
@@ -197,7 +211,7 @@ class Outcome:
             self.reached = reached if self.reached is None else self.reached | reached
         for position in (flipped & into).nonzero().flatten().tolist():
             step = None if steps is None else int(steps[position])
-            self.falls[position] = Fall(by, restart, step)
+            self.falls[position] = Fall(by, restart, step, repeated)
         return done
 
     def rows(self, batch: Batch) -> list[Row]:
@@ -218,6 +232,7 @@ class Outcome:
             columns["felled_by"] = [fall and fall.by for fall in self.falls]
             columns["felled_restart"] = [fall and fall.restart for fall in self.falls]
             columns["felled_step"] = [fall and fall.step for fall in self.falls]
+            columns["felled_in_float32"] = [fall is not None and fall.repeated for fall in self.falls]
         if self.reached is not None:
             columns["reached"] = self.reached.tolist()
         if self.felled_eps is not None:
@@ -286,7 +301,8 @@ def _attack(condition: AdversarialCondition, batch: Batch, first_round: int) -> 
     if condition.targets:
         generators = batch.generators(everything, TARGET_STREAM)
         targets = attacks.choose_targets(condition.targets, total.clean_logits, batch.labels, generators)
-    _cascade(total, batch, rounds(condition.attacks)[first_round:], condition.threat, everything, targets)
+    runs = rounds(condition.attacks)[first_round:] + repetition(condition.attacks, batch.precision)
+    _cascade(total, batch, runs, condition.threat, everything, targets)
     return total
 
 
@@ -315,13 +331,14 @@ def _cascade(
 def _curve(condition: CurveCondition, batch: Batch) -> Outcome:
     """Find for each image the first radius at which it falls, then halve the interval below it."""
     total = Outcome.of(batch)
+    runs = rounds(condition.attacks) + repetition(condition.attacks, batch.precision)
     standing = torch.ones_like(batch.labels, dtype=torch.bool)
     stood_at = torch.zeros(len(batch.images), dtype=torch.float64, device=batch.labels.device)
     fell_at = torch.full_like(stood_at, math.nan)
     for threat in condition.threats:
         if not standing.any():
             break
-        fallen = _cascade(total, batch, rounds(condition.attacks), threat, standing)
+        fallen = _cascade(total, batch, runs, threat, standing)
         fell_at[fallen] = threat.eps
         standing = total.right(batch) & ~total.fallen(batch)
         stood_at[standing] = threat.eps
@@ -330,7 +347,7 @@ def _curve(condition: CurveCondition, batch: Batch) -> Outcome:
         for eps in middle[~fell_at.isnan()].unique().tolist():
             chosen = middle == eps
             threat = ThreatModel(condition.norm, eps)
-            fallen = _cascade(total, batch, rounds(condition.attacks), threat, chosen)
+            fallen = _cascade(total, batch, runs, threat, chosen)
             fell_at[fallen], stood_at[chosen & ~fallen] = eps, eps
     total.felled_eps = fell_at
     return total

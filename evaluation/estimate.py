@@ -54,7 +54,7 @@ def estimate(plan: Plan, catalog: Catalog, device: str, done: Collection[ShardRe
     left = [shard for shard in plan.shards if shard not in there and (shard.model, shard.condition) not in certain]
     passes = dict.fromkeys(plan.spec.models, 0)
     for shard in left:
-        passes[shard.model] += shard.images * conditions[shard.condition].passes
+        passes[shard.model] += shard.images * plan.spec.passes(conditions[shard.condition])
     images = sum(shard.images for shard in plan.shards)
     return Estimate(
         evaluation=plan.id,

@@ -53,7 +53,7 @@ class Example(BaseModel):
 
 
 def make_examples(batch: Batch, outcome: Outcome, explained: models.Classifier | None, count: int) -> list[Example]:
-    """Draw the first `count` images that were right and are wrong.
+    """Draw the first `count` images that were right and are wrong, but for those whose row a longer cascade would not keep.
 
     Args:
         batch: the images.
@@ -63,7 +63,8 @@ def make_examples(batch: Batch, outcome: Outcome, explained: models.Classifier |
     """
     predicted = predictions(outcome.logits)
     wrong = outcome.right(batch) & (predicted != batch.labels) & (predicted >= 0)
-    drawable = wrong & outcome.images.flatten(1).isfinite().all(1)
+    kept = torch.tensor([fall is None or not fall.repeated for fall in outcome.falls], device=wrong.device)
+    drawable = wrong & kept & outcome.images.flatten(1).isfinite().all(1)
     return [_example(batch, outcome, explained, at) for at in drawable.nonzero().flatten().tolist()[: max(0, count)]]
 
 

@@ -65,6 +65,7 @@ class ConditionReport(BaseModel):
         median_minimal_eps: median over all images of the radius at which they fell, 0 where wrong already; None elsewhere, or if
             most still stand.
         not_run: attacks that need a gradient, where the model has none; without any other, nothing is counted.
+        felled_in_float32: images that stood after a search in lower precision and fell as it was repeated.
         outside_budget: indices of images where an attack left the ball or [0, 1], or returned NaN; they count as standing.
         seconds: of computing, summed over shards.
         images_forwarded: passes of an image through the model.
@@ -85,6 +86,7 @@ class ConditionReport(BaseModel):
     curve: tuple[CurvePoint, ...] = ()
     median_minimal_eps: float | None = None
     not_run: tuple[str, ...] = ()
+    felled_in_float32: int = 0
     outside_budget: tuple[int, ...]
     seconds: float
     images_forwarded: int
@@ -177,6 +179,11 @@ class Report(BaseModel):
             f"seed {spec.seed}, {spec.precision}",
             *_class_facts(self.plan),
             *(
+                f"{model.model}: {_in_float32(model)} fell in float32 alone, after {spec.precision} had left them standing"
+                for model in self.models
+                if spec.precision != "float32"
+            ),
+            *(
                 [f"{len(self.plan.skipped)} broken pictures were skipped: {describe(self.plan.skipped)}"]
                 if self.plan.skipped
                 else []
@@ -210,6 +217,12 @@ def _class_facts(plan: Plan) -> Iterable[str]:
                 f"{plan.spec.dataset} has {len(match.columns)} of the {match.model_classes} classes of {model}; logits of the "
                 f"others are {masked}, so chance is 1 in {plan.choices(model)} ({100 / plan.choices(model):.2g} %)"
             )
+
+
+def _in_float32(model: ModelReport) -> str:
+    attacked = [each for each in model.conditions if each.robust_accuracy]
+    fell = sum(each.felled_in_float32 for each in attacked)
+    return f"{fell} of {sum(each.images_done for each in attacked)} attacked images"
 
 
 def _mce(model: ModelReport) -> str:
@@ -400,6 +413,7 @@ def _condition(plan: Plan, model: str, index: int, results: Sequence[ShardResult
         ),
         median_minimal_eps=median_minimal_eps(rows) if eps else None,
         not_run=not_run,
+        felled_in_float32=sum(row.felled_in_float32 for row in rows),
         outside_budget=tuple(row.index for row in rows if not row.within_budget),
         seconds=sum(result.seconds for result in results),
         images_forwarded=sum(result.images_forwarded for result in results),

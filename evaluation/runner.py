@@ -148,7 +148,7 @@ def run_shard(
         done = 0
         while done < len(places):
             (batch, outcome), size = _fitting(size, partial(source.run, places[done:], first_round))
-            found.take(places[done:], batch, outcome)
+            found.take(places[done:], batch, outcome, first_round)
             if shard.start == 0:
                 found.show(places[done:], batch, outcome, explained)
             done += len(batch.indices)
@@ -191,7 +191,7 @@ class _Source:
         self._choices = self.condition.attacks if isinstance(self.condition, Attacking) else ()
         self._has_gradient = has_gradient
         self._roles = classifier, searched
-        self._dataset, self._seed = dataset, spec.seed
+        self._dataset, self._spec = dataset, spec
         match = match_classes(classifier.card.classes, dataset, shard.model, spec.class_map)
         every = tuple(range(match.model_classes))
         columns = match.columns if spec.logits == "dataset" else every
@@ -207,7 +207,14 @@ class _Source:
         labels = self._to_logit[[self._dataset.labels[index] for index in indices]]
         there = images.to(classifier.device), labels.to(classifier.device)
         return Batch(
-            classifier, searched, *there, indices, self._seed, classifier.columns, has_gradient=self._has_gradient
+            classifier,
+            searched,
+            *there,
+            indices,
+            self._spec.seed,
+            classifier.columns,
+            has_gradient=self._has_gradient,
+            precision=self._spec.precision,
         )
 
     @property
@@ -232,9 +239,12 @@ class _Source:
 
     def left(self, known: ShardResult | None) -> Iterator[tuple[int, Sequence[int]]]:
         """Say what is left to do: a round of the condition, and the places at which it is the next."""
+        rows = known.rows if known else ()
+        repeated: list[int] = []  # what fell at the end of a shorter cascade might not reach the end of this one
         if known is not None and isinstance(self.condition, AdversarialCondition) and known.rounds < self.rounds:
-            yield known.rounds, [place for place, row in enumerate(known.rows) if row.open(self.condition)]
-        yield 0, range(len(self.indices))[len(known.rows) if known else 0 :]
+            repeated = [place for place, row in enumerate(rows) if row.felled_in_float32]
+            yield known.rounds, [place for place, row in enumerate(rows) if row.open(self.condition)]
+        yield 0, [*repeated, *range(len(rows), len(self.indices))]
 
 
 @dataclass
@@ -251,11 +261,11 @@ class _Found:
         examples = {indices.index(example.index): example for example in known.examples}
         return cls(dict(enumerate(known.rows)), examples, known.images_forwarded)
 
-    def take(self, places: Sequence[int], batch: Batch, outcome: Outcome) -> None:
+    def take(self, places: Sequence[int], batch: Batch, outcome: Outcome, first_round: int) -> None:
         """Take in a batch, of the first of `places`; what earlier rounds found is joined with it."""
         self.images_forwarded += outcome.images_forwarded
         for place, row in zip(places, outcome.rows(batch), strict=False):
-            self.rows[place] = self.rows[place].followed_by(row) if place in self.rows else row
+            self.rows[place] = self.rows[place].followed_by(row) if first_round else row
 
     def show(self, places: Sequence[int], batch: Batch, outcome: Outcome, explained: models.Classifier | None) -> None:
         """Draw what fell in a batch, of the first of `places`, as far as it is among the first of all."""

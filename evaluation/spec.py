@@ -98,15 +98,21 @@ Attacks = Annotated[tuple[AttackChoice, ...], Field(min_length=1, max_length=16)
 
 
 class Round(NamedTuple):
-    """One run of an attack in a cascade; restart 0 is its first."""
+    """One run of an attack in a cascade; restart 0 is its first, `repeated` is one in float32 after that in lower precision."""
 
     choice: AttackChoice
     restart: int
+    repeated: bool = False
 
 
 def rounds(chosen: tuple[AttackChoice, ...]) -> list[Round]:
     """List the rounds of a cascade of attacks, in their order."""
     return [Round(choice, restart) for choice in chosen for restart in range(choice.restarts)]
+
+
+def repetition(chosen: tuple[AttackChoice, ...], precision: Precision) -> list[Round]:
+    """What a cascade ends with where attacks looked in lower precision: the first one's last restart, in float32."""
+    return [] if precision == "float32" else [Round(chosen[0], chosen[0].restarts - 1, repeated=True)]
 
 
 class CleanCondition(BaseModel):
@@ -368,6 +374,13 @@ class EvaluationSpec(BaseModel):
     def attacking(self) -> list[int]:
         """Places of the conditions under which something attacks."""
         return [place for place, each in enumerate(self.conditions) if isinstance(each, Attacking)]
+
+    def passes(self, condition: Condition) -> int:
+        """What an image costs at most under a condition: its own passes, and those of the repetition in float32."""
+        if not isinstance(condition, Attacking):
+            return condition.passes
+        again = sum(run.choice.create().passes + 1 for run in repetition(condition.attacks, self.precision))
+        return condition.passes + again * (len(condition.eps) + condition.refine if condition.kind == "curve" else 1)
 
     @field_validator("conditions")
     @classmethod

@@ -57,7 +57,8 @@ def methods(report: Report) -> str:
     plan, spec = report.plan, report.plan.spec
     conditions = "; ".join(_described(condition) for condition in spec.conditions)
     precision = (
-        "Attacks searched in bfloat16 on copies of the models; whether an image fell was decided in float32. "
+        "Attacks searched in bfloat16 on copies of the models, and once more in float32 where an image still stood; whether "
+        "it fell was decided in float32. "
         if spec.precision != "float32"
         else ""
     )

@@ -317,7 +317,7 @@ def _insert(db: Connection, plan: Plan) -> bool:
     db.execute(
         insert(_EVALUATIONS).values(id=plan.id, sequence=last + 1, plan=plan.model_dump_json(), created_at=_now())
     )
-    passes = [condition.passes for condition in plan.spec.conditions]
+    passes = [plan.spec.passes(condition) for condition in plan.spec.conditions]
     computed = _computed(db, plan)
     rows: list[dict[str, Any]] = []
     for shard in plan.shards:
