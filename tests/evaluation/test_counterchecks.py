@@ -31,6 +31,19 @@ class Rippled(nn.Module):
         return self.network(normalised) + torch.sin(2 * math.pi / PERIOD * pixels) @ cast(Tensor, self.pattern).T
 
 
+class Quantised(nn.Module):
+    """A network that sees eight levels of each pixel, with the gradient of the identity."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, normalised: Tensor) -> Tensor:
+        pixels = normalised * 0.25 + 0.5
+        seen = pixels + ((pixels * 7).round() / 7 - pixels).detach()
+        return self.network((seen - 0.5) / 0.25)
+
+
 class Voted(nn.Module):
     """A network that tells its class alone."""
 
@@ -73,6 +86,14 @@ def test_a_ripple_is_found_by_smoothing_and_by_transfer_and_what_falls_counts(ca
     assert robust is not None
     assert clean is not None
     assert robust.count <= clean.count - 7
+
+
+def test_eight_levels_under_a_straight_through_gradient_are_suspicious(catalog: Catalog) -> None:
+    pgd = {"kind": "adversarial", "threat": {"norm": "Linf", "eps": 0.02}, "attacks": [{"name": "pgd"}]}
+    network = Quantised(catalog.load_model("tiny").network)
+    model = reported(catalog, network, spec(conditions=[{"kind": "clean"}, pgd])).models[0]
+    assert "small changes reach the logits" in {check.name for check in model.failed}
+    assert model.grade == "suspicious"
 
 
 def test_rows_name_the_check_that_flipped(catalog: Catalog) -> None:
