@@ -15,13 +15,14 @@ from evaluation import writers
 from evaluation.broken import BrokenPicture, BrokenPicturesError, find_broken, select_usable
 from evaluation.catalog import Catalog
 from evaluation.compare import Comparison, ComparisonError, Side, compare
+from evaluation.counting import merge
 from evaluation.datasets import ImageFolder, SelectionError, open_dataset
 from evaluation.estimate import Estimate, estimate
 from evaluation.evaluate import evaluate
 from evaluation.kept import ResultFolder
 from evaluation.plan import Plan, Shard, make_plan
 from evaluation.presets import Preset, conditions_of, list_presets, pgd_conditions, preset, preset_names
-from evaluation.report import Report, merge
+from evaluation.report import Report
 from evaluation.runner import ShardResult, best_device, run_shard
 from evaluation.sources import DatasetError
 from evaluation.spec import (

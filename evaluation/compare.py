@@ -7,8 +7,8 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field
 
 from evaluation.conditions import Row
+from evaluation.counting import counted, sufficient
 from evaluation.plan import Plan
-from evaluation.report import counted, sufficient
 from evaluation.runner import ShardResult
 from evaluation.spec import Condition
 from evaluation.statistics import PairedDifference, holm, paired_difference

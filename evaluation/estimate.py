@@ -7,8 +7,8 @@ import torch
 from pydantic import BaseModel, ConfigDict
 
 from evaluation.catalog import Catalog
+from evaluation.counting import sufficient
 from evaluation.plan import SHARD_IMAGES, Plan
-from evaluation.report import sufficient
 from evaluation.runner import ShardResult, batch_size
 
 

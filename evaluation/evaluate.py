@@ -6,9 +6,10 @@ from functools import partial
 import models
 from evaluation.broken import OnLook
 from evaluation.catalog import Catalog
+from evaluation.counting import merge, sufficient
 from evaluation.kept import ResultFolder
 from evaluation.plan import Plan, Shard, make_plan
-from evaluation.report import Report, merge, sufficient
+from evaluation.report import Report
 from evaluation.runner import ShardResult, best_device, run_shard
 from evaluation.spec import EvaluationSpec
 

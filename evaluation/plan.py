@@ -44,6 +44,7 @@ UNDECIDING = {
         "__main__",
         "charts",
         "compare",
+        "counting",
         "dataset_check",
         "estimate",
         "evaluate",

@@ -11,8 +11,9 @@ from xml.etree import ElementTree
 import attacks
 from common import canonical_json
 from evaluation.checks import Grade
+from evaluation.counting import counted
 from evaluation.plan import Plan
-from evaluation.report import Report, counted
+from evaluation.report import Report
 from evaluation.runner import ShardResult
 from evaluation.spec import AttackChoice, Attacking, EvaluationSpec
 from evaluation.statistics import Proportion

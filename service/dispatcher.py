@@ -9,7 +9,7 @@ from threading import Event, Thread
 from typing import TextIO
 
 from evaluation import Catalog, ShardResult
-from evaluation.report import sufficient
+from evaluation.counting import sufficient
 from service.executors import compute, describe
 from service.jobs import Claim
 from service.store import Store

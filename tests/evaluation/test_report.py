@@ -85,6 +85,7 @@ def test_ten_images_counted_by_hand() -> None:
         "robust_accuracy": (5, 10),  # 4 to 7, and 3: what leaves the budget has not felled it
         "attack_success_rate": (3, 8),
         "target_rate": (2, 10),
+        "felled_in_float32": 0,
         "outside_budget": (3,),
         **empty,
     }
