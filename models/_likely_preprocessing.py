@@ -58,8 +58,9 @@ def of_timm(settings: Mapping[str, Any]) -> Preprocessing:
     return Preprocessing(
         resize=max(
             crop, math.floor(crop / settings["crop_pct"])
-        ),  # of some weights it is above 1: a smaller picture in a frame
+        ),  # of some, crop_pct is above 1: a smaller picture in a frame
         crop=crop,
+        crop_mode=settings.get("crop_mode", "center"),
         interpolation="bicubic" if settings["interpolation"] == "bicubic" else "bilinear",
         mean=tuple(settings["mean"]),
         std=tuple(settings["std"]),

@@ -12,20 +12,30 @@ from common.pictures import PictureError
 
 Channels = tuple[float, float, float]
 
+CropMode = Literal["center", "squash", "border"]
+
 _RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 _LONGEST = 16
 
 
 class Preprocessing(BaseModel):
-    """Resize the shorter side, crop the centre, scale to [0, 1]; normalisation happens inside the classifier.
+    """Resize, crop the centre, scale to [0, 1]; normalisation happens inside the classifier.
+
+    How a picture becomes a square is named as timm does: "center" resizes its shorter side, "squash" both sides to the same length,
+    "border" its longer side, and fills what is then missing with the mean.
 
     The defaults are those of the ImageNet evaluations in the papers of this package.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    resize: Annotated[int, Field(ge=1, le=4096, description="length of the shorter side after resizing, pixels")] = 256
+    resize: Annotated[
+        int, Field(ge=1, le=4096, description="length after resizing of the side that crop_mode names, pixels")
+    ] = 256
     crop: Annotated[int, Field(ge=1, le=4096, description="side of the square cut from the centre, pixels")] = 224
+    crop_mode: Annotated[
+        CropMode, Field(description="resize the shorter side, both sides (squash) or the longer side (border)")
+    ] = "center"
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
     mean: Annotated[Channels, Field(description="subtracted from [0, 1] pixels, per channel")] = (0.485, 0.456, 0.406)
     std: Annotated[Channels, Field(description="divided by afterwards, per channel")] = (0.229, 0.224, 0.225)
@@ -55,16 +65,38 @@ class Preprocessing(BaseModel):
         Raises:
             PictureError: the picture's mode says nothing of its range ("I", "F"), or has no conversion to RGB.
         """
-        picture = _rgb(_bounded(picture))
-        shorter = min(picture.size)
-        width, height = (self.resize * side // shorter for side in picture.size)
-        resized = picture.resize((width, height), _RESAMPLING[self.interpolation])
-        left, top = round((width - self.crop) / 2), round((height - self.crop) / 2)
-        pixels = np.asarray(resized.crop((left, top, left + self.crop, top + self.crop)))  # (crop, crop, 3)
+        picture = _rgb(_bounded(picture) if self.crop_mode == "center" else picture)
+        resized = picture.resize(self._resized(*picture.size), _RESAMPLING[self.interpolation])
+        pixels = np.asarray(self._cropped(resized))  # (crop, crop, 3)
         scaled = np.divide(
             pixels.transpose(2, 0, 1), np.float32(255), order="C"
         )  # by numpy: torch would wake its threads
         return torch.from_numpy(scaled)
+
+    def _resized(self, width: int, height: int) -> tuple[int, int]:
+        match self.crop_mode:
+            case "center":
+                shorter = min(width, height)
+                return self.resize * width // shorter, self.resize * height // shorter
+            case "squash":
+                return self.resize, self.resize
+            case "border":
+                longer = max(width, height)
+                return max(1, round(self.resize * width / longer)), max(1, round(self.resize * height / longer))
+
+    def _cropped(self, picture: Image.Image) -> Image.Image:
+        left, top = (_middle(side, self.crop) for side in picture.size)
+        if min(picture.size) >= self.crop:
+            return picture.crop((left, top, left + self.crop, top + self.crop))
+        red, green, blue = (round(255 * value) for value in self.mean)
+        framed = Image.new("RGB", (self.crop, self.crop), (red, green, blue))
+        framed.paste(picture, (-left, -top))
+        return framed
+
+
+def _middle(side: int, crop: int) -> int:
+    """Where a crop begins; before the picture, below 0, if that is smaller. Rounded as torchvision does."""
+    return round((side - crop) / 2) if side > crop else -((crop - side) // 2)
 
 
 def _bounded(picture: Image.Image) -> Image.Image:
