@@ -55,6 +55,16 @@ def wait_for(condition: Callable[[], Any], *, timeout_s: float = 120.0) -> Any:
     return result
 
 
+def end(process: "subprocess.Popen[bytes]") -> None:
+    """Ask it to end, and see that it does."""
+    process.terminate()
+    try:
+        process.wait(60)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        raise
+
+
 @contextmanager
 def server(catalog: Catalog, data_dir: Path, log: Path) -> Iterator[tuple["subprocess.Popen[bytes]", Client]]:
     port = free_port()
@@ -67,7 +77,7 @@ def server(catalog: Catalog, data_dir: Path, log: Path) -> Iterator[tuple["subpr
                 wait_for(client.ready)
                 yield process, client
         finally:
-            process.terminate()
+            end(process)
 
 
 def alive(pid: int) -> bool:

@@ -2,8 +2,6 @@
 
 import os
 import re
-import signal
-import socket
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -12,22 +10,13 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.end_to_end.test_restart import children, end, free_port
 from tests.service.conftest import until
 
 ROOT = Path(__file__).parents[2]
 MODEL = "resnet_mini.fashion_mnist"
 PICTURE = (ROOT / "docs" / "dress.png").read_bytes()
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def children(pid: int) -> list[int]:
-    return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def answers(url: str) -> bool:
@@ -74,5 +63,4 @@ def test_two_processes_answer_on_one_port(tmp_path: Path) -> None:
         ]
         assert len(workers) == 2
     finally:
-        started.send_signal(signal.SIGTERM)
-        assert started.wait(60) is not None
+        end(started)
