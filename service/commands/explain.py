@@ -6,8 +6,6 @@ from typing import Annotated
 import typer
 
 from service.commands.options import DataDir, Device, Json, ModelDir, read_picture, settings_of, usable
-from service.explain import explain as explain_image
-from service.explain import parse_place
 
 app = typer.Typer(add_completion=False)
 
@@ -30,6 +28,9 @@ def explain(
     as_json: Json = False,
 ) -> None:
     """Draw what a model's attention weighs in a picture."""
+    from service.explain import explain as explain_image
+    from service.explain import parse_place
+
     classifier = settings_of(data_dir=data_dir, model_dir=model_dir).catalog().load_model(model, usable(device))
     place = None if query is None else parse_place(query)
     found = explain_image(
