@@ -35,12 +35,14 @@ class Checkpoint:
         """Read the card.
 
         Raises:
-            CheckpointError: it is missing or malformed.
+            CheckpointError: it is missing, malformed, or cannot be read.
         """
         try:
             return ModelCard.model_validate_json(self.card_path.read_bytes())
         except FileNotFoundError:
             raise CheckpointError(f"{self.path.name} has no card: {self.card_path.name} must lie beside it") from None
+        except OSError as error:
+            raise CheckpointError(f"the card {self.card_path.name} cannot be read: {error.strerror}") from error
         except ValidationError as error:
             raise CheckpointError(
                 f"the card {self.card_path.name} is not usable: {describe_validation(error)}"

@@ -36,6 +36,18 @@ class ModelView(BaseModel):
     licence: str
 
 
+class Unusable(BaseModel):
+    """A model or a data set that is there, but cannot be used."""
+
+    name: str
+    problem: Annotated[str, Field(description="why it cannot be used")]
+
+    @classmethod
+    def of(cls, name: str, error: Exception) -> Self:
+        """Say why, without the paths that the operating system's errors have."""
+        return cls(name=name, problem=(isinstance(error, OSError) and error.strerror) or str(error))
+
+
 class QuestionView(BaseModel):
     """What a checkpoint does not tell, and the likely answer."""
 

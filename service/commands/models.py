@@ -25,13 +25,17 @@ def list_models(
     import attacks
     import models
 
-    cards = {
-        name: checkpoint.card()
-        for name, checkpoint in settings_of(data_dir=data_dir, model_dir=model_dir).catalog().checkpoints().items()
-    }
+    cards: dict[str, models.ModelCard] = {}
+    problems: dict[str, str] = {}
+    for name, checkpoint in settings_of(data_dir=data_dir, model_dir=model_dir).catalog().checkpoints().items():
+        try:
+            cards[name] = checkpoint.card()
+        except models.CheckpointError as error:
+            problems[name] = str(error)
     if as_json:
         body = {
             "checkpoints": {name: card.model_dump(mode="json") for name, card in cards.items()},
+            "problems": problems,
             "architectures": models.names(),
             "attacks": attacks.attack_names(),
         }
@@ -44,6 +48,8 @@ def list_models(
             else f"{100 * card.clean_accuracy:.1f} % on {card.clean_accuracy_on}"
         )
         typer.echo(f"{name}: {card.architecture}, {len(card.classes)} classes, {accuracy}")
+    for name, problem in problems.items():
+        typer.echo(f"{name}: cannot be used: {problem}")
     typer.echo(f"\narchitectures: {', '.join(models.names())}")
 
 

@@ -11,7 +11,7 @@ from evaluation.catalog import DatasetTakenError
 from evaluation.sources import dataset_name
 from service.deps import ServiceDep, require_admin
 from service.errors import FieldError, ServiceError
-from service.schemas import DatasetView
+from service.schemas import DatasetView, Unusable
 from service.uploads import receive_file
 
 router = APIRouter(prefix="/v1/datasets", tags=["datasets"])
@@ -42,8 +42,8 @@ _NEW_DATASET: dict[str, Any] = {
 
 
 @router.get("")
-def list_datasets(service: ServiceDep) -> list[DatasetView]:
-    """List the data sets, at once: what is null is being counted. One that cannot be read is left out once that is known."""
+def list_datasets(service: ServiceDep) -> list[DatasetView | Unusable]:
+    """List the data sets, at once: what is null is being counted. One that cannot be read has a `problem` once that is known."""
     return service.dataset_counts.views()
 
 

@@ -1,10 +1,17 @@
 """What lies in the folders can be broken: the rest is served, and asking for the broken thing tells why."""
 
+import shutil
 from pathlib import Path
 
 from service.settings import Settings
 from tests.conftest import Put
 from tests.service.conftest import serving
+
+BROKEN = {
+    "cardless": "the card cardless.json is not usable: classes: Field required",
+    "folder": "the card folder.json cannot be read: Is a directory",
+    "gone": "No such file or directory",
+}
 
 
 def test_a_broken_model_and_a_broken_data_set_fail_alone(
@@ -12,13 +19,24 @@ def test_a_broken_model_and_a_broken_data_set_fail_alone(
 ) -> None:
     put_checkpoint(tmp_path, "cardless").with_suffix(".json").write_text('{"architecture": "resnet_mini"}')
     put_checkpoint(tmp_path, "narrow", options={"widths": [4, 4, 4], "blocks": 1})
+    put_checkpoint(tmp_path, "folder").with_suffix(".json").unlink()
+    (tmp_path / "folder.json").mkdir()
+    (tmp_path / "gone.safetensors").symlink_to(tmp_path / "nowhere.safetensors")
+    shutil.copy(tmp_path / "narrow.json", tmp_path / "gone.json")
     (tmp_path / "junk.zip").write_bytes(b"junk")
     changed = {"model_dirs": (*settings.model_dirs, tmp_path), "dataset_dirs": (shapes_zip.parent, tmp_path)}
     with serving(settings.model_copy(update=changed | {"data_dir": tmp_path / "data"})) as server:
         http = server.http
-        assert {"tiny", "narrow"} <= {model["name"] for model in http.get("/v1/models").json()}
+        listed = {model["name"]: model for model in http.get("/v1/models").json()}
+        assert {"tiny", "narrow", *BROKEN} <= listed.keys()
+        shown = http.get("/").text
+        for name, problem in BROKEN.items():
+            assert set(listed[name]) == {"name", "problem"}
+            assert listed[name]["problem"].startswith(problem)
+            assert f"cannot be used: {problem}" in shown
+        assert all("problem" not in model for name, model in listed.items() if name not in BROKEN)
+        assert http.get("/readyz").status_code == 200
         assert "shapes" in {dataset["name"] for dataset in http.get("/v1/datasets").json()}
-        assert http.get("/").status_code == 200
 
         def detail(models: list[str], dataset: str, field: str) -> str:
             answer = http.post("/v1/evaluations", json={"models": models, "dataset": dataset})

@@ -184,6 +184,27 @@ def test_models_lists_checkpoints_and_architectures(run: Run, here: list[str], c
     assert card == catalog.checkpoint("tiny").card()
 
 
+BROKEN_CARDS = {
+    "{": "the card broken.json is not usable: ",
+    '{"classes": ["cat"]}': "the card broken.json is not usable: architecture: Field required",
+}
+
+
+@pytest.mark.parametrize("text", BROKEN_CARDS)
+def test_models_lists_the_others_beside_one_with_a_broken_card(
+    run: Run, put_checkpoint: Put, tmp_path: Path, text: str
+) -> None:
+    put_checkpoint(tmp_path, "sound")
+    put_checkpoint(tmp_path, "broken").with_suffix(".json").write_text(text)
+    ended = run("models", "--model-dir", tmp_path)
+    assert (ended.status, ended.err) == (0, "")
+    assert "\nsound: resnet_mini, 3 classes" in ended.out
+    assert f"\nbroken: cannot be used: {BROKEN_CARDS[text]}" in ended.out
+    as_json = json.loads(run("models", "--model-dir", tmp_path, "--json").out)
+    assert "sound" in as_json["checkpoints"]
+    assert as_json["problems"].keys() == {"broken"}
+
+
 BAD: dict[str, tuple[list[str], str]] = {
     "an unknown model": (["evaluate", "tinny", "--dataset", "shapes"], "unknown model 'tinny'. Did you mean 'tiny'?"),
     "an unknown data set": (["evaluate", "tiny", "--dataset", "shape"], "unknown data set 'shape'. Did you mean"),
