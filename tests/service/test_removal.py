@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from evaluation import EvaluationSpec
+from service import fleet
 from service.client import Client, ClientError
 from service.settings import Settings
 from service.store import Store
@@ -45,6 +46,26 @@ def test_a_model_is_removed_from_disk_and_from_memory(own: Server, tmp_path: Pat
     assert sorted(each.name for each in (tmp_path / "data" / "models").iterdir()) == ["mine.json", "mine.safetensors"]
     assert own.http.post("/v1/models/mine/predict", content=DISC).json()["version"] == "1"
     refusal(own.http.delete("/v1/models/mine@2"), 404)
+
+
+def test_what_another_process_removes_leaves_the_memory_too(
+    settings: Settings, tmp_path: Path, put_checkpoint: Put, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other process of the service, or the command on its folder, changes the files alone."""
+    monkeypatch.setattr(fleet, "LOOK_S", 0.05)
+    store = tmp_path / "data" / "models"
+    store.mkdir(parents=True)
+    for name in ("mine", "mine@2"):
+        put_checkpoint(store, name)
+    with serving(settings.model_copy(update={"data_dir": tmp_path / "data"})) as own:
+        for version in ("1", "2"):
+            answer = own.http.post("/v1/models/mine/predict", params={"version": version}, content=DISC)
+            assert answer.status_code == 200
+        first, second = (own.service.deployments.find("mine", version) for version in ("1", "2"))
+        own.service.catalog.remove_model("mine@2")
+        until(lambda: not own.service.fleet.loaded_on(second))
+        assert own.service.fleet.loaded_on(first)
+        refusal(own.http.post("/v1/models/mine@2/predict", content=DISC), 404)
 
 
 def test_a_model_of_a_folder_stays(own: Server) -> None:
