@@ -57,12 +57,18 @@ class Client:
     def add_model(
         self, file: Path, *, name: str | None = None, card: dict[str, Any] | None = None, accept_likely: bool = False
     ) -> dict[str, Any]:
-        """Upload a checkpoint; returns the model that was added.
+        """Upload a checkpoint, with the hub's `config.json` if one lies beside it; returns the model that was added.
 
         Raises:
             ClientError: the service refused; `problem` has its answer, with the questions that are open.
         """
-        data = {"name": name, "card": json.dumps(card or {}), "accept_likely": str(accept_likely).lower()}
+        config = file.with_name("config.json")
+        data = {
+            "name": name,
+            "card": json.dumps(card or {}),
+            "config": config.read_bytes() if config.is_file() else None,
+            "accept_likely": str(accept_likely).lower(),
+        }
         given = {key: value for key, value in data.items() if value is not None}
         with file.open("rb") as content:
             return self._json("POST", "/v1/models", data=given, files={"file": (file.name, content)}, timeout=None)

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from attacks import Norm, PixelScale, TargetRule, ThreatModel
+from common import printable
 from evaluation import Condition, EvaluationSpec, Report, pgd_conditions
 from evaluation.classes import ClassMap
 from evaluation.datasets import ImageFolder
@@ -45,7 +46,8 @@ class Unusable(BaseModel):
     @classmethod
     def of(cls, name: str, error: Exception) -> Self:
         """Say why, without the paths that the operating system's errors have."""
-        return cls(name=name, problem=(isinstance(error, OSError) and error.strerror) or str(error))
+        reason = error.strerror if isinstance(error, OSError) else None
+        return cls(name=name, problem=printable(reason or str(error)))
 
 
 class QuestionView(BaseModel):

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from common import counted, printable
 from service.commands.options import DATASET, ClassMap, DataDir, DatasetDir, Json, ModelDir, settings_of
 from service.endings import FAILURE
 
@@ -32,7 +33,7 @@ def list_datasets(
         typer.echo(json.dumps(found, indent=2))
         return
     for each in found:
-        holds = each.get("problem") or f"{each['images']} images, {each['classes']} classes"
+        holds = each.get("problem") or _counts(int(each["images"]), int(each["classes"]))
         typer.echo(f"{each['name']}: {holds}, {each['path']}")
 
 
@@ -42,8 +43,8 @@ def _listed(catalog: "Catalog", name: str, path: Path) -> dict[str, str | int]:
     try:
         dataset = catalog.open_dataset(name)
     except DatasetError as error:
-        return {"name": name, "path": str(path), "problem": f"cannot be used: {error}"}
-    return {"name": name, "path": str(path), "images": len(dataset), "classes": len(dataset.classes)}
+        return {"name": name, "path": printable(str(path)), "problem": printable(f"cannot be used: {error}")}
+    return {"name": name, "path": printable(str(path)), "images": len(dataset), "classes": len(dataset.classes)}
 
 
 @app.command()
@@ -90,14 +91,18 @@ def _shown(progress: "Progress") -> "OnLook":
     return lambda done, total: progress.update(task, completed=done, total=total)
 
 
+def _counts(images: int, classes: int) -> str:
+    return f"{counted(images, 'image')}, {counted(classes, 'class', 'classes')}"
+
+
 def describe(found: "DatasetCheck") -> str:
     """Write a check for people, a line for each fact."""
-    lines = [f"{found.name}: {found.images} images, {len(found.classes)} classes, SHA-256 {found.sha256[:12]}"]
+    lines = [f"{found.name}: {_counts(found.images, len(found.classes))}, SHA-256 {found.sha256[:12]}"]
     lines += [f"  {name}: {count}" for name, count in found.classes.items()]
     if found.width and found.height:
         lines.append(f"width {found.width}, height {found.height} pixels (min / median / max)")
-    lines.append(f"{found.ignored} other files are ignored")
-    lines.append(f"{len(found.broken)} pictures cannot be used{':' * bool(found.broken)}")
+    lines.append(f"{counted(found.ignored, 'other file')} ignored")
+    lines.append(f"{counted(len(found.broken), 'picture')} cannot be used{':' * bool(found.broken)}")
     lines += [f"  {each}" for each in found.broken]
     return "\n".join(lines + _described(found.match))
 

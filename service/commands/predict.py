@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from common import printable
 from service.commands.options import DataDir, Device, Json, ModelDir, read_picture, settings_of, usable
 
 if TYPE_CHECKING:
@@ -45,5 +46,5 @@ def _predict(classifier: "Classifier", path: Path, top_k: int) -> "Prediction":
 
     image = read_picture(classifier, path).to(classifier.device)
     return Prediction(
-        file=str(path), top=top_classes(classifier(image.unsqueeze(0))[0], classifier.card.classes, top_k)
+        file=printable(str(path)), top=top_classes(classifier(image.unsqueeze(0))[0], classifier.card.classes, top_k)
     )

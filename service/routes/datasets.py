@@ -8,7 +8,7 @@ from typing import Any
 from fastapi import APIRouter, Depends, Request
 
 from evaluation.catalog import DatasetTakenError
-from evaluation.sources import dataset_name
+from evaluation.sources import COMPRESSED_TARS, dataset_name
 from service.deps import ServiceDep, require_admin
 from service.errors import FieldError, ServiceError
 from service.schemas import DatasetView, Unusable
@@ -49,7 +49,8 @@ def list_datasets(service: ServiceDep) -> list[DatasetView | Unusable]:
 
 def _check_ending(filename: str) -> None:
     if not filename.endswith(UPLOADS):
-        raise ValueError(f"the name {filename[:100]!r} ends in none of {', '.join(UPLOADS)}")
+        hint = "; it is compressed: gunzip it first" if filename.endswith(COMPRESSED_TARS) else ""
+        raise ValueError(f"the name {filename[:100]!r} ends in none of {', '.join(UPLOADS)}{hint}")
 
 
 @router.post("", status_code=HTTPStatus.CREATED, openapi_extra=_NEW_DATASET, dependencies=[Depends(require_admin)])

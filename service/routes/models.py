@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from common import UnknownNameError
 from models import (
+    HUB_CONFIG,
     OPAQUE,
     Added,
     Checkpoint,
@@ -56,6 +57,10 @@ _NEW_MODEL: dict[str, Any] = {
                             "type": "string",
                             "description": "JSON: fields of the card that are known, some or all",
                         },
+                        "config": {
+                            "type": "string",
+                            "description": "the `config.json` that the Hugging Face hub has beside the file",
+                        },
                         "accept_likely": {"type": "boolean", "default": False},
                     },
                 }
@@ -94,6 +99,8 @@ async def add_model(request: Request, service: ServiceDep, response: Response) -
     if request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
         store = service.catalog.store or service.settings.data_dir
         async with receive_file(request, store, require_suffix) as (file, sent_as, fields):
+            if config := fields.pop("config", None):
+                file.with_name(HUB_CONFIG).write_bytes(config)
             body = _model_request({"path": sent_as} | {name: _read_field(name, data) for name, data in fields.items()})
             added = await asyncio.to_thread(_add, service, file, body)
     else:

@@ -1,17 +1,43 @@
 """What lies in the folders can be broken: the rest is served, and asking for the broken thing tells why."""
 
+import os
 import shutil
 from pathlib import Path
 
 from service.settings import Settings
 from tests.conftest import Put
-from tests.service.conftest import serving
+from tests.service.conftest import serving, until
 
 BROKEN = {
     "cardless": "the card cardless.json is not usable: classes: Field required",
     "folder": "the card folder.json cannot be read: Is a directory",
     "gone": "No such file or directory",
 }
+
+
+def test_names_that_are_not_utf8_are_served_with_their_bytes(
+    settings: Settings, put_checkpoint: Put, shapes_zip: Path, tmp_path: Path
+) -> None:
+    for name in (b"odd\xff", b"other\xff"):
+        put_checkpoint(tmp_path, os.fsdecode(name))
+    (tmp_path / os.fsdecode(b"other\xff.json")).write_text("{")
+    (tmp_path / os.fsdecode(b"junk\xff.zip")).write_bytes(b"junk")
+    (tmp_path / os.fsdecode(b"sound\xff.zip")).write_bytes(shapes_zip.read_bytes())
+    changed = {"model_dirs": (tmp_path,), "dataset_dirs": (tmp_path,), "data_dir": tmp_path / "data"}
+    with serving(settings.model_copy(update=changed)) as server:
+
+        def listed(what: str) -> dict[str, dict[str, object]]:
+            return {each["name"]: each for each in server.http.get(f"/v1/{what}").json()}
+
+        assert listed("models")[r"odd\xff"]["architecture"] == "resnet_mini"
+        assert "the card other\\xff.json is not usable" in str(listed("models")[r"other\xff"]["problem"])
+        until(lambda: "problem" in listed("datasets")[r"junk\xff"])
+        until(lambda: listed("datasets")[r"sound\xff"]["images"] == 33)
+        shown = server.http.get("/")
+        assert shown.status_code == 200
+        assert r"junk\xff.zip is not a readable zip file" in shown.text
+        assert server.http.post("/v2/repository/index").status_code == 200
+        assert server.http.get("/readyz").status_code == 200
 
 
 def test_a_broken_model_and_a_broken_data_set_fail_alone(
