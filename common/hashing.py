@@ -11,8 +11,8 @@ def canonical_json(value: object) -> str:
 
 
 def text_sha256(text: str) -> str:
-    """SHA-256 of a text's UTF-8 bytes, as 64 hexadecimal digits."""
-    return hashlib.sha256(text.encode()).hexdigest()
+    """SHA-256 of a text's UTF-8 bytes, as 64 hexadecimal digits; of a path, the bytes that the operating system knows."""
+    return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()
 
 
 def file_sha256(path: Path) -> str:

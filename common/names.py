@@ -1,4 +1,4 @@
-"""Names people type: looked up in registries, with help when one is misspelled."""
+"""Names: those people type, looked up with help when one is misspelled; those of files and things, written for people."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
@@ -27,6 +27,16 @@ def unknown_name(kind: str, name: str, allowed: Iterable[str]) -> UnknownNameErr
     nearest = get_close_matches(name, choices, n=1)
     hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
     return UnknownNameError(kind, f"unknown {kind} {name!r}.{hint} Known: {', '.join(choices) or 'none'}.")
+
+
+def printable(name: str) -> str:
+    r"""Write a file's name so that it can be printed, sent and hashed: a byte that is not UTF-8 becomes \xff and the like."""
+    return name.encode(errors="surrogateescape").decode(errors="backslashreplace")
+
+
+def counted(count: int, noun: str, plural: str = "") -> str:
+    """Write how many there are of something; the plural is given where it takes more than an s."""
+    return f"{count} {noun if count == 1 else plural or noun + 's'}"
 
 
 class Registry(Generic[Item]):

@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 from weakref import finalize
 
-from common import file_sha256, text_sha256
+from common import file_sha256, printable, text_sha256
 
 MAX_FILES = 5_000_000
 MAX_FILE_BYTES = 256 * 2**20
@@ -22,8 +22,8 @@ MAX_RATIO = 200
 MAX_TAR_RATIO = 50
 """The same for a whole compressed tar, which is expanded on disk; padding around small pictures is most of what expands."""
 
-_ZIPS, _TARS, _COMPRESSED_TARS = (".zip",), (".tar",), (".tar.gz", ".tgz")
-ARCHIVES = (*_ZIPS, *_TARS, *_COMPRESSED_TARS)
+_ZIPS, _TARS, COMPRESSED_TARS = (".zip",), (".tar",), (".tar.gz", ".tgz")
+ARCHIVES = (*_ZIPS, *_TARS, *COMPRESSED_TARS)
 """Endings of the archives that can be read."""
 _COPIED_BYTES = 2**20
 _BLOCK_BYTES = 512
@@ -73,20 +73,21 @@ class Directory(Source):
         for folder, _, files in os.walk(path):
             below = Path(folder).relative_to(path).as_posix()
             names += [name if below == "." else f"{below}/{name}" for name in files]
-        super().__init__(path, names)
+        self._on_disk = {printable(name): name for name in names}
+        super().__init__(path, [*self._on_disk])
 
     def read(self, name: str) -> bytes:
         """Read a file."""
-        return (self.path / name).read_bytes()
+        return (self.path / self._on_disk[name]).read_bytes()
 
     def sha256(self, names: Sequence[str]) -> str:
         """Hash all names and contents."""
-        return text_sha256("\n".join(f"{name} {file_sha256(self.path / name)}" for name in names))
+        return text_sha256("\n".join(f"{name} {file_sha256(self.path / self._on_disk[name])}" for name in names))
 
     def state(self, names: Sequence[str]) -> str:
         """Hash all names, sizes and times."""
         root = f"{self.path}/"
-        return text_sha256("\n".join(f"{name} {_state(root + name)}" for name in names))
+        return text_sha256("\n".join(f"{name} {_state(root + self._on_disk[name])}" for name in names))
 
 
 def _state(path: Path | str) -> str:
@@ -100,7 +101,7 @@ class Zip(Source):
     def __init__(self, path: Path) -> None:
         try:
             self._archive = zipfile.ZipFile(path)
-        except (zipfile.BadZipFile, OSError) as error:
+        except (zipfile.BadZipFile, OSError, UnicodeDecodeError) as error:
             raise DatasetError(f"{path.name} is not a readable zip file: {error}") from error
         entries = [entry for entry in self._archive.infolist() if not entry.is_dir()]
         _require_few(path.name, len(entries))
@@ -155,11 +156,14 @@ class Tar(Source):
 
     def __init__(self, path: Path) -> None:
         try:
-            self._file = _expanded(path) if path.name.endswith(_COMPRESSED_TARS) else path.open("rb")
+            self._file = _expanded(path) if path.name.endswith(COMPRESSED_TARS) else path.open("rb")
             finalize(self, self._file.close)
             self._places = _places(path.name, self._file)
         except (tarfile.TarError, zlib.error, OSError, EOFError) as error:
-            raise DatasetError(f"{path.name} is not a readable tar file: {error}") from error
+            hint = (
+                "; it is compressed: gunzip it first" if isinstance(error, tarfile.TarError) and _is_gzip(path) else ""
+            )
+            raise DatasetError(f"{path.name} is not a readable tar file: {error}{hint}") from error
         super().__init__(path, [*self._places])
 
     def read(self, name: str) -> bytes:
@@ -169,6 +173,11 @@ class Tar(Source):
         if len(data) < size:
             raise DatasetError(f"cannot be read: {len(data)} of its {size} bytes are there")
         return data
+
+
+def _is_gzip(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(2) == b"\x1f\x8b"
 
 
 def _expanded(path: Path) -> BinaryIO:
@@ -205,7 +214,7 @@ def _places(archive: str, file: BinaryIO) -> dict[str, tuple[int, int]]:
                 kind = "a link" if entry.issym() or entry.islnk() else "a device, a pipe or sparse"
                 raise DatasetError(f"{archive}: the entry {entry.name!r} is {kind}; only plain files are allowed")
             _require_small(archive, entry.name, entry.size)
-            places[PurePosixPath(entry.name).as_posix()] = entry.offset_data, entry.size
+            places[printable(PurePosixPath(entry.name).as_posix())] = entry.offset_data, entry.size
         end = os.pread(file.fileno(), _BLOCK_BYTES, entries.offset)
     if any(end) or len(end) % _BLOCK_BYTES:  # tarfile takes a damaged header for the end
         raise DatasetError(f"{archive} is not a readable tar file: damaged at byte {entries.offset}")
@@ -215,7 +224,7 @@ def _places(archive: str, file: BinaryIO) -> dict[str, tuple[int, int]]:
 def dataset_name(path: Path) -> str:
     """Name of the data set at a path: the file's without the ending of an archive."""
     ending = next((each for each in ARCHIVES if path.name.endswith(each)), "")
-    return path.name.removesuffix(ending)
+    return printable(path.name.removesuffix(ending))
 
 
 def open_source(path: Path) -> Source:

@@ -18,7 +18,7 @@ from models._classifier import Classifier
 from models._complexity import Complexity, complexity
 from models._families import Question
 from models._fold import Precision, ServingPrecision, fold
-from models._hub import checkpoint_file
+from models._hub import HUB_CONFIG, checkpoint_file
 from models._intake import Added, Draft, Given, NameTakenError, QuestionsError, add, draft
 from models._likely_preprocessing import likely_preprocessing
 from models._preprocess import Preprocessing
@@ -32,6 +32,7 @@ for _module in pkgutil.iter_modules(__path__):
         importlib.import_module(f"{__name__}.{_module.name}")
 
 __all__ = [
+    "HUB_CONFIG",
     "MAX_CHECKPOINT_BYTES",
     "OPAQUE",
     "SUFFIXES",

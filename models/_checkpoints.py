@@ -8,7 +8,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from common import describe_validation, file_sha256, unknown_name
+from common import describe_validation, file_sha256, printable, unknown_name
 from models._card import ModelCard
 from models._classifier import Classifier
 from models._registry import create
@@ -29,22 +29,23 @@ class Checkpoint:
     @property
     def card_path(self) -> Path:
         """Where its card is."""
-        return self.path.with_name(f"{self.name}.json")
+        return self.path.with_suffix(".json")
 
     def card(self) -> ModelCard:
         """Read the card.
 
         Raises:
-            CheckpointError: it is missing or malformed.
+            CheckpointError: it is missing, malformed, or cannot be read.
         """
+        name = f"{self.name}.json"
         try:
             return ModelCard.model_validate_json(self.card_path.read_bytes())
         except FileNotFoundError:
-            raise CheckpointError(f"{self.path.name} has no card: {self.card_path.name} must lie beside it") from None
+            raise CheckpointError(f"{printable(self.path.name)} has no card: {name} must lie beside it") from None
+        except OSError as error:
+            raise CheckpointError(f"the card {name} cannot be read: {error.strerror}") from error
         except ValidationError as error:
-            raise CheckpointError(
-                f"the card {self.card_path.name} is not usable: {describe_validation(error)}"
-            ) from error
+            raise CheckpointError(f"the card {name} is not usable: {describe_validation(error)}") from error
 
 
 def find_checkpoints(folders: Sequence[Path] = (ZOO,)) -> dict[str, Checkpoint]:
@@ -61,9 +62,10 @@ def find_checkpoints(folders: Sequence[Path] = (ZOO,)) -> dict[str, Checkpoint]:
         for path in sorted(folder.glob("*")):
             if path.suffix not in SUFFIXES or not path.with_name(f"{path.stem}.json").exists():
                 continue
-            if path.stem in found:
-                raise CheckpointError(f"two checkpoints are named {path.stem!r}: {found[path.stem].path} and {path}")
-            found[path.stem] = Checkpoint(path.stem, path)
+            name = printable(path.stem)
+            if name in found:
+                raise CheckpointError(f"two checkpoints are named {name!r}: {found[name].path} and {path}")
+            found[name] = Checkpoint(name, path)
     return found
 
 

@@ -8,7 +8,7 @@ from typing import Any, cast
 from models._likely_preprocessing import of_timm
 from models._state_dicts import CheckpointError
 
-CONFIG = "config.json"
+HUB_CONFIG = "config.json"
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 """What the hub's libraries call a checkpoint, the preferred one first."""
 
@@ -22,8 +22,8 @@ def checkpoint_file(path: Path) -> Path:
     if not path.is_dir():
         return path
     files = [path / name for name in WEIGHTS if (path / name).is_file()]
-    if not files or not (path / CONFIG).is_file():
-        raise CheckpointError(f"the folder {path} is none of the hub: it needs {CONFIG} and {' or '.join(WEIGHTS)}")
+    if not files or not (path / HUB_CONFIG).is_file():
+        raise CheckpointError(f"the folder {path} is none of the hub: it needs {HUB_CONFIG} and {' or '.join(WEIGHTS)}")
     return files[0]
 
 
@@ -37,7 +37,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         CheckpointError: it is of timm's form, but its values cannot be used.
     """
     try:
-        config: object = json.loads((folder / CONFIG).read_bytes())
+        config: object = json.loads((folder / HUB_CONFIG).read_bytes())
     except (OSError, ValueError):
         return {}  # other programs have files of this name, too
     if not isinstance(config, Mapping):
@@ -50,7 +50,7 @@ def read_config(folder: Path) -> dict[str, Any]:
             fields["preprocessing"] = of_timm(config["pretrained_cfg"]).model_dump()
         except (LookupError, TypeError, ValueError, ArithmeticError) as error:
             raise CheckpointError(
-                f"{CONFIG}: pretrained_cfg does not say how to prepare pictures: {error!r}"
+                f"{HUB_CONFIG}: pretrained_cfg does not say how to prepare pictures: {error!r}"
             ) from error
     return fields
 

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 import models
-from evaluation import Catalog
-from evaluation.classes import ClassMatchError, match_classes
+from evaluation import Catalog, DatasetError, ImageFolder, SelectionError
+from evaluation.broken import select_usable
+from evaluation.classes import match_classes
 from evaluation.statistics import Proportion, proportion
 from models import CheckpointError
 from service.deployments import Agreement, Deployment
@@ -86,17 +87,27 @@ def _refusal(deployment: Deployment, dataset: str, agreement: Proportion | None)
 
 
 def _own_images(catalog: Catalog, deployment: Deployment) -> tuple[str, Tensor] | None:
-    """Images (N, 3, H, W) of the data set that the card's accuracy is about, else of one with the same classes."""
+    """Images (N, 3, H, W) of the data set that the card's accuracy is about, else of one with the same classes; no broken ones."""
     card, names = deployment.card, list(catalog.datasets())
     for name in sorted(names, key=lambda name: name not in card.clean_accuracy_on.split()):
-        dataset = catalog.open_dataset(name)
         try:
+            dataset = catalog.open_dataset(name)
             match_classes(card.classes, dataset, deployment.checkpoint)
-        except ClassMatchError:
+        except DatasetError:  # it has other classes, or cannot be read
             continue
-        chosen = dataset.select(min(AGREEMENT_IMAGES, len(dataset)), 0)
+        chosen = _select(dataset)
+        if not chosen:
+            continue
         return name, torch.stack([card.preprocessing(dataset.picture(index)) for index in chosen])
     return None
+
+
+def _select(dataset: ImageFolder) -> list[int]:
+    """Choose images evenly from the classes, and pass over broken ones; all there are if that is not enough."""
+    try:
+        return select_usable(dataset, min(AGREEMENT_IMAGES, len(dataset)), 0, on_broken="skip")[0]
+    except SelectionError:
+        return select_usable(dataset, None, 0, on_broken="skip")[0]
 
 
 def _top1(classifier: models.Classifier, images: Tensor) -> tuple[Tensor, float]:

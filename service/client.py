@@ -57,15 +57,48 @@ class Client:
     def add_model(
         self, file: Path, *, name: str | None = None, card: dict[str, Any] | None = None, accept_likely: bool = False
     ) -> dict[str, Any]:
-        """Upload a checkpoint; returns the model that was added.
+        """Upload a checkpoint, with the hub's `config.json` if one lies beside it; returns the model that was added.
 
         Raises:
             ClientError: the service refused; `problem` has its answer, with the questions that are open.
         """
-        data = {"name": name, "card": json.dumps(card or {}), "accept_likely": str(accept_likely).lower()}
+        config = file.with_name("config.json")
+        data = {
+            "name": name,
+            "card": json.dumps(card or {}),
+            "config": config.read_bytes() if config.is_file() else None,
+            "accept_likely": str(accept_likely).lower(),
+        }
         given = {key: value for key, value in data.items() if value is not None}
         with file.open("rb") as content:
             return self._json("POST", "/v1/models", data=given, files={"file": (file.name, content)}, timeout=None)
+
+    def remove_model(self, name: str) -> None:
+        """Remove a model that was added.
+
+        Raises:
+            ClientError: there is none, it was not added, or an evaluation needs it.
+        """
+        self._send("DELETE", f"/v1/models/{name}")
+
+    def evaluations(self) -> list[dict[str, Any]]:
+        """List all evaluations, the newest first."""
+        found: list[dict[str, Any]] = []
+        asked: dict[str, Any] = {"limit": 200}
+        while True:
+            page = self._json("GET", "/v1/evaluations", params=asked)
+            found += page["evaluations"]
+            if page["next_cursor"] is None:
+                return found
+            asked["cursor"] = page["next_cursor"]
+
+    def remove_evaluation(self, evaluation_id: str) -> dict[str, Any]:
+        """Remove an evaluation for good, with its results; returns its last state.
+
+        Raises:
+            ClientError: there is none, or it has yet to end.
+        """
+        return self._json("DELETE", f"/v1/evaluations/{evaluation_id}", params={"results": True})
 
     def submit(self, spec: dict[str, Any]) -> dict[str, Any]:
         """Submit an evaluation; returns its state with its `id`."""
@@ -93,6 +126,9 @@ class Client:
             raise ClientError(f"the connection to the service broke: {error}") from error
 
     def _json(self, method: str, path: str, **request: Any) -> dict[str, Any]:
+        return self._send(method, path, **request).json()
+
+    def _send(self, method: str, path: str, **request: Any) -> httpx.Response:
         try:
             answer = self._http.request(method, path, **request)
         except httpx.HTTPError as error:
@@ -100,7 +136,7 @@ class Client:
         if answer.is_error:
             is_problem = answer.headers.get("content-type") == "application/problem+json"
             raise ClientError(_reason(answer), answer.json() if is_problem else None)
-        return answer.json()
+        return answer
 
 
 def _reason(answer: httpx.Response) -> str:

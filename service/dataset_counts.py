@@ -1,15 +1,12 @@
 """What the list of data sets says of each: counted in the background, so that the list answers at once."""
 
-import logging
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Lock
 
 from evaluation import Catalog, DatasetError
 from evaluation.notes import Notes
-from service.schemas import DatasetView
-
-_log = logging.getLogger(__name__)
+from service.schemas import DatasetView, Unusable
 
 
 class DatasetCounts:
@@ -23,24 +20,22 @@ class DatasetCounts:
         self._catalog = catalog
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="count")
         self._lock = Lock()
-        self._known: dict[Path, DatasetView | None] = {}
+        self._known: dict[Path, DatasetView | Unusable] = {}
         self._counting: set[Path] = set()
 
     def stop(self) -> None:
         """End after the data set that is being counted."""
         self._pool.shutdown(cancel_futures=True)
 
-    def views(self) -> list[DatasetView]:
-        """List the data sets but those known to be unreadable; images, classes and hash are None until they are counted."""
-        found: list[DatasetView] = []
+    def views(self) -> list[DatasetView | Unusable]:
+        """List the data sets; images, classes and hash are None until they are counted, or it is known that they cannot be."""
+        found: list[DatasetView | Unusable] = []
         for name, path in self._catalog.datasets().items():
             with self._lock:
                 if path not in self._counting:
                     self._counting.add(path)
                     self._pool.submit(self._count, name, path)
-                view = self._known[path] if path in self._known else self._noted(name, path)
-            if view is not None:
-                found.append(view)
+                found.append(self._known[path] if path in self._known else self._noted(name, path))
         return found
 
     def _noted(self, name: str, path: Path) -> DatasetView:
@@ -50,7 +45,6 @@ class DatasetCounts:
         return view
 
     def _count(self, name: str, path: Path) -> None:
-        view = None
         try:
             dataset = self._catalog.open_dataset(name)
             view = DatasetView.of(name, dataset)
@@ -58,7 +52,7 @@ class DatasetCounts:
             if (facts.images, facts.classes) != (view.images, view.classes):
                 dataset.notes.update(images=view.images, classes=view.classes)
         except (DatasetError, OSError, ValueError) as error:
-            _log.warning("data set %s is left out: %s", name, error)
+            view = Unusable.of(name, error)
         with self._lock:
             self._known[path] = view
             self._counting.discard(path)

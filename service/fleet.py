@@ -24,6 +24,9 @@ from service.predictor import Limits, Predictor
 _OUTCOMES = {HTTPStatus.SERVICE_UNAVAILABLE: "rejected", HTTPStatus.TOO_MANY_REQUESTS: "rejected"}
 _OUTCOMES[HTTPStatus.GATEWAY_TIMEOUT] = "timeout"
 
+LOOK_S = 5.0
+"""How often it is looked whether loaded models are still there, seconds."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -54,16 +57,16 @@ class Fleet:
         self.predictors = {device: Predictor(device, load, limits, metrics, threads=cores()) for device in devices}
         self._key_images = key_images
         self._of_key: Counter[str] = Counter()
-        self._warming: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
 
     def start(self) -> None:
         """Begin to answer, and to load the models that are to be warm."""
         for predictor in self.predictors.values():
             predictor.start()
-        for name in self._deployments.names():
-            task = asyncio.create_task(self._warm(name))
-            self._warming.add(task)
-            task.add_done_callback(self._warming.discard)
+        for work in (self._unload_removed(), *map(self._warm, self._deployments.names())):
+            task = asyncio.create_task(work)
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
 
     async def _warm(self, name: str) -> None:
         try:
@@ -72,9 +75,26 @@ class Fleet:
         except (CheckpointError, UnknownNameError) as error:
             _log.warning("%s is not warm: %s", name, error)
 
+    async def _unload_removed(self) -> None:
+        """Unload, as long as the service runs, what another process of it or the command removed."""
+        while True:
+            await asyncio.sleep(LOOK_S)
+            for deployment in [each for predictor in self.predictors.values() for each in predictor.deployments]:
+                if not await asyncio.to_thread(self._is_there, deployment):
+                    self.unload(deployment)
+
+    def _is_there(self, deployment: Deployment) -> bool:
+        try:
+            self._deployments.find(deployment.name, deployment.version)
+        except UnknownNameError:
+            return False
+        except (CheckpointError, OSError) as error:  # it may be mended
+            _log.warning("%s: %s", deployment.checkpoint, error)
+        return True
+
     def stop(self) -> None:
         """End; what waits is cancelled."""
-        for task in self._warming:
+        for task in self._tasks:
             task.cancel()
         for predictor in self.predictors.values():
             predictor.stop()

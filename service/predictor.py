@@ -179,6 +179,11 @@ class Predictor:
                 lane.retired = True
                 self._retire(lane)
 
+    @property
+    def deployments(self) -> list[Deployment]:
+        """The models in memory, and those that are being loaded."""
+        return [lane.deployment for lane in tuple(self._lanes.values())]
+
     def is_loaded(self, deployment: Deployment) -> bool:
         """Whether a model is in memory and warm."""
         lane = self._lanes.get(deployment.key)

@@ -1,6 +1,8 @@
-"""Models that are removed: not while an evaluation needs them."""
+"""What is removed for good: models that no evaluation needs, and evaluations that have ended."""
 
+from common import UnknownNameError
 from evaluation import Catalog
+from service.jobs import Evaluation
 from service.store import Store
 
 
@@ -22,3 +24,20 @@ def remove_model(name: str, catalog: Catalog, store: Store) -> None:
             f"{name!r} cannot be removed: evaluation {', '.join(waiting)} needs it; wait for its end, or cancel it"
         )
     catalog.remove_model(name)
+
+
+def remove_evaluation(evaluation_id: str, store: Store) -> Evaluation:
+    """Remove an evaluation with its results; returns it as it was.
+
+    Raises:
+        UnknownNameError: there is none of that id.
+        InUseError: it has yet to end.
+    """
+    found = store.remove(evaluation_id)
+    if found is None:
+        raise UnknownNameError("evaluation", f"there is no evaluation {evaluation_id!r}")
+    if not found.status.final:
+        raise InUseError(
+            f"evaluation {evaluation_id} is {found.status} and cannot be removed; wait for its end, or cancel it first"
+        )
+    return found

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from attacks import Norm, PixelScale, TargetRule, ThreatModel
+from common import printable
 from evaluation import Condition, EvaluationSpec, Report, pgd_conditions
 from evaluation.classes import ClassMap
 from evaluation.datasets import ImageFolder
@@ -34,6 +35,19 @@ class ModelView(BaseModel):
     clean_accuracy: float | None
     clean_accuracy_on: str
     licence: str
+
+
+class Unusable(BaseModel):
+    """A model or a data set that is there, but cannot be used."""
+
+    name: str
+    problem: Annotated[str, Field(description="why it cannot be used")]
+
+    @classmethod
+    def of(cls, name: str, error: Exception) -> Self:
+        """Say why, without the paths that the operating system's errors have."""
+        reason = error.strerror if isinstance(error, OSError) else None
+        return cls(name=name, problem=printable(reason or str(error)))
 
 
 class QuestionView(BaseModel):

@@ -21,12 +21,15 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    column,
     create_engine,
+    delete,
     event,
     func,
     insert,
     inspect,
     select,
+    table,
     update,
 )
 from sqlalchemy.exc import DatabaseError
@@ -72,6 +75,7 @@ _SHARDS = Table(
     Column("result", Text),
     Column("seconds", Float),
     Index("shards_by_evaluation", "evaluation_id", "status"),
+    sqlite_autoincrement=True,  # the id of a removed shard, which may still be running, is never given to another
 )
 
 _KEYS = Table(
@@ -100,7 +104,7 @@ class Store:
             event.listen(self._engine, "connect", _prepare_sqlite)
         with _transaction(self._engine) as db:  # several processes may open a new database at once
             _METADATA.create_all(db)
-            _add_missing_columns(db)
+            _bring_up_to_date(db)
 
     @classmethod
     def at(cls, path: Path) -> "Store":
@@ -153,14 +157,13 @@ class Store:
     def evaluation(self, evaluation_id: str) -> Evaluation | None:
         """Read one evaluation."""
         with self._engine.connect() as db:
-            row = db.execute(select(_EVALUATIONS).where(_EVALUATIONS.c.id == evaluation_id)).mappings().first()
-            return None if row is None else _evaluation(db, row)
+            return _find(db, evaluation_id)
 
-    def evaluations(self, *, limit: int, before: int | None = None) -> list[Evaluation]:
+    def evaluations(self, *, limit: int | None = None, before: int | None = None) -> list[Evaluation]:
         """List evaluations, the newest first.
 
         Args:
-            limit: at most this many.
+            limit: at most this many; None is no limit.
             before: only those with a smaller sequence number.
         """
         query = select(_EVALUATIONS).order_by(_EVALUATIONS.c.sequence.desc()).limit(limit)
@@ -188,6 +191,19 @@ class Store:
             )
             if dropped.rowcount:
                 db.execute(update(_EVALUATIONS).where(_EVALUATIONS.c.id == evaluation_id).values(cancelled_at=_now()))
+
+    def remove(self, evaluation_id: str) -> Evaluation | None:
+        """Delete an evaluation with its results, unless it has yet to end; returns it as it was, None if there is none.
+
+        Evaluations that have the same results have their own copies.
+        """
+        with _transaction(self._engine) as db:
+            found = _find(db, evaluation_id)
+            if found is not None and found.status.final:
+                for part in (_SHARDS, _KEYS):
+                    db.execute(delete(part).where(part.c.evaluation_id == evaluation_id))
+                db.execute(delete(_EVALUATIONS).where(_EVALUATIONS.c.id == evaluation_id))
+            return found
 
     def waiting_for(self, model: str) -> list[str]:
         """List the ids of the evaluations of a model that are not finished."""
@@ -278,9 +294,9 @@ class Store:
             return {status: counts.get(status, 0) for status in ShardStatus}
 
     def wanted(self, shard_id: int) -> bool:
-        """Whether a running shard's result is still asked for."""
+        """Whether a running shard's result is still asked for; not if its evaluation was removed."""
         with self._engine.connect() as db:
-            status = db.execute(select(_SHARDS.c.status).where(_SHARDS.c.id == shard_id)).scalar_one()
+            status = db.execute(select(_SHARDS.c.status).where(_SHARDS.c.id == shard_id)).scalar_one_or_none()
             return status == ShardStatus.RUNNING
 
 
@@ -365,11 +381,21 @@ def _results(db: Connection, addresses: Iterable[str]) -> Iterator[tuple[str, Sh
             yield address, ShardResult.model_validate_json(result)
 
 
-def _add_missing_columns(db: Connection) -> None:
-    """Bring a database of an earlier version up to date: its shards have no address, and are not found by one."""
-    if "address" not in {column["name"] for column in inspect(db).get_columns("shards")}:
-        db.exec_driver_sql("ALTER TABLE shards ADD COLUMN address VARCHAR")
-        db.exec_driver_sql("CREATE INDEX ix_shards_address ON shards (address)")
+def _bring_up_to_date(db: Connection) -> None:
+    """Write the shards of an earlier version anew: it gave ids of removed ones again, and knew no addresses."""
+    if db.dialect.name != "sqlite":
+        return
+    definition = db.exec_driver_sql("SELECT sql FROM sqlite_master WHERE name = 'shards'").scalar_one()
+    if "AUTOINCREMENT" in definition:
+        return
+    kept = [each["name"] for each in inspect(db).get_columns("shards")]
+    for index in _SHARDS.indexes:
+        index.drop(db, checkfirst=True)
+    db.exec_driver_sql("ALTER TABLE shards RENAME TO earlier_shards")
+    _SHARDS.create(db)
+    earlier = table("earlier_shards", *map(column, kept))
+    db.execute(insert(_SHARDS).from_select(kept, select(earlier)))
+    db.exec_driver_sql("DROP TABLE earlier_shards")
 
 
 def _revive(db: Connection, evaluation_id: str) -> bool:
@@ -389,6 +415,11 @@ def _remember_key(db: Connection, key: str, body_sha256: str, evaluation_id: str
         db.execute(insert(_KEYS).values(key=key, body_sha256=body_sha256, evaluation_id=evaluation_id))
     elif known.body_sha256 != body_sha256:
         raise KeyReusedError(f"the idempotency key {key!r} was used before with another request")
+
+
+def _find(db: Connection, evaluation_id: str) -> Evaluation | None:
+    row = db.execute(select(_EVALUATIONS).where(_EVALUATIONS.c.id == evaluation_id)).mappings().first()
+    return None if row is None else _evaluation(db, row)
 
 
 def _evaluation(db: Connection, row: RowMapping) -> Evaluation:

@@ -4,7 +4,6 @@ from typing import Annotated
 
 import typer
 
-from service import demo as demonstration
 from service.commands.options import DataDir, settings_of
 
 app = typer.Typer(add_completion=False)
@@ -19,4 +18,6 @@ def demo(
     data_dir: DataDir = None,
 ) -> None:
     """Start the service, evaluate the zoo through HTTP, print the report and where to look next."""
+    from service import demo as demonstration
+
     demonstration.run(settings_of(data_dir=data_dir, port=port), detach=detach)

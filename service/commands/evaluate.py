@@ -1,34 +1,43 @@
 """The command `evaluate`."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-import evaluation
-from attacks import ThreatModel
-from evaluation import EvaluationSpec, ShardResult, writers
-from evaluation.classes import read_class_map
-from service.commands.options import DataDir, DatasetDir, Device, Json, ModelDir, settings_of, usable
-from service.display import console, describe_estimate, print_report
+from service.commands.options import (
+    DATASET,
+    ClassMap,
+    DataDir,
+    DatasetDir,
+    Device,
+    Json,
+    ModelDir,
+    settings_of,
+    usable,
+)
 from service.endings import FAILURE, end
-from service.formats import SUFFIXES, ReportFormat, write
+
+if TYPE_CHECKING:
+    from service.formats import ReportFormat
 
 app = typer.Typer(add_completion=False)
+
+PRESETS = "rotation-flip, san-pgd, pgd-20, pgd-100, standard, curve, steps, angles, spatial, corruptions, demo"
+FORMS = ".json, .md, .html, .tex, .txt, .csv, .parquet"
+"""For the help, which does not wait for the modules that know them."""
 
 
 @app.command()
 def evaluate(
     model: Annotated[list[str], typer.Argument(help="Names of checkpoints; see `withstand models`.")],
-    dataset: Annotated[str, typer.Option(help="Name of the data set, or path of a folder, .zip or .tar.")],
+    dataset: Annotated[str, typer.Option(help=DATASET)],
     images: Annotated[
         int | None, typer.Option(help="How many images, drawn evenly from the classes.", show_default="all")
     ] = None,
     preset: Annotated[
         list[str],
-        typer.Option(help="Conditions by name, may be given again: " + ", ".join(evaluation.preset_names()) + "."),
+        typer.Option(help=f"Conditions by name, may be given again: {PRESETS}."),
     ] = ["rotation-flip"],
     eps: Annotated[
         str | None,
@@ -37,13 +46,7 @@ def evaluate(
     norm: Annotated[
         str | None, typer.Option(help="Norm of that radius: Linf, L2, L1 or L0.", show_default="Linf")
     ] = None,
-    class_map: Annotated[
-        Path | None,
-        typer.Option(
-            help="JSON file with the model's class, by name or index, for every class of the data set.",
-            show_default="found by name, WordNet id or index",
-        ),
-    ] = None,
+    class_map: ClassMap = None,
     logits: Annotated[
         str, typer.Option(help="Among which classes a model chooses: all of its own, or only those of the dataset.")
     ] = "all",
@@ -64,7 +67,7 @@ def evaluate(
     ] = None,
     out: Annotated[
         list[Path],
-        typer.Option(help=f"File to write the report to, by its ending: {', '.join(SUFFIXES)}.", show_default="none"),
+        typer.Option(help=f"File to write the report to, by its ending: {FORMS}.", show_default="none"),
     ] = [],
     min_score: Annotated[
         list[str],
@@ -91,6 +94,16 @@ def evaluate(
 
     Interrupted, it goes on from what is finished when it is run again.
     """
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    import evaluation
+    from attacks import ThreatModel
+    from evaluation import EvaluationSpec, ShardResult, writers
+    from evaluation.classes import read_class_map
+    from service.display import console, describe_estimate, print_report
+    from service.formats import write
+
     forms = {path: _form(path) for path in out}
     if norm is not None and eps is None:
         raise ValueError(f"--norm {norm} needs --eps: radii of different norms are not alike")
@@ -152,7 +165,9 @@ def evaluate(
         end("below the bar: " + "; ".join(failures), FAILURE)
 
 
-def _form(path: Path) -> ReportFormat:
+def _form(path: Path) -> "ReportFormat":
+    from service.formats import SUFFIXES
+
     if path.suffix not in SUFFIXES:
         raise ValueError(f"--out {path}: the ending says how to write the report, use {', '.join(SUFFIXES)}")
     if not path.parent.is_dir():

@@ -5,9 +5,8 @@ from typing import Annotated
 
 import typer
 
+from common import printable
 from service.commands.options import DataDir, Device, Json, ModelDir, read_picture, settings_of, usable
-from service.explain import explain as explain_image
-from service.explain import parse_place
 
 app = typer.Typer(add_completion=False)
 
@@ -30,13 +29,16 @@ def explain(
     as_json: Json = False,
 ) -> None:
     """Draw what a model's attention weighs in a picture."""
+    from service.explain import explain as explain_image
+    from service.explain import parse_place
+
     classifier = settings_of(data_dir=data_dir, model_dir=model_dir).catalog().load_model(model, usable(device))
     place = None if query is None else parse_place(query)
     found = explain_image(
-        classifier, read_picture(classifier, image), model=model, file=str(image), layer=layer, query=place
+        classifier, read_picture(classifier, image), model=model, file=printable(str(image)), layer=layer, query=place
     )
     out.write_bytes(found.as_png())
     if as_json:
         typer.echo(found.as_json().model_dump_json(indent=2, exclude={"overlays"}))
     else:
-        typer.echo(f"{image}: {found.top.label} {found.top.probability:.3f}; {out}: {found.facts}")
+        typer.echo(f"{found.file}: {found.top.label} {found.top.probability:.3f}; {out}: {found.facts}")

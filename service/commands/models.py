@@ -2,20 +2,15 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-import attacks
-import models
-from service import removal
-from service.card_fields import read_card_fields
-from service.client import Client, ClientError
-from service.commands.options import DataDir, Json, ModelDir, settings_of
-from service.display import console, describe_added, print_questions
+from service.commands.options import ApiKey, DataDir, Json, ModelDir, Url, settings_of
 from service.endings import BAD_REQUEST, end
-from service.schemas import AddedModel, OpenQuestions, QuestionView
-from service.store import Store
+
+if TYPE_CHECKING:
+    from service.schemas import OpenQuestions
 
 app = typer.Typer(invoke_without_command=True, add_completion=False)
 
@@ -27,13 +22,20 @@ def list_models(
     """List the checkpoints that can be evaluated, and the architectures that can be created; or add a checkpoint."""
     if context.invoked_subcommand:
         return
-    cards = {
-        name: checkpoint.card()
-        for name, checkpoint in settings_of(data_dir=data_dir, model_dir=model_dir).catalog().checkpoints().items()
-    }
+    import attacks
+    import models
+
+    cards: dict[str, models.ModelCard] = {}
+    problems: dict[str, str] = {}
+    for name, checkpoint in settings_of(data_dir=data_dir, model_dir=model_dir).catalog().checkpoints().items():
+        try:
+            cards[name] = checkpoint.card()
+        except models.CheckpointError as error:
+            problems[name] = str(error)
     if as_json:
         body = {
             "checkpoints": {name: card.model_dump(mode="json") for name, card in cards.items()},
+            "problems": problems,
             "architectures": models.names(),
             "attacks": attacks.attack_names(),
         }
@@ -46,6 +48,8 @@ def list_models(
             else f"{100 * card.clean_accuracy:.1f} % on {card.clean_accuracy_on}"
         )
         typer.echo(f"{name}: {card.architecture}, {len(card.classes)} classes, {accuracy}")
+    for name, problem in problems.items():
+        typer.echo(f"{name}: cannot be used: {problem}")
     typer.echo(f"\narchitectures: {', '.join(models.names())}")
 
 
@@ -72,18 +76,18 @@ def add_model(
     yes: Annotated[
         bool, typer.Option("--yes", help="Accept the likely answers to open questions.", show_default="off")
     ] = False,
-    url: Annotated[
-        str | None,
-        typer.Option(help="Address of a running service to send it to.", show_default="the data folder here"),
-    ] = None,
-    api_key: Annotated[
-        str | None,
-        typer.Option(help="API key of that service.", envvar="WITHSTAND_API_KEY", show_default="none"),
-    ] = None,
+    url: Url = None,
+    api_key: ApiKey = None,
     data_dir: DataDir = None,
     as_json: Json = False,
 ) -> None:
     """Add a checkpoint: recognised by its tensors, asked about where they do not tell enough, tried once, kept with its card."""
+    import models
+    from service.card_fields import read_card_fields
+    from service.client import Client, ClientError
+    from service.display import describe_added
+    from service.schemas import AddedModel, OpenQuestions, QuestionView
+
     given = read_card_fields(card, set_field)
     name = name or (file.resolve().name if file.is_dir() else file.stem)
     try:
@@ -109,9 +113,25 @@ def add_model(
 @app.command("rm")
 def remove_model(
     name: Annotated[str, typer.Argument(help="Name of a model that was added, such as mine or mine@2.")],
+    url: Url = None,
+    api_key: ApiKey = None,
     data_dir: DataDir = None,
 ) -> None:
     """Remove a model that was added, its file and its card."""
+    from service.client import Client
+
+    if url is None:
+        _remove_here(name, data_dir)
+    else:
+        with Client(url, api_key=api_key) as client:
+            client.remove_model(name)
+    typer.echo(f"removed {name}")
+
+
+def _remove_here(name: str, data_dir: Path | None) -> None:
+    from service import removal
+    from service.store import Store
+
     settings = settings_of(data_dir=data_dir)
     catalog = settings.catalog()
     catalog.require_added(name)  # before a database is made
@@ -120,11 +140,12 @@ def remove_model(
         removal.remove_model(name, catalog, store)
     finally:
         store.close()
-    typer.echo(f"removed {name}")
 
 
-def _ask(asked: OpenQuestions, *, as_json: bool) -> NoReturn:
+def _ask(asked: "OpenQuestions", *, as_json: bool) -> NoReturn:
     """Print what is not known, and end as after a bad request."""
+    from service.display import console, print_questions
+
     if as_json:
         typer.echo(asked.model_dump_json(indent=2))
     else:

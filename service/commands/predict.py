@@ -1,14 +1,16 @@
 """The command `predict`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-import models
+from common import printable
 from service.commands.options import DataDir, Device, Json, ModelDir, read_picture, settings_of, usable
-from service.deployments import version_of
-from service.schemas import Prediction, Predictions, top_classes
+
+if TYPE_CHECKING:
+    from models import Classifier
+    from service.schemas import Prediction
 
 app = typer.Typer(add_completion=False)
 
@@ -24,6 +26,9 @@ def predict(
     as_json: Json = False,
 ) -> None:
     """Classify pictures here and now, without a server."""
+    from service.deployments import version_of
+    from service.schemas import Predictions
+
     classifier = settings_of(data_dir=data_dir, model_dir=model_dir).catalog().load_model(model, usable(device))
     predictions = [_predict(classifier, path, top_k) for path in image]
     if as_json:
@@ -36,8 +41,10 @@ def predict(
         typer.echo(f"{prediction.file}: {scores}")
 
 
-def _predict(classifier: models.Classifier, path: Path, top_k: int) -> Prediction:
+def _predict(classifier: "Classifier", path: Path, top_k: int) -> "Prediction":
+    from service.schemas import Prediction, top_classes
+
     image = read_picture(classifier, path).to(classifier.device)
     return Prediction(
-        file=str(path), top=top_classes(classifier(image.unsqueeze(0))[0], classifier.card.classes, top_k)
+        file=printable(str(path)), top=top_classes(classifier(image.unsqueeze(0))[0], classifier.card.classes, top_k)
     )

@@ -4,9 +4,7 @@ from typing import Annotated
 
 import typer
 
-from service import server
 from service.commands.options import DataDir, DatasetDir, ModelDir, settings_of
-from service.preflight import require_startable
 
 app = typer.Typer(add_completion=False)
 
@@ -25,6 +23,9 @@ def serve(
     ] = None,
 ) -> None:
     """Serve predictions and evaluations over HTTP. Every setting can also be given as WITHSTAND_... in the environment."""
+    from service import server
+    from service.preflight import require_startable
+
     settings = settings_of(
         data_dir=data_dir, model_dir=model_dir, dataset_dir=dataset_dir, host=host, port=port, workers=workers
     )

@@ -8,10 +8,10 @@ from typing import Any
 from fastapi import APIRouter, Depends, Request
 
 from evaluation.catalog import DatasetTakenError
-from evaluation.sources import dataset_name
+from evaluation.sources import COMPRESSED_TARS, dataset_name
 from service.deps import ServiceDep, require_admin
 from service.errors import FieldError, ServiceError
-from service.schemas import DatasetView
+from service.schemas import DatasetView, Unusable
 from service.uploads import receive_file
 
 router = APIRouter(prefix="/v1/datasets", tags=["datasets"])
@@ -42,14 +42,15 @@ _NEW_DATASET: dict[str, Any] = {
 
 
 @router.get("")
-def list_datasets(service: ServiceDep) -> list[DatasetView]:
-    """List the data sets, at once: what is null is being counted. One that cannot be read is left out once that is known."""
+def list_datasets(service: ServiceDep) -> list[DatasetView | Unusable]:
+    """List the data sets, at once: what is null is being counted. One that cannot be read has a `problem` once that is known."""
     return service.dataset_counts.views()
 
 
 def _check_ending(filename: str) -> None:
     if not filename.endswith(UPLOADS):
-        raise ValueError(f"the name {filename[:100]!r} ends in none of {', '.join(UPLOADS)}")
+        hint = "; it is compressed: gunzip it first" if filename.endswith(COMPRESSED_TARS) else ""
+        raise ValueError(f"the name {filename[:100]!r} ends in none of {', '.join(UPLOADS)}{hint}")
 
 
 @router.post("", status_code=HTTPStatus.CREATED, openapi_extra=_NEW_DATASET, dependencies=[Depends(require_admin)])

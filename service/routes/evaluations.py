@@ -1,4 +1,4 @@
-"""Evaluations: submitted, watched, cancelled, reported."""
+"""Evaluations: submitted, watched, cancelled, removed, reported."""
 
 import asyncio
 from collections.abc import AsyncIterable, Callable
@@ -6,7 +6,7 @@ from contextlib import suppress
 from http import HTTPStatus
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from pydantic import ValidationError
@@ -28,7 +28,8 @@ from evaluation import (
 )
 from evaluation import preset as preset_conditions
 from models import CheckpointError
-from service.deps import EvaluationDep, Service, ServiceDep, find_evaluation
+from service import removal
+from service.deps import EvaluationDep, KeyDep, Service, ServiceDep, find_evaluation, require_admin
 from service.errors import FieldError, ServiceError
 from service.formats import MEDIA_TYPES, ReportFormat, write
 from service.jobs import Evaluation
@@ -164,12 +165,39 @@ def read_evaluation(evaluation: EvaluationDep, service: ServiceDep) -> Evaluatio
     return EvaluationView.of(evaluation, _report(evaluation, service))
 
 
+async def _removes_results(
+    service: ServiceDep,
+    key: KeyDep,
+    results: Annotated[bool, Query(description="remove an evaluation that has ended, with its results")] = False,
+) -> bool:
+    if results:
+        await require_admin(service, key)
+    return results
+
+
 @router.delete("/{evaluation_id}")
-def cancel_evaluation(evaluation: EvaluationDep, service: ServiceDep) -> EvaluationView:
-    """Cancel an evaluation: pending shards are dropped, running ones stopped, finished ones kept. Submitting it again goes on."""
+def cancel_evaluation(
+    evaluation: EvaluationDep, service: ServiceDep, with_results: Annotated[bool, Depends(_removes_results)]
+) -> EvaluationView:
+    """Cancel an evaluation: pending shards are dropped, running ones stopped, finished ones kept. Submitting it again goes on.
+
+    With `results=true` it is removed for good with its results, and the answer is its last state. That needs an admin key, if there
+    are any, and is refused (409) while the evaluation is pending or running. Equal results of other evaluations stay.
+    """
+    if with_results:
+        return _remove(evaluation, service)
     service.store.cancel(evaluation.id)
     service.dispatcher.wake()
     return EvaluationView.of(find_evaluation(evaluation.id, service))
+
+
+def _remove(evaluation: Evaluation, service: Service) -> EvaluationView:
+    try:
+        removed = removal.remove_evaluation(evaluation.id, service.store)
+    except removal.InUseError as error:
+        raise ServiceError(HTTPStatus.CONFLICT, str(error)) from error
+    service.dispatcher.wake()  # a process may still run a shard of it
+    return EvaluationView.of(removed)
 
 
 @router.get("/{evaluation_id}/events", response_class=EventSourceResponse)
@@ -179,7 +207,9 @@ async def watch_evaluation(
     """Watch an evaluation: an event `progress` at every change, the last one when it has ended. Each holds the whole state."""
     shown: EvaluationView | None = None
     while not await request.is_disconnected():
-        current = await asyncio.to_thread(find_evaluation, evaluation.id, service)
+        current = await asyncio.to_thread(service.store.evaluation, evaluation.id)
+        if current is None:  # removed meanwhile
+            return
         view = EvaluationView.of(current)
         if view != shown:
             yield ServerSentEvent(data=view, event="progress", id=str(view.progress.shards_done))

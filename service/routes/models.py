@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import logging
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,9 @@ from fastapi import APIRouter, Depends, Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 
+from common import UnknownNameError
 from models import (
+    HUB_CONFIG,
     OPAQUE,
     Added,
     Checkpoint,
@@ -32,10 +33,9 @@ from service.schemas import (
     ModelView,
     OpenQuestions,
     QuestionView,
+    Unusable,
 )
 from service.uploads import receive_file
-
-_log = logging.getLogger(__name__)
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
 
@@ -57,6 +57,10 @@ _NEW_MODEL: dict[str, Any] = {
                             "type": "string",
                             "description": "JSON: fields of the card that are known, some or all",
                         },
+                        "config": {
+                            "type": "string",
+                            "description": "the `config.json` that the Hugging Face hub has beside the file",
+                        },
                         "accept_likely": {"type": "boolean", "default": False},
                     },
                 }
@@ -73,15 +77,16 @@ def _view(checkpoint: Checkpoint, sha256: str) -> ModelView:
 
 
 @router.get("")
-def list_models(service: ServiceDep) -> list[ModelView]:
-    """List the models with their cards. One whose card cannot be read is left out; asking for it by name tells why."""
-    views: list[ModelView] = []
-    for name, checkpoint in service.catalog.checkpoints().items():
-        try:
-            views.append(_view(checkpoint, service.catalog.checkpoint_sha256(name)))
-        except CheckpointError as error:
-            _log.warning("model %s is left out: %s", name, error)
-    return views
+def list_models(service: ServiceDep) -> list[ModelView | Unusable]:
+    """List the models with their cards; one that cannot be used, such as for its card, has a `problem` instead."""
+    return [_listed(name, checkpoint, service) for name, checkpoint in service.catalog.checkpoints().items()]
+
+
+def _listed(name: str, checkpoint: Checkpoint, service: Service) -> ModelView | Unusable:
+    try:
+        return _view(checkpoint, service.catalog.checkpoint_sha256(name))
+    except (CheckpointError, UnknownNameError, OSError) as error:  # the latter two if its files are being removed
+        return Unusable.of(name, error)
 
 
 @router.post("", status_code=HTTPStatus.CREATED, openapi_extra=_NEW_MODEL, dependencies=[Depends(require_admin)])
@@ -94,6 +99,8 @@ async def add_model(request: Request, service: ServiceDep, response: Response) -
     if request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
         store = service.catalog.store or service.settings.data_dir
         async with receive_file(request, store, require_suffix) as (file, sent_as, fields):
+            if config := fields.pop("config", None):
+                file.with_name(HUB_CONFIG).write_bytes(config)
             body = _model_request({"path": sent_as} | {name: _read_field(name, data) for name, data in fields.items()})
             added = await asyncio.to_thread(_add, service, file, body)
     else:

@@ -184,6 +184,27 @@ def test_models_lists_checkpoints_and_architectures(run: Run, here: list[str], c
     assert card == catalog.checkpoint("tiny").card()
 
 
+BROKEN_CARDS = {
+    "{": "the card broken.json is not usable: ",
+    '{"classes": ["cat"]}': "the card broken.json is not usable: architecture: Field required",
+}
+
+
+@pytest.mark.parametrize("text", BROKEN_CARDS)
+def test_models_lists_the_others_beside_one_with_a_broken_card(
+    run: Run, put_checkpoint: Put, tmp_path: Path, text: str
+) -> None:
+    put_checkpoint(tmp_path, "sound")
+    put_checkpoint(tmp_path, "broken").with_suffix(".json").write_text(text)
+    ended = run("models", "--model-dir", tmp_path)
+    assert (ended.status, ended.err) == (0, "")
+    assert "\nsound: resnet_mini, 3 classes" in ended.out
+    assert f"\nbroken: cannot be used: {BROKEN_CARDS[text]}" in ended.out
+    as_json = json.loads(run("models", "--model-dir", tmp_path, "--json").out)
+    assert "sound" in as_json["checkpoints"]
+    assert as_json["problems"].keys() == {"broken"}
+
+
 BAD: dict[str, tuple[list[str], str]] = {
     "an unknown model": (["evaluate", "tinny", "--dataset", "shapes"], "unknown model 'tinny'. Did you mean 'tiny'?"),
     "an unknown data set": (["evaluate", "tiny", "--dataset", "shape"], "unknown data set 'shape'. Did you mean"),
@@ -338,7 +359,20 @@ finally:
 """
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["--version"], [], ["--show-completion"], ["dance"]], ids=str)
+def helps() -> list[list[str]]:
+    """The help of every command, and of what it can do with one thing."""
+    commands = {name: getattr(cli.load_command(name), "commands", {}) for name in cli.COMMANDS}
+    return [
+        [name, *of, "--help"]
+        for name, subcommands in commands.items()
+        for of in ([], *([each] for each in subcommands))
+    ]
+
+
+LIGHT_USES = [["--help"], ["--version"], [], ["--show-completion"], ["dance"], *helps(), ["evaluate", "--wrong"]]
+
+
+@pytest.mark.parametrize("arguments", LIGHT_USES, ids=" ".join)
 def test_what_needs_no_torch_does_not_import_it(arguments: list[str]) -> None:
     ended = subprocess.run(
         [sys.executable, "-c", LIGHT, *arguments], capture_output=True, text=True, check=False, env=SHELL
@@ -362,6 +396,12 @@ def test_the_list_says_of_a_command_what_its_own_help_begins_with(name: str) -> 
     assert cli.load_command(name).help.startswith(cli.COMMANDS[name])
 
 
+def test_the_help_names_every_preset_and_every_form() -> None:
+    options = {each.name: each.help for each in cli.load_command("evaluate").params}
+    assert options["preset"] == f"Conditions by name, may be given again: {', '.join(evaluation.preset_names())}."
+    assert options["out"] == f"File to write the report to, by its ending: {', '.join(SUFFIXES)}."
+
+
 @pytest.mark.parametrize("name", cli.COMMANDS)
 def test_the_help_states_every_default(name: str) -> None:
     command = cli.load_command(name)
@@ -373,7 +413,7 @@ def test_the_help_states_every_default(name: str) -> None:
         assert record is not None, parameter.name
         flags, text = record
         assert len(text) > 10, flags
-        assert "[default: " in text or "[required]" in text, f"{name} {flags}: {text}"
+        assert "default: " in text or "[required]" in text, f"{name} {flags}: {text}"
 
 
 def test_the_help_lists_every_command() -> None:

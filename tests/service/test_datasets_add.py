@@ -1,5 +1,6 @@
 """Data sets added over HTTP: published whole or not at all."""
 
+import gzip
 import io
 import tarfile
 import zipfile
@@ -44,6 +45,12 @@ def problem(answer: httpx.Response, status: HTTPStatus) -> dict[str, Any]:
 def lying(own: Server) -> set[str]:
     store = own.service.settings.data_dir / "datasets"
     return {path.name for path in store.iterdir()} if store.exists() else set()
+
+
+@pytest.mark.parametrize("file", ["new.tar.gz", "new.tgz", "new.tar"])
+def test_a_compressed_tar_is_refused_with_the_way_out(own: Server, file: str) -> None:
+    said = problem(send(own, gzip.compress(b"x"), file), HTTPStatus.UNPROCESSABLE_ENTITY)["detail"]
+    assert said.endswith("it is compressed: gunzip it first")
 
 
 def test_an_upload_can_be_evaluated_on_at_once(own: Server, shapes_zip: Path) -> None:

@@ -247,6 +247,42 @@ def test_cancelling_takes_the_shard_back_from_its_executor(store: Store, catalog
     assert store.results(plan.id) == []
 
 
+def test_an_evaluation_is_removed_while_its_shard_is_still_being_run(
+    store: Store, catalog: Catalog, start: Start, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thread cannot be stopped, as little as a device process at once; meanwhile the same question is asked again."""
+    release = Event()
+    plan = plan_of(catalog, images=3)
+
+    class Slow(Threads):
+        def submit(self, *args: Any, **kwargs: Any) -> Future[Any]:
+            call = args if self.futures else (_after, release, *args)
+            return super().submit(*call, **kwargs)
+
+    with Slow() as threads:
+        start({"cpu": threads})
+        store.submit(plan)
+        until(lambda: threads.futures and threads.futures[0].running())
+        store.cancel(plan.id)
+        removed = store.remove(plan.id)
+        assert removed is not None
+        assert removed.status is Status.CANCELLED
+        store.submit(plan)
+        looked, wanted = Event(), store.wanted
+        monkeypatch.setattr(store, "wanted", lambda shard: (looked.set(), wanted(shard))[1])
+        until(looked.is_set)
+        release.set()
+        until(lambda: read(store, plan).status is Status.DONE)
+    assert len(threads.futures) == 2
+    assert read(store, plan).progress.runs == 1
+    assert "the dispatcher will try again" not in caplog.text
+
+
+def _after(release: Event, call: Callable[..., Any], *args: Any) -> Any:
+    release.wait()
+    return call(*args)
+
+
 def test_stopping_leaves_running_shards_to_the_next_dispatcher(store: Store, catalog: Catalog, start: Start) -> None:
     release = Event()
     plan = plan_of(catalog, images=3)

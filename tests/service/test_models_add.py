@@ -318,6 +318,8 @@ def test_a_folder_of_the_hub_is_added_under_its_name(run: Run, own: Server, tiny
     status, out, _ = run(folder, "--yes", "--url", own.url)
     assert status == 0
     assert out.startswith("added of.hub: resnet_mini")
+    assert own.http.get("/v1/models/of.hub").json()["classes"] == ["x", "y", "z"]
+    assert left_over(own.service.settings.data_dir / "models") == []
     (folder / "config.json").unlink()
     status, _, err = run(folder, "--name", "bare", "--data-dir", tmp_path)
     assert status == 2

@@ -1,6 +1,7 @@
 """How models are served: versions, settings, precision, memory, keys."""
 
 import os
+import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -127,6 +128,22 @@ def test_a_broken_settings_file_is_named(own: Settings) -> None:
     with serving(own) as running:
         assert "mine.json" in refusal(running.http.post("/v1/models/mine/predict", content=DISC), 422)["detail"]
         assert running.http.post("/v1/models/tiny/predict", content=DISC).status_code == 200
+
+
+def test_another_precision_is_tried_on_images_that_are_not_broken(
+    settings: Settings, shapes_zip: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "a.zip").write_bytes(b"junk")
+    (tmp_path / "b").mkdir()
+    with zipfile.ZipFile(shapes_zip) as archive:
+        archive.extractall(tmp_path / "b")
+    (tmp_path / "b" / "disc" / "broken.png").write_bytes(b"junk")
+    changed = {"dataset_dirs": (tmp_path,), "data_dir": tmp_path / "data"}
+    with serving(settings.model_copy(update=changed)) as own:
+        answer = own.http.put("/v1/models/tiny/serving", json={"precision": "bfloat16"})
+        assert answer.status_code == 200, answer.text
+        agreement = answer.json()["agreement"]
+        assert (agreement["dataset"], agreement["agreement"]["n"]) == ("b", 33)
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])

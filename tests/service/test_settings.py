@@ -103,6 +103,7 @@ GUARDED = [
     *(("POST", f"/v1/evaluations/{name}") for name in evaluation.preset_names()),
     ("GET", "/v1/evaluations/0123456789abcdef"),
     ("DELETE", "/v1/evaluations/0123456789abcdef"),
+    ("DELETE", "/v1/evaluations/0123456789abcdef?results=true"),
     ("GET", "/v1/evaluations/0123456789abcdef/events"),
     ("GET", "/v1/evaluations/0123456789abcdef/report"),
     *(

@@ -4,6 +4,7 @@ import sqlite3
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from threading import Barrier
 from typing import Any
@@ -190,6 +191,64 @@ def test_cancelling_keeps_what_is_finished_and_does_nothing_to_a_finished_evalua
     store.cancel(a_plan(1).id)
     assert read(store, 1).status is Status.DONE
     assert read(store, 0).progress.shards == {ShardStatus.DONE: 1, ShardStatus.DROPPED: 2}
+
+
+def test_an_evaluation_is_removed_with_its_results_and_its_key_and_no_other(store: Store) -> None:
+    store.submit(a_plan(0), key="k", body_sha256="one")
+    store.submit(a_plan(1))
+    drain(store)
+    removed = store.remove(a_plan(0).id)
+    assert removed is not None
+    assert removed.status is Status.DONE
+    assert store.evaluation(a_plan(0).id) is None
+    assert store.results(a_plan(0).id) == []
+    assert store.remove(a_plan(0).id) is None
+    assert store.shard_counts()[ShardStatus.DONE] == 3
+    assert read(store, 1).status is Status.DONE
+    assert store.submit(a_plan(0), key="k", body_sha256="two"), "nothing of it is left"
+    assert read(store).status is Status.PENDING
+
+
+def test_what_has_yet_to_end_is_not_removed(store: Store) -> None:
+    store.submit(a_plan(0), key="k", body_sha256="one")
+    store.submit(a_plan(1))
+    claim(store)
+    for number, status in enumerate((Status.RUNNING, Status.PENDING)):
+        found = store.remove(a_plan(number).id)
+        assert found is not None
+        assert found.status is status
+        assert read(store, number) == found
+    assert len(drain(store)) == 5
+
+
+def test_results_that_another_evaluation_has_too_stay(store: Store) -> None:
+    store.submit(a_plan())
+    drain(store)
+    store.submit(another())
+    store.remove(a_plan().id)
+    assert len(store.results(another().id)) == 3
+    assert store.submit(a_plan())
+    assert read(store).progress.shards == {ShardStatus.DONE: 3}, "they are found there"
+
+
+def test_a_shard_that_runs_while_its_evaluation_is_removed_is_nobody_elses(store: Store) -> None:
+    """Its process still computes; the same question is asked again, and another."""
+    store.submit(a_plan(0))
+    removed = claim(store)
+    store.cancel(a_plan(0).id)
+    store.remove(a_plan(0).id)
+    assert not store.wanted(removed.id)
+    store.submit(a_plan(1))
+    store.submit(a_plan(0))
+    new = [claim(store) for _ in range(6)]
+    assert removed.id not in {each.id for each in new}
+    assert not store.wanted(removed.id)
+    assert not complete(store, removed)
+    store.fail(removed.id, "killed")
+    store.spare(removed)
+    assert store.results(a_plan(0).id) == store.results(a_plan(1).id) == []
+    assert read(store, 0).progress.error is None
+    assert all(complete(store, each) for each in new)
 
 
 def test_a_shard_that_fails_too_often_fails_its_evaluation_and_no_other(store: Store) -> None:
@@ -510,15 +569,40 @@ def test_a_condition_at_another_place_is_found_again(store: Store) -> None:
     assert {claimed.shard.condition for claimed in drain(store)} == {1}
 
 
+EARLIER = """
+DROP TABLE shards;
+CREATE TABLE shards (
+    id INTEGER NOT NULL, evaluation_id VARCHAR NOT NULL, shard TEXT NOT NULL, images INTEGER NOT NULL, passes INTEGER NOT NULL,
+    status VARCHAR NOT NULL, failures INTEGER NOT NULL, runs INTEGER NOT NULL, error TEXT, result TEXT, seconds FLOAT,
+    PRIMARY KEY (id), FOREIGN KEY(evaluation_id) REFERENCES evaluations (id)
+);
+CREATE INDEX shards_by_evaluation ON shards (evaluation_id, status);
+INSERT INTO shards SELECT id, evaluation_id, shard, images, passes, status, failures, runs, error, result, seconds FROM now;
+DROP TABLE now;
+"""
+"""Makes the shards those of a version that knew no addresses."""
+
+
 def test_a_database_of_an_earlier_version_is_taken_over(database: Path) -> None:
-    Store.at(database).close()
-    with sqlite3.connect(database) as db:
-        db.execute("DROP INDEX ix_shards_address")
-        db.execute("ALTER TABLE shards DROP COLUMN address")
-    store = Store.at(database)
+    first = Store.at(database)
+    first.submit(a_plan())
+    complete(first, claim(first))
+    last = [claim(first) for _ in range(2)][-1]
+    before, results = read(first), first.results(a_plan().id)
+    first.close()
+    with closing(sqlite3.connect(database)) as db:
+        db.execute("CREATE TABLE now AS SELECT * FROM shards")
+        db.executescript(EARLIER)
+    with ThreadPoolExecutor(4) as threads:
+        stores = list(threads.map(lambda _: Store.at(database), range(4)))
+    store = stores[0]
+    assert (read(store), store.results(a_plan().id)) == (before, results)
+    store.cancel(a_plan().id)
+    store.remove(a_plan().id)
     store.submit(a_plan())
-    assert len(drain(store)) == 3
-    store.close()
+    assert min(each.id for each in drain(store)) > last.id
+    for each in stores:
+        each.close()
 
 
 def test_a_new_database_can_be_opened_by_many_at_once(tmp_path: Path) -> None:
