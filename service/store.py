@@ -2,7 +2,7 @@
 
 import sqlite3
 import time
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -64,6 +64,7 @@ _SHARDS = Table(
     Column("shard", Text, nullable=False),
     Column("address", String, index=True),
     Column("images", Integer, nullable=False),
+    Column("images_done", Integer, nullable=False, server_default="0"),
     Column("passes", Integer, nullable=False),
     Column("status", String, nullable=False),
     Column("failures", Integer, nullable=False, default=0),
@@ -177,6 +178,13 @@ class Store:
         with self._engine.connect() as db:
             return [ShardResult.model_validate_json(result) for (result,) in db.execute(query)]
 
+    def result(self, evaluation_id: str, shard: Shard) -> ShardResult | None:
+        """Read one finished shard."""
+        here = (_SHARDS.c.evaluation_id == evaluation_id, _SHARDS.c.shard == shard.model_dump_json())
+        with self._engine.connect() as db:
+            found = db.execute(select(_SHARDS.c.result).where(*here)).scalar()
+            return None if found is None else ShardResult.model_validate_json(found)
+
     def cancel(self, evaluation_id: str) -> None:
         """Drop what is not finished."""
         with _transaction(self._engine) as db:
@@ -229,10 +237,17 @@ class Store:
             db.execute(
                 update(_SHARDS)
                 .where(_SHARDS.c.id == row["id"])
-                .values(status=ShardStatus.RUNNING, runs=_SHARDS.c.runs + 1, error=None)
+                .values(status=ShardStatus.RUNNING, runs=_SHARDS.c.runs + 1, error=None, images_done=0)
             )
             plan, shard = Plan.model_validate_json(row["plan"]), Shard.model_validate_json(row["shard"])
             return Claim(row["id"], row["evaluation_id"], plan, shard, _known(db, plan, shard))
+
+    def advance(self, images_done: Mapping[int, int]) -> None:
+        """Write how many images of running shards, by their ids, are done."""
+        with _transaction(self._engine) as db:
+            for shard_id, images in images_done.items():
+                here = (_SHARDS.c.id == shard_id, _SHARDS.c.status == ShardStatus.RUNNING)
+                db.execute(update(_SHARDS).where(*here).values(images_done=images))
 
     def complete(self, shard_id: int, result: ShardResult) -> bool:
         """Keep a result; returns False, and keeps nothing, if the shard was not running (done already, or dropped)."""
@@ -367,7 +382,10 @@ def _results(db: Connection, addresses: Iterable[str]) -> Iterator[tuple[str, Sh
 
 def _add_missing_columns(db: Connection) -> None:
     """Bring a database of an earlier version up to date: its shards have no address, and are not found by one."""
-    if "address" not in {column["name"] for column in inspect(db).get_columns("shards")}:
+    there = {column["name"] for column in inspect(db).get_columns("shards")}
+    if "images_done" not in there:
+        db.exec_driver_sql("ALTER TABLE shards ADD COLUMN images_done INTEGER NOT NULL DEFAULT 0")
+    if "address" not in there:
         db.exec_driver_sql("ALTER TABLE shards ADD COLUMN address VARCHAR")
         db.exec_driver_sql("CREATE INDEX ix_shards_address ON shards (address)")
 
@@ -398,6 +416,8 @@ def _evaluation(db: Connection, row: RowMapping) -> Evaluation:
             func.count().label("shards"),
             func.sum(_SHARDS.c.images).label("images"),
             func.sum(_SHARDS.c.passes).label("passes"),
+            func.sum(_SHARDS.c.images_done).label("images_advanced"),
+            func.sum(1.0 * _SHARDS.c.passes * _SHARDS.c.images_done / _SHARDS.c.images).label("passes_advanced"),
             func.sum(_SHARDS.c.runs).label("runs"),
             func.max(_SHARDS.c.error).label("error"),
             func.sum(_SHARDS.c.seconds).label("busy_s"),
@@ -406,6 +426,7 @@ def _evaluation(db: Connection, row: RowMapping) -> Evaluation:
         .group_by(_SHARDS.c.status)
     )
     groups = {ShardStatus(group["status"]): group for group in db.execute(query).mappings()}
+    running = groups.get(ShardStatus.RUNNING)
     errors = [groups[status]["error"] for status in (ShardStatus.FAILED, *groups) if status in groups]
     return Evaluation(
         id=row["id"],
@@ -420,5 +441,7 @@ def _evaluation(db: Connection, row: RowMapping) -> Evaluation:
             runs=sum(group["runs"] for group in groups.values()),
             busy_s=sum(group["busy_s"] or 0.0 for group in groups.values()),
             error=next((error for error in errors if error), None),
+            images_advanced=running["images_advanced"] if running else 0,
+            passes_advanced=running["passes_advanced"] if running else 0.0,
         ),
     )
