@@ -35,7 +35,7 @@ _FROZEN = ConfigDict(frozen=True, extra="forbid")
 T = TypeVar("T")
 
 OnProgress = Callable[[int, int], None]
-"""Receives the images that are done and how many there are, after every batch."""
+"""Receives the images that are done and how many there are."""
 
 
 class ShardResult(BaseModel):
@@ -130,7 +130,7 @@ def run_shard(
         broken: indices of pictures that the selection passes over.
         has_gradient: False leaves out the attacks that need one.
         sources: gives other models whose adversarial images are tried on this one; see `Plan.sources`.
-        on_progress: called with the images run so far and those to be run.
+        on_progress: called with the images run so far and those to be run, after each batch but the last: checks follow that one.
 
     Raises:
         DatasetError: an image cannot be decoded.
@@ -160,7 +160,8 @@ def run_shard(
                 found.show(places[done:], batch, outcome, explained)
             done += len(batch.indices)
             run += len(batch.indices)
-            on_progress(run, total)
+            if run < total:
+                on_progress(run, total)
     if shard.start == 0:
         checks, size = _fitting(size, lambda count: _probe(spec, shard, source.batch(range(count)), found.rows))
         (more, worse), size = _fitting(size, lambda count: source.countercheck(found.rows, sources, count))
