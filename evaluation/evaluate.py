@@ -10,7 +10,7 @@ from evaluation.counting import merge, sufficient
 from evaluation.kept import ResultFolder
 from evaluation.plan import Plan, Shard, make_plan
 from evaluation.report import Report
-from evaluation.runner import ShardResult, best_device, run_shard
+from evaluation.runner import OnProgress, ShardResult, best_device, run_shard
 from evaluation.spec import EvaluationSpec
 
 
@@ -21,6 +21,7 @@ def evaluate(
     device: str | None = None,
     kept: ResultFolder | None = None,
     on_shard: Callable[[ShardResult, int, int], None] = lambda result, done, total: None,
+    on_progress: OnProgress = lambda done, total: None,
     on_look: OnLook = lambda done, total: None,
 ) -> Report:
     """Evaluate every model under every condition.
@@ -31,6 +32,7 @@ def evaluate(
         device: where to compute; the GPU if there is one by default.
         kept: where finished shards are kept, and those of earlier evaluations are found; an interrupted evaluation goes on there.
         on_shard: called after each shard with its result, the shards done and the shards in all.
+        on_progress: called after each batch and shard with the images done and in all, over all models and conditions.
         on_look: called as pictures are looked at, before the first shard.
 
     Raises:
@@ -49,8 +51,14 @@ def evaluate(
     results: list[ShardResult] = []
     shards = plan.shards
     loaded, roles = "", None
+    images, total = 0, sum(shard.images for shard in shards)
+
+    def on_batch(done: int, in_shard: int) -> None:
+        on_progress(images + shard.images * done // in_shard, total)
+
     for done, shard in enumerate(shards, start=1):
         if sufficient(plan, shard.model, spec.conditions[shard.condition], results):
+            images += shard.images
             continue
         result = kept.computed(plan, shard) if kept else None
         if result is None:
@@ -62,11 +70,20 @@ def evaluate(
             known = kept.known(plan, shard) if kept else None
             sources = partial(_sources, catalog, plan, shard, device)
             result = run_shard(
-                spec, shard, dataset=dataset, known=known, broken=plan.broken, sources=sources, **roles._asdict()
+                spec,
+                shard,
+                dataset=dataset,
+                known=known,
+                broken=plan.broken,
+                sources=sources,
+                on_progress=on_batch,
+                **roles._asdict(),
             )
             if kept:
                 kept.keep(plan, result)
         results.append(result)
+        images += shard.images
+        on_progress(images, total)
         on_shard(result, done, len(shards))
     return merge(plan, results)
 

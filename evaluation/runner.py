@@ -34,6 +34,9 @@ _FROZEN = ConfigDict(frozen=True, extra="forbid")
 
 T = TypeVar("T")
 
+OnProgress = Callable[[int, int], None]
+"""Receives the images that are done and how many there are."""
+
 
 class ShardResult(BaseModel):
     """A finished shard; `preflight` comes with a model's first condition; `checks`, `flipped_by_checks` and `examples` with the
@@ -110,6 +113,7 @@ def run_shard(
     broken: Collection[int] = (),
     has_gradient: bool = True,
     sources: Callable[[], Sequence[models.Classifier]] = tuple,
+    on_progress: OnProgress = lambda done, total: None,
 ) -> ShardResult:
     """Run a shard on the device that holds the classifier. A batch that does not fit into its memory is halved.
 
@@ -126,6 +130,7 @@ def run_shard(
         broken: indices of pictures that the selection passes over.
         has_gradient: False leaves out the attacks that need one.
         sources: gives other models whose adversarial images are tried on this one; see `Plan.sources`.
+        on_progress: called with the images run so far and those to be run, after each batch but the last: checks follow that one.
 
     Raises:
         DatasetError: an image cannot be decoded.
@@ -144,7 +149,9 @@ def run_shard(
     worse: tuple[Row, ...] = ()
     if shard.start == 0 and shard.condition == 0:
         preflights, size = _fitting(size, lambda count: _preflight(source.batch(range(count))))
-    for first_round, places in source.left(known):
+    left = [*source.left(known)]
+    run, total = 0, sum(len(places) for _, places in left)
+    for first_round, places in left:
         done = 0
         while done < len(places):
             (batch, outcome), size = _fitting(size, partial(source.run, places[done:], first_round))
@@ -152,6 +159,9 @@ def run_shard(
             if shard.start == 0:
                 found.show(places[done:], batch, outcome, explained)
             done += len(batch.indices)
+            run += len(batch.indices)
+            if run < total:
+                on_progress(run, total)
     if shard.start == 0:
         checks, size = _fitting(size, lambda count: _probe(spec, shard, source.batch(range(count)), found.rows))
         (more, worse), size = _fitting(size, lambda count: source.countercheck(found.rows, sources, count))

@@ -10,6 +10,7 @@ from fastapi_offline import FastAPIOffline
 
 from service import errors
 from service.body_limit import BodyLimit
+from service.compression import Compression
 from service.dataset_counts import DatasetCounts
 from service.deployments import Deployments
 from service.deps import Service, require_key
@@ -21,6 +22,8 @@ from service.gate import Gate
 from service.metrics import Metrics
 from service.pages import WEB
 from service.predictor import Limits
+from service.prefix import Prefix
+from service.rendered import ReportSections
 from service.routes import (
     comparisons,
     datasets,
@@ -72,12 +75,14 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.state.settings, app.state.metrics = settings, Metrics()
     forms = {
-        models.router.prefix: settings.max_checkpoint_bytes + FORM_OVERHEAD_BYTES,
-        datasets.router.prefix: settings.max_dataset_bytes + FORM_OVERHEAD_BYTES,
+        settings.root_path + models.router.prefix: settings.max_checkpoint_bytes + FORM_OVERHEAD_BYTES,
+        settings.root_path + datasets.router.prefix: settings.max_dataset_bytes + FORM_OVERHEAD_BYTES,
     }
+    app.add_middleware(Compression)
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes, forms=forms)
     app.add_middleware(Gate)
     app.add_middleware(Telemetry, metrics=app.state.metrics)
+    app.add_middleware(Prefix, root_path=settings.root_path)
     errors.install(app)
     for probes in (health.router, inference.probes):
         app.include_router(probes)
@@ -108,7 +113,17 @@ async def _lifespan(app: FastAPI) -> AsyncGenerator[None]:
     explainer = Explainer(catalog, devices[0], timeout_s=settings.predict_timeout_s)
     dataset_counts = DatasetCounts(catalog)
     app.state.service = Service(
-        settings, catalog, store, dispatcher, deployments, fleet, explainer, metrics, devices[0], dataset_counts
+        settings,
+        catalog,
+        store,
+        dispatcher,
+        deployments,
+        fleet,
+        explainer,
+        metrics,
+        devices[0],
+        dataset_counts,
+        ReportSections(store, settings.root_path),
     )
     fleet.start()
     dispatcher.start()

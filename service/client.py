@@ -21,7 +21,7 @@ class Client:
     """Talks to a running service.
 
     Args:
-        url: such as "http://127.0.0.1:8000".
+        url: such as "http://127.0.0.1:8000", or "https://example.org/prefix" behind a reverse proxy.
         api_key: if the service asks for one.
         timeout_s: longest wait for an answer, seconds.
     """

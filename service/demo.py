@@ -40,14 +40,16 @@ def run(settings: Settings, *, detach: bool) -> None:
     alone = {"host": "127.0.0.1", "port": _free_port(settings.port), "api_keys": frozenset(), "admin_keys": frozenset()}
     settings = settings.model_copy(update=alone)
     require_startable(settings)
-    url = f"http://{settings.host}:{settings.port}"
+    host = f"http://{settings.host}:{settings.port}"
+    url = host + settings.root_path
     with _serving(settings) as thread, Client(url) as client:
         _wait_until_ready(client, thread)
-        page = _evaluate(client, url, settings.data_dir, out, live=not detach)
+        links = _evaluate(client, host, settings.data_dir, out, live=not detach)
         if detach:
-            out.print(_see_again(settings.data_dir, page), soft_wrap=True, markup=False)
+            out.print(_see_again(settings.data_dir, links["page"]), soft_wrap=True, markup=False)
             return
-        out.print(_next_steps(url, page, settings.data_dir / "example.png"), soft_wrap=True, markup=False)
+        links = {name: host + path for name, path in links.items()}
+        out.print(_next_steps(url, links, settings.data_dir / "example.png"), soft_wrap=True, markup=False)
         out.print("The service keeps running; Ctrl-C ends it.")
         with suppress(KeyboardInterrupt):
             thread.join()
@@ -86,8 +88,8 @@ def _wait_until_ready(client: Client, server: Thread) -> None:
         time.sleep(0.1)
 
 
-def _evaluate(client: Client, url: str, data_dir: Path, out: Console, *, live: bool) -> str:
-    """Evaluate the zoo and print the report; returns the path of its page."""
+def _evaluate(client: Client, host: str, data_dir: Path, out: Console, *, live: bool) -> dict[str, str]:
+    """Evaluate the zoo and print the report; returns the evaluation's links."""
     spec = EvaluationSpec(
         models=tuple(Catalog().checkpoints()),
         dataset=DATASET,
@@ -95,14 +97,14 @@ def _evaluate(client: Client, url: str, data_dir: Path, out: Console, *, live: b
         conditions=preset("demo"),
     )
     submitted = client.submit(spec.model_dump(mode="json"))
-    page: str = submitted["links"]["page"]
-    out.print(f"Evaluation {submitted['id']}" + (f", live at {url}{page}" if live else ""), soft_wrap=True)
+    links: dict[str, str] = submitted["links"]
+    out.print(f"Evaluation {submitted['id']}" + (f", live at {host}{links['page']}" if live else ""), soft_wrap=True)
     final = _watch(client, submitted, out)
     if final["status"] != "done":
         raise ClientError(f"the evaluation ended as {final['status']}: {final['error']}")
     print_report(Report.model_validate(client.evaluation(submitted["id"])["report"]), out)
     (data_dir / "example.png").write_bytes(Catalog().open_dataset(DATASET).read(0))
-    return page
+    return links
 
 
 def _watch(client: Client, submitted: dict[str, Any], out: Console) -> dict[str, Any]:
@@ -136,13 +138,13 @@ and open {page} at the address that it prints.
 """
 
 
-def _next_steps(url: str, page: str, picture: Path) -> str:
+def _next_steps(url: str, links: dict[str, str], picture: Path) -> str:
     return f"""
-The same report as a page: {url}{page}
+The same report as a page: {links["page"]}
 
 Try next:
   curl {url}/v1/models
-  curl '{url}/v1{page}/report?format=markdown'
+  curl '{links["report"]}?format=markdown'
   curl -F file=@{picture} {url}/v1/models/resnet_mini.fashion_mnist/predict
   curl -X POST {url}/v1/evaluations/pgd -H 'Content-Type: application/json' \\
     -d '{{"models": ["resnet_mini.fashion_mnist"], "dataset": "{DATASET}", "images": 100, "eps": ["2/255"]}}'

@@ -22,6 +22,7 @@ from service.explain import Explainer
 from service.fleet import Fleet
 from service.jobs import Evaluation
 from service.metrics import Metrics
+from service.rendered import ReportSections
 from service.settings import Settings
 from service.store import Store
 
@@ -40,6 +41,7 @@ class Service:
     metrics: Metrics
     device: str
     dataset_counts: DatasetCounts
+    report_sections: ReportSections
 
 
 async def _service(request: Request) -> Service:  # a plain function would be called on another thread

@@ -2,22 +2,38 @@
 
 import fcntl
 import logging
+import time
 from collections.abc import Mapping
 from concurrent.futures import CancelledError, Executor, Future
+from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from threading import Event, Thread
 from typing import TextIO
 
 from evaluation import Catalog, ShardResult
 from evaluation.counting import sufficient
-from service.executors import compute, describe
+from service.executors import ProgressFile, compute, describe
 from service.jobs import Claim
 from service.store import Store
 
 POLL_S = 0.5
 """How often the dispatcher looks for work and cancellations that other processes have written, seconds."""
 
+PROGRESS_S = 1.0
+"""How often at most the progress of running shards is written to the database, seconds."""
+
 _log = logging.getLogger(__name__)
+
+
+@dataclass
+class _Running:
+    """A shard that an executor runs, and how many of its images were done when that was last written down."""
+
+    claim: Claim
+    future: Future[ShardResult]
+    progress: ProgressFile
+    images_done: int = 0
 
 
 class Dispatcher:
@@ -36,7 +52,8 @@ class Dispatcher:
     def __init__(self, store: Store, catalog: Catalog, executors: Mapping[str, Executor], lock_path: Path) -> None:
         self._store, self._catalog, self._executors = store, catalog, executors
         self._lock_path = lock_path
-        self._running: dict[str, tuple[Claim, Future[ShardResult]]] = {}
+        self._running: dict[str, _Running] = {}
+        self._advanced_at = 0.0
         self._wake, self._stopping = Event(), Event()
         self._thread = Thread(target=self._run, name="dispatcher", daemon=True)
         self.active = Event()
@@ -61,23 +78,25 @@ class Dispatcher:
             while not self._stopping.is_set():
                 if _try_lock(lock):
                     self.active.set()
-                    self._dispatch()
+                    with TemporaryDirectory(prefix="withstand-progress-") as folder:
+                        self._dispatch(Path(folder))
                     self.active.clear()
                     return
                 self._wait()
 
-    def _dispatch(self) -> None:
+    def _dispatch(self, folder: Path) -> None:
         recovered = False
         while not self._stopping.is_set():
             try:
                 recovered = recovered or self._recover()
                 self._collect()
-                self._hand_out()
+                self._hand_out(folder)
+                self._advance()
             except Exception:  # a full disk or a locked database must not end the dispatcher
                 _log.exception("the dispatcher will try again")
             self._wait()
-        for _, future in self._running.values():
-            future.cancel()
+        for each in self._running.values():
+            each.future.cancel()
 
     def _recover(self) -> bool:
         if interrupted := self._store.recover():
@@ -89,12 +108,12 @@ class Dispatcher:
         self._wake.clear()
 
     def _collect(self) -> None:
-        for device, (claim, future) in list(self._running.items()):
-            if not future.done():
-                if self._store.wanted(claim.id):
+        for device, each in list(self._running.items()):
+            if not each.future.done():
+                if self._store.wanted(each.claim.id):
                     continue
-                future.cancel()
-            self._finish(claim, future)
+                each.future.cancel()
+            self._finish(each.claim, each.future)
             del self._running[device]
 
     def _finish(self, claim: Claim, future: Future[ShardResult]) -> None:
@@ -109,15 +128,29 @@ class Dispatcher:
         self._store.complete(claim.id, result)
         self._spare(claim)
 
-    def _hand_out(self) -> None:
+    def _advance(self) -> None:
+        """Write down how far running shards are, where that has changed."""
+        if time.monotonic() - self._advanced_at < PROGRESS_S:
+            return
+        changed: dict[int, int] = {}
+        for each in self._running.values():
+            done = int(each.claim.shard.images * each.progress.read())
+            if done != each.images_done:
+                changed[each.claim.id] = each.images_done = done
+        if changed:
+            self._store.advance(changed)
+            self._advanced_at = time.monotonic()
+
+    def _hand_out(self, folder: Path) -> None:
         for device, executor in self._executors.items():
             if device in self._running:
                 continue
             claim = self._claim()
             if claim is None:
                 return
-            future = self._start(executor, claim)
-            self._running[device] = claim, future
+            progress = ProgressFile(folder / str(claim.id))
+            future = self._start(executor, claim, progress)
+            self._running[device] = _Running(claim, future, progress)
             future.add_done_callback(lambda _: self.wake())
 
     def _claim(self) -> Claim | None:
@@ -138,9 +171,11 @@ class Dispatcher:
             self._store.spare(claim)
         return enough
 
-    def _start(self, executor: Executor, claim: Claim) -> Future[ShardResult]:
+    def _start(self, executor: Executor, claim: Claim, progress: ProgressFile) -> Future[ShardResult]:
         try:
-            return executor.submit(compute, self._catalog, claim.plan, claim.shard, claim.known)
+            return executor.submit(
+                compute, self._catalog, claim.plan, claim.shard, claim.known, on_progress=progress.write
+            )
         except Exception as error:  # an executor that cannot start anything is a failure of the shard like any other
             future: Future[ShardResult] = Future()
             future.set_exception(error)

@@ -4,7 +4,9 @@ import multiprocessing
 import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor, Future
+from dataclasses import dataclass
 from functools import lru_cache, partial
+from pathlib import Path
 from threading import Thread
 from typing import ParamSpec, TypeVar
 
@@ -14,6 +16,7 @@ from pebble import ProcessPool
 import models
 from evaluation import Catalog, DatasetError, Plan, Shard, ShardResult, best_device, run_shard
 from evaluation.catalog import Roles
+from evaluation.runner import OnProgress
 
 MODELS_KEPT = 2
 """Classifiers that a device process keeps loaded."""
@@ -102,7 +105,33 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def compute(catalog: Catalog, plan: Plan, shard: Shard, known: ShardResult | None = None) -> ShardResult:
+@dataclass(frozen=True)
+class ProgressFile:
+    """A small file in which the process that runs a shard writes how far it is; it need not be there yet."""
+
+    path: Path
+
+    def write(self, done: int, total: int) -> None:
+        """Write the images that are done, of how many."""
+        self.path.write_text(f"{done} {total}")
+
+    def read(self) -> float:
+        """Read the share that is done, 0 to 1."""
+        try:
+            done, total = map(int, self.path.read_text().split())
+        except (FileNotFoundError, ValueError):  # nothing is written yet, or it is being written
+            return 0.0
+        return done / total
+
+
+def compute(
+    catalog: Catalog,
+    plan: Plan,
+    shard: Shard,
+    known: ShardResult | None = None,
+    *,
+    on_progress: OnProgress = lambda done, total: None,
+) -> ShardResult:
     """Run a shard on this process's device; files that have changed since the evaluation was submitted are refused.
 
     Args:
@@ -110,6 +139,7 @@ def compute(catalog: Catalog, plan: Plan, shard: Shard, known: ShardResult | Non
         plan: the evaluation, with the hashes of the files it is about.
         shard: the part of it to run.
         known: what came of its first images before.
+        on_progress: see `run_shard`.
 
     Raises:
         CheckpointError: the checkpoint or its card is not the one that was asked about.
@@ -123,7 +153,14 @@ def compute(catalog: Catalog, plan: Plan, shard: Shard, known: ShardResult | Non
     roles = _load(catalog, shard.model, plan.spec.precision, plan.columns(shard.model), sha256)
     sources = partial(_sources, catalog, plan.sources.get(shard.model, {}))
     return run_shard(
-        plan.spec, shard, dataset=dataset, known=known, broken=plan.broken, sources=sources, **roles._asdict()
+        plan.spec,
+        shard,
+        dataset=dataset,
+        known=known,
+        broken=plan.broken,
+        sources=sources,
+        on_progress=on_progress,
+        **roles._asdict(),
     )
 
 

@@ -6,7 +6,7 @@ from enum import StrEnum
 from typing import Any
 
 from evaluation import Report, writers
-from service.pages import render_report
+from service.sections import render_report
 
 Rows = Callable[[], list[dict[str, Any]]]
 """Makes the rows of `writers.image_rows`, for the forms that have a row an image."""

@@ -45,6 +45,8 @@ class Progress:
         runs: how often a shard was handed out; more than the shards only after failures or restarts.
         busy_s: seconds that the finished shards took, summed.
         error: what a failure said, first of all that of a shard that has failed for good.
+        images_advanced: images of running shards that are done.
+        passes_advanced: the same in passes.
     """
 
     shards: dict[ShardStatus, int]
@@ -53,6 +55,13 @@ class Progress:
     runs: int
     busy_s: float
     error: str | None
+    images_advanced: int = 0
+    passes_advanced: float = 0.0
+
+    @property
+    def images_done(self) -> int:
+        """Images of finished shards, and those of running ones that are done."""
+        return self.images.get(ShardStatus.DONE, 0) + self.images_advanced
 
     @property
     def images_per_s(self) -> float | None:
@@ -64,7 +73,7 @@ class Progress:
         """Seconds until the rest is done: an attack of many steps counts for as many passes."""
         rate = self._rate(self.passes)
         rest = self.passes.get(ShardStatus.PENDING, 0) + self.passes.get(ShardStatus.RUNNING, 0)
-        return None if rate is None else rest / rate
+        return None if rate is None else (rest - self.passes_advanced) / rate
 
     def _rate(self, amounts: dict[ShardStatus, int]) -> float | None:
         done = amounts.get(ShardStatus.DONE, 0)

@@ -1,18 +1,14 @@
 """Templates of the pages."""
 
-import base64
 from pathlib import Path
 from typing import cast
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
-from evaluation.charts import Chart, charts
-from evaluation.examples import Example
-from evaluation.report import Report
+from evaluation.charts import Chart
 from evaluation.statistics import Proportion
-from evaluation.writers import manifest, methods
-from service.drawing import over_picture
+from service.example_pictures import kinds
 
 WEB = Path(__file__).parent / "web"
 
@@ -30,11 +26,9 @@ def render(template: str, **values: object) -> str:
     return _ENVIRONMENT.get_template(template).render(**values)
 
 
-def render_report(report: Report) -> str:
-    """Write a report as one HTML file that needs no other."""
-    return render(
-        "report.html", report=report, charts=charts(report), methods=methods(report), manifest=manifest(report)
-    )
+def macro(template: str, name: str, *values: object) -> Markup:
+    """Fill a macro of a template."""
+    return getattr(_ENVIRONMENT.get_template(template).module, name)(*values)
 
 
 _WIDTH, _HEIGHT, _MARGIN = 640, 280, 40
@@ -76,6 +70,11 @@ def _percent(score: float) -> str:
     return f"{100 * score:.1f}"
 
 
+def _breakable(name: str) -> Markup:
+    """Let a long name break after its dots and underscores."""
+    return Markup(str(escape(name)).replace(".", ".<wbr>").replace("_", "_<wbr>"))  # noqa: S704  escaped
+
+
 def _hue(score: Proportion) -> int:
     """From red (0) over yellow to green (120), in degrees of the colour circle."""
     return round(120 * score.value)
@@ -85,13 +84,5 @@ def _style_sheet() -> str:
     return (WEB / "static" / "style.css").read_text()
 
 
-def _attention(example: Example, kind: str) -> str:
-    """Draw an example's attention over its picture, as base64 of a PNG file."""
-    picture, grid = (
-        (example.clean, example.clean_attention) if kind == "clean" else (example.changed, example.attention)
-    )
-    return base64.b64encode(over_picture(base64.b64decode(picture), grid or ())).decode()
-
-
-cast(dict[str, object], _ENVIRONMENT.filters).update(attention=_attention, percent=_percent, hue=_hue, svg=_svg)
-cast(dict[str, object], _ENVIRONMENT.globals).update(style_sheet=_style_sheet)
+cast(dict[str, object], _ENVIRONMENT.filters).update(breakable=_breakable, percent=_percent, hue=_hue, svg=_svg)
+cast(dict[str, object], _ENVIRONMENT.globals).update(style_sheet=_style_sheet, kinds=kinds)

@@ -111,9 +111,9 @@ class AddedModel(BaseModel):
     links: dict[str, str]
 
     @classmethod
-    def of(cls, added: Added) -> "AddedModel":
-        """Describe a model that was added."""
-        here = f"/v1/models/{added.checkpoint.name}"
+    def of(cls, added: Added, *, root: str = "") -> "AddedModel":
+        """Describe a model that was added; `root` is the path prefix of the service."""
+        here = f"{root}/v1/models/{added.checkpoint.name}"
         return cls(
             name=added.checkpoint.name,
             card=added.card,
@@ -235,7 +235,7 @@ class PgdRequest(PresetRequest):
 
 
 class ProgressView(BaseModel):
-    """How far an evaluation is. An image counts once for every model and condition."""
+    """How far an evaluation is. An image counts once for every model and condition, those of running shards included."""
 
     images_done: int
     images_total: int
@@ -262,17 +262,17 @@ class EvaluationView(BaseModel):
     report: Report | None = None
 
     @classmethod
-    def of(cls, evaluation: Evaluation, report: Report | None = None) -> "EvaluationView":
-        """Describe a stored evaluation."""
+    def of(cls, evaluation: Evaluation, report: Report | None = None, *, root: str) -> "EvaluationView":
+        """Describe a stored evaluation; `root` is the path prefix of the service."""
         progress = evaluation.progress
-        here = f"/v1/evaluations/{evaluation.id}"
+        here = f"{root}/v1/evaluations/{evaluation.id}"
         return cls(
             id=evaluation.id,
             status=evaluation.status,
             created_at=evaluation.created_at,
             spec=evaluation.plan.spec,
             progress=ProgressView(
-                images_done=progress.images.get(ShardStatus.DONE, 0),
+                images_done=progress.images_done,
                 images_total=_needed(progress.images),
                 shards_done=progress.shards.get(ShardStatus.DONE, 0),
                 shards_total=_needed(progress.shards),
@@ -284,7 +284,7 @@ class EvaluationView(BaseModel):
                 "self": here,
                 "events": f"{here}/events",
                 "report": f"{here}/report",
-                "page": f"/evaluations/{evaluation.id}",
+                "page": f"{root}/evaluations/{evaluation.id}",
             },
             report=report,
         )

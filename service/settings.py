@@ -27,6 +27,13 @@ class Settings(BaseSettings):
 
     host: Annotated[str, Field(description="address to listen on")] = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535, description="port to listen on; 0 takes a free one")] = 8000
+    root_path: Annotated[
+        str,
+        Field(
+            pattern=r"^(/[A-Za-z0-9._~-]+)*$",
+            description="path prefix at a reverse proxy, such as /withstand; stripped or not",
+        ),
+    ] = ""
     data_dir: Annotated[Path, Field(description="folder of the database, of added models and data sets")] = Path(
         ".withstand"
     )

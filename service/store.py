@@ -2,7 +2,7 @@
 
 import sqlite3
 import time
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -67,6 +67,7 @@ _SHARDS = Table(
     Column("shard", Text, nullable=False),
     Column("address", String, index=True),
     Column("images", Integer, nullable=False),
+    Column("images_done", Integer, nullable=False, server_default="0"),
     Column("passes", Integer, nullable=False),
     Column("status", String, nullable=False),
     Column("failures", Integer, nullable=False, default=0),
@@ -180,6 +181,13 @@ class Store:
         with self._engine.connect() as db:
             return [ShardResult.model_validate_json(result) for (result,) in db.execute(query)]
 
+    def result(self, evaluation_id: str, shard: Shard) -> ShardResult | None:
+        """Read one finished shard."""
+        here = (_SHARDS.c.evaluation_id == evaluation_id, _SHARDS.c.shard == shard.model_dump_json())
+        with self._engine.connect() as db:
+            found = db.execute(select(_SHARDS.c.result).where(*here)).scalar()
+            return None if found is None else ShardResult.model_validate_json(found)
+
     def cancel(self, evaluation_id: str) -> None:
         """Drop what is not finished."""
         with _transaction(self._engine) as db:
@@ -245,10 +253,17 @@ class Store:
             db.execute(
                 update(_SHARDS)
                 .where(_SHARDS.c.id == row["id"])
-                .values(status=ShardStatus.RUNNING, runs=_SHARDS.c.runs + 1, error=None)
+                .values(status=ShardStatus.RUNNING, runs=_SHARDS.c.runs + 1, error=None, images_done=0)
             )
             plan, shard = Plan.model_validate_json(row["plan"]), Shard.model_validate_json(row["shard"])
             return Claim(row["id"], row["evaluation_id"], plan, shard, _known(db, plan, shard))
+
+    def advance(self, images_done: Mapping[int, int]) -> None:
+        """Write how many images of running shards, by their ids, are done."""
+        with _transaction(self._engine) as db:
+            for shard_id, images in images_done.items():
+                here = (_SHARDS.c.id == shard_id, _SHARDS.c.status == ShardStatus.RUNNING)
+                db.execute(update(_SHARDS).where(*here).values(images_done=images))
 
     def complete(self, shard_id: int, result: ShardResult) -> bool:
         """Keep a result; returns False, and keeps nothing, if the shard was not running (done already, or dropped)."""
@@ -382,7 +397,7 @@ def _results(db: Connection, addresses: Iterable[str]) -> Iterator[tuple[str, Sh
 
 
 def _bring_up_to_date(db: Connection) -> None:
-    """Write the shards of an earlier version anew: it gave ids of removed ones again, and knew no addresses."""
+    """Write the shards of an earlier version anew: it gave ids of removed ones again, and knew neither addresses nor progress."""
     if db.dialect.name != "sqlite":
         return
     definition = db.exec_driver_sql("SELECT sql FROM sqlite_master WHERE name = 'shards'").scalar_one()
@@ -429,6 +444,8 @@ def _evaluation(db: Connection, row: RowMapping) -> Evaluation:
             func.count().label("shards"),
             func.sum(_SHARDS.c.images).label("images"),
             func.sum(_SHARDS.c.passes).label("passes"),
+            func.sum(_SHARDS.c.images_done).label("images_advanced"),
+            func.sum(1.0 * _SHARDS.c.passes * _SHARDS.c.images_done / _SHARDS.c.images).label("passes_advanced"),
             func.sum(_SHARDS.c.runs).label("runs"),
             func.max(_SHARDS.c.error).label("error"),
             func.sum(_SHARDS.c.seconds).label("busy_s"),
@@ -437,6 +454,7 @@ def _evaluation(db: Connection, row: RowMapping) -> Evaluation:
         .group_by(_SHARDS.c.status)
     )
     groups = {ShardStatus(group["status"]): group for group in db.execute(query).mappings()}
+    running = groups.get(ShardStatus.RUNNING)
     errors = [groups[status]["error"] for status in (ShardStatus.FAILED, *groups) if status in groups]
     return Evaluation(
         id=row["id"],
@@ -451,5 +469,7 @@ def _evaluation(db: Connection, row: RowMapping) -> Evaluation:
             runs=sum(group["runs"] for group in groups.values()),
             busy_s=sum(group["busy_s"] or 0.0 for group in groups.values()),
             error=next((error for error in errors if error), None),
+            images_advanced=running["images_advanced"] if running else 0,
+            passes_advanced=running["passes_advanced"] if running else 0.0,
         ),
     )

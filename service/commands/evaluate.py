@@ -135,7 +135,13 @@ def evaluate(
         typer.echo(expected.model_dump_json(indent=2) if as_json else describe_estimate(expected))
         return
     results: list[ShardResult] = []
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("images"),
+        TimeRemainingColumn(),
+    )
     err = Console(stderr=True)
     with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
         task = progress.add_task("evaluating", total=None)
@@ -143,13 +149,22 @@ def evaluate(
         def on_shard(result: ShardResult, done: int, total: int) -> None:
             results.append(result)
             title = spec.conditions[result.shard.condition].title
-            progress.update(task, completed=done, total=total, description=f"{result.shard.model}, {title}")
+            progress.update(task, description=f"{result.shard.model}, {title}")
+
+        def on_progress(done: int, total: int) -> None:
+            progress.update(task, completed=done, total=total)
 
         def on_look(done: int, total: int) -> None:
             progress.update(task, completed=done, total=total, description="looking for broken pictures")
 
         report = evaluation.evaluate(
-            spec, catalog=catalog, device=usable(device), kept=kept, on_shard=on_shard, on_look=on_look
+            spec,
+            catalog=catalog,
+            device=usable(device),
+            kept=kept,
+            on_shard=on_shard,
+            on_progress=on_progress,
+            on_look=on_look,
         )
     files = catalog.open_dataset(dataset).files
     for path, form in forms.items():

@@ -32,7 +32,7 @@ def list_evaluations(
 
     if url is None:
         with _stored(data_dir) as store:
-            views = [EvaluationView.of(each) for each in store.evaluations()]
+            views = [EvaluationView.of(each, root="") for each in store.evaluations()]
     else:
         with Client(url, api_key=api_key) as client:
             views = [EvaluationView.model_validate(each) for each in client.evaluations()]

@@ -116,7 +116,7 @@ def _submit(spec: EvaluationSpec, service: Service, response: Response, key: str
     except KeyReusedError as error:
         raise _refusal(error) from error
     service.dispatcher.wake()
-    view = EvaluationView.of(find_evaluation(plan.id, service))
+    view = _view(find_evaluation(plan.id, service), service)
     response.headers["Location"] = view.links["self"]
     return view
 
@@ -156,13 +156,13 @@ def list_evaluations(
     """List evaluations, the newest first."""
     found = service.store.evaluations(limit=limit, before=cursor)
     more = found[-1].sequence if len(found) == limit else None
-    return EvaluationList(evaluations=[EvaluationView.of(each) for each in found], next_cursor=more)
+    return EvaluationList(evaluations=[_view(each, service) for each in found], next_cursor=more)
 
 
 @router.get("/{evaluation_id}")
 def read_evaluation(evaluation: EvaluationDep, service: ServiceDep) -> EvaluationView:
     """Read an evaluation with its progress and its report so far."""
-    return EvaluationView.of(evaluation, _report(evaluation, service))
+    return _view(evaluation, service, _report(evaluation, service))
 
 
 async def _removes_results(
@@ -188,7 +188,7 @@ def cancel_evaluation(
         return _remove(evaluation, service)
     service.store.cancel(evaluation.id)
     service.dispatcher.wake()
-    return EvaluationView.of(find_evaluation(evaluation.id, service))
+    return _view(find_evaluation(evaluation.id, service), service)
 
 
 def _remove(evaluation: Evaluation, service: Service) -> EvaluationView:
@@ -197,7 +197,7 @@ def _remove(evaluation: Evaluation, service: Service) -> EvaluationView:
     except removal.InUseError as error:
         raise ServiceError(HTTPStatus.CONFLICT, str(error)) from error
     service.dispatcher.wake()  # a process may still run a shard of it
-    return EvaluationView.of(removed)
+    return _view(removed, service)
 
 
 @router.get("/{evaluation_id}/events", response_class=EventSourceResponse)
@@ -210,7 +210,7 @@ async def watch_evaluation(
         current = await asyncio.to_thread(service.store.evaluation, evaluation.id)
         if current is None:  # removed meanwhile
             return
-        view = EvaluationView.of(current)
+        view = _view(current, service)
         if view != shown:
             yield ServerSentEvent(data=view, event="progress", id=str(view.progress.shards_done))
             shown = view
@@ -247,3 +247,7 @@ def _rows(evaluation: Evaluation, service: Service) -> list[dict[str, Any]]:
 
 def _report(evaluation: Evaluation, service: Service) -> Report:
     return merge(evaluation.plan, service.store.results(evaluation.id))
+
+
+def _view(evaluation: Evaluation, service: Service, report: Report | None = None) -> EvaluationView:
+    return EvaluationView.of(evaluation, report, root=service.settings.root_path)

@@ -106,7 +106,7 @@ async def add_model(request: Request, service: ServiceDep, response: Response) -
     else:
         body = _model_request(await _read_json(request))
         added = await asyncio.to_thread(lambda: _add(service, service.catalog.model_file(body.path), body))
-    view = AddedModel.of(added)
+    view = AddedModel.of(added, root=service.settings.root_path)
     response.headers["Location"] = view.links["self"]
     return view
 

@@ -30,7 +30,7 @@ def settings_table() -> str:
     lines = ["| variable | default | meaning |", "|---|---|---|"]
     for name, field in Settings.model_fields.items():
         default = field.default
-        shown = "empty" if default in ((), frozenset(), None) else str(default)
+        shown = "empty" if default in ((), frozenset(), None, "") else str(default)
         lines.append(f"| `WITHSTAND_{name.upper()}` | {shown} | {field.description} |")
     return "\n".join(lines)
 

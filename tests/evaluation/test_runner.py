@@ -251,3 +251,27 @@ def test_a_card_that_changes_the_answers_makes_another_question(
     assert plan_id(preprocessing=brighter) != plain
     assert plan_id(classes=("square", "disc", "stripes")) != plain
     assert plan_id(training="told at greater length") == plain
+
+
+def test_the_images_that_are_done_are_reported_after_each_batch_and_shard(
+    monkeypatch: pytest.MonkeyPatch, catalog: Catalog
+) -> None:
+    monkeypatch.setattr(evaluation.plan, "SHARD_IMAGES", 20)
+    monkeypatch.setattr(evaluation.runner, "BATCH_PIXELS", 8 * 32 * 32)
+    seen: list[tuple[int, int]] = []
+    chosen = spec(conditions=CONDITIONS[:2])
+    evaluate(chosen, catalog=catalog, device="cpu", on_progress=lambda done, total: seen.append((done, total)))
+    of_one = [8, 16, 20, 28, 33]  # shards of 20 and 13 images
+    assert seen == [(done, 66) for done in (*of_one, *(33 + done for done in of_one))]
+
+
+def test_a_shard_that_goes_on_reports_what_is_left_to_run(monkeypatch: pytest.MonkeyPatch, catalog: Catalog) -> None:
+    monkeypatch.setattr(evaluation.runner, "BATCH_PIXELS", 8 * 32 * 32)
+    chosen = spec(conditions=CONDITIONS[:1])
+    roles = catalog.load_folded("tiny", "cpu", "float32")._asdict()
+    dataset = catalog.open_dataset("shapes")
+    small, large = (Shard(model="tiny", condition=0, start=0, stop=stop) for stop in (20, 33))
+    known = run_shard(chosen, small, dataset=dataset, **roles)
+    seen: list[tuple[int, int]] = []
+    run_shard(chosen, large, dataset=dataset, known=known, on_progress=lambda *each: seen.append(each), **roles)
+    assert seen == [(8, 13)], "the last batch is reported by the result"

@@ -11,6 +11,7 @@ import httpx
 import pytest
 import uvicorn
 from fastapi import FastAPI
+from starlette.types import ASGIApp
 
 from evaluation import Catalog, EvaluationSpec, Plan, Shard, ShardResult
 from evaluation.conditions import Row
@@ -74,21 +75,26 @@ class Server:
 
 
 @contextmanager
-def serving(settings: Settings) -> Iterator[Server]:
-    """Serve on a free port until the block ends."""
-    app = create_app(settings)
+def listening(app: ASGIApp) -> Iterator[str]:
+    """Serve an application on a free port until the block ends; gives its address."""
     config = uvicorn.Config(app, port=0, log_level="critical", ws="none", timeout_graceful_shutdown=1)
     server = uvicorn.Server(config)
     thread = Thread(target=server.run)
     thread.start()
     try:
         until(lambda: server.started or not thread.is_alive())
-        url = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-        with httpx.Client(base_url=url, timeout=DEADLINE_S) as http:
-            yield Server(app, url, http)
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
     finally:
         server.should_exit = True
         thread.join()
+
+
+@contextmanager
+def serving(settings: Settings) -> Iterator[Server]:
+    """Run the service on a free port until the block ends."""
+    app = create_app(settings)
+    with listening(app) as url, httpx.Client(base_url=url, timeout=DEADLINE_S) as http:
+        yield Server(app, url, http)
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,8 @@
 """The dispatcher with executors that are threads: from pending shards to a report."""
 
+import itertools
 import sqlite3
+import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import closing
@@ -12,13 +14,15 @@ import pytest
 
 import evaluation
 import evaluation.plan
+import evaluation.runner
 from evaluation import Catalog, EvaluationSpec, Plan, ShardResult, make_plan, merge
-from service.dispatcher import Dispatcher
+from evaluation.runner import OnProgress
+from service.dispatcher import PROGRESS_S, Dispatcher
 from service.executors import compute
 from service.jobs import Evaluation, ShardStatus, Status
 from service.store import MAX_FAILURES, Store
 from tests.conftest import Put, without_times
-from tests.service.conftest import until
+from tests.service.conftest import DEADLINE_S, until
 
 FLIP = {"kind": "transform", "name": "flip", "parameters": {"direction": "left_right"}}
 PGD = {
@@ -327,3 +331,52 @@ def test_a_database_that_cannot_be_used_for_a_while_does_not_end_the_dispatcher(
         vandal.execute("ALTER TABLE stolen RENAME TO shards")
     until(lambda: read(store, plan).status is Status.DONE)
     assert len(store.results(plan.id)) == 1
+
+
+class Halting(Threads):
+    """A thread that stops after the first batch of a shard until it may go on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.go_on = Event()
+
+    def submit(self, *args: Any, on_progress: OnProgress, **kwargs: Any) -> Future[Any]:
+        def halt(done: int, total: int) -> None:
+            on_progress(done, total)
+            self.go_on.wait(DEADLINE_S)
+
+        return super().submit(*args, on_progress=halt, **kwargs)
+
+
+def test_the_images_of_a_running_shard_that_are_done_count(
+    store: Store, catalog: Catalog, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluation.runner, "BATCH_PIXELS", 11 * 32 * 32)
+    plan = plan_of(catalog, conditions=[PGD])
+    store.submit(plan)
+    with Halting() as halting:
+        start({"cpu": halting})
+        until(lambda: read(store, plan).progress.images_done)
+        halfway = read(store, plan)
+        assert (halfway.status, halfway.progress.images_done) == (Status.RUNNING, 11)
+        halting.go_on.set()
+        until(lambda: read(store, plan).status is Status.DONE)
+    assert read(store, plan).progress.images_done == 33
+
+
+def test_progress_is_written_at_most_once_a_second(
+    store: Store, catalog: Catalog, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluation.runner, "BATCH_PIXELS", 32 * 32)
+    monkeypatch.setattr("service.dispatcher.POLL_S", 0.01)
+    written: list[float] = []
+    advance = store.advance
+    monkeypatch.setattr(store, "advance", lambda done: (written.append(time.monotonic()), advance(done)))
+    steps = PGD | {"attacks": [{"name": "pgd", "parameters": {"steps": 100}}]}
+    plan = plan_of(catalog, conditions=[steps])
+    store.submit(plan)
+    with Threads() as one:
+        start({"cpu": one})
+        until(lambda: read(store, plan).status.final)
+    assert len(written) > 1
+    assert min(later - earlier for earlier, later in itertools.pairwise(written)) >= PROGRESS_S

@@ -569,6 +569,27 @@ def test_a_condition_at_another_place_is_found_again(store: Store) -> None:
     assert {claimed.shard.condition for claimed in drain(store)} == {1}
 
 
+def test_images_of_a_running_shard_count_until_it_is_handed_out_again(store: Store) -> None:
+    plan = a_plan()
+    store.submit(plan)
+    first, second = store.claim(), store.claim()
+    assert first is not None
+    assert second is not None
+    store.complete(first.id, a_result(first.shard))
+    before = read(store).progress
+    store.advance({second.id: 40})
+    halfway = read(store).progress
+    assert (halfway.images_done, halfway.passes_advanced) == (140, 40)
+    assert (before.eta_s, halfway.eta_s) == pytest.approx((150 / 200, 110 / 200))
+    store.recover()
+    assert read(store).progress.images_done == 100
+    again = store.claim()
+    assert again is not None
+    assert (again.id, read(store).progress.images_done) == (second.id, 100)
+    store.advance({first.id: 7})
+    assert read(store).progress.images_done == 100, "it is finished"
+
+
 EARLIER = """
 DROP TABLE shards;
 CREATE TABLE shards (

@@ -1,34 +1,57 @@
-// Follows evaluations that have not ended: progress bars move, and a page that shows a report fetches it again as shards finish.
+// While something on a page is live, asks for the sections that have changed, and changes only what differs in them: what the reader
+// has opened, scrolled or focused stays as it is.
 "use strict";
 
-const FINAL = ["done", "failed", "cancelled"];
+const CHANGES = document.currentScript.dataset.changes;
+const PAUSE_MS = 1000;
+const SHARE = 10; // a page that is slow to answer is asked less often: it works for at most a tenth of the time
 
-function show(box, evaluation) {
-  const { images_done, images_total, images_per_s, eta_s } = evaluation.progress;
-  const status = box.querySelector(".status");
-  status.textContent = evaluation.status;
-  status.className = `status ${evaluation.status}`;
-  box.querySelector("progress").value = images_done;
-  box.querySelector(".count").textContent = `${images_done} / ${images_total} images`;
-  const rate = images_per_s === null ? "" : `${Math.round(images_per_s)} images/s`;
-  box.querySelector(".rate").textContent = eta_s === null ? rate : `${rate}, ${Math.round(eta_s)} s left`;
+function patch(old, fresh) {
+  if (old.nodeName !== fresh.nodeName) {
+    old.replaceWith(fresh);
+  } else if (old.nodeType !== Node.ELEMENT_NODE) {
+    if (old.data !== fresh.data) old.data = fresh.data;
+  } else {
+    patchAttributes(old, fresh);
+    const [before, after] = [[...old.childNodes], [...fresh.childNodes]];
+    after.forEach((child, place) => (before[place] ? patch(before[place], child) : old.append(child)));
+    before.slice(after.length).forEach((child) => child.remove());
+  }
 }
 
-async function refreshReport() {
-  const report = document.getElementById("report");
-  if (!report) return;
-  const answer = await fetch(location.href);
-  const page = new DOMParser().parseFromString(await answer.text(), "text/html");
-  report.replaceWith(page.getElementById("report"));
+function patchAttributes(old, fresh) {
+  const readers = (name) => name === "open"; // whether a section is open is up to its reader
+  for (const name of old.getAttributeNames()) {
+    if (!fresh.hasAttribute(name) && !readers(name)) old.removeAttribute(name);
+  }
+  for (const { name, value } of fresh.attributes) {
+    if (old.getAttribute(name) !== value && !readers(name)) old.setAttribute(name, value);
+  }
 }
 
-for (const box of document.querySelectorAll("[data-events]")) {
-  if (FINAL.includes(box.dataset.status)) continue;
-  const source = new EventSource(box.dataset.events);
-  source.addEventListener("progress", (event) => {
-    const evaluation = JSON.parse(event.data);
-    show(box, evaluation);
-    refreshReport();
-    if (FINAL.includes(evaluation.status)) source.close();
-  });
+async function update() {
+  const known = [...document.querySelectorAll("[data-hash]")].map((section) => section.dataset.hash);
+  const headers = { "Content-Type": "application/json" };
+  const answer = await fetch(CHANGES, { method: "POST", headers, body: JSON.stringify(known) });
+  if (!answer.ok) return;
+  const template = document.createElement("template");
+  template.innerHTML = await answer.text();
+  for (const section of [...template.content.children].reverse()) {
+    const old = document.getElementById(section.id);
+    if (old) patch(old, section);
+    else document.getElementById("sections").prepend(section); // an evaluation that was just submitted
+  }
 }
+
+async function follow() {
+  let pause = PAUSE_MS;
+  while (document.querySelector("[data-live]")) {
+    await new Promise((resolve) => setTimeout(resolve, pause));
+    if (document.hidden) continue;
+    const began = performance.now();
+    await update().catch(() => {}); // the service cannot be reached now
+    pause = Math.max(PAUSE_MS, SHARE * (performance.now() - began));
+  }
+}
+
+follow();
