@@ -81,8 +81,8 @@ class Preprocessing(BaseModel):
             case "squash":
                 return self.resize, self.resize
             case "border":
-                longer = max(width, height)
-                return max(1, round(self.resize * width / longer)), max(1, round(self.resize * height / longer))
+                ratio = max(width, height) / self.resize
+                return max(1, round(width / ratio)), max(1, round(height / ratio))
 
     def _cropped(self, picture: Image.Image) -> Image.Image:
         left, top = (_middle(side, self.crop) for side in picture.size)

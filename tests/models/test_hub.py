@@ -17,6 +17,7 @@ from models import CheckpointError, Preprocessing
 from tests.models.formula import formula_images
 
 VIT = "vit_tiny_patch16_224"
+SQUASHED, FRAMED = "coat_lite_medium_384.in1k", "deepseek_vit_412m.deepseek_v4_1_flash"
 HALF = [0.5] * 3
 AS_VIT = Preprocessing(resize=248, crop=224, interpolation="bicubic", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 
@@ -36,7 +37,9 @@ def of_hub(**changed: object) -> dict[str, Any]:
     return config | changed
 
 
-@pytest.mark.parametrize("name", [VIT, "resnet50", "convnext_tiny", "vit_base_patch16_clip_224.openai"])
+@pytest.mark.parametrize(
+    "name", [VIT, "resnet50", "convnext_tiny", "vit_base_patch16_clip_224.openai", SQUASHED, FRAMED]
+)
 def test_likely_preprocessing_is_that_of_timms_own_weights(name: str, tmp_path: Path) -> None:
     picture = formula_picture()
     settings = resolve_data_config({}, pretrained_cfg=get_pretrained_cfg(name).to_dict())

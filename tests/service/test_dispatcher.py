@@ -237,7 +237,7 @@ def test_cancelling_takes_the_shard_back_from_its_executor(store: Store, catalog
     release = Event()
     plan, next_plan = plan_of(catalog, images=3), plan_of(catalog, images=4)
     with Threads() as threads:
-        threads.submit(release.wait)
+        threads.submit(release.wait, DEADLINE_S)
         dispatcher = start({"cpu": threads})
         store.submit(plan)
         until(lambda: len(threads.futures) == 2)
@@ -292,7 +292,7 @@ def test_stopping_leaves_running_shards_to_the_next_dispatcher(store: Store, cat
     plan = plan_of(catalog, images=3)
     store.submit(plan)
     with Threads() as threads:
-        threads.submit(release.wait)
+        threads.submit(release.wait, DEADLINE_S)
         first = start({"cpu": threads})
         until(lambda: len(threads.futures) == 2)
         first.stop()
@@ -318,7 +318,7 @@ def test_a_database_that_cannot_be_used_for_a_while_does_not_end_the_dispatcher(
     store.submit(plan)
     store.claim()  # by a dispatcher that is gone: it must be recovered, however late
     release = Event()
-    threads.submit(release.wait)
+    threads.submit(release.wait, DEADLINE_S)
     if while_running:
         start({"cpu": threads})
         until(lambda: len(threads.futures) == 2)

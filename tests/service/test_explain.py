@@ -6,6 +6,7 @@ import json
 from base64 import b64decode
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -27,7 +28,7 @@ from service.errors import ServiceError
 from service.explain import MOST_WAITING, Explainer, explain
 from service.settings import Settings
 from tests.conftest import CLASSES, picture_bytes, shape_picture
-from tests.service.conftest import Server, serving
+from tests.service.conftest import DEADLINE_S, Server, serving
 
 DISC = picture_bytes(shape_picture(0, np.random.default_rng(5)))
 LAST = {
@@ -200,7 +201,7 @@ def test_more_explanations_than_may_wait_are_refused_and_late_ones_dropped(catal
 
     async def crowd() -> list[object]:
         return await asyncio.gather(
-            *(explainer.run(held.wait) for _ in range(MOST_WAITING + 1)), return_exceptions=True
+            *(explainer.run(partial(held.wait, DEADLINE_S)) for _ in range(MOST_WAITING + 1)), return_exceptions=True
         )
 
     try:

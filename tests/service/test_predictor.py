@@ -25,7 +25,7 @@ from service.deployments import Deployment, Deployments, ServingSettings
 from service.errors import ServiceError
 from service.lanes import Answer, Prepare
 from service.metrics import Metrics
-from service.predictor import Limits, Predictor
+from service.predictor import Limits, Load, Predictor
 from service.settings import Settings
 from tests.conftest import Put
 from tests.service.conftest import DEADLINE_S, serving, until
@@ -81,9 +81,9 @@ def new(catalog: Catalog) -> Iterator[Start]:
     """Make predictors on one core that are not started yet, with room for four."""
     made: list[Predictor] = []
 
-    def new(*, threads: int = 1, where: Catalog = catalog, **limits: Any) -> Predictor:
+    def new(*, threads: int = 1, load: Load | None = None, **limits: Any) -> Predictor:
         bounds = Limits(**{"images": 4, "timeout_s": DEADLINE_S} | limits)
-        made.append(Predictor("cpu", partial(load_served, where), bounds, Metrics(), threads=threads))
+        made.append(Predictor("cpu", load or partial(load_served, catalog), bounds, Metrics(), threads=threads))
         return made[-1]
 
     yield new
@@ -137,7 +137,7 @@ def test_what_waits_is_shared_among_the_cores(new: Start, find: Find, forwarded:
         asked = asyncio.ensure_future(predictor.predict(find("tiny"), pictures(*IMAGES, IMAGES[0])))
         await asyncio.sleep(0)
         predictor.start()
-        await asyncio.to_thread(held.busy.wait)
+        await asyncio.to_thread(held.busy.wait, DEADLINE_S)
         held.release.set()
         return await asked
 
@@ -233,7 +233,7 @@ def test_a_slow_queue_refuses_before_it_is_full(new: Start, find: Find, held: He
         held.release.clear()
         held.busy.clear()
         runs = asyncio.ensure_future(predictor.predict(find("tiny"), pictures(IMAGES[0])))
-        await asyncio.to_thread(held.busy.wait)
+        await asyncio.to_thread(held.busy.wait, DEADLINE_S)
         waits = asyncio.ensure_future(predictor.predict(find("tiny"), pictures(IMAGES[1])))  # nobody waits: let in
         await asyncio.sleep(0)
         with pytest.raises(ServiceError, match=r"1 pictures are waiting, which takes about 2\.\d s") as refused:
@@ -298,7 +298,7 @@ def test_stopping_cancels_what_waits_and_finishes_what_runs(new: Start, find: Fi
         held.release.clear()
         held.busy.clear()
         runs = asyncio.ensure_future(predictor.predict(tiny, pictures(*IMAGES[:1])))
-        await asyncio.to_thread(held.busy.wait)
+        await asyncio.to_thread(held.busy.wait, DEADLINE_S)
         waits = asyncio.ensure_future(predictor.predict(tiny, pictures(*IMAGES[1:])))
         await asyncio.sleep(0)
         stopping = asyncio.create_task(asyncio.to_thread(predictor.stop))
@@ -326,7 +326,7 @@ def test_a_replaced_checkpoint_is_loaded_anew_and_a_broken_one_fails_alone(
 ) -> None:
     path = put_checkpoint(tmp_path, "mine")
     where = Catalog((tmp_path,), ())
-    predictor, deployments = new(where=where), Deployments(where, tmp_path / "serving")
+    predictor, deployments = new(load=partial(load_served, where)), Deployments(where, tmp_path / "serving")
     predictor.start()
 
     def ask() -> Tensor:
@@ -427,7 +427,7 @@ def test_a_picture_being_decoded_keeps_its_model_from_being_forgotten(new: Start
     async def ask() -> list[Answer | PictureError]:
         await predictor.load(tiny)
         asked = asyncio.ensure_future(predictor.predict(tiny, [slow], timeout_s=10))
-        await asyncio.to_thread(slow.begun.wait)
+        await asyncio.to_thread(slow.begun.wait, DEADLINE_S)
         predictor.unload(tiny)
         slow.release.set()
         return await asked
@@ -440,14 +440,19 @@ def test_a_picture_decoded_for_a_model_that_failed_to_load_is_told_why(
     new: Start, put_checkpoint: Put, tmp_path: Path
 ) -> None:
     path = put_checkpoint(tmp_path, "mine")
-    where = Catalog((tmp_path,), ())
-    predictor, mine, slow = new(where=where), Deployments(where, tmp_path / "serving").find("mine"), Slow(IMAGES[0])
+    where, slow = Catalog((tmp_path,), ()), Slow(IMAGES[0])
+
+    def load_late(deployment: Deployment, device: str) -> models.Classifier:
+        assert slow.begun.wait(DEADLINE_S)
+        return load_served(where, deployment, device)
+
+    predictor, mine = new(load=load_late), Deployments(where, tmp_path / "serving").find("mine")
     path.write_bytes(b"broken")
     predictor.start()
 
     async def ask() -> None:
         asked = asyncio.ensure_future(predictor.predict(mine, [slow], timeout_s=10))
-        await asyncio.to_thread(slow.begun.wait)
+        await asyncio.to_thread(slow.begun.wait, DEADLINE_S)
         await asyncio.to_thread(until, lambda: not predictor._lanes)
         slow.release.set()
         await asked
@@ -462,7 +467,7 @@ def test_a_picture_being_decoded_when_it_all_ends_is_cancelled(new: Start, find:
 
     async def ask() -> None:
         asked = asyncio.ensure_future(predictor.predict(find("tiny"), [slow], timeout_s=10))
-        await asyncio.to_thread(slow.begun.wait)
+        await asyncio.to_thread(slow.begun.wait, DEADLINE_S)
         stopping = asyncio.create_task(asyncio.to_thread(predictor.stop))
         await asyncio.to_thread(until, lambda: predictor._stopping)
         slow.release.set()
