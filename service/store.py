@@ -1,91 +1,24 @@
-"""The durable state: evaluations, their shards and results. The only module that contains SQL."""
+"""The durable state: evaluations, their shards and results. The only module that contains queries."""
 
 import sqlite3
-import time
-from collections.abc import Generator, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import (
-    Column,
-    Connection,
-    Engine,
-    Float,
-    ForeignKey,
-    Index,
-    Integer,
-    MetaData,
-    RowMapping,
-    String,
-    Table,
-    Text,
-    column,
-    create_engine,
-    delete,
-    event,
-    func,
-    insert,
-    inspect,
-    select,
-    table,
-    update,
-)
+from sqlalchemy import Connection, RowMapping, delete, func, insert, select, update
 from sqlalchemy.exc import DatabaseError
 
 from evaluation.plan import Plan, Shard
 from evaluation.runner import ShardResult, furthest
+from service.database import EVALUATIONS, KEYS, SHARDS, open_engine, transaction
 from service.jobs import Claim, Evaluation, Progress, ShardStatus
 
 MAX_FAILURES = 3
 """Failures of a shard (exception, process death, time-out) after which its evaluation fails."""
 
-BUSY_S = 30
-"""How long to wait for another process that writes to the database, seconds."""
-
 ADDRESSES_A_QUERY = 500
 """SQLite allows some thousand parameters."""
-
-_METADATA = MetaData()
-
-_EVALUATIONS = Table(
-    "evaluations",
-    _METADATA,
-    Column("id", String, primary_key=True),
-    Column("sequence", Integer, nullable=False, unique=True),
-    Column("plan", Text, nullable=False),
-    Column("created_at", Float, nullable=False),
-    Column("cancelled_at", Float),
-)
-
-_SHARDS = Table(
-    "shards",
-    _METADATA,
-    Column("id", Integer, primary_key=True),
-    Column("evaluation_id", ForeignKey("evaluations.id"), nullable=False),
-    Column("shard", Text, nullable=False),
-    Column("address", String, index=True),
-    Column("images", Integer, nullable=False),
-    Column("images_done", Integer, nullable=False, server_default="0"),
-    Column("passes", Integer, nullable=False),
-    Column("status", String, nullable=False),
-    Column("failures", Integer, nullable=False, default=0),
-    Column("runs", Integer, nullable=False, default=0),
-    Column("error", Text),
-    Column("result", Text),
-    Column("seconds", Float),
-    Index("shards_by_evaluation", "evaluation_id", "status"),
-    sqlite_autoincrement=True,  # the id of a removed shard, which may still be running, is never given to another
-)
-
-_KEYS = Table(
-    "idempotency_keys",
-    _METADATA,
-    Column("key", String, primary_key=True),
-    Column("body_sha256", String, nullable=False),
-    Column("evaluation_id", ForeignKey("evaluations.id"), nullable=False),
-)
 
 
 class StoreError(RuntimeError):
@@ -100,12 +33,7 @@ class Store:
     """All reads and writes, each in one transaction."""
 
     def __init__(self, url: str) -> None:
-        self._engine = create_engine(url)
-        if self._engine.dialect.name == "sqlite":
-            event.listen(self._engine, "connect", _prepare_sqlite)
-        with _transaction(self._engine) as db:  # several processes may open a new database at once
-            _METADATA.create_all(db)
-            _bring_up_to_date(db)
+        self._engine = open_engine(url)
 
     @classmethod
     def at(cls, path: Path) -> "Store":
@@ -143,8 +71,8 @@ class Store:
         Raises:
             KeyReusedError: the key came before with another request.
         """
-        with _transaction(self._engine) as db:
-            known = db.execute(select(_EVALUATIONS.c.id).where(_EVALUATIONS.c.id == plan.id)).first()
+        with transaction(self._engine) as db:
+            known = db.execute(select(EVALUATIONS.c.id).where(EVALUATIONS.c.id == plan.id)).first()
             changed = _revive(db, plan.id) if known else _insert(db, plan)
             if key is not None:
                 _remember_key(db, key, body_sha256, plan.id)
@@ -167,176 +95,152 @@ class Store:
             limit: at most this many; None is no limit.
             before: only those with a smaller sequence number.
         """
-        query = select(_EVALUATIONS).order_by(_EVALUATIONS.c.sequence.desc()).limit(limit)
+        query = select(EVALUATIONS).order_by(EVALUATIONS.c.sequence.desc()).limit(limit)
         if before is not None:
-            query = query.where(_EVALUATIONS.c.sequence < before)
+            query = query.where(EVALUATIONS.c.sequence < before)
         with self._engine.connect() as db:
             return [_evaluation(db, row) for row in db.execute(query).mappings().all()]
 
     def results(self, evaluation_id: str) -> list[ShardResult]:
         """Read the finished shards."""
-        query = select(_SHARDS.c.result).where(
-            _SHARDS.c.evaluation_id == evaluation_id, _SHARDS.c.status == ShardStatus.DONE
+        query = select(SHARDS.c.result).where(
+            SHARDS.c.evaluation_id == evaluation_id, SHARDS.c.status == ShardStatus.DONE
         )
         with self._engine.connect() as db:
             return [ShardResult.model_validate_json(result) for (result,) in db.execute(query)]
 
     def result(self, evaluation_id: str, shard: Shard) -> ShardResult | None:
         """Read one finished shard."""
-        here = (_SHARDS.c.evaluation_id == evaluation_id, _SHARDS.c.shard == shard.model_dump_json())
+        here = (SHARDS.c.evaluation_id == evaluation_id, SHARDS.c.shard == shard.model_dump_json())
         with self._engine.connect() as db:
-            found = db.execute(select(_SHARDS.c.result).where(*here)).scalar()
+            found = db.execute(select(SHARDS.c.result).where(*here)).scalar()
             return None if found is None else ShardResult.model_validate_json(found)
 
     def cancel(self, evaluation_id: str) -> None:
         """Drop what is not finished."""
-        with _transaction(self._engine) as db:
-            unfinished = _SHARDS.c.status.in_([ShardStatus.PENDING, ShardStatus.RUNNING])
+        with transaction(self._engine) as db:
+            unfinished = SHARDS.c.status.in_([ShardStatus.PENDING, ShardStatus.RUNNING])
             dropped = db.execute(
-                update(_SHARDS)
-                .where(_SHARDS.c.evaluation_id == evaluation_id, unfinished)
+                update(SHARDS)
+                .where(SHARDS.c.evaluation_id == evaluation_id, unfinished)
                 .values(status=ShardStatus.DROPPED)
             )
             if dropped.rowcount:
-                db.execute(update(_EVALUATIONS).where(_EVALUATIONS.c.id == evaluation_id).values(cancelled_at=_now()))
+                db.execute(update(EVALUATIONS).where(EVALUATIONS.c.id == evaluation_id).values(cancelled_at=_now()))
 
     def remove(self, evaluation_id: str) -> Evaluation | None:
         """Delete an evaluation with its results, unless it has yet to end; returns it as it was, None if there is none.
 
         Evaluations that have the same results have their own copies.
         """
-        with _transaction(self._engine) as db:
+        with transaction(self._engine) as db:
             found = _find(db, evaluation_id)
             if found is not None and found.status.final:
-                for part in (_SHARDS, _KEYS):
+                for part in (SHARDS, KEYS):
                     db.execute(delete(part).where(part.c.evaluation_id == evaluation_id))
-                db.execute(delete(_EVALUATIONS).where(_EVALUATIONS.c.id == evaluation_id))
+                db.execute(delete(EVALUATIONS).where(EVALUATIONS.c.id == evaluation_id))
             return found
 
     def waiting_for(self, model: str) -> list[str]:
         """List the ids of the evaluations of a model that are not finished."""
-        unfinished = _SHARDS.c.status.in_([ShardStatus.PENDING, ShardStatus.RUNNING])
-        ids = select(_SHARDS.c.evaluation_id).where(unfinished)
-        query = select(_EVALUATIONS.c.id, _EVALUATIONS.c.plan).where(_EVALUATIONS.c.id.in_(ids))
+        unfinished = SHARDS.c.status.in_([ShardStatus.PENDING, ShardStatus.RUNNING])
+        ids = select(SHARDS.c.evaluation_id).where(unfinished)
+        query = select(EVALUATIONS.c.id, EVALUATIONS.c.plan).where(EVALUATIONS.c.id.in_(ids))
         with self._engine.connect() as db:
             plans = [(each, Plan.model_validate_json(plan)) for each, plan in db.execute(query)]
         return [each for each, plan in plans if model in plan.spec.models]
 
     def recover(self) -> int:
         """Make shards that were running when the former dispatcher ended pending again; returns their number."""
-        with _transaction(self._engine) as db:
+        with transaction(self._engine) as db:
             changed = db.execute(
-                update(_SHARDS).where(_SHARDS.c.status == ShardStatus.RUNNING).values(status=ShardStatus.PENDING)
+                update(SHARDS).where(SHARDS.c.status == ShardStatus.RUNNING).values(status=ShardStatus.PENDING)
             )
             return changed.rowcount
 
     def claim(self) -> Claim | None:
         """Take the next pending shard, from the evaluation with the fewest running ones; the dispatcher alone calls this."""
-        other = _SHARDS.alias()
+        other = SHARDS.alias()
         running = (
             select(func.count())
             .select_from(other)
-            .where(other.c.evaluation_id == _EVALUATIONS.c.id, other.c.status == ShardStatus.RUNNING)
+            .where(other.c.evaluation_id == EVALUATIONS.c.id, other.c.status == ShardStatus.RUNNING)
             .scalar_subquery()
         )
         query = (
-            select(_SHARDS.c.id, _SHARDS.c.shard, _EVALUATIONS.c.id.label("evaluation_id"), _EVALUATIONS.c.plan)
-            .join(_EVALUATIONS)
-            .where(_SHARDS.c.status == ShardStatus.PENDING)
-            .order_by(running, _EVALUATIONS.c.sequence, _SHARDS.c.id)
+            select(SHARDS.c.id, SHARDS.c.shard, EVALUATIONS.c.id.label("evaluation_id"), EVALUATIONS.c.plan)
+            .join(EVALUATIONS)
+            .where(SHARDS.c.status == ShardStatus.PENDING)
+            .order_by(running, EVALUATIONS.c.sequence, SHARDS.c.id)
             .limit(1)
         )
-        with _transaction(self._engine) as db:
+        with transaction(self._engine) as db:
             row = db.execute(query).mappings().first()
             if row is None:
                 return None
             db.execute(
-                update(_SHARDS)
-                .where(_SHARDS.c.id == row["id"])
-                .values(status=ShardStatus.RUNNING, runs=_SHARDS.c.runs + 1, error=None, images_done=0)
+                update(SHARDS)
+                .where(SHARDS.c.id == row["id"])
+                .values(status=ShardStatus.RUNNING, runs=SHARDS.c.runs + 1, error=None, images_done=0)
             )
             plan, shard = Plan.model_validate_json(row["plan"]), Shard.model_validate_json(row["shard"])
             return Claim(row["id"], row["evaluation_id"], plan, shard, _known(db, plan, shard))
 
     def advance(self, images_done: Mapping[int, int]) -> None:
         """Write how many images of running shards, by their ids, are done."""
-        with _transaction(self._engine) as db:
+        with transaction(self._engine) as db:
             for shard_id, images in images_done.items():
-                here = (_SHARDS.c.id == shard_id, _SHARDS.c.status == ShardStatus.RUNNING)
-                db.execute(update(_SHARDS).where(*here).values(images_done=images))
+                here = (SHARDS.c.id == shard_id, SHARDS.c.status == ShardStatus.RUNNING)
+                db.execute(update(SHARDS).where(*here).values(images_done=images))
 
     def complete(self, shard_id: int, result: ShardResult) -> bool:
         """Keep a result; returns False, and keeps nothing, if the shard was not running (done already, or dropped)."""
-        with _transaction(self._engine) as db:
+        with transaction(self._engine) as db:
             changed = db.execute(
-                update(_SHARDS)
-                .where(_SHARDS.c.id == shard_id, _SHARDS.c.status == ShardStatus.RUNNING)
+                update(SHARDS)
+                .where(SHARDS.c.id == shard_id, SHARDS.c.status == ShardStatus.RUNNING)
                 .values(status=ShardStatus.DONE, result=result.model_dump_json(), seconds=result.seconds)
             )
             return changed.rowcount == 1
 
     def spare(self, claim: Claim) -> None:
         """Drop a claim, if it is not done, and the pending shards of its model and condition: their numbers are certain enough."""
-        here = (_SHARDS.c.evaluation_id == claim.evaluation_id, _SHARDS.c.status == ShardStatus.PENDING)
-        with _transaction(self._engine) as db:
-            for shard_id, text in db.execute(select(_SHARDS.c.id, _SHARDS.c.shard).where(*here)).all():
+        here = (SHARDS.c.evaluation_id == claim.evaluation_id, SHARDS.c.status == ShardStatus.PENDING)
+        with transaction(self._engine) as db:
+            for shard_id, text in db.execute(select(SHARDS.c.id, SHARDS.c.shard).where(*here)).all():
                 shard = Shard.model_validate_json(text)
                 if (shard.model, shard.condition) == (claim.shard.model, claim.shard.condition):
-                    db.execute(update(_SHARDS).where(_SHARDS.c.id == shard_id).values(status=ShardStatus.SPARED))
-            unfinished = (_SHARDS.c.id == claim.id, _SHARDS.c.status == ShardStatus.RUNNING)
-            db.execute(update(_SHARDS).where(*unfinished).values(status=ShardStatus.SPARED))
+                    db.execute(update(SHARDS).where(SHARDS.c.id == shard_id).values(status=ShardStatus.SPARED))
+            unfinished = (SHARDS.c.id == claim.id, SHARDS.c.status == ShardStatus.RUNNING)
+            db.execute(update(SHARDS).where(*unfinished).values(status=ShardStatus.SPARED))
 
     def fail(self, shard_id: int, error: str) -> None:
         """Count a failure; after the last try the shard has failed, and nothing more of its evaluation is started."""
-        with _transaction(self._engine) as db:
-            here = (_SHARDS.c.id == shard_id, _SHARDS.c.status == ShardStatus.RUNNING)
-            row = db.execute(select(_SHARDS.c.failures, _SHARDS.c.evaluation_id).where(*here)).first()
+        with transaction(self._engine) as db:
+            here = (SHARDS.c.id == shard_id, SHARDS.c.status == ShardStatus.RUNNING)
+            row = db.execute(select(SHARDS.c.failures, SHARDS.c.evaluation_id).where(*here)).first()
             if row is None:
                 return
             failures = row.failures + 1
             status = ShardStatus.FAILED if failures >= MAX_FAILURES else ShardStatus.PENDING
-            db.execute(update(_SHARDS).where(*here).values(status=status, failures=failures, error=error))
-            of_same = _SHARDS.c.evaluation_id == row.evaluation_id
-            if db.execute(select(_SHARDS.c.id).where(of_same, _SHARDS.c.status == ShardStatus.FAILED)).first():
-                pending = _SHARDS.c.status == ShardStatus.PENDING
-                db.execute(update(_SHARDS).where(of_same, pending).values(status=ShardStatus.DROPPED))
+            db.execute(update(SHARDS).where(*here).values(status=status, failures=failures, error=error))
+            of_same = SHARDS.c.evaluation_id == row.evaluation_id
+            if db.execute(select(SHARDS.c.id).where(of_same, SHARDS.c.status == ShardStatus.FAILED)).first():
+                pending = SHARDS.c.status == ShardStatus.PENDING
+                db.execute(update(SHARDS).where(of_same, pending).values(status=ShardStatus.DROPPED))
 
     def shard_counts(self) -> dict[str, int]:
         """Count the shards of all evaluations by status."""
         with self._engine.connect() as db:
-            rows = db.execute(select(_SHARDS.c.status, func.count()).group_by(_SHARDS.c.status))
+            rows = db.execute(select(SHARDS.c.status, func.count()).group_by(SHARDS.c.status))
             counts: dict[str, int] = {status: count for status, count in rows}  # noqa: C416  # rows are no tuples
             return {status: counts.get(status, 0) for status in ShardStatus}
 
     def wanted(self, shard_id: int) -> bool:
         """Whether a running shard's result is still asked for; not if its evaluation was removed."""
         with self._engine.connect() as db:
-            status = db.execute(select(_SHARDS.c.status).where(_SHARDS.c.id == shard_id)).scalar_one_or_none()
+            status = db.execute(select(SHARDS.c.status).where(SHARDS.c.id == shard_id)).scalar_one_or_none()
             return status == ShardStatus.RUNNING
-
-
-def _prepare_sqlite(connection: Any, _record: object) -> None:
-    for pragma in (f"busy_timeout = {1000 * BUSY_S}", "synchronous = NORMAL", "foreign_keys = ON"):
-        connection.execute(f"PRAGMA {pragma}")
-    deadline = time.monotonic() + BUSY_S
-    while True:
-        try:
-            connection.execute("PRAGMA journal_mode = WAL")
-        except sqlite3.OperationalError as error:  # where others open the database too, SQLite does not wait here
-            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
-                raise
-            time.sleep(0.01)
-        else:
-            return
-
-
-@contextmanager
-def _transaction(engine: Engine) -> Generator[Connection]:
-    """Begin with the write lock, so that a read inside the transaction is not overtaken by another writer."""
-    with engine.begin() as db:
-        if engine.dialect.name == "sqlite":
-            db.exec_driver_sql("BEGIN IMMEDIATE")
-        yield db
 
 
 def _now() -> float:
@@ -344,9 +248,9 @@ def _now() -> float:
 
 
 def _insert(db: Connection, plan: Plan) -> bool:
-    last = db.execute(select(func.max(_EVALUATIONS.c.sequence))).scalar() or 0
+    last = db.execute(select(func.max(EVALUATIONS.c.sequence))).scalar() or 0
     db.execute(
-        insert(_EVALUATIONS).values(id=plan.id, sequence=last + 1, plan=plan.model_dump_json(), created_at=_now())
+        insert(EVALUATIONS).values(id=plan.id, sequence=last + 1, plan=plan.model_dump_json(), created_at=_now())
     )
     passes = [plan.spec.passes(condition) for condition in plan.spec.conditions]
     computed = _computed(db, plan)
@@ -365,7 +269,7 @@ def _insert(db: Connection, plan: Plan) -> bool:
                 "seconds": None if result is None else result.seconds,
             }
         )
-    db.execute(insert(_SHARDS), rows)
+    db.execute(insert(SHARDS), rows)
     return True
 
 
@@ -389,69 +293,52 @@ def _results(db: Connection, addresses: Iterable[str]) -> Iterator[tuple[str, Sh
     """Read the results at some addresses, one for each address and number of images."""
     ordered = sorted(addresses)
     for start in range(0, len(ordered), ADDRESSES_A_QUERY):
-        here = _SHARDS.c.address.in_(ordered[start : start + ADDRESSES_A_QUERY])
-        done = select(func.min(_SHARDS.c.id)).where(here, _SHARDS.c.status == ShardStatus.DONE)
-        ids = done.group_by(_SHARDS.c.address, _SHARDS.c.images)
-        for address, result in db.execute(select(_SHARDS.c.address, _SHARDS.c.result).where(_SHARDS.c.id.in_(ids))):
+        here = SHARDS.c.address.in_(ordered[start : start + ADDRESSES_A_QUERY])
+        done = select(func.min(SHARDS.c.id)).where(here, SHARDS.c.status == ShardStatus.DONE)
+        ids = done.group_by(SHARDS.c.address, SHARDS.c.images)
+        for address, result in db.execute(select(SHARDS.c.address, SHARDS.c.result).where(SHARDS.c.id.in_(ids))):
             yield address, ShardResult.model_validate_json(result)
 
 
-def _bring_up_to_date(db: Connection) -> None:
-    """Write the shards of an earlier version anew: it gave ids of removed ones again, and knew neither addresses nor progress."""
-    if db.dialect.name != "sqlite":
-        return
-    definition = db.exec_driver_sql("SELECT sql FROM sqlite_master WHERE name = 'shards'").scalar_one()
-    if "AUTOINCREMENT" in definition:
-        return
-    kept = [each["name"] for each in inspect(db).get_columns("shards")]
-    for index in _SHARDS.indexes:
-        index.drop(db, checkfirst=True)
-    db.exec_driver_sql("ALTER TABLE shards RENAME TO earlier_shards")
-    _SHARDS.create(db)
-    earlier = table("earlier_shards", *map(column, kept))
-    db.execute(insert(_SHARDS).from_select(kept, select(earlier)))
-    db.exec_driver_sql("DROP TABLE earlier_shards")
-
-
 def _revive(db: Connection, evaluation_id: str) -> bool:
-    stopped = _SHARDS.c.status.in_([ShardStatus.DROPPED, ShardStatus.FAILED])
+    stopped = SHARDS.c.status.in_([ShardStatus.DROPPED, ShardStatus.FAILED])
     changed = db.execute(
-        update(_SHARDS)
-        .where(_SHARDS.c.evaluation_id == evaluation_id, stopped)
+        update(SHARDS)
+        .where(SHARDS.c.evaluation_id == evaluation_id, stopped)
         .values(status=ShardStatus.PENDING, failures=0, error=None)
     )
-    db.execute(update(_EVALUATIONS).where(_EVALUATIONS.c.id == evaluation_id).values(cancelled_at=None))
+    db.execute(update(EVALUATIONS).where(EVALUATIONS.c.id == evaluation_id).values(cancelled_at=None))
     return changed.rowcount > 0
 
 
 def _remember_key(db: Connection, key: str, body_sha256: str, evaluation_id: str) -> None:
-    known = db.execute(select(_KEYS).where(_KEYS.c.key == key)).first()
+    known = db.execute(select(KEYS).where(KEYS.c.key == key)).first()
     if known is None:
-        db.execute(insert(_KEYS).values(key=key, body_sha256=body_sha256, evaluation_id=evaluation_id))
+        db.execute(insert(KEYS).values(key=key, body_sha256=body_sha256, evaluation_id=evaluation_id))
     elif known.body_sha256 != body_sha256:
         raise KeyReusedError(f"the idempotency key {key!r} was used before with another request")
 
 
 def _find(db: Connection, evaluation_id: str) -> Evaluation | None:
-    row = db.execute(select(_EVALUATIONS).where(_EVALUATIONS.c.id == evaluation_id)).mappings().first()
+    row = db.execute(select(EVALUATIONS).where(EVALUATIONS.c.id == evaluation_id)).mappings().first()
     return None if row is None else _evaluation(db, row)
 
 
 def _evaluation(db: Connection, row: RowMapping) -> Evaluation:
     query = (
         select(
-            _SHARDS.c.status,
+            SHARDS.c.status,
             func.count().label("shards"),
-            func.sum(_SHARDS.c.images).label("images"),
-            func.sum(_SHARDS.c.passes).label("passes"),
-            func.sum(_SHARDS.c.images_done).label("images_advanced"),
-            func.sum(1.0 * _SHARDS.c.passes * _SHARDS.c.images_done / _SHARDS.c.images).label("passes_advanced"),
-            func.sum(_SHARDS.c.runs).label("runs"),
-            func.max(_SHARDS.c.error).label("error"),
-            func.sum(_SHARDS.c.seconds).label("busy_s"),
+            func.sum(SHARDS.c.images).label("images"),
+            func.sum(SHARDS.c.passes).label("passes"),
+            func.sum(SHARDS.c.images_done).label("images_advanced"),
+            func.sum(1.0 * SHARDS.c.passes * SHARDS.c.images_done / SHARDS.c.images).label("passes_advanced"),
+            func.sum(SHARDS.c.runs).label("runs"),
+            func.max(SHARDS.c.error).label("error"),
+            func.sum(SHARDS.c.seconds).label("busy_s"),
         )
-        .where(_SHARDS.c.evaluation_id == row["id"])
-        .group_by(_SHARDS.c.status)
+        .where(SHARDS.c.evaluation_id == row["id"])
+        .group_by(SHARDS.c.status)
     )
     groups = {ShardStatus(group["status"]): group for group in db.execute(query).mappings()}
     running = groups.get(ShardStatus.RUNNING)

@@ -282,9 +282,9 @@ def test_an_evaluation_is_removed_while_its_shard_is_still_being_run(
     assert "the dispatcher will try again" not in caplog.text
 
 
-def _after(release: Event, call: Callable[..., Any], *args: Any) -> Any:
-    release.wait()
-    return call(*args)
+def _after(release: Event, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    release.wait(DEADLINE_S)
+    return call(*args, **kwargs)
 
 
 def test_stopping_leaves_running_shards_to_the_next_dispatcher(store: Store, catalog: Catalog, start: Start) -> None:
