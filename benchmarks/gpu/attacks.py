@@ -186,8 +186,9 @@ def main() -> None:
     until = time.monotonic() + parser.parse_args().seconds
     logging.basicConfig(stream=sys.stdout, format="%(message)s\n")  # what cannot be captured says so
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    backends: Any = torch.backends
     print(
-        f"TF32: {torch.backends.cudnn.allow_tf32} in convolutions, {torch.backends.cuda.matmul.allow_tf32} in products.\n"
+        f"float32 is {backends.cudnn.conv.fp32_precision} in convolutions, {backends.cuda.matmul.fp32_precision} in products.\n"
     )
     for suffix, chosen, make, takes in parts(device):
         for name, batch in chosen.items():
