@@ -8,7 +8,7 @@ unexport UV_TORCH_BACKEND # uv refuses an empty one
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo serve test check format lock
+.PHONY: help install demo serve test check gpu format lock
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -36,6 +36,9 @@ check: install ## format, lint, types, layers
 
 test: check ## run every check and test
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
+
+gpu: install ## measure everything on a GPU and write a page into benchmarks/results; toy sizes without one
+	$(BIN)/python -m benchmarks.gpu
 
 format: install ## format the code
 	$(BIN)/ruff format

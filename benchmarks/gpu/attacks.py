@@ -1,0 +1,209 @@
+"""PGD on Linf 8/255 with large models: torchattacks, the floor and ours, in every precision.
+
+    python -m benchmarks.gpu.attacks
+
+Every image goes through every step. The floor is that many passes forward and back to the images of the folded model: eager,
+captured as a CUDA graph, compiled and then captured. Ours searches a captured copy, as an evaluation does: with and without random
+start, and as `run_attack`, which looks at the clean images and judges in float32 too. Weights are random, the norms' statistics
+those of the images. All take turns, medians count; memory is the peak of the first run, captures included, above the weights.
+Without a GPU: small models, two steps, nothing captured.
+"""
+
+import argparse
+import copy
+import logging
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, get_args
+
+import torch
+from torch import Tensor, nn
+
+import attacks
+import models
+from attacks._gradient import look, record_on_gpu
+from benchmarks.gpu.networks import random_classifier
+from benchmarks.pgd import THREAT, bare, pgd, table, torchattacks_pgd
+from benchmarks.san_core import own_milliseconds
+from benchmarks.san_ops import peak_mib
+
+MODELS = {"resnet50": 64, "dat_tiny": 64, "aa_resnet50": 32, "san10_pairwise": 64, "san10_patchwise": 64}
+"""Batches. An error of a kernel can end all that follows: those of our own kernels come last."""
+TOYS = {"resnet_mini": 2, "san_mini_pairwise": 2}
+COMPILED_TOYS = {"resnet_mini": 2}
+ROUNDS = 2
+CONTEND_S, COMPILE_S = 15.0, 45.0
+"""Nothing is begun with less time left, seconds: one model's contenders, one model compiled."""
+
+Run = Callable[[], object]
+Make = Callable[[], Run]
+"""Prepares a run; what it captures or compiles is done then, or in the first run."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """A model, a batch for it, and the steps each image goes through."""
+
+    plain: models.Classifier
+    images: Tensor
+    labels: Tensor
+    steps: int
+
+    @classmethod
+    def of(cls, name: str, batch: int, device: torch.device) -> "Work":
+        """Draw images; the labels are the model's own answers."""
+        side = models.spec(name).input_shape[-1]
+        images = torch.rand(batch, 3, side, side, generator=torch.Generator().manual_seed(0)).to(device)
+        plain = random_classifier(name, images)
+        with torch.no_grad():
+            labels = plain(images).argmax(1)
+        return cls(plain, images, labels, 10 if device.type == "cuda" else 2)
+
+    def rate(self, seconds: float) -> str:
+        """Images x steps a second."""
+        return f"{len(self.images) * self.steps / seconds:,.0f}"
+
+
+def total(logits: Tensor) -> Tensor:
+    """The floor's loss (N,) of logits (N, K)."""
+    return logits.sum(1)
+
+
+def floor(work: Work, model: nn.Module, *, captured: bool) -> Run:
+    """Forward and back to the images, and nothing else."""
+    if not captured:
+        return partial(bare, model, work.images, work.steps)
+    step = record_on_gpu(partial(look, model, work.images, total))
+    return lambda: [step() for _ in range(work.steps)]
+
+
+def ours(work: Work, judge: nn.Module, searched: nn.Module, *, random_start: bool, harness: bool) -> Run:
+    """Our attack alone, or as `run_attack`; draws belong to images, as in an evaluation."""
+    attack = replace(pgd(work.steps, "last_step"), random_start=random_start)
+    call: Any = (
+        partial(attacks.run_attack, attack, judge, searched=searched) if harness else partial(attack.perturb, searched)
+    )
+    generators = partial(attacks.image_generators, 0, range(len(work.images)))
+    return lambda: call(work.images, work.labels, threat=THREAT, generator=generators())
+
+
+def contenders(work: Work) -> dict[tuple[str, str], Make]:
+    """All of them, by name and precision."""
+    on_gpu, judge = work.images.is_cuda, models.fold(work.plain)
+    theirs = torchattacks_pgd(copy.deepcopy(work.plain), work.steps)
+    made: dict[tuple[str, str], Make] = {("torchattacks", "float32"): lambda: partial(theirs, work.images, work.labels)}
+    for precision in get_args(models.Precision):
+        folded = models.fold(work.plain, precision)
+        searched = attacks.Captured(folded) if on_gpu else folded
+        mine = partial(ours, work, judge, searched)
+        made["floor, eager", precision] = partial(floor, work, folded, captured=False)
+        if on_gpu:
+            made["floor, captured", precision] = partial(floor, work, folded, captured=True)
+        made["ours, no random start", precision] = partial(mine, random_start=False, harness=False)
+        made["ours, random start", precision] = partial(mine, random_start=True, harness=False)
+        made["ours, run_attack", precision] = partial(mine, random_start=True, harness=True)
+    return made
+
+
+def first(make: Make, device: torch.device) -> tuple[Run, float]:
+    """Prepare and run once; returns what can be run again, and the peak of memory, MiB."""
+    kept: list[Run] = []
+
+    def both() -> None:
+        kept.append(make())
+        kept[0]()
+
+    peak = peak_mib(both, device)
+    return kept[0], peak
+
+
+def reason(error: Exception) -> str:
+    """An error in one line."""
+    lines = str(error).strip().splitlines() or [""]
+    return f"{type(error).__name__}: {lines[0]}"[:300].replace("|", "/")
+
+
+def measure(work: Work, makes: Mapping[tuple[str, str], Make]) -> str:
+    """Run all that can be run, in turns; a Markdown table, and why the others cannot."""
+    device = work.images.device
+    ready: dict[tuple[str, str], tuple[Run, float]] = {}
+    failed: dict[tuple[str, str], str] = {}
+    for key, make in makes.items():
+        try:
+            ready[key] = first(make, device)
+        except Exception as error:
+            failed[key] = reason(error)
+    turns = [{key: own_milliseconds(call, device) / 1000 for key, (call, _) in ready.items()} for _ in range(ROUNDS)]
+    seconds = {key: statistics.median(turn[key] for turn in turns) for key in ready}
+    rows = [
+        (*key, work.rate(seconds[key]), over(seconds, key), f"{ready[key][1]:,.0f}")
+        if key in ready
+        else (*key, "failed", "", "")
+        for key in makes
+    ]
+    header = ("", "precision", "images x steps/s", "time over the eager floor", "peak MiB")
+    return "\n".join([table(header, rows), *(f"- {', '.join(key)}: {why}" for key, why in failed.items())]) + "\n"
+
+
+def over(seconds: Mapping[tuple[str, str], float], key: tuple[str, str]) -> str:
+    """Time over that of the floor in the same precision."""
+    base = seconds.get(("floor, eager", key[1]))
+    return f"{seconds[key] / base:.2f}" if base else ""
+
+
+def compiled(work: Work) -> dict[tuple[str, str], Make]:
+    """The floor of a model that torch.compile makes, the fastest precision first, beside the eager one."""
+    on_gpu = work.images.is_cuda
+    made: dict[tuple[str, str], Make] = {}
+    for precision in reversed(get_args(models.Precision)):
+        folded = models.fold(work.plain, precision)
+        fast: Any = torch.compile(folded, backend="inductor" if on_gpu else "eager")
+        made["floor, eager", precision] = partial(floor, work, folded, captured=False)
+        made["floor, compiled" + ", captured" * on_gpu, precision] = partial(floor, work, fast, captured=on_gpu)
+    return made
+
+
+Makes = Callable[[Work], Mapping[tuple[str, str], Make]]
+
+
+def parts(device: torch.device) -> list[tuple[str, Mapping[str, int], Makes, float]]:
+    """What is measured: words for the heading, models with their batches, contenders, and the seconds that one model takes."""
+    on_gpu = device.type == "cuda"
+    return [
+        ("", MODELS if on_gpu else TOYS, contenders, CONTEND_S),
+        (", compiled", MODELS if on_gpu else COMPILED_TOYS, compiled, COMPILE_S),
+    ]
+
+
+def main() -> None:
+    """Read the flags, print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--seconds", type=float, default=600.0, help="begin nothing that takes longer (default 600)")
+    until = time.monotonic() + parser.parse_args().seconds
+    logging.basicConfig(stream=sys.stdout, format="%(message)s\n")  # what cannot be captured says so
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    backends: Any = torch.backends
+    print(
+        f"float32 is {backends.cudnn.conv.fp32_precision} in convolutions, {backends.cuda.matmul.fp32_precision} in products.\n"
+    )
+    for suffix, chosen, make, takes in parts(device):
+        for name, batch in chosen.items():
+            print(f"### {name}, batch {batch}{suffix}\n", flush=True)
+            if until - time.monotonic() < takes:
+                print("Not reached in time.\n", flush=True)
+                continue
+            try:
+                work = Work.of(name, batch, device)
+                print(measure(work, make(work)), flush=True)
+            except Exception as error:
+                print(f"{reason(error)}\n", flush=True)
+            torch.cuda.empty_cache()
+            torch.compiler.reset()
+
+
+if __name__ == "__main__":
+    main()
