@@ -3,8 +3,9 @@
     import attacks
 
     attack = attacks.create("pgd", steps=10)
-    adversarial = attack.perturb(model, images, labels, threat=attacks.ThreatModel("Linf", 8 / 255), generator=generator)
-    turned = attacks.create_transform("rotation", degrees=90).apply(images, generator)
+    draws = attacks.Draws.of(0, range(len(images)))
+    adversarial = attack.perturb(model, images, labels, threat=attacks.ThreatModel("Linf", 8 / 255), draws=draws)
+    turned = attacks.create_transform("rotation", degrees=90).apply(images, draws)
 
 An attack only proposes images; `run_attack` measures their distance and success. Every module of this package without a leading
 underscore holds attacks or transforms; importing the package registers them.
@@ -14,7 +15,7 @@ import importlib
 import pkgutil
 
 from attacks._gradient import Captured
-from attacks._random import Generator, image_generators
+from attacks._random import Draws
 from attacks._registry import (
     Description,
     ParameterError,
@@ -42,7 +43,7 @@ __all__ = [
     "Captured",
     "ClassDependent",
     "Description",
-    "Generator",
+    "Draws",
     "Norm",
     "ParameterError",
     "PixelScale",
@@ -56,7 +57,6 @@ __all__ = [
     "create_transform",
     "describe",
     "format_eps",
-    "image_generators",
     "log_odds_against",
     "parameters",
     "predictions",

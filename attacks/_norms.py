@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from attacks._random import Generator, normal, uniform
+from attacks._random import Draws
 from attacks._types import Norm
 
 _TINY = 1e-10
@@ -42,12 +42,12 @@ def steepest(gradient: Tensor, norm: Norm) -> Tensor:
     return scaled / _per_image(distance(scaled, norm).clamp(min=_TINY), gradient)
 
 
-def random_difference(images: Tensor, norm: Norm, eps: float, generator: Generator) -> Tensor:
+def random_difference(images: Tensor, norm: Norm, eps: float, draws: Draws) -> Tensor:
     """Draw a difference uniformly from the ball of radius eps around each image."""
     if norm is Norm.LINF:
-        return (uniform(images, generator) * 2 - 1) * eps
-    direction = steepest(normal(images, generator), norm)
-    radius = uniform(images[:, :1, :1, :1], generator) ** (1 / images[0].numel())
+        return (draws.uniform(images) * 2 - 1) * eps
+    direction = steepest(draws.normal(images), norm)
+    radius = draws.stream(1).uniform(images[:, :1, :1, :1]) ** (1 / images[0].numel())
     return direction * radius * eps
 
 

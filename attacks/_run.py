@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from attacks._norms import distance
-from attacks._random import Generator, subset
+from attacks._random import Draws
 from attacks._targets import predictions
 from attacks._types import Attack, Stepwise, ThreatModel
 
@@ -65,7 +65,7 @@ def run_attack(
     labels: Tensor,
     *,
     threat: ThreatModel,
-    generator: Generator,
+    draws: Draws,
     targets: Tensor | None = None,
     searched: nn.Module | None = None,
     clean_logits: Tensor | None = None,
@@ -78,7 +78,7 @@ def run_attack(
         images: (N, C, H, W) in [0, 1]; the attack works on a copy.
         labels: (N,) int64.
         threat: the budget that counts.
-        generator: one for the batch, or one an image.
+        draws: of N images.
         targets: (N,) int64 classes to aim for, or None.
         searched: what the attack sees instead of the model, such as a copy in bfloat16; the verdict is always the model's, and
             images that fool the copy alone are attacked again as the model sees them.
@@ -92,14 +92,14 @@ def run_attack(
     for each in (model, searched):
         _require_evaluation_mode(each)
     _require_runnable(attack, images, threat, targets)
-    _require_one_per_image(len(images), labels=labels, targets=targets, generator=generator)
+    _require_one_per_image(len(images), labels=labels, targets=targets, draws=draws)
     count = _ForwardCount()
     hooks = [each.register_forward_pre_hook(count) for each in {model, searched}]
     try:
         with torch.no_grad():
             clean = model(images) if clean_logits is None else clean_logits
         adversarial, steps = _propose(
-            attack, searched, images.clone(), labels, threat=threat, generator=generator, targets=targets
+            attack, searched, images.clone(), labels, threat=threat, draws=draws, targets=targets
         )
         _require_alike(attack, adversarial, images)
         with torch.no_grad():
@@ -112,7 +112,7 @@ def run_attack(
                 images[let_off],
                 labels[let_off],
                 threat=threat,
-                generator=subset(generator, let_off),
+                draws=draws[let_off],
                 targets=None if targets is None else targets[let_off],
             )
             if steps is not None and again is not None:
@@ -146,14 +146,14 @@ def _propose(
     labels: Tensor,
     *,
     threat: ThreatModel,
-    generator: Generator,
+    draws: Draws,
     targets: Tensor | None,
 ) -> tuple[Tensor, Tensor | None]:
     """What the attack proposes (N, C, H, W), and the steps (N,) that led there if it says so."""
     if isinstance(attack, Stepwise):
-        adversarial, steps = attack.trace(model, images, labels, threat=threat, generator=generator, targets=targets)
+        adversarial, steps = attack.trace(model, images, labels, threat=threat, draws=draws, targets=targets)
         return adversarial.detach(), steps
-    return attack.perturb(model, images, labels, threat=threat, generator=generator, targets=targets).detach(), None
+    return attack.perturb(model, images, labels, threat=threat, draws=draws, targets=targets).detach(), None
 
 
 def _let_off(logits: Tensor, searched: Tensor, labels: Tensor, targets: Tensor | None) -> Tensor:
@@ -181,12 +181,12 @@ def _require_runnable(attack: Attack, images: Tensor, threat: ThreatModel, targe
         raise AttackError(f"images must lie in [0, 1], got values from {low.item():g} to {high.item():g}")
 
 
-def _require_one_per_image(count: int, *, labels: Tensor, targets: Tensor | None, generator: Generator) -> None:
+def _require_one_per_image(count: int, *, labels: Tensor, targets: Tensor | None, draws: Draws) -> None:
     for name, classes in (("labels", labels), ("targets", targets)):
         if classes is not None and (classes.shape != (count,) or classes.dtype != torch.int64):
             raise AttackError(f"{name} must be int64 ({count},), got {classes.dtype} {tuple(classes.shape)}")
-    if not isinstance(generator, torch.Generator) and len(generator) != count:
-        raise AttackError(f"expected one generator, or one for each of {count} images, got {len(generator)}")
+    if len(draws) != count:
+        raise AttackError(f"draws must be of {count} images, got those of {len(draws)}")
 
 
 def _require_alike(attack: Attack, adversarial: Tensor, images: Tensor) -> None:

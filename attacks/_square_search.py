@@ -1,7 +1,6 @@
 """What the Square attack begins with and what a query of it changes, in Linf and in L2."""
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from typing import ClassVar, Protocol
@@ -11,10 +10,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from attacks._norms import steepest
+from attacks._random import Draws
 from attacks._types import Norm
-
-Signs = Callable[[int], Tensor]
-"""Draws so many of plus or minus one for each image, (N, count)."""
 
 
 class Search(Protocol):
@@ -23,7 +20,7 @@ class Search(Protocol):
     numbers: ClassVar[int]
     """How many random numbers a query takes, besides one for each channel."""
 
-    def start(self, images: Tensor, signs: Signs) -> Tensor:
+    def start(self, images: Tensor, draws: Draws) -> Tensor:
         """Difference to begin with, (N, C, H, W)."""
         ...
 
@@ -44,15 +41,17 @@ class Squares:
     numbers: ClassVar[int] = 2
     to_edge: bool = True
 
-    def start(self, images: Tensor, signs: Signs) -> Tensor:
-        channels, _, width = images.shape[1:]
-        return (self.eps * signs(channels * width).view(-1, channels, 1, width)).expand_as(images)
+    def start(self, images: Tensor, draws: Draws) -> Tensor:
+        return (self.eps * _signs(draws.uniform(images[:, :, :1]), images)).expand_as(images)
 
     def side(self, share: float, height: int, width: int) -> int:
         return min(max(round(math.sqrt(share * height * width)), 1), height - 1 or 1, width - 1 or 1)
 
     def changed(self, images: Tensor, best: Tensor, drawn: Tensor, side: int) -> Tensor:
-        squares = _signs(drawn[:, 2:], images) * _Window.at(drawn[:, :2], images, side, to_edge=self.to_edge).mask()
+        squares = (
+            _signs(drawn[:, 2:, None, None], images)
+            * _Window.at(drawn[:, :2], images, side, to_edge=self.to_edge).mask()
+        )
         return best + 2 * self.eps * squares - images
 
 
@@ -71,12 +70,13 @@ class Pyramids:
     numbers: ClassVar[int] = 5
     to_edge: bool = True
 
-    def start(self, images: Tensor, signs: Signs) -> Tensor:
-        channels, height, width = images.shape[1:]
+    def start(self, images: Tensor, draws: Draws) -> Tensor:
+        height, width = images.shape[-2:]
         side = max(min(height, width) // 5, 1)
         down, across = height // side, width // side
-        tile_signs = signs(channels * down * across).view(-1, channels, down, across)
-        turned = signs(down * across).view(-1, 1, down, across) > 0
+        like = images[:, :, :down, :across]
+        tile_signs = _signs(draws.stream(0).uniform(like), images)
+        turned = draws.stream(1).uniform(like[:, :1]) < 0.5
         pyramids = _two_pyramids(side).to(images)
 
         def over_tiles(each: Tensor) -> Tensor:
@@ -97,7 +97,9 @@ class Pyramids:
         difference, both = best - images, first.mask() | second.mask()
         unused = (self.eps**2 - difference.square().sum((1, 2, 3), keepdim=True)).clamp(min=0)
         held = (difference * both).square().sum((2, 3), keepdim=True)
-        pyramids = _signs(drawn[:, 5:], images) * first.filled(_two_pyramids(side).to(images), drawn[:, 4] < 0.5)
+        pyramids = _signs(drawn[:, 5:, None, None], images) * first.filled(
+            _two_pyramids(side).to(images), drawn[:, 4] < 0.5
+        )
         mixed = pyramids + _of_length_one(difference * first.mask(), floor=1e-12)
         # Where old and new cancel, what is left is rounding: not to be blown up.
         gathered = _of_length_one(mixed, floor=1e-3) * (held + unused / images.shape[1]).sqrt()
@@ -130,8 +132,8 @@ def _pyramid(height: int, width: int) -> Tensor:
 
 
 def _signs(drawn: Tensor, like: Tensor) -> Tensor:
-    """Plus or minus one for each channel, (N, C, 1, 1), from numbers in [0, 1)."""
-    return ((drawn < 0.5).to(like) * 2 - 1)[:, :, None, None]
+    """Plus or minus one from numbers in [0, 1)."""
+    return (drawn < 0.5).to(like) * 2 - 1
 
 
 @dataclass(frozen=True)

@@ -5,20 +5,20 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from attacks._random import Generator, integers
+from attacks._random import Draws
 
 TargetRule = Literal["random", "least_likely"]
 """`random`: any class but the label, all equally likely. `least_likely`: the class with the smallest logit on the clean image."""
 
 
-def choose_targets(rule: TargetRule, logits: Tensor, labels: Tensor, generator: Generator) -> Tensor:
+def choose_targets(rule: TargetRule, logits: Tensor, labels: Tensor, draws: Draws) -> Tensor:
     """Choose one target an image.
 
     Args:
         rule: see `TargetRule`.
         logits: (N, K) on the clean images, K at least 2.
         labels: (N,) int64.
-        generator: used by the rule `random` only.
+        draws: used by the rule `random` only.
 
     Returns:
         (N,) int64; differs from the label everywhere.
@@ -30,7 +30,7 @@ def choose_targets(rule: TargetRule, logits: Tensor, labels: Tensor, generator: 
     if classes < 2:
         raise ValueError("a targeted attack needs at least two classes, the model has 1")
     if rule == "random":
-        return (labels + 1 + integers(classes - 1, len(labels), generator).to(labels)) % classes
+        return (labels + 1 + draws.integers(classes - 1).to(labels)) % classes
     others = logits.scatter(1, labels.unsqueeze(1), float("inf"))
     return others.argmin(1)
 

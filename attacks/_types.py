@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from attacks._random import Generator
+from attacks._random import Draws
 
 
 class Norm(StrEnum):
@@ -109,7 +109,7 @@ class Attack(Protocol):
         labels: Tensor,
         *,
         threat: ThreatModel,
-        generator: Generator,
+        draws: Draws,
         targets: Tensor | None = None,
     ) -> Tensor:
         """Propose adversarial images.
@@ -119,7 +119,7 @@ class Attack(Protocol):
             images: (N, C, H, W), values in [0, 1].
             labels: (N,) int64, the classes to move away from.
             threat: norm and radius to keep to.
-            generator: the source of all randomness.
+            draws: the source of all randomness, of N images.
             targets: (N,) int64, the classes to move towards instead, for attacks that are targetable.
 
         Returns:
@@ -139,7 +139,7 @@ class Stepwise(ABC):
         labels: Tensor,
         *,
         threat: ThreatModel,
-        generator: Generator,
+        draws: Draws,
         targets: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Propose adversarial images as `Attack.perturb` does, and say how many steps, (N,) int64, led to each.
@@ -154,11 +154,11 @@ class Stepwise(ABC):
         labels: Tensor,
         *,
         threat: ThreatModel,
-        generator: Generator,
+        draws: Draws,
         targets: Tensor | None = None,
     ) -> Tensor:
         """Propose adversarial images; see `Attack.perturb`."""
-        return self.trace(model, images, labels, threat=threat, generator=generator, targets=targets)[0]
+        return self.trace(model, images, labels, threat=threat, draws=draws, targets=targets)[0]
 
 
 @runtime_checkable
@@ -178,6 +178,6 @@ class Transform(Protocol):
         """A short name such as "rotation 90"."""
         ...
 
-    def apply(self, images: Tensor, generator: Generator) -> Tensor:
+    def apply(self, images: Tensor, draws: Draws) -> Tensor:
         """Change images (N, C, H, W) in [0, 1]; returns the same shape, type and range."""
         ...

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from attacks._gradient import look
 from attacks._norms import GRADIENT_NORMS, distance, moved, steepest
-from attacks._random import Generator, normal, subset, uniform
+from attacks._random import Draws
 from attacks._registry import register_attack
 from attacks._targets import log_odds_against, predictions
 from attacks._types import Norm, Stepwise, ThreatModel
@@ -69,7 +69,7 @@ class APGD(Stepwise):
         labels: Tensor,
         *,
         threat: ThreatModel,
-        generator: Generator,
+        draws: Draws,
         targets: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Propose adversarial images and their steps, those towards earlier aims included; see `Stepwise.trace`."""
@@ -77,12 +77,12 @@ class APGD(Stepwise):
             ranking = model(images).scatter(1, labels.unsqueeze(1), -torch.inf).argsort(1, descending=True)
         adversarial, standing = images.clone(), torch.ones_like(labels, dtype=torch.bool)
         steps = torch.zeros_like(labels)
-        for aim in self._aims(ranking):
+        for run, aim in enumerate(self._aims(ranking)):
             if not standing.any():
                 break
             loss = _Losses(self.loss, labels[standing], None if aim is None else aim[standing])
             found, taken, fallen = self._run_once(
-                model, images[standing], labels[standing], loss, threat, subset(generator, standing)
+                model, images[standing], labels[standing], loss, threat, draws[standing].stream(run)
             )
             adversarial[standing] = found
             steps[standing] += taken
@@ -102,10 +102,10 @@ class APGD(Stepwise):
         labels: Tensor,
         loss: "_Losses",
         threat: ThreatModel,
-        generator: Generator,
+        draws: Draws,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Run from a random start; returns images (N, C, H, W), the steps to each (N,), and which are misclassified (N,)."""
-        start = moved(images, _start(images, threat.norm, generator) * threat.eps, threat.norm, threat.eps)
+        start = moved(images, _start(images, threat.norm, draws) * threat.eps, threat.norm, threat.eps)
         state = _State.at(model, images, labels, start, loss, 2 * threat.eps)
         adversarial, fallen = start.clone(), torch.zeros_like(labels, dtype=torch.bool)
         taken = torch.full_like(labels, self.steps)
@@ -164,12 +164,12 @@ class _Losses:
         return towards / (ordered[:, 0] - (ordered[:, 2] + ordered[:, 3]) / 2 + 1e-12)
 
 
-def _start(images: Tensor, norm: Norm, generator: Generator) -> Tensor:
+def _start(images: Tensor, norm: Norm, draws: Draws) -> Tensor:
     """A random difference of length 1, as the authors' code draws it: on the surface of the ball."""
     if norm is Norm.LINF:
-        drawn = 2 * uniform(images, generator) - 1
+        drawn = 2 * draws.uniform(images) - 1
         return drawn / distance(drawn, norm).view(-1, 1, 1, 1).clamp(min=1e-12)
-    return steepest(normal(images, generator), norm)
+    return steepest(draws.normal(images), norm)
 
 
 @dataclass

@@ -16,6 +16,7 @@ import io
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Annotated, Literal, get_args
 
 import numpy as np
@@ -25,7 +26,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from attacks._random import Generator, each_image, normal, uniform
+from attacks._random import Draws
 from attacks._registry import register_transform
 
 Corruption = Literal[
@@ -73,7 +74,7 @@ class CommonCorruption:
         """For example "gaussian noise 3"."""
         return f"{self.name.replace('_', ' ')} {self.severity}"
 
-    def apply(self, images: Tensor, generator: Generator) -> Tensor:
+    def apply(self, images: Tensor, draws: Draws) -> Tensor:
         """Corrupt images (N, C, H, W) in [0, 1], with one or three channels.
 
         Raises:
@@ -86,7 +87,7 @@ class CommonCorruption:
             )
         small = min(height, width) < SMALL
         strength = _STRENGTHS[self.name][small][self.severity - 1]
-        return _CORRUPT[self.name](images, strength, generator).clamp(0, 1)
+        return _CORRUPT[self.name](images, strength, draws).clamp(0, 1)
 
 
 Strength = Sequence[float]
@@ -95,27 +96,46 @@ Strength = Sequence[float]
 # Noise
 
 
-def _gaussian_noise(images: Tensor, strength: Strength, generator: Generator) -> Tensor:
-    return images + strength[0] * normal(images, generator)
+def _gaussian_noise(images: Tensor, strength: Strength, draws: Draws) -> Tensor:
+    return images + strength[0] * draws.normal(images)
 
 
-def _shot_noise(images: Tensor, strength: Strength, generator: Generator) -> Tensor:
-    rates = (images * strength[0]).cpu().float()
-    drawn = [
-        torch.poisson(rate, generator=each)
-        for rate, each in zip(rates, each_image(generator, len(images)), strict=True)
-    ]
-    return torch.stack(drawn).to(images) / strength[0]
+def _shot_noise(images: Tensor, strength: Strength, draws: Draws) -> Tensor:
+    return _poisson(images * strength[0], int(strength[0]), draws).to(images) / strength[0]
 
 
-def _impulse_noise(images: Tensor, strength: Strength, generator: Generator) -> Tensor:
-    drawn = uniform(images, generator)
+def _poisson(rates: Tensor, largest: int, draws: Draws) -> Tensor:
+    """Counts (N, ...) of rates up to a largest: those of the rate's whole part, and independently those of the rest."""
+    whole = rates.double().floor()
+    table = _poisson_table(largest).to(rates.device)
+    counts = torch.searchsorted(table.view(-1), whole + draws.stream(0).uniform(whole), right=True)
+    counts -= whole.long() * table.shape[1]
+    rest, above = rates - whole, draws.stream(1).uniform(whole)
+    chance = torch.exp(-rest)
+    for count in range(1, 12):  # more than 11 have odds of 1e-9
+        above -= chance
+        counts += above >= 0
+        chance = chance * rest / count
+    return counts
+
+
+@cache
+def _poisson_table(largest: int) -> Tensor:
+    """Row n holds n plus the odds of at most 0, 1, ... counts at the rate n, float64: one sorted table for all whole rates."""
+    rates = torch.arange(largest + 1, dtype=torch.float64)[:, None]
+    counts = torch.arange(largest + 10 * math.isqrt(largest) + 20, dtype=torch.float64)
+    odds = torch.exp(torch.special.xlogy(counts, rates) - rates - torch.lgamma(counts + 1))
+    return rates + odds.cumsum(1).clamp(max=1)
+
+
+def _impulse_noise(images: Tensor, strength: Strength, draws: Draws) -> Tensor:
+    drawn = draws.uniform(images)
     salted = torch.where(drawn < strength[0], 1.0, images)
     return torch.where(drawn < strength[0] / 2, 0.0, salted)
 
 
-def _speckle_noise(images: Tensor, strength: Strength, generator: Generator) -> Tensor:
-    return images + images * strength[0] * normal(images, generator)
+def _speckle_noise(images: Tensor, strength: Strength, draws: Draws) -> Tensor:
+    return images + images * strength[0] * draws.normal(images)
 
 
 # Blur
@@ -147,11 +167,11 @@ def _blur_matrix(size: int, sigma: float, radius: int, mirrored: bool) -> Tensor
     return torch.zeros(size, size, dtype=torch.float64).scatter_add_(1, places.clamp(0, size - 1), taps)
 
 
-def _gaussian_blur(images: Tensor, strength: Strength, generator: Generator) -> Tensor:
+def _gaussian_blur(images: Tensor, strength: Strength, draws: Draws) -> Tensor:
     return _gaussian(images, strength[0])
 
 
-def _defocus_blur(images: Tensor, strength: Strength, generator: Generator) -> Tensor:
+def _defocus_blur(images: Tensor, strength: Strength, draws: Draws) -> Tensor:
     """Blur with a disk whose edge is smoothed."""
     radius, sigma = strength
     reach = 1 if radius <= 8 else 2  # of the smoothing
@@ -164,13 +184,12 @@ def _defocus_blur(images: Tensor, strength: Strength, generator: Generator) -> T
     return _convolve(images, kernel, "reflect")
 
 
-def _glass_blur(images: Tensor, strength: Strength, generator: Generator) -> Tensor:
+def _glass_blur(images: Tensor, strength: Strength, draws: Draws) -> Tensor:
     """Blur, put a neighbour's pixel in the place of each one after the other, blur."""
     sigma, reach, rounds = strength[0], int(strength[1]), int(strength[2])
     count, channels, height, width = images.shape
     shape = (rounds, height, width, 2)
-    drawn = [torch.randint(-reach, reach, shape, generator=each) for each in each_image(generator, count)]
-    steps = torch.stack(drawn).numpy()
+    steps = (draws.integers(2 * reach, *shape) - reach).cpu().numpy()
     sources = np.tile(np.arange(height * width).reshape(height, width), (count, 1, 1))
     every = np.arange(count)
     for turn in range(rounds):
@@ -182,10 +201,10 @@ def _glass_blur(images: Tensor, strength: Strength, generator: Generator) -> Ten
     return _gaussian(_gaussian(images, sigma).flatten(2).gather(2, places).view_as(images), sigma)
 
 
-def _angles(images: Tensor, low: float, high: float, generator: Generator) -> Tensor:
+def _angles(images: Tensor, low: float, high: float, draws: Draws) -> Tensor:
     """Draw an angle in degrees for each image, (N,) float64 in radians."""
-    drawn = torch.cat([torch.rand(1, generator=each) for each in each_image(generator, len(images))])
-    return torch.deg2rad(low + (high - low) * drawn.double())
+    drawn = draws.uniform(images[:, 0, 0, 0].double())
+    return torch.deg2rad(low + (high - low) * drawn)
 
 
 def _streak(images: Tensor, radius: float, sigma: float, angles: Tensor) -> Tensor:
@@ -193,9 +212,9 @@ def _streak(images: Tensor, radius: float, sigma: float, angles: Tensor) -> Tens
     width = 2 * int(radius) + 1
     taps = torch.exp(-0.5 * (torch.arange(width, dtype=torch.float64) / sigma) ** 2)
     taps = taps / taps.sum()
-    rows, columns = (torch.arange(size)[None] for size in images.shape[-2:])
+    rows, columns = (torch.arange(size, device=images.device)[None] for size in images.shape[-2:])
     total = torch.zeros_like(images)
-    every = torch.arange(len(images))[:, None, None]
+    every = torch.arange(len(images), device=images.device)[:, None, None]
     for step, tap in enumerate(taps.tolist()):
         down, right = (torch.ceil(step * part(angles) - 0.5).long()[:, None] for part in (torch.sin, torch.cos))
         ys, xs = (rows + down).clamp(0, rows.shape[1] - 1), (columns + right).clamp(0, columns.shape[1] - 1)
@@ -203,8 +222,8 @@ def _streak(images: Tensor, radius: float, sigma: float, angles: Tensor) -> Tens
     return total
 
 
-def _motion_blur(images: Tensor, strength: Strength, generator: Generator) -> Tensor:
-    return _streak(images, strength[0], strength[1], _angles(images, -45, 45, generator))
+def _motion_blur(images: Tensor, strength: Strength, draws: Draws) -> Tensor:
+    return _streak(images, strength[0], strength[1], _angles(images, -45, 45, draws))
 
 
 def _zoom(images: Tensor, factor: float) -> Tensor:
@@ -219,7 +238,7 @@ def _zoom(images: Tensor, factor: float) -> Tensor:
     return large[..., top : top + height, left : left + width]
 
 
-def _zoom_blur(images: Tensor, strength: Strength, generator: Generator) -> Tensor:
+def _zoom_blur(images: Tensor, strength: Strength, draws: Draws) -> Tensor:
     """Mean of the picture and of its enlargements from 1 to below a largest factor, by a step."""
     largest, step = strength
     factors = np.arange(1, largest, step).tolist()
@@ -239,26 +258,25 @@ def _grey(images: Tensor) -> Tensor:
     return (images * images.new_tensor([0.299, 0.587, 0.114])[:, None, None]).sum(1, keepdim=True)
 
 
-def _snow(images: Tensor, strength: Strength, generator: Generator) -> Tensor:
+def _snow(images: Tensor, strength: Strength, draws: Draws) -> Tensor:
     mean, deviation, zoom, threshold, radius, sigma, share = strength
-    generators = each_image(generator, len(images))
-    flakes = _zoom(mean + deviation * normal(images[:, :1], generators), zoom)
+    flakes = _zoom(mean + deviation * draws.stream(0).normal(images[:, :1]), zoom)
     flakes = torch.where(flakes < threshold, 0.0, flakes).clamp(0, 1)
-    flakes = _streak(flakes, radius, sigma, _angles(images, -135, -45, generators))
+    flakes = _streak(flakes, radius, sigma, _angles(images, -135, -45, draws.stream(1)))
     pale = torch.maximum(images, _grey(images) * 1.5 + 0.5)
     return share * images + (1 - share) * pale + flakes + flakes.rot90(2, (-2, -1))
 
 
-def _plasma(images: Tensor, decay: float, generator: Generator) -> Tensor:
+def _plasma(images: Tensor, decay: float, draws: Draws) -> Tensor:
     """Fractal noise in [0, 1] by the diamond-square algorithm (Fournier, Fussell, Carpenter 1982), (N, 1, H, W)."""
     size = 2 ** math.ceil(math.log2(max(images.shape[-2:])))
-    generators = each_image(generator, len(images))
     heights = images.new_zeros(len(images), size, size)
     step, amplitude = size, 1.0
     while step >= 2:
         half = step // 2
         corners = heights[:, ::step, ::step]
-        drawn = amplitude * (2 * uniform(corners.new_empty(len(images), 3, *corners.shape[1:]), generators) - 1)
+        drawn = draws.stream(step).uniform(corners.new_empty(len(images), 3, *corners.shape[1:]))
+        drawn = amplitude * (2 * drawn - 1)
         two = corners + corners.roll(-1, 2)
         centres = (two + two.roll(-1, 1)) / 4 + drawn[:, 0]
         heights[:, half::step, half::step] = centres
@@ -272,20 +290,19 @@ def _plasma(images: Tensor, decay: float, generator: Generator) -> Tensor:
     return scaled[:, None, : images.shape[-2], : images.shape[-1]]
 
 
-def _fog(images: Tensor, strength: Strength, generator: Generator) -> Tensor:
+def _fog(images: Tensor, strength: Strength, draws: Draws) -> Tensor:
     density, decay = strength
     brightest = images.amax((1, 2, 3), keepdim=True)
-    return (images + density * _plasma(images, decay, generator)) * brightest / (brightest + density)
+    return (images + density * _plasma(images, decay, draws)) * brightest / (brightest + density)
 
 
 FROST_COLOUR = (0.72, 0.82, 0.92)
 """Of the ridges that stand for frost, red, green, blue."""
 
 
-def _frost(images: Tensor, strength: Strength, generator: Generator) -> Tensor:
-    generators = each_image(generator, len(images))
-    ridges = (1 - (2 * _plasma(images, 1.3, generators) - 1).abs()) ** 2
-    ice = 0.35 + 0.65 * (0.7 * ridges + 0.3 * _plasma(images, 1.7, generators))
+def _frost(images: Tensor, strength: Strength, draws: Draws) -> Tensor:
+    ridges = (1 - (2 * _plasma(images, 1.3, draws.stream(0)) - 1).abs()) ** 2
+    ice = 0.35 + 0.65 * (0.7 * ridges + 0.3 * _plasma(images, 1.7, draws.stream(1)))
     colour = images.new_tensor(FROST_COLOUR)[:, None, None]
     return strength[0] * images + strength[1] * ice * (colour if images.shape[1] == 3 else colour.mean())
 
@@ -293,14 +310,14 @@ def _frost(images: Tensor, strength: Strength, generator: Generator) -> Tensor:
 # Colour and light
 
 
-def _brightness(images: Tensor, strength: Strength, generator: Generator) -> Tensor:
+def _brightness(images: Tensor, strength: Strength, draws: Draws) -> Tensor:
     """Raise the value of HSV; hue and saturation stay, so that all channels grow alike."""
     value = images.amax(1, keepdim=True)
     raised = (value + strength[0]).clamp(max=1)
     return torch.where(value > 0, images * raised / value.clamp(min=1e-12), raised)
 
 
-def _saturate(images: Tensor, strength: Strength, generator: Generator) -> Tensor:
+def _saturate(images: Tensor, strength: Strength, draws: Draws) -> Tensor:
     """Scale and shift the saturation of HSV; a grey pixel's hue is red, as usual, and one channel has no hue."""
     if images.shape[1] == 1:
         raise ValueError("saturate needs 3 channels, got 1")
@@ -314,7 +331,7 @@ def _saturate(images: Tensor, strength: Strength, generator: Generator) -> Tenso
     return value - torch.where(grey, reddish, spread / saturation.clamp(min=1e-12)) * wanted
 
 
-def _contrast(images: Tensor, strength: Strength, generator: Generator) -> Tensor:
+def _contrast(images: Tensor, strength: Strength, draws: Draws) -> Tensor:
     means = images.mean((2, 3), keepdim=True)
     return (images - means) * strength[0] + means
 
@@ -329,7 +346,7 @@ def _through_pil(images: Tensor, change: Callable[[Image.Image], Image.Image]) -
     return torch.from_numpy(changed).permute(0, 3, 1, 2).to(images) / 255
 
 
-def _jpeg_compression(images: Tensor, strength: Strength, generator: Generator) -> Tensor:
+def _jpeg_compression(images: Tensor, strength: Strength, draws: Draws) -> Tensor:
     def compress(picture: Image.Image) -> Image.Image:
         written = io.BytesIO()
         picture.save(written, "JPEG", quality=int(strength[0]))
@@ -338,7 +355,7 @@ def _jpeg_compression(images: Tensor, strength: Strength, generator: Generator) 
     return _through_pil(images, compress)
 
 
-def _pixelate(images: Tensor, strength: Strength, generator: Generator) -> Tensor:
+def _pixelate(images: Tensor, strength: Strength, draws: Draws) -> Tensor:
     def coarsen(picture: Image.Image) -> Image.Image:
         small = (int(picture.width * strength[0]), int(picture.height * strength[0]))
         return picture.resize(small, Image.Resampling.BOX).resize(picture.size, Image.Resampling.BOX)
@@ -346,21 +363,20 @@ def _pixelate(images: Tensor, strength: Strength, generator: Generator) -> Tenso
     return _through_pil(images, coarsen)
 
 
-def _elastic_transform(images: Tensor, strength: Strength, generator: Generator) -> Tensor:
+def _elastic_transform(images: Tensor, strength: Strength, draws: Draws) -> Tensor:
     """Shift three points at random and all others with them, and let every pixel wander smoothly."""
     reach, sigma, jitter = strength
     count, _, height, width = images.shape
-    generators = each_image(generator, count)
     wandering = [
-        _gaussian(2 * uniform(images[:, :1], generators).double() - 1, sigma, truncate=3, mirrored=True) * reach
-        for _ in range(2)
+        _gaussian(2 * draws.stream(axis).uniform(images[:, :1]).double() - 1, sigma, truncate=3, mirrored=True) * reach
+        for axis in range(2)
     ]
     side = min(height, width) // 3
     across, down = width // 2, height // 2
     points = torch.tensor([[side, side], [side, -side], [-side, -side]], dtype=torch.float64)
     points = torch.cat([points + torch.tensor([across, down]), torch.ones(3, 1)], 1).to(images.device)
-    drawn = torch.stack([torch.rand(3, 2, generator=each) for each in generators]).double().to(images.device)
     targets = points.expand(count, -1, -1).clone()
+    drawn = draws.stream(2).uniform(targets[..., :2])
     targets[..., :2] += (2 * drawn - 1) * jitter
     # (x, y, 1) @ back leads from a place of the result to where it comes from.
     back = torch.linalg.solve(targets, points.expand(count, -1, -1))
@@ -376,10 +392,10 @@ def _elastic_transform(images: Tensor, strength: Strength, generator: Generator)
 WATER, MUD = (175 / 255, 238 / 255, 238 / 255), (63 / 255, 42 / 255, 20 / 255)
 
 
-def _spatter(images: Tensor, strength: Strength, generator: Generator) -> Tensor:
+def _spatter(images: Tensor, strength: Strength, draws: Draws) -> Tensor:
     """Drops of water that shine at their edges, or from severity 4 on, mud."""
     mean, deviation, sigma, threshold, share, muddy = strength
-    liquid = _gaussian(mean + deviation * normal(images[:, :1], generator), sigma)
+    liquid = _gaussian(mean + deviation * draws.normal(images[:, :1]), sigma)
     liquid = torch.where(liquid < threshold, 0.0, liquid)
     colour = images.new_tensor(MUD if muddy else WATER)[:, None, None]
     colour = colour if images.shape[1] == 3 else colour.mean()
@@ -413,7 +429,7 @@ def _relief(liquid: Tensor) -> Tensor:
     return _convolve(_convolve(equal, emboss, "replicate").clamp(0, 1), box, "replicate")
 
 
-_CORRUPT: dict[str, Callable[[Tensor, Strength, Generator], Tensor]] = {
+_CORRUPT: dict[str, Callable[[Tensor, Strength, Draws], Tensor]] = {
     "gaussian_noise": _gaussian_noise,
     "shot_noise": _shot_noise,
     "impulse_noise": _impulse_noise,

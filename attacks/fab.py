@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from attacks._gradient import look
 from attacks._norms import GRADIENT_NORMS, distance
-from attacks._random import Generator
+from attacks._random import Draws
 from attacks._registry import register_attack
 from attacks._types import Norm, Stepwise, ThreatModel
 
@@ -59,7 +59,7 @@ class FAB(Stepwise):
         labels: Tensor,
         *,
         threat: ThreatModel,
-        generator: Generator,
+        draws: Draws,
         targets: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Propose adversarial images and their steps, those towards earlier targets included; see `Stepwise.trace`."""

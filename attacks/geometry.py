@@ -7,7 +7,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from attacks._random import Generator
+from attacks._random import Draws
 from attacks._registry import register_transform
 
 
@@ -28,8 +28,8 @@ class Rotation:
         """For example "rotation 90"."""
         return f"rotation {self.degrees:g}"
 
-    def apply(self, images: Tensor, generator: Generator) -> Tensor:
-        """Turn images (N, C, H, W); the generator is not used.
+    def apply(self, images: Tensor, draws: Draws) -> Tensor:
+        """Turn images (N, C, H, W); draws are not used.
 
         Raises:
             ValueError: the images are not square, which a quarter turn needs to keep the shape.
@@ -57,6 +57,6 @@ class Flip:
         """For example "flip upside-down"."""
         return f"flip {self.direction.replace('_', '-')}"
 
-    def apply(self, images: Tensor, generator: Generator) -> Tensor:
-        """Mirror images (N, C, H, W); the generator is not used."""
+    def apply(self, images: Tensor, draws: Draws) -> Tensor:
+        """Mirror images (N, C, H, W); draws are not used."""
         return images.flip(-2 if self.direction == "upside_down" else -1)

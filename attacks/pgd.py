@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from attacks._gradient import look
 from attacks._norms import GRADIENT_NORMS, ascend, moved, random_difference
-from attacks._random import Generator
+from attacks._random import Draws
 from attacks._registry import register_attack
 from attacks._targets import log_odds_against, predictions
 from attacks._types import Norm, PixelScale, Stepwise, ThreatModel
@@ -57,13 +57,13 @@ class PGD(Stepwise):
         labels: Tensor,
         *,
         threat: ThreatModel,
-        generator: Generator,
+        draws: Draws,
         targets: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Propose adversarial images and their steps; see `Stepwise.trace`."""
         goal = Goal.of(labels, targets)
         length = 2.5 * threat.eps / self.steps if self.step_size is None else self.step_size
-        start = random_difference(images, threat.norm, threat.eps, generator) if self.random_start else 0 * images
+        start = random_difference(images, threat.norm, threat.eps, draws) if self.random_start else 0 * images
         current = moved(images, start, threat.norm, threat.eps)
         adversarial, active = torch.empty_like(images), torch.arange(len(images), device=images.device)
         steps = torch.full_like(active, self.steps)
@@ -98,12 +98,12 @@ class FGSM(Stepwise):
         labels: Tensor,
         *,
         threat: ThreatModel,
-        generator: Generator,
+        draws: Draws,
         targets: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Propose adversarial images and their single step; see `Stepwise.trace`."""
         step = PGD(steps=1, step_size=threat.eps, random_start=False, counts="last_step")
-        return step.trace(model, images, labels, threat=threat, generator=generator, targets=targets)
+        return step.trace(model, images, labels, threat=threat, draws=draws, targets=targets)
 
 
 @register_attack("noise")
@@ -124,11 +124,11 @@ class Noise:
         labels: Tensor,
         *,
         threat: ThreatModel,
-        generator: Generator,
+        draws: Draws,
         targets: Tensor | None = None,
     ) -> Tensor:
         """Propose noisy images; see `Attack.perturb`. Model, labels and targets are not looked at."""
-        difference = random_difference(images, threat.norm, threat.eps, generator)
+        difference = random_difference(images, threat.norm, threat.eps, draws)
         return moved(images, difference, threat.norm, threat.eps)
 
 

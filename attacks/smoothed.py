@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from attacks._gradient import look
 from attacks._norms import GRADIENT_NORMS, ascend, moved, random_difference, steepest
-from attacks._random import Generator, subset
+from attacks._random import Draws
 from attacks._registry import register_attack
 from attacks._targets import predictions
 from attacks._types import Norm, Stepwise, ThreatModel
@@ -51,17 +51,19 @@ class SmoothedPGD(Stepwise):
         labels: Tensor,
         *,
         threat: ThreatModel,
-        generator: Generator,
+        draws: Draws,
         targets: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Propose adversarial images and their steps; see `Stepwise.trace`."""
         norm, eps, goal = threat.norm, threat.eps, Goal.of(labels, targets)
         length = 2.5 * eps / self.steps
-        current = moved(images, random_difference(images, norm, eps, generator), norm, eps)
+        current = moved(images, random_difference(images, norm, eps, draws.stream(0)), norm, eps)
         adversarial, active = current.clone(), torch.arange(len(images), device=images.device)
         direction, steps = torch.zeros_like(images), torch.full_like(active, self.steps)
         for step in range(self.steps):
-            direction = direction + steepest(self._mean_gradient(model, current, goal, threat, generator), Norm.L2)
+            direction = direction + steepest(
+                self._mean_gradient(model, current, goal, threat, draws.stream(1 + step)), Norm.L2
+            )
             current = ascend(images, current, direction, norm=norm, eps=eps, length=length)
             adversarial[active] = current
             with torch.no_grad():
@@ -70,15 +72,13 @@ class SmoothedPGD(Stepwise):
             if not standing.any():
                 break
             active, images, current, direction = (each[standing] for each in (active, images, current, direction))
-            goal, generator = goal.of_images(standing), subset(generator, standing)
+            goal, draws = goal.of_images(standing), draws[standing]
         return adversarial, steps
 
-    def _mean_gradient(
-        self, model: nn.Module, images: Tensor, goal: Goal, threat: ThreatModel, generator: Generator
-    ) -> Tensor:
+    def _mean_gradient(self, model: nn.Module, images: Tensor, goal: Goal, threat: ThreatModel, draws: Draws) -> Tensor:
         """Sum over noisy copies, one after the other: no more memory than a step of PGD."""
         total = torch.zeros_like(images)
-        for _ in range(self.samples):
-            noise = random_difference(images, threat.norm, self.radius * threat.eps, generator)
+        for sample in range(self.samples):
+            noise = random_difference(images, threat.norm, self.radius * threat.eps, draws.stream(sample))
             total += look(model, (images + noise).clamp(0, 1), goal).gradient
         return total

@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from attacks._random import Generator
+from attacks._random import Draws
 from attacks._registry import register_transform
 
 MAX_SHIFT = 4096
@@ -36,8 +36,8 @@ class Spatial:
         """For example "spatial 30, 3, -3"."""
         return f"spatial {self.degrees:g}, {self.dx:g}, {self.dy:g}"
 
-    def apply(self, images: Tensor, generator: Generator) -> Tensor:
-        """Turn and shift images (N, C, H, W); the generator is not used."""
+    def apply(self, images: Tensor, draws: Draws) -> Tensor:
+        """Turn and shift images (N, C, H, W); draws are not used."""
         if self.degrees == 0 and self.dx == int(self.dx) and self.dy == int(self.dy):
             return self._shifted(images, int(self.dx), int(self.dy))
         height, width = images.shape[-2:]

@@ -8,13 +8,16 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from attacks._norms import moved
-from attacks._random import Generator, each_image
+from attacks._random import Draws
 from attacks._registry import register_attack
 from attacks._square_search import Pyramids, Search, Squares
 from attacks._types import Norm, ThreatModel
 
 SCHEDULE = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 """Of 10,000 queries, those after which the share of changed pixels is halved (Sec. 4.1 and the authors' code)."""
+
+BLOCK = 256
+"""Queries whose numbers are drawn at once: a call for each would take as long as a small model does."""
 
 
 @register_attack("square")
@@ -61,26 +64,28 @@ class Square:
         labels: Tensor,
         *,
         threat: ThreatModel,
-        generator: Generator,
+        draws: Draws,
         targets: Tensor | None = None,
     ) -> Tensor:
         """Propose adversarial images; see `Attack.perturb`."""
         norm, eps = threat.norm, threat.eps
         kind = Squares if norm is Norm.LINF else Pyramids
         search: Search = kind(eps, to_edge=self.variant == "rescaled")
-        draws = _Draws(images, generator, search.numbers + images.shape[1])
-        best = moved(images, search.start(images, draws.signs), norm, eps)
+        best = moved(images, search.start(images, draws.stream(0)), norm, eps)
         margin = _margin(model, best, labels)
+        numbers, drawn = search.numbers + images.shape[1], images[:, :0]
         adversarial, rows = best.clone(), torch.arange(len(images), device=images.device)
         for query in range(1, self.queries):
             if (fallen := margin < 0).any():
                 adversarial[rows[fallen]] = best[fallen]
-                rows, best, margin, images, labels = (each[~fallen] for each in (rows, best, margin, images, labels))
-                draws.keep(~fallen)
+                kept = (each[~fallen] for each in (rows, best, margin, images, labels, drawn))
+                (rows, best, margin, images, labels, drawn), draws = kept, draws[~fallen]
             if not len(rows):
                 return adversarial
+            if (at := (query - 1) % BLOCK) == 0:
+                drawn = draws.stream(query).uniform(images.new_empty(len(images), BLOCK, numbers, dtype=torch.float32))
             side = search.side(self._share(query), *images.shape[-2:])
-            difference = search.changed(images, best, draws.of_query(), side)
+            difference = search.changed(images, best, drawn[:, at], side)
             proposed = moved(images, difference, norm, eps)
             after = _margin(model, proposed, labels)
             better = after < margin
@@ -104,38 +109,3 @@ def _margin(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
     margin = of_label - logits.scatter(1, at_label, -torch.inf).amax(1)
     wrong = logits.argmax(1) != labels  # a tie goes to the smaller class
     return torch.where(wrong, margin.clamp(max=-torch.finfo(margin.dtype).tiny), margin.clamp(min=0))
-
-
-class _Draws:
-    """Random numbers that belong to the images, drawn in blocks: one call an image and query would take all the time."""
-
-    BLOCK = 256
-
-    def __init__(self, images: Tensor, generator: Generator, numbers: int) -> None:
-        self._generators = list(each_image(generator, len(images)))
-        self._like = images
-        self._numbers = numbers
-        self._block = self._new_block()
-        self._used = 0
-
-    def _new_block(self) -> Tensor:
-        """Numbers from [0, 1): (N, queries of a block, numbers of a query)."""
-        shape = (self.BLOCK, self._numbers)
-        return torch.stack([torch.rand(shape, generator=each) for each in self._generators]).to(self._like.device)
-
-    def signs(self, count: int) -> Tensor:
-        """Draw plus or minus one, (N, count)."""
-        drawn = torch.stack([torch.rand(count, generator=each) for each in self._generators])
-        return (drawn < 0.5).to(self._like) * 2 - 1
-
-    def keep(self, chosen: Tensor) -> None:
-        """Keep the images that the mask (N,) chooses."""
-        self._generators = [each for each, on in zip(self._generators, chosen.tolist(), strict=True) if on]
-        self._block = self._block[chosen]
-
-    def of_query(self) -> Tensor:
-        """Draw the numbers of a query, (N, numbers)."""
-        if self._used == self.BLOCK:
-            self._block, self._used = self._new_block(), 0
-        self._used += 1
-        return self._block[:, self._used - 1]

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from attacks._norms import distance
-from attacks._random import Generator, integers
+from attacks._random import Draws
 from attacks._registry import register_attack
 from attacks._run import AttackError
 from attacks._types import Norm, ThreatModel
@@ -142,7 +142,7 @@ ENTRIES = {
 """Every class that can be used."""
 
 HANDED_OVER = frozenset({"eps", "max_epsilon", "norm", "seed", "verbose", "n_classes"})
-"""Parameters of torchattacks that follow from threat, generator and model, and are not the user's."""
+"""Parameters of torchattacks that follow from threat, draws and model, and are not the user's."""
 
 
 class _Adapter:
@@ -191,7 +191,7 @@ class _Adapter:
         labels: Tensor,
         *,
         threat: ThreatModel,
-        generator: Generator,
+        draws: Draws,
         targets: Tensor | None = None,
     ) -> Tensor:
         """Propose adversarial images; see `Attack.perturb`.
@@ -203,7 +203,7 @@ class _Adapter:
             return images
         classes, targeted = (labels, False) if targets is None else (targets, True)
         if self.entry.alone is True or (self.entry.alone and getattr(self, "n_restarts", 1) > 1):
-            seeds = integers(2**31, len(images), generator).tolist()
+            seeds = draws.integers(2**31).tolist()
             parts = zip(images.split(1), classes.split(1), seeds, strict=True)
             found = torch.cat([self._call(model, *part[:2], threat, part[2], targeted=targeted) for part in parts])
         else:

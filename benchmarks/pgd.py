@@ -163,7 +163,7 @@ def equal_work(subject: Subject, steps: int, rounds: int) -> str:
     calls: dict[str, Callable[[], object]] = {}
     for precision, model in (("float32", subject.folded), ("bfloat16", subject.bfloat16)):
         calls[f"floor, {precision}"] = partial(bare, model, images, steps)
-        search = partial(pgd(steps, "last_step").perturb, threat=THREAT, generator=torch.Generator())
+        search = partial(pgd(steps, "last_step").perturb, threat=THREAT, draws=attacks.Draws.of(0, range(len(images))))
         calls[f"ours, {precision}"] = partial(search, model, images, labels)
     for name, search in subject.peers(steps).items():
         calls[name] = partial(search, images, labels)
@@ -213,7 +213,7 @@ def attack_run(
 ) -> tuple[Tensor, Tensor]:
     """Let ours search and judge."""
     run = attacks.run_attack(
-        attack, judge, images, labels, threat=THREAT, generator=torch.Generator(), searched=searched
+        attack, judge, images, labels, threat=THREAT, draws=attacks.Draws.of(0, range(len(images))), searched=searched
     )
     return run.adversarial, run.logits
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 import attacks
 from attacks import AttackRun, Norm, ThreatModel
+from evaluation.spec import MAX_RESTARTS
 from evaluation.statistics import proportion
 
 Grade = Literal["reliable", "unchecked", "suspicious", "at chance", "invalid"]
@@ -130,7 +131,7 @@ _NO_GRADIENT = Check(
 def _changes_arrive(model: nn.Module, images: Tensor, logits: Tensor, indices: Sequence[int]) -> Check:
     """A network that rounds its images has the same logits, to the bit, for images that differ by less than it keeps."""
     length = max(LEAST_CHANGE, LEAST_CHANGE * 100_000 / images[0].numel())
-    noise = torch.rand(images.shape, generator=torch.Generator().manual_seed(0)).to(images) * 2 - 1
+    noise = _draws(indices, images).uniform(images) * 2 - 1
     with torch.no_grad():
         same = (model((images + length * noise).clamp(0, 1)) == logits).all(1)
     failed = bool(same.sum() > 0.5 * len(images))
@@ -269,16 +270,15 @@ def probe(
     left = [index for index, stands in zip(indices, standing.tolist(), strict=True) if stands]
 
     def run(name: str) -> AttackRun:
-        generators = attacks.image_generators(0, left, stream=PROBE_STREAM)
-        attack = attacks.create(name)
-        return attacks.run_attack(
-            attack, model, images[standing], labels[standing], threat=threat, generator=generators
-        )
+        attack, draws = attacks.create(name), _draws(left, images)
+        return attacks.run_attack(attack, model, images[standing], labels[standing], threat=threat, draws=draws)
 
     return tuple(_weaker(name, title, run(name).flipped, left, len(images)) for name, title in _WEAKER.items())
 
 
-PROBE_STREAM = 3
+PROBE_STREAM = MAX_RESTARTS + 1
+"""Stream of random draws of checks: no restart has it, nor have targets."""
+
 _WEAKER = {"noise": "noise fells no image that stands", "fgsm": "a single step is not stronger"}
 
 
@@ -308,7 +308,7 @@ def extreme(model: nn.Module, images: Tensor, labels: Tensor, indices: Sequence[
         images,
         labels,
         threat=ThreatModel(Norm.LINF, EXTREME_EPS),
-        generator=attacks.image_generators(0, indices, stream=PROBE_STREAM),
+        draws=_draws(indices, images),
     )
     standing = (attacks.predictions(run.clean_logits) == labels) & ~run.flipped
     found = proportion(int(standing.sum()), len(images))
@@ -323,6 +323,10 @@ def extreme(model: nn.Module, images: Tensor, labels: Tensor, indices: Sequence[
         else f"{int(standing.sum())} of {len(images)} images stand at Linf {EXTREME_EPS}, not above chance",
         images=_listed(standing, indices) if failed else (),
     )
+
+
+def _draws(indices: Sequence[int], images: Tensor) -> attacks.Draws:
+    return attacks.Draws.of(0, indices, device=images.device).stream(PROBE_STREAM)
 
 
 def _listed(chosen: Tensor, indices: Sequence[int]) -> tuple[int, ...]:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from pydantic import BaseModel, ConfigDict
@@ -111,10 +112,10 @@ class Batch:
             return None
         return column if self.columns is None else self.columns[column]
 
-    def generators(self, chosen: Tensor, stream: int = 0) -> list[torch.Generator]:
-        """Make the generators of the images that the mask (N,) chooses."""
-        indices = [index for index, on in zip(self.indices, chosen.tolist(), strict=True) if on]
-        return attacks.image_generators(self.seed, indices, stream=stream)
+    @cached_property
+    def draws(self) -> attacks.Draws:
+        """The source of all randomness: a stream for each restart of an attack, 0 for a transform, `TARGET_STREAM` for targets."""
+        return attacks.Draws.of(self.seed, self.indices, device=self.images.device)
 
 
 @dataclass(frozen=True)
@@ -178,7 +179,7 @@ class Outcome:
             batch.images[chosen],
             batch.labels[chosen],
             threat=threat,
-            generator=batch.generators(chosen, run.restart),
+            draws=batch.draws[chosen].stream(run.restart),
             targets=None if targets is None else targets[chosen],
             searched=batch.classifier if run.repeated else batch.searched,
             clean_logits=self.clean_logits[chosen],
@@ -280,7 +281,7 @@ def _transform(transforms: Sequence[attacks.Transform], batch: Batch) -> Outcome
     total = Outcome.of(batch)
     standing = torch.ones_like(batch.labels, dtype=torch.bool)
     for transform in transforms:
-        changed = transform.apply(batch.images[standing], batch.generators(standing))
+        changed = transform.apply(batch.images[standing], batch.draws[standing].stream(0))
         with torch.no_grad():
             logits = batch.classifier(changed)
         total.logits[standing], total.images[standing] = logits, changed
@@ -299,8 +300,8 @@ def _attack(condition: AdversarialCondition, batch: Batch, first_round: int) -> 
     everything = torch.ones_like(batch.labels, dtype=torch.bool)
     targets = None
     if condition.targets:
-        generators = batch.generators(everything, TARGET_STREAM)
-        targets = attacks.choose_targets(condition.targets, total.clean_logits, batch.labels, generators)
+        draws = batch.draws.stream(TARGET_STREAM)
+        targets = attacks.choose_targets(condition.targets, total.clean_logits, batch.labels, draws)
     runs = rounds(condition.attacks)[first_round:] + repetition(condition.attacks, batch.precision)
     _cascade(total, batch, runs, condition.threat, everything, targets)
     return total

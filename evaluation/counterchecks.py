@@ -76,7 +76,7 @@ class _Made(Stepwise):
         labels: Tensor,
         *,
         threat: ThreatModel,
-        generator: attacks.Generator,
+        draws: attacks.Draws,
         targets: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Propose them; see `Stepwise.trace`."""
@@ -127,9 +127,12 @@ def _on_source(batch: Batch, threat: ThreatModel, source: models.Classifier) -> 
     """Adversarial images (N, C, H, W) for another model, whose classes may be in another order."""
     names = source.card.classes
     labels = [names.index(batch.classifier.card.classes[batch.logit(label) or 0]) for label in batch.labels.tolist()]
-    generators = attacks.image_generators(batch.seed, batch.indices, stream=PROBE_STREAM)
     return _ON_SOURCE.create().perturb(
-        source, batch.images, torch.tensor(labels).to(batch.labels), threat=threat, generator=generators
+        source,
+        batch.images,
+        torch.tensor(labels).to(batch.labels),
+        threat=threat,
+        draws=batch.draws.stream(PROBE_STREAM),
     )
 
 
@@ -140,7 +143,7 @@ def _run(attack: Attack, batch: Batch, clean: Outcome, threat: ThreatModel) -> A
         batch.images,
         batch.labels,
         threat=threat,
-        generator=attacks.image_generators(batch.seed, batch.indices, stream=PROBE_STREAM),
+        draws=batch.draws.stream(PROBE_STREAM),
         clean_logits=clean.clean_logits,
     )
 

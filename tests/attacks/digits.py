@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import attacks
-from attacks import Attack, Norm, ThreatModel
+from attacks import Attack, Draws, Norm, ThreatModel
 
 OWN = [name for name in attacks.attack_names() if not name.startswith("torchattacks:")]
 """Attacks of this project; those of torchattacks have tests of their own."""
@@ -76,6 +76,10 @@ def small(name: str, **parameters: object) -> Attack:
 
 def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
+
+
+def draws(images: Tensor, seed: int = 0) -> Draws:
+    return Draws.of(seed, range(len(images)))
 
 
 def robust(run: attacks.AttackRun, labels: Tensor) -> Tensor:

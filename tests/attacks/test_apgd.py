@@ -6,7 +6,7 @@ import torchattacks
 from torch import Tensor, nn
 
 import attacks
-from attacks import AttackRun, Norm, ThreatModel, image_generators, run_attack
+from attacks import AttackRun, Draws, Norm, ThreatModel, run_attack
 from attacks.apgd import _checkpoints, _Losses
 from tests.attacks.digits import BUDGETS, Digits, robust
 
@@ -18,7 +18,7 @@ def run(model: nn.Module, digits: Digits, eps: float, **parameters: object) -> A
         digits.images,
         digits.labels,
         threat=ThreatModel(Norm.LINF, eps),
-        generator=image_generators(0, range(len(digits.labels))),
+        draws=Draws.of(0, range(len(digits.labels))),
     )
 
 
@@ -70,8 +70,8 @@ def test_an_image_alone_has_the_verdict_that_it_has_in_a_batch(
 
     def flipped(part: range) -> list[bool]:
         images, labels = digits.images[part.start : part.stop], digits.labels[part.start : part.stop]
-        generators = image_generators(3, part)
-        return run_attack(attack, network, images, labels, threat=BUDGETS[norm], generator=generators).flipped.tolist()
+        draws = Draws.of(3, part)
+        return run_attack(attack, network, images, labels, threat=BUDGETS[norm], draws=draws).flipped.tolist()
 
     together = flipped(indices)
     assert True in together
@@ -106,7 +106,7 @@ def test_few_classes_fall_back_with_a_notice(digits: Digits, classes: int, loss:
     images = digits.images[:50]
     labels = model(images).argmax(1)
     threat = ThreatModel(Norm.LINF, 0.2)
-    found = run_attack(attack, model, images, labels, threat=threat, generator=image_generators(0, range(50)))
+    found = run_attack(attack, model, images, labels, threat=threat, draws=Draws.of(0, range(50)))
     assert found.flipped.sum() > 10
 
 
@@ -117,7 +117,7 @@ def test_one_step_is_looked_at(digits: Digits) -> None:
     labels = model(images).argmax(1)
     threat = ThreatModel(Norm.LINF, 0.3)
     found = run_attack(
-        attacks.create("apgd", steps=1), model, images, labels, threat=threat, generator=image_generators(0, range(30))
+        attacks.create("apgd", steps=1), model, images, labels, threat=threat, draws=Draws.of(0, range(30))
     )
     assert found.flipped.sum() > 15
     assert found.images_forwarded <= 30 * (2 + 1 + 2)
@@ -126,9 +126,9 @@ def test_one_step_is_looked_at(digits: Digits) -> None:
 @pytest.mark.parametrize("norm", [Norm.LINF, Norm.L2])
 def test_the_steps_said_are_those_that_the_harness_counted(network: nn.Module, digits: Digits, norm: Norm) -> None:
     images, labels = digits.images[:200], digits.labels[:200]
-    generators = image_generators(0, range(200))
+    draws = Draws.of(0, range(200))
     attack = attacks.create("apgd", steps=10)
-    run = run_attack(attack, network, images, labels, threat=BUDGETS[norm], generator=generators)
+    run = run_attack(attack, network, images, labels, threat=BUDGETS[norm], draws=draws)
     assert run.steps is not None
     assert run.images_forwarded == 3 * 200 + (run.steps + 1).sum()  # one pass ranks the classes, one looks at the start
     assert run.steps[run.flipped].unique().numel() > 2
@@ -136,9 +136,9 @@ def test_the_steps_said_are_those_that_the_harness_counted(network: nn.Module, d
 
 def test_steps_towards_earlier_targets_are_counted(network: nn.Module, digits: Digits) -> None:
     images, labels = digits.images[:200], digits.labels[:200]
-    generators = image_generators(0, range(200))
+    draws = Draws.of(0, range(200))
     attack = attacks.create("apgd", steps=4, loss="targeted_dlr", targets_tried=3)
-    run = run_attack(attack, network, images, labels, threat=BUDGETS[Norm.LINF], generator=generators)
+    run = run_attack(attack, network, images, labels, threat=BUDGETS[Norm.LINF], draws=draws)
     assert run.steps is not None
     right = run.clean_logits.argmax(1) == labels
     assert run.steps[right & ~run.flipped].eq(12).all()

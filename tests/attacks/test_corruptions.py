@@ -14,7 +14,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional
 
 import attacks
-from attacks import image_generators
+from attacks import Draws
 from attacks.corruptions import CORRUPTIONS, EXTRA_CORRUPTIONS, NAMES, _gaussian, _zoom
 
 NOT_IN_GREY = {"saturate"}
@@ -23,8 +23,8 @@ MONOTONE = set(NAMES) - {"glass_blur", "elastic_transform", "frost", "spatter", 
 
 
 def corrupted(images: Tensor, name: str, severity: int, seed: int = 0, first: int = 0) -> Tensor:
-    generators = image_generators(seed, range(first, first + len(images)))
-    return attacks.create_transform("corruption", name=name, severity=severity).apply(images, generators)
+    draws = Draws.of(seed, range(first, first + len(images)))
+    return attacks.create_transform("corruption", name=name, severity=severity).apply(images, draws)
 
 
 def pictures(count: int, *shape: int) -> Tensor:
@@ -198,10 +198,8 @@ def test_glass_is_the_line_of_the_authors_on_views(side: int, severity: int, str
     sigma, reach, rounds = strength
     images = pictures(2, 3, side, side).double()
     shape = (rounds, side, side, 2)
-    for image, generator, ours in zip(
-        images, image_generators(0, range(2)), corrupted(images, "glass_blur", severity), strict=True
-    ):
-        steps = torch.randint(-reach, reach, shape, generator=generator).numpy()
+    drawn = Draws.of(0, range(2)).integers(2 * reach, *shape) - reach
+    for image, steps, ours in zip(images, drawn.numpy(), corrupted(images, "glass_blur", severity), strict=True):
         pixels = _gaussian(image[None], sigma)[0].permute(1, 2, 0).numpy().copy()
         for turn in range(rounds):
             for y in range(side - reach, reach, -1):

@@ -11,7 +11,7 @@ from torch import nn
 import attacks
 from attacks import Norm, ThreatModel, run_attack
 from attacks.fab import to_hyperplane
-from tests.attacks.digits import BUDGETS, Digits, generator, robust
+from tests.attacks.digits import BUDGETS, Digits, draws, generator, robust
 from tests.attacks.test_known_answers import exactly_robust
 
 
@@ -79,7 +79,7 @@ def test_the_scale_of_the_logits_does_not_matter(scale: float) -> None:
 def test_close_to_the_exact_count(nearest_mean: nn.Module, digits: Digits) -> None:
     part = Digits(digits.images[::3], digits.labels[::3])
     attack, threat = attacks.create("fab", steps=20), ThreatModel(Norm.LINF, 0.1)
-    run = run_attack(attack, nearest_mean, part.images, part.labels, threat=threat, generator=generator())
+    run = run_attack(attack, nearest_mean, part.images, part.labels, threat=threat, draws=draws(part.images))
     exact = exactly_robust(nearest_mean, part, threat.eps)
     assert not (run.flipped & exact).any()
     assert exact.sum() <= robust(run, part.labels).sum() <= exact.sum() + 5
@@ -91,7 +91,7 @@ def test_verdicts_are_those_of_torchattacks(network: nn.Module, digits: Digits, 
 
     def left(name: str, **parameters: Any) -> torch.Tensor:
         attack = attacks.create(name, steps=15, **parameters)
-        run = run_attack(attack, network, images, labels, threat=BUDGETS[norm], generator=generator())
+        run = run_attack(attack, network, images, labels, threat=BUDGETS[norm], draws=draws(images))
         assert run.within_budget.all()
         return robust(run, labels)
 
@@ -120,7 +120,7 @@ def test_nine_targets_at_most_are_tried(
     images, steps, tried = torch.full((1, 3, 2, 2), 0.5), 7, min(classes - 1, 9)
     attack = attacks.create(name, steps=steps, **parameters)
     labels, threat = torch.zeros(1, dtype=torch.int64), ThreatModel(Norm.LINF, 0.1)
-    run = run_attack(attack, stubborn(classes), images, labels, threat=threat, generator=generator())
+    run = run_attack(attack, stubborn(classes), images, labels, threat=threat, draws=draws(images))
     assert not run.flipped.any()
     forwarded = run.images_forwarded - 2
     if besides is None:  # torchattacks looks at the images a few times more for each target
@@ -133,7 +133,7 @@ def test_nine_targets_at_most_are_tried(
 def test_images_that_have_fallen_cost_no_more(network: nn.Module, digits: Digits) -> None:
     images, labels = digits.images[:60], digits.labels[:60]
     threat = ThreatModel(Norm.LINF, 0.3)
-    run = run_attack(attacks.create("fab", steps=50), network, images, labels, threat=threat, generator=generator())
+    run = run_attack(attacks.create("fab", steps=50), network, images, labels, threat=threat, draws=draws(images))
     fallen = run.flipped
     assert fallen.sum() > 50
     assert run.steps is not None

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import attacks
-from attacks import AttackRun, Captured, Norm, image_generators, run_attack
+from attacks import AttackRun, Captured, Draws, Norm, run_attack
 from attacks._gradient import Seen, look, record_on_gpu
 from attacks.apgd import _Losses
 from attacks.pgd import Goal
@@ -70,7 +70,7 @@ def attacked(name: str, parameters: dict[str, Any], norm: Norm, targeted: bool, 
         images=on.images,
         labels=on.labels,
         threat=BUDGETS[norm],
-        generator=image_generators(0, range(len(on.labels))),
+        draws=Draws.of(0, range(len(on.labels))),
         targets=(on.labels + 1) % 10 if targeted else None,
         **models,
     )
@@ -199,7 +199,7 @@ def test_a_captured_model_is_the_model_without_a_loss(network: nn.Module, digits
         digits.images[:100],
         digits.labels[:100],
         threat=BUDGETS[Norm.LINF],
-        generator=torch.Generator().manual_seed(0),
+        draws=attacks.Draws.of(0, range(len(digits.images[:100]))),
         searched=captured,
     )
     assert run.flipped.any()

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 import attacks
-from attacks import AttackError, AttackRun, Generator, Norm, ThreatModel, image_generators, run_attack
-from tests.attacks.digits import Digits, generator
+from attacks import AttackError, AttackRun, Draws, Norm, ThreatModel, run_attack
+from tests.attacks.digits import Digits, draws
 
 LINF = ThreatModel(Norm.LINF, 0.1)
 
@@ -33,7 +33,7 @@ class Broken:
         labels: Tensor,
         *,
         threat: ThreatModel,
-        generator: Generator,
+        draws: Draws,
         targets: Tensor | None = None,
     ) -> Tensor:
         return self.change(images)
@@ -52,7 +52,7 @@ def verdict(change: Callable[[Tensor], Tensor], value: float = 0.45, *, threat: 
     images = torch.full((2, 1, 3, 3), value)
     label = int(value > 0.5)
     labels = torch.tensor([label, 1 - label])
-    run = run_attack(Broken(change), Brightness().eval(), images, labels, threat=threat, generator=generator())
+    run = run_attack(Broken(change), Brightness().eval(), images, labels, threat=threat, draws=draws(images))
     assert torch.equal(run.clean_logits, Brightness()(torch.full((2, 1, 3, 3), value)))
     return run
 
@@ -75,7 +75,7 @@ def test_what_is_known_of_the_clean_images_is_not_looked_at_again() -> None:
         images,
         labels,
         threat=LINF,
-        generator=generator(),
+        draws=draws(images),
         clean_logits=known,
     )
     assert run.images_forwarded == 2
@@ -102,7 +102,7 @@ def test_what_another_thread_does_with_the_model_does_not_count() -> None:
         return images
 
     labels = torch.tensor([0, 0])
-    assert run_attack(Broken(change), model, images, labels, threat=LINF, generator=generator()).images_forwarded == 4
+    assert run_attack(Broken(change), model, images, labels, threat=LINF, draws=draws(images)).images_forwarded == 4
 
 
 def test_one_pixel_outside_the_ball_is_enough() -> None:
@@ -151,7 +151,7 @@ def test_changing_the_input_in_place_hides_no_distance() -> None:
     images = torch.full((1, 1, 3, 3), 0.45)
     labels = torch.zeros(1, dtype=torch.int64)
     attack = Broken(lambda x: x.add_(0.4))
-    run = run_attack(attack, Brightness().eval(), images, labels, threat=LINF, generator=generator())
+    run = run_attack(attack, Brightness().eval(), images, labels, threat=LINF, draws=draws(images))
     assert run.distances.tolist() == pytest.approx([0.4])
     assert not run.flipped.any()
     assert torch.equal(images, torch.full((1, 1, 3, 3), 0.45))
@@ -174,7 +174,7 @@ def test_the_model_is_left_without_hooks_after_an_error() -> None:
     model = Brightness().eval()
     images, labels = torch.full((1, 1, 3, 3), 0.45), torch.zeros(1, dtype=torch.int64)
     with pytest.raises(AttackError):
-        run_attack(Broken(lambda x: x[:0]), model, images, labels, threat=LINF, generator=generator())
+        run_attack(Broken(lambda x: x[:0]), model, images, labels, threat=LINF, draws=draws(images))
     assert not model._forward_pre_hooks
 
 
@@ -185,7 +185,7 @@ def refused(match: str, **changed: object) -> None:
         "images": torch.full((2, 1, 3, 3), 0.45),
         "labels": torch.zeros(2, dtype=torch.int64),
         "threat": LINF,
-        "generator": generator(),
+        "draws": Draws.of(0, range(2)),
     }
     with pytest.raises(AttackError, match=match):
         run_attack(**(asked | changed))
@@ -232,8 +232,9 @@ def test_targets_of_another_layout_are_refused() -> None:
     refused(r"targets must be int64 \(2,\)", attack=attacks.create("pgd"), targets=torch.ones(1).long())
 
 
-def test_too_few_generators_are_refused() -> None:
-    refused("one generator, or one for each of 2 images, got 1", generator=image_generators(0, [0]))
+@pytest.mark.parametrize("count", [1, 3])
+def test_draws_of_other_images_are_refused(count: int) -> None:
+    refused(f"draws must be of 2 images, got those of {count}", draws=Draws.of(0, range(count)))
 
 
 def test_reached_counts_only_within_the_budget(nearest_mean: nn.Module, digits: Digits) -> None:
@@ -246,8 +247,6 @@ def test_reached_counts_only_within_the_budget(nearest_mean: nn.Module, digits: 
     images, labels = digits.images[:3], digits.labels[:3]
     targets = nearest_mean(images).argmax(1)
     for change, reached in [(lambda x: x, True), (lambda x: (x - 0.2).abs(), False)]:
-        run = run_attack(
-            Aimed(change), nearest_mean, images, labels, threat=LINF, generator=generator(), targets=targets
-        )
+        run = run_attack(Aimed(change), nearest_mean, images, labels, threat=LINF, draws=draws(images), targets=targets)
         assert run.reached is not None
         assert run.reached.tolist() == [reached] * 3

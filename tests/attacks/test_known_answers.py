@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 import attacks
 from attacks import Norm, ThreatModel, run_attack
-from tests.attacks.digits import OWN, Digits, generator, robust, small
+from tests.attacks.digits import OWN, Digits, draws, generator, robust, small
 
 LINF_ATTACKS = [name for name in OWN if Norm.LINF in attacks.create(name).norms]
 EXACT = {0.0: 1626, 0.01: 1599, 0.02: 1568, 0.1: 1185, 0.2: 262, 0.5: 0}
@@ -27,7 +27,7 @@ def exactly_robust(model: nn.Module, digits: Digits, eps: float) -> Tensor:
 
 def attacked(attack: attacks.Attack, model: nn.Module, digits: Digits, eps: float) -> attacks.AttackRun:
     threat = ThreatModel(Norm.LINF, eps)
-    return run_attack(attack, model, digits.images, digits.labels, threat=threat, generator=generator())
+    return run_attack(attack, model, digits.images, digits.labels, threat=threat, draws=draws(digits.images))
 
 
 def test_clean_count(nearest_mean: nn.Module, digits: Digits) -> None:
@@ -74,7 +74,7 @@ def test_no_attack_flips_what_cannot_be_flipped(nearest_mean: nn.Module, digits:
 def test_turned_and_mirrored_counts(
     nearest_mean: nn.Module, digits: Digits, name: str, parameters: dict, count: int
 ) -> None:
-    turned = attacks.create_transform(name, **parameters).apply(digits.images, generator())
+    turned = attacks.create_transform(name, **parameters).apply(digits.images, draws(digits.images))
     assert (nearest_mean(turned).argmax(1) == digits.labels).sum() == count
 
 
@@ -106,7 +106,7 @@ def test_pgd_finds_the_worst_case_of_a_linear_model(norm: Norm, dual: int, rando
         images,
         labels,
         threat=ThreatModel(norm, eps),
-        generator=generator(),
+        draws=draws(images),
         targets=1 - labels if targeted else None,
     )
     loss = (run.clean_logits - run.logits)[:, 1]
@@ -138,7 +138,7 @@ def test_pgd_agrees_with_brute_force_over_two_pixels(norm: Norm) -> None:
 
     attack = attacks.create("pgd", steps=50, step_size=0.01)
     starts = [
-        run_attack(attack, model, images, labels, threat=ThreatModel(norm, eps), generator=generator(seed))
+        run_attack(attack, model, images, labels, threat=ThreatModel(norm, eps), draws=draws(images, seed))
         for seed in range(5)
     ]
     flipped = torch.stack([run.flipped for run in starts]).any(0)

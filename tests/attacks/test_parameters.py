@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import attacks
-from attacks import Norm, ThreatModel, choose_targets, format_eps, image_generators, register_attack, register_transform
+from attacks import Norm, ThreatModel, choose_targets, format_eps, register_attack, register_transform
 from common import UnknownNameError
-from tests.attacks.digits import generator
+from tests.attacks.digits import draws, generator
 
 
 @pytest.mark.parametrize(
@@ -188,7 +188,7 @@ def test_a_name_is_given_once() -> None:
 
 def test_targets_are_never_the_label_and_random_ones_are_all_others() -> None:
     labels = torch.arange(5).repeat(400)
-    targets = choose_targets("random", torch.zeros(2000, 5), labels, generator())
+    targets = choose_targets("random", torch.zeros(2000, 5), labels, draws(labels))
     counts = torch.bincount((targets - labels) % 5, minlength=5)
     assert counts[0] == 0
     assert (counts[1:] - 500).abs().max() < 100  # five standard deviations
@@ -197,7 +197,7 @@ def test_targets_are_never_the_label_and_random_ones_are_all_others() -> None:
 
 def test_the_least_likely_target_has_the_smallest_logit_that_is_not_the_labels() -> None:
     logits = torch.tensor([[3.0, 1.0, 2.0], [1.0, 2.0, 3.0], [1.0, 1.0, 1.0], [-torch.inf, 5.0, 4.0]])
-    targets = choose_targets("least_likely", logits, torch.tensor([0, 0, 0, 0]), generator())
+    targets = choose_targets("least_likely", logits, torch.tensor([0, 0, 0, 0]), draws(logits))
     assert targets.tolist() == [1, 1, 1, 2]
 
 
@@ -206,21 +206,11 @@ def test_the_least_likely_target_has_the_smallest_logit_that_is_not_the_labels()
 def test_no_rule_chooses_the_label(classes: int, count: int, seed: int, rule: attacks.TargetRule) -> None:
     labels = torch.randint(classes, (count,), generator=generator(seed))
     logits = torch.randint(3, (count, classes), generator=generator(seed + 1)).float()  # with ties
-    for source in (generator(seed), image_generators(seed, range(count))):
-        targets = choose_targets(rule, logits, labels, source)
-        assert targets.shape == (count,)
-        assert ((targets >= 0) & (targets < classes) & (targets != labels)).all()
+    targets = choose_targets(rule, logits, labels, draws(labels, seed))
+    assert targets.shape == (count,)
+    assert ((targets >= 0) & (targets < classes) & (targets != labels)).all()
 
 
 def test_one_class_has_no_targets() -> None:
     with pytest.raises(ValueError, match="at least two classes"):
-        choose_targets("random", torch.zeros(3, 1), torch.zeros(3, dtype=torch.int64), generator())
-
-
-def test_generators_belong_to_an_image() -> None:
-    def drawn(seed: int, indices: list[int]) -> list[float]:
-        return [torch.rand((), generator=each).item() for each in image_generators(seed, indices)]
-
-    assert drawn(1, [0, 1, 2]) == drawn(1, [2, 1, 0])[::-1]
-    draws = [value for seed in range(20) for value in drawn(seed, list(range(20)))]
-    assert len(set(draws)) == 400
+        choose_targets("random", torch.zeros(3, 1), torch.zeros(3, dtype=torch.int64), draws(torch.zeros(3)))

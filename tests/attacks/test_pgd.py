@@ -6,8 +6,8 @@ import torchattacks
 from torch import Tensor, nn
 
 import attacks
-from attacks import AttackRun, Norm, ThreatModel, image_generators, run_attack
-from tests.attacks.digits import BUDGETS, Digits, generator, small
+from attacks import AttackRun, Draws, Norm, ThreatModel, run_attack
+from tests.attacks.digits import BUDGETS, Digits, draws, small
 
 REFERENCES = {Norm.LINF: torchattacks.PGD, Norm.L2: torchattacks.PGDL2}
 both_norms = pytest.mark.parametrize("norm", list(REFERENCES))
@@ -25,7 +25,7 @@ def ours(norm: Norm, model: nn.Module, digits: Digits, **parameters: object) -> 
         digits.images,
         digits.labels,
         threat=BUDGETS[norm],
-        generator=generator(),
+        draws=draws(digits.images),
     )
 
 
@@ -70,7 +70,7 @@ def test_fgsm_gives_the_images_of_the_reference(nearest_mean: nn.Module, digits:
     some, threat = part(digits, 256), BUDGETS[Norm.LINF]
     expected = torchattacks.FGSM(nearest_mean, eps=threat.eps)(some.images, some.labels)
     run = run_attack(
-        attacks.create("fgsm"), nearest_mean, some.images, some.labels, threat=threat, generator=generator()
+        attacks.create("fgsm"), nearest_mean, some.images, some.labels, threat=threat, draws=draws(some.images)
     )
     assert (run.adversarial - expected).abs().max() <= 1e-7  # the reference does not project, which rounds
     assert torch.equal(run.logits.argmax(1), nearest_mean(expected).argmax(1))
@@ -88,7 +88,7 @@ def test_the_last_step_counts() -> None:
     attack = attacks.create("pgd", steps=1, step_size=0.25, random_start=False)
     threat = ThreatModel(Norm.LINF, 0.25)
     labels = torch.zeros(1, dtype=torch.int64)
-    run = run_attack(attack, Sum().eval(), images, labels, threat=threat, generator=generator())
+    run = run_attack(attack, Sum().eval(), images, labels, threat=threat, draws=draws(images))
     assert torch.equal(run.adversarial, torch.full((1, 1, 2, 2), 0.25))
 
 
@@ -102,7 +102,7 @@ def test_pgd_sees_each_image_once_a_step(network: nn.Module, digits: Digits, ste
         some.images,
         some.labels,
         threat=BUDGETS[Norm.LINF],
-        generator=generator(),
+        draws=draws(some.images),
         targets=(some.labels + 1) % 10 if targeted else None,
     )
     assert run.images_forwarded == 9 * (steps + 2)
@@ -111,7 +111,9 @@ def test_pgd_sees_each_image_once_a_step(network: nn.Module, digits: Digits, ste
 @pytest.mark.parametrize(("name", "passes"), [("fgsm", 1 + 2), ("noise", 2)])
 def test_forward_passes_of_the_others(network: nn.Module, digits: Digits, name: str, passes: int) -> None:
     some = part(digits, 9)
-    run = run_attack(small(name), network, some.images, some.labels, threat=BUDGETS[Norm.LINF], generator=generator())
+    run = run_attack(
+        small(name), network, some.images, some.labels, threat=BUDGETS[Norm.LINF], draws=draws(some.images)
+    )
     assert run.images_forwarded == 9 * passes
 
 
@@ -148,7 +150,7 @@ def test_images_that_have_fallen_leave_the_batch(network: nn.Module, digits: Dig
     some, threat = part(doubted(network, digits), 300), ThreatModel(Norm.LINF, 0.1)
     expected, passes = plain_pgd(network, some, steps=steps, step_size=0.025, eps=0.1)
     attack = attacks.create("pgd", steps=steps, step_size=0.025, random_start=False)
-    run = run_attack(attack, network, some.images, some.labels, threat=threat, generator=generator())
+    run = run_attack(attack, network, some.images, some.labels, threat=threat, draws=draws(some.images))
     assert torch.equal(run.logits.argmax(1) != some.labels, network(expected).argmax(1) != some.labels)
     assert (run.adversarial - expected).abs().amax(1).flatten(1).amax(1).lt(1e-6).float().mean() > 0.98
     assert run.images_forwarded == 2 * 300 + passes.sum()
@@ -165,7 +167,7 @@ def test_any_step_finds_all_that_the_last_step_finds(network: nn.Module, digits:
             some.images,
             some.labels,
             threat=BUDGETS[norm],
-            generator=generator(),
+            draws=draws(some.images),
         ).flipped
         for counts in ("any_step", "last_step")
     )
@@ -188,7 +190,7 @@ def test_the_step_at_which_an_image_fell_is_known(counts: str, steps: list[int])
     labels = torch.ones(6, dtype=torch.int64)
     attack = attacks.create("pgd", steps=4, step_size=0.02, random_start=False, counts=counts)
     threat = ThreatModel(Norm.LINF, 0.2)
-    run = run_attack(attack, Bright().eval(), images, labels, threat=threat, generator=generator())
+    run = run_attack(attack, Bright().eval(), images, labels, threat=threat, draws=draws(images))
     assert run.steps is not None
     assert run.steps.tolist() == steps
     assert run.flipped.tolist() == [False, True, True, True, True, False]
@@ -203,7 +205,7 @@ def test_the_steps_said_are_those_that_the_harness_counted(network: nn.Module, d
         some.images,
         some.labels,
         threat=BUDGETS[norm],
-        generator=image_generators(0, range(300)),
+        draws=Draws.of(0, range(300)),
     )
     assert run.steps is not None
     assert run.images_forwarded == 2 * 300 + (run.steps + 1).clamp(max=steps).sum()
@@ -214,5 +216,5 @@ def test_a_single_step_is_one(network: nn.Module, digits: Digits) -> None:
     some = part(digits, 9)
     for name, steps in (("fgsm", [1] * 9), ("noise", None)):
         attack = attacks.create(name)
-        run = run_attack(attack, network, some.images, some.labels, threat=BUDGETS[Norm.L2], generator=generator())
+        run = run_attack(attack, network, some.images, some.labels, threat=BUDGETS[Norm.L2], draws=draws(some.images))
         assert (None if run.steps is None else run.steps.tolist()) == steps

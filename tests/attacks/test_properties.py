@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 import attacks
-from attacks import Norm, ThreatModel, choose_targets, image_generators, run_attack
-from tests.attacks.digits import BUDGETS, OWN, Digits, generator, robust, small
+from attacks import Draws, Norm, ThreatModel, choose_targets, run_attack
+from tests.attacks.digits import BUDGETS, OWN, Digits, draws, generator, robust, small
 
 
 def cases() -> Iterator[tuple[str, Norm, bool]]:
@@ -35,7 +35,7 @@ def test_stays_within_the_budget_and_does_something(
 ) -> None:
     images, labels, targets = chosen(digits, 32, targeted=targeted)
     threat = BUDGETS[norm]
-    run = run_attack(small(name), network, images, labels, threat=threat, generator=generator(), targets=targets)
+    run = run_attack(small(name), network, images, labels, threat=threat, draws=draws(images), targets=targets)
     assert run.adversarial.shape == images.shape
     assert run.adversarial.dtype == images.dtype
     assert run.adversarial.min() >= 0
@@ -54,7 +54,7 @@ def test_same_seed_same_images(network: nn.Module, digits: Digits, name: str, no
 
     def once() -> Tensor:
         return small(name).perturb(
-            network, images, labels, threat=BUDGETS[norm], generator=generator(5), targets=targets
+            network, images, labels, threat=BUDGETS[norm], draws=draws(images, 5), targets=targets
         )
 
     first = once()
@@ -71,7 +71,7 @@ def test_leaves_its_inputs_and_the_model_alone(
     assert labels is not None
     model = copy.deepcopy(network)
     before = copy.deepcopy(model.state_dict())
-    small(name).perturb(model, images, labels, threat=BUDGETS[norm], generator=generator(), targets=targets)
+    small(name).perturb(model, images, labels, threat=BUDGETS[norm], draws=draws(images), targets=targets)
     for given, kept in zip((images, labels, targets), chosen(digits, 8, targeted=targeted), strict=True):
         assert given is kept is None or torch.equal(given, kept)
     assert not images.requires_grad
@@ -87,7 +87,7 @@ def test_a_budget_of_zero_changes_nothing(
 ) -> None:
     images, labels, targets = chosen(digits, 8, targeted=targeted)
     threat = ThreatModel(norm, 0)
-    adversarial = small(name).perturb(network, images, labels, threat=threat, generator=generator(), targets=targets)
+    adversarial = small(name).perturb(network, images, labels, threat=threat, draws=draws(images), targets=targets)
     assert torch.equal(adversarial, images)
 
 
@@ -104,7 +104,7 @@ def test_batches_and_order_do_not_matter(
             images[indices],
             labels[indices],
             threat=BUDGETS[norm],
-            generator=image_generators(3, indices),
+            draws=Draws.of(3, indices),
             targets=None if targets is None else targets[indices],
         )
 
@@ -120,9 +120,7 @@ def test_gradient_attacks_are_stronger_than_noise(network: nn.Module, digits: Di
     images, labels, _ = chosen(digits, 500, targeted=False)
     counts = {
         name: int(
-            robust(
-                run_attack(attack, network, images, labels, threat=BUDGETS[norm], generator=generator()), labels
-            ).sum()
+            robust(run_attack(attack, network, images, labels, threat=BUDGETS[norm], draws=draws(images)), labels).sum()
         )
         for name, attack in [
             ("noise", attacks.create("noise")),
@@ -137,7 +135,7 @@ def test_gradient_attacks_are_stronger_than_noise(network: nn.Module, digits: Di
 @pytest.mark.parametrize("norm", [Norm.LINF, Norm.L2])
 def test_targeted_pgd_reaches_its_targets(network: nn.Module, digits: Digits, norm: Norm) -> None:
     images, labels, _ = chosen(digits, 100, targeted=False)
-    targets = choose_targets("random", network(images).detach(), labels, generator(1))
+    targets = choose_targets("random", network(images).detach(), labels, draws(labels, 1))
 
     def reached(eps: float) -> Tensor:
         run = run_attack(
@@ -146,7 +144,7 @@ def test_targeted_pgd_reaches_its_targets(network: nn.Module, digits: Digits, no
             images,
             labels,
             threat=ThreatModel(norm, eps),
-            generator=generator(),
+            draws=draws(images),
             targets=targets,
         )
         assert run.reached is not None
@@ -160,7 +158,7 @@ def test_targeted_pgd_reaches_its_targets(network: nn.Module, digits: Digits, no
 
 def test_without_targets_nothing_is_said_of_reaching_them(network: nn.Module, digits: Digits) -> None:
     images, labels, _ = chosen(digits, 4, targeted=False)
-    run = run_attack(small("fgsm"), network, images, labels, threat=BUDGETS[Norm.LINF], generator=generator())
+    run = run_attack(small("fgsm"), network, images, labels, threat=BUDGETS[Norm.LINF], draws=draws(images))
     assert run.reached is None
 
 
@@ -175,8 +173,8 @@ def test_stays_within_an_l2_ball_of_many_pixels(name: str, eps: float) -> None:
     images = 0.25 + 0.5 * torch.rand(8, 3, 224, 224, generator=generator())
     labels = model(images).argmax(1)
     attack = small(name, **({"queries": 20} if name == "square" else {}))
-    generators = image_generators(0, range(8))
-    run = run_attack(attack, model, images, labels, threat=ThreatModel(Norm.L2, eps), generator=generators)
+    draws = Draws.of(0, range(8))
+    run = run_attack(attack, model, images, labels, threat=ThreatModel(Norm.L2, eps), draws=draws)
     assert run.within_budget.all()
     exact = (run.adversarial.double() - images.double()).flatten(1).norm(dim=1)
     assert run.distances.tolist() == pytest.approx(exact.tolist(), rel=2e-7)

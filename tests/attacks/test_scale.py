@@ -10,7 +10,7 @@ from torch.nn import functional as F
 import attacks
 from attacks import Norm, ThreatModel, log_odds_against, predictions, run_attack
 from attacks._norms import steepest
-from tests.attacks.digits import BUDGETS, Digits, generator
+from tests.attacks.digits import BUDGETS, Digits, draws
 
 SCALES = (1e-9, 1e-3, 1.0, 5.0, 8.0, 1e4)
 
@@ -36,7 +36,7 @@ def standing(name: str, model: nn.Module, digits: Digits, norm: Norm, **paramete
         digits.images,
         digits.labels,
         threat=BUDGETS[norm],
-        generator=generator(),
+        draws=draws(digits.images),
     )
     return (predictions(run.clean_logits) == digits.labels) & ~run.flipped
 
@@ -110,10 +110,8 @@ def test_an_image_without_finite_logits_is_wrong() -> None:
     images[1, 0, 0, 0] = 0.9
     labels = torch.zeros(2, dtype=torch.int64)
     threat = ThreatModel(Norm.LINF, 0.2)
-    run = run_attack(
-        attacks.create("pgd", steps=4), Holes().eval(), images, labels, threat=threat, generator=generator()
-    )
+    run = run_attack(attacks.create("pgd", steps=4), Holes().eval(), images, labels, threat=threat, draws=draws(images))
     assert run.flipped.tolist()[1] is False  # it was wrong before
     up = run_attack(attacks.create("noise"), Holes().eval(), images[:1], labels[:1], threat=ThreatModel(Norm.LINF, 0.5),
-                    generator=torch.Generator().manual_seed(3))  # fmt: skip
+                    draws=attacks.Draws.of(3, range(len(images[:1]))))  # fmt: skip
     assert bool(up.flipped[0]) == bool(up.adversarial[0, 0, 0, 0] > 0.6)

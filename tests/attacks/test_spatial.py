@@ -10,7 +10,7 @@ from attacks.spatial import spatial_grid
 
 
 def moved(images: Tensor, **parameters: float) -> Tensor:
-    return attacks.create_transform("spatial", **parameters).apply(images, torch.Generator())
+    return attacks.create_transform("spatial", **parameters).apply(images, attacks.Draws.of(0, range(len(images))))
 
 
 @pytest.fixture

@@ -6,10 +6,10 @@ import torchattacks
 from torch import Tensor, nn
 
 import attacks
-from attacks import Norm, ThreatModel, image_generators, run_attack
+from attacks import Draws, Norm, ThreatModel, run_attack
 from attacks._square_search import Pyramids, Squares, _signs, _two_pyramids, _Window
 from attacks.square import Square
-from tests.attacks.digits import Digits, generator, robust
+from tests.attacks.digits import Digits, draws, generator, robust
 from tests.attacks.digits import nearest_mean as nearest_mean_of
 
 
@@ -31,7 +31,7 @@ def test_close_to_the_exact_count_without_gradients(nearest_mean: nn.Module, dig
         digits.images,
         digits.labels,
         threat=ThreatModel(Norm.LINF, 0.1),
-        generator=image_generators(0, range(len(digits.labels))),
+        draws=Draws.of(0, range(len(digits.labels))),
     )
     assert 1185 <= robust(run, digits.labels).sum() <= 1195
 
@@ -39,8 +39,8 @@ def test_close_to_the_exact_count_without_gradients(nearest_mean: nn.Module, dig
 def test_hidden_gradients_do_not_hinder_it(nearest_mean: nn.Module, digits: Digits) -> None:
     model = Detached(nearest_mean).eval()
     images, labels = digits.images[:200], digits.labels[:200]
-    threat, generators = ThreatModel(Norm.LINF, 0.2), image_generators(0, range(200))
-    run = run_attack(attacks.create("square", queries=300), model, images, labels, threat=threat, generator=generators)
+    threat, draws = ThreatModel(Norm.LINF, 0.2), Draws.of(0, range(200))
+    run = run_attack(attacks.create("square", queries=300), model, images, labels, threat=threat, draws=draws)
     assert run.flipped.sum() > 50
 
 
@@ -63,7 +63,7 @@ def test_close_to_the_exact_count_in_l2(digits: Digits) -> None:
         grey.images,
         grey.labels,
         threat=ThreatModel(Norm.L2, eps),
-        generator=image_generators(0, range(len(grey.labels))),
+        draws=Draws.of(0, range(len(grey.labels))),
     )
     cannot_fall = distances_to_the_boundary(model, grey) > eps
     assert cannot_fall.sum() == 431
@@ -75,13 +75,11 @@ def test_close_to_the_exact_count_in_l2(digits: Digits) -> None:
 def test_an_image_alone_falls_as_it_does_in_a_batch(network: nn.Module, digits: Digits, threat: ThreatModel) -> None:
     attack = attacks.create("square", queries=300)
     images, labels = digits.images[:12], digits.labels[:12]
-    together = run_attack(attack, network, images, labels, threat=threat, generator=image_generators(5, range(12)))
+    together = run_attack(attack, network, images, labels, threat=threat, draws=Draws.of(5, range(12)))
     assert 0 < together.flipped.sum() < 12
     for index in range(12):
         part = slice(index, index + 1)
-        alone = run_attack(
-            attack, network, images[part], labels[part], threat=threat, generator=image_generators(5, [index])
-        )
+        alone = run_attack(attack, network, images[part], labels[part], threat=threat, draws=Draws.of(5, [index]))
         assert torch.allclose(alone.adversarial[0], together.adversarial[index], atol=1e-6)
 
 
@@ -90,10 +88,8 @@ def test_images_that_have_fallen_cost_no_more_queries(
     nearest_mean: nn.Module, digits: Digits, threat: ThreatModel
 ) -> None:
     images, labels = digits.images[:100], digits.labels[:100]
-    generators = image_generators(0, range(100))
-    run = run_attack(
-        attacks.create("square", queries=500), nearest_mean, images, labels, threat=threat, generator=generators
-    )
+    draws = Draws.of(0, range(100))
+    run = run_attack(attacks.create("square", queries=500), nearest_mean, images, labels, threat=threat, draws=draws)
     standing = int((run.logits.argmax(1) == labels).sum())
     assert run.images_forwarded < 2 * 100 + 500 * standing + 100 * (100 - standing)
 
@@ -143,7 +139,7 @@ def test_windows_up_to_the_edges_and_a_rescaled_schedule_are_stronger(nearest_me
             part.images,
             part.labels,
             threat=ThreatModel(Norm.LINF, 0.1),
-            generator=image_generators(0, range(len(part.labels))),
+            draws=Draws.of(0, range(len(part.labels))),
         )
         return int(robust(run, part.labels).sum())
 
@@ -190,10 +186,7 @@ def test_tiles_of_two_pyramids_to_begin_with() -> None:
     """In 11 x 16 pixels five by eight tiles of 2 x 2, the last row left over; a sign each channel, lying or standing for all."""
     images = torch.zeros(30, 3, 11, 16, dtype=torch.float64)
 
-    def signs(count: int) -> Tensor:
-        return torch.randint(2, (30, count), generator=generator(count)).double() * 2 - 1
-
-    difference = Pyramids(0.7).start(images, signs)
+    difference = Pyramids(0.7).start(images, Draws.of(0, range(30)))
     assert difference.flatten(1).norm(dim=1).tolist() == pytest.approx([0.7] * 30)
     assert (difference[:, :, 10] == 0).all()
     tiles = difference[:, :, :10].unflatten(2, (5, 2)).unflatten(4, (8, 2)).transpose(3, 4) / 0.7 * (3 * 5 * 8) ** 0.5
@@ -251,11 +244,11 @@ def test_images_of_any_size(norm: Norm, shape: tuple[int, int, int]) -> None:
     labels = model(images).argmax(1)
     for eps in (0, 0.01, 1):
         attack, threat = attacks.create("square", queries=300), ThreatModel(norm, eps)
-        run = run_attack(attack, model, images, labels, threat=threat, generator=generator(3))
+        run = run_attack(attack, model, images, labels, threat=threat, draws=draws(images, 3))
         assert run.within_budget.all()
         assert torch.equal(run.adversarial, images) is (eps == 0)
 
 
-def test_signs_are_drawn_for_each_channel() -> None:
+def test_half_of_the_numbers_are_a_plus() -> None:
     drawn = torch.tensor([[0, 0.49, 0.51], [0.99, 0, 0.5]])
-    assert _signs(drawn, torch.empty(0)).tolist() == [[[[1]], [[1]], [[-1]]], [[[-1]], [[1]], [[-1]]]]
+    assert _signs(drawn, torch.empty(0)).tolist() == [[1, 1, -1], [-1, 1, -1]]

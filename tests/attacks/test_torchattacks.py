@@ -15,7 +15,7 @@ from torch import nn
 import attacks
 from attacks import AttackError, Norm, ThreatModel, run_attack
 from attacks.torchattacks import ENTRIES, HANDED_OVER, LEFT_OUT, PREFIX
-from tests.attacks.digits import BUDGETS, Digits, generator, robust
+from tests.attacks.digits import BUDGETS, Digits, draws, robust
 from tests.attacks.test_known_answers import exactly_robust
 
 RGB_ONLY = {"PIFGSM", "PIFGSMPP", "TIFGSM"}
@@ -76,7 +76,7 @@ def test_keeps_to_the_budget_and_touches_nothing(
     model, before = copy.deepcopy(network), copy.deepcopy(network.state_dict())
     attack = attacks.create(PREFIX + name, **QUICK.get(name, {}))
     states = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()
-    run = run_attack(attack, model, images, labels, threat=WITHIN[norm], generator=generator(), targets=targets)
+    run = run_attack(attack, model, images, labels, threat=WITHIN[norm], draws=draws(images), targets=targets)
     assert torch.equal(torch.get_rng_state(), states[0])
     assert (np.random.get_state()[1].tolist(), random.getstate()) == states[1:]
     assert run.within_budget.all()
@@ -91,12 +91,8 @@ def test_batches_do_not_matter_and_the_seed_decides(network: nn.Module, digits: 
     attack = attacks.create(PREFIX + name, **QUICK.get(name, {}))
 
     def found(count: int) -> torch.Tensor:
-        images, labels, generators = (
-            digits.images[:count],
-            digits.labels[:count],
-            attacks.image_generators(7, range(count)),
-        )
-        return attack.perturb(network, images, labels, threat=WITHIN[norm], generator=generators)
+        images, labels = digits.images[:count], digits.labels[:count]
+        return attack.perturb(network, images, labels, threat=WITHIN[norm], draws=draws(images, 7))
 
     few, more = found(2), found(3)
     assert torch.allclose(few, more[:2], rtol=0, atol=1e-5)
@@ -107,14 +103,14 @@ def test_batches_do_not_matter_and_the_seed_decides(network: nn.Module, digits: 
 def test_fells_some(network: nn.Module, digits: Digits, name: str, norm: Norm) -> None:
     attack = attacks.create(PREFIX + name, **QUICK.get(name, {}))
     images, labels = digits.images[:20], digits.labels[:20]
-    assert run_attack(attack, network, images, labels, threat=WEAK[norm], generator=generator()).flipped.any()
+    assert run_attack(attack, network, images, labels, threat=WEAK[norm], draws=draws(images)).flipped.any()
 
 
 @pytest.mark.parametrize("name", sorted({case[0] for case in cases() if case[1] is Norm.LINF} - RGB_ONLY))
 def test_fells_none_that_cannot_fall(nearest_mean: nn.Module, digits: Digits, name: str) -> None:
     part = Digits(digits.images[::90], digits.labels[::90])
     attack, threat = attacks.create(PREFIX + name, **QUICK.get(name, {})), ThreatModel(Norm.LINF, 0.2)
-    run = run_attack(attack, nearest_mean, part.images, part.labels, threat=threat, generator=generator())
+    run = run_attack(attack, nearest_mean, part.images, part.labels, threat=threat, draws=draws(part.images))
     assert not (run.flipped & exactly_robust(nearest_mean, part, threat.eps)).any()
 
 
@@ -123,10 +119,15 @@ def test_those_for_colour_need_three_channels(network: nn.Module, digits: Digits
     images, labels = digits.images[:2], digits.labels[:2]
     attack = attacks.create(PREFIX + name)
     with pytest.raises(AttackError, match=f"torchattacks {name}"):
-        run_attack(attack, network, images, labels, threat=WITHIN[Norm.LINF], generator=generator())
+        run_attack(attack, network, images, labels, threat=WITHIN[Norm.LINF], draws=draws(images))
     colour = nn.Sequential(nn.Conv2d(3, 1, 1, bias=False), network).eval()
     run = run_attack(
-        attack, colour, images.expand(-1, 3, -1, -1), labels, threat=WITHIN[Norm.LINF], generator=generator()
+        attack,
+        colour,
+        images.expand(-1, 3, -1, -1),
+        labels,
+        threat=WITHIN[Norm.LINF],
+        draws=draws(images.expand(-1, 3, -1, -1)),
     )
     assert run.within_budget.all()
     assert run.distances.min() > 0
@@ -147,5 +148,5 @@ def test_counts_on_digits(
 ) -> None:
     """BIM is PGD without a random start; 1185 is the exact worst case at 0.1."""
     attack, threat = attacks.create(PREFIX + name, **parameters), ThreatModel(Norm.LINF, eps)
-    run = run_attack(attack, nearest_mean, digits.images, digits.labels, threat=threat, generator=generator())
+    run = run_attack(attack, nearest_mean, digits.images, digits.labels, threat=threat, draws=draws(digits.images))
     assert robust(run, digits.labels).sum() == count

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 import attacks
-from attacks import image_generators
-from tests.attacks.digits import generator
+from attacks import Draws
+from tests.attacks.digits import draws, generator
 
 EXAMPLES: dict[str, list[dict[str, Any]]] = {
     "rotation": [{"degrees": 90}, {"degrees": 30, "fill": 0.5}],
@@ -39,11 +39,11 @@ TURNED = {
 
 
 def rotate(images: Tensor, degrees: float, **parameters: float) -> Tensor:
-    return attacks.create_transform("rotation", degrees=degrees, **parameters).apply(images, generator())
+    return attacks.create_transform("rotation", degrees=degrees, **parameters).apply(images, draws(images))
 
 
 def flip(images: Tensor, direction: str) -> Tensor:
-    return attacks.create_transform("flip", direction=direction).apply(images, generator())
+    return attacks.create_transform("flip", direction=direction).apply(images, draws(images))
 
 
 @pytest.mark.parametrize("degrees", TURNED)
@@ -120,7 +120,7 @@ def test_an_oblong_can_be_turned_halfway_or_a_little() -> None:
 def test_keeps_shape_type_range_and_its_input(name: str, parameters: dict[str, Any]) -> None:
     images = torch.rand(3, 3, 16, 16, generator=generator())
     before = images.clone()
-    changed = attacks.create_transform(name, **parameters).apply(images, generator())
+    changed = attacks.create_transform(name, **parameters).apply(images, draws(images))
     assert changed.shape == images.shape
     assert changed.dtype == images.dtype
     assert changed.min() >= 0
@@ -135,9 +135,9 @@ def test_keeps_shape_type_range_and_its_input(name: str, parameters: dict[str, A
 def test_depends_on_the_seed_and_the_image_only(name: str, parameters: dict[str, Any]) -> None:
     transform = attacks.create_transform(name, **parameters)
     images = torch.rand(5, 3, 16, 16, generator=generator())
-    assert torch.equal(transform.apply(images, generator(1)), transform.apply(images, generator(1)))
-    whole = transform.apply(images, image_generators(0, range(5)))
-    pieces = [transform.apply(images[i : i + 2], image_generators(0, range(i, min(i + 2, 5)))) for i in (0, 2, 4)]
+    assert torch.equal(transform.apply(images, draws(images, 1)), transform.apply(images, draws(images, 1)))
+    whole = transform.apply(images, Draws.of(0, range(5)))
+    pieces = [transform.apply(images[i : i + 2], Draws.of(0, range(i, min(i + 2, 5)))) for i in (0, 2, 4)]
     assert torch.allclose(torch.cat(pieces), whole, rtol=0, atol=1e-6)
 
 

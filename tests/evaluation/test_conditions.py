@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from attacks import Norm, ThreatModel, create, create_transform, image_generators, run_attack
+from attacks import Draws, Norm, ThreatModel, create, create_transform, run_attack
 from evaluation import AttackChoice, Catalog, EvaluationSpec, Shard, evaluate, run_shard
 from evaluation.conditions import Batch, Row, run_condition
 from evaluation.spec import AdversarialCondition, Condition, CurveCondition, GridCondition
@@ -71,7 +71,9 @@ def test_a_grid_counts_the_worst(linear: nn.Module, digits: known.Digits) -> Non
     found = rows(GridCondition(name="rotation", grid={"degrees": angles}), linear, digits)
     holds = torch.ones(len(digits.labels), dtype=torch.bool)
     for degrees in angles:
-        turned = create_transform("rotation", degrees=degrees).apply(digits.images, torch.Generator())
+        turned = create_transform("rotation", degrees=degrees).apply(
+            digits.images, Draws.of(0, range(len(digits.images)))
+        )
         holds &= linear(turned).argmax(1) == digits.labels
     assert [row.prediction == row.label for row in found] == holds.tolist()
     assert 0 < holds.sum() < 263
@@ -139,7 +141,7 @@ def test_rows_name_the_step_of_the_attack_that_felled(digits: known.Digits) -> N
         few.images[left],
         few.labels[left],
         threat=condition.threat,
-        generator=image_generators(0, left.nonzero().flatten().tolist()),
+        draws=Draws.of(0, left.nonzero().flatten().tolist()).stream(0),
     )
     assert run.steps is not None
     assert [row.felled_step for row in found if row.felled_by == "pgd"] == run.steps[run.flipped].tolist()
@@ -185,7 +187,7 @@ def test_every_restart_has_draws_of_its_own_and_names_what_it_felled(digits: kno
             few.images,
             few.labels,
             threat=ThreatModel(Norm.LINF, 0.15),
-            generator=image_generators(0, range(300), stream=restart),
+            draws=Draws.of(0, range(300)).stream(restart),
         )
         felled = (run.flipped & standing).nonzero().flatten().tolist()
         assert [row.index for row in found if row.felled_restart == restart] == felled

@@ -221,7 +221,7 @@ def test_an_attack_from_a_prompt(catalog: Catalog) -> None:
         images,
         labels,
         threat=attacks.ThreatModel("Linf", 8 / 255),
-        generator=torch.Generator().manual_seed(0),
+        draws=attacks.Draws.of(0, range(len(images))),
     )
     assert (adversarial - images).abs().max() <= 8 / 255 + 1e-6
     assert (classifier(adversarial).argmax(1) == labels).sum() < (classifier(images).argmax(1) == labels).sum()

@@ -76,9 +76,9 @@ def test_gradients_reach_the_image(kind: str, tmp_path: Path) -> None:
     (expected,) = torch.autograd.grad(net((images - 0.5) / 0.25).logsumexp(1).sum(), images)
     torch.testing.assert_close(gradient, expected, atol=1e-4, rtol=1e-4)
     attack = attacks.create("pgd", steps=2)
-    generator = torch.Generator().manual_seed(0)
+    draws = attacks.Draws.of(0, range(3))
     labels, threat = torch.tensor([0, 1, 2]), attacks.ThreatModel("Linf", 8 / 255)
-    moved = attack.perturb(classifier, images.detach(), labels, threat=threat, generator=generator)
+    moved = attack.perturb(classifier, images.detach(), labels, threat=threat, draws=draws)
     assert (moved - images).abs().amax() > 1e-3
 
 
