@@ -87,8 +87,8 @@ def ours(work: Work, judge: nn.Module, searched: nn.Module, *, random_start: boo
     call: Any = (
         partial(attacks.run_attack, attack, judge, searched=searched) if harness else partial(attack.perturb, searched)
     )
-    generators = partial(attacks.image_generators, 0, range(len(work.images)))
-    return lambda: call(work.images, work.labels, threat=THREAT, generator=generators())
+    draws = attacks.Draws.of(0, range(len(work.images)), device=work.images.device)
+    return lambda: call(work.images, work.labels, threat=THREAT, draws=draws)
 
 
 def contenders(work: Work) -> dict[tuple[str, str], Make]:

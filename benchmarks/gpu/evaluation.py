@@ -83,14 +83,14 @@ def clean(roles: Roles, images: Tensor) -> None:
 
 
 def attacked(attack: PGD, roles: Roles, images: Tensor, labels: Tensor) -> None:
-    """What an attack asks of the device; random starts are left out, for they may be drawn elsewhere."""
+    """What an attack asks of the device."""
     attacks.run_attack(
-        replace(attack, random_start=False),
+        attack,
         roles.classifier,
         images,
         labels,
         threat=THREAT,
-        generator=torch.Generator(),
+        draws=attacks.Draws.of(0, range(len(images)), device=images.device),
         searched=roles.searched,
     )
 
