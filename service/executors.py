@@ -4,6 +4,7 @@ import multiprocessing
 import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor, Future
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -112,8 +113,9 @@ class ProgressFile:
     path: Path
 
     def write(self, done: int, total: int) -> None:
-        """Write the images that are done, of how many."""
-        self.path.write_text(f"{done} {total}")
+        """Write the images that are done, of how many; where that fails, as on a full disk, the shard goes on without it."""
+        with suppress(OSError):
+            self.path.write_text(f"{done} {total}")
 
     def read(self) -> float:
         """Read the share that is done, 0 to 1."""

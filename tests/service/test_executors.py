@@ -16,7 +16,7 @@ from pebble import ProcessExpired
 
 from evaluation import Catalog, DatasetError, EvaluationSpec, Plan, make_plan, preset, run_shard
 from models import CheckpointError
-from service.executors import DeviceExecutor, available_devices, compute, cores, describe
+from service.executors import DeviceExecutor, ProgressFile, available_devices, compute, cores, describe
 from tests.conftest import Put
 from tests.service.conftest import DEADLINE_S, until
 
@@ -162,3 +162,12 @@ def test_there_is_a_device_and_failures_are_described_in_one_line() -> None:
     assert available_devices() == (gpus or [f"cpu:{index}" for index in range(min(cores(), 4))])
     assert 1 <= cores() <= (os.cpu_count() or 1)
     assert describe(ValueError("one\ntwo")) == "ValueError: one"
+
+
+def test_progress_that_cannot_be_written_costs_no_shard(tmp_path: Path) -> None:
+    progress = ProgressFile(tmp_path / "gone" / "1")
+    progress.write(20, 100)
+    assert progress.read() == 0.0
+    progress.path.parent.mkdir()
+    progress.write(20, 100)
+    assert progress.read() == 0.2
