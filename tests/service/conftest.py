@@ -13,6 +13,7 @@ import uvicorn
 from fastapi import FastAPI
 from starlette.types import ASGIApp
 
+import evaluation.plan
 from evaluation import Catalog, EvaluationSpec, Plan, Shard, ShardResult
 from evaluation.conditions import Row
 from service.app import create_app
@@ -116,6 +117,15 @@ def settings(catalog: Catalog, put_checkpoint: Put, tmp_path_factory: pytest.Tem
 def server(settings: Settings) -> Iterator[Server]:
     with serving(settings) as running:
         yield running
+
+
+@pytest.fixture(scope="module")
+def fresh(settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server of a module's own, with shards of four images."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(evaluation.plan, "SHARD_IMAGES", 4)
+        with serving(settings.model_copy(update={"data_dir": tmp_path_factory.mktemp("fresh")})) as running:
+            yield running
 
 
 @pytest.fixture

@@ -6,9 +6,7 @@ from typing import Any
 
 import pytest
 
-import evaluation.plan
-from service.settings import Settings
-from tests.service.conftest import Server, serving
+from tests.service.conftest import Server
 from tests.service.test_live_pages import SPEC
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: uv pip install playwright")
@@ -16,14 +14,6 @@ CHROMIUM = shutil.which("chromium")
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
-
-
-@pytest.fixture(scope="module")
-def fresh(settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(evaluation.plan, "SHARD_IMAGES", 4)
-        with serving(settings.model_copy(update={"data_dir": tmp_path_factory.mktemp("browser")})) as running:
-            yield running
 
 
 @pytest.fixture

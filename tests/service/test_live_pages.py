@@ -4,16 +4,13 @@ import gzip
 import io
 import re
 from base64 import b64encode
-from collections.abc import Iterator
 from typing import Any
 
 import httpx
 import pytest
 from PIL import Image
 
-import evaluation.plan
-from service.settings import Settings
-from tests.service.conftest import Server, serving, until
+from tests.service.conftest import Server, until
 from tests.service.test_predict import SQUARE
 
 SMALL_BYTES = 1024
@@ -53,15 +50,6 @@ class Reader:
         self.bytes, self.updates = self.bytes + len(raw), self.updates + 1
         html = (gzip.decompress(raw) if encoded == "gzip" else raw).decode()
         return self.take(html), html
-
-
-@pytest.fixture(scope="module")
-def fresh(settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server of its own, with shards of four images."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(evaluation.plan, "SHARD_IMAGES", 4)
-        with serving(settings.model_copy(update={"data_dir": tmp_path_factory.mktemp("live")})) as running:
-            yield running
 
 
 def submit(server: Server, **fields: object) -> dict[str, Any]:
