@@ -10,6 +10,7 @@ from attacks._norms import distance
 from attacks._random import Draws
 from attacks._targets import predictions
 from attacks._types import Attack, Stepwise, ThreatModel
+from common import Float32, float32_as
 
 TOLERANCE = 1e-6
 """How far beyond eps or [0, 1] an image may lie, for rounding in float32."""
@@ -58,6 +59,7 @@ class _ForwardCount:
             self.images += len(inputs[0])
 
 
+@float32_as("ieee")
 def run_attack(
     attack: Attack,
     model: nn.Module,
@@ -68,6 +70,7 @@ def run_attack(
     draws: Draws,
     targets: Tensor | None = None,
     searched: nn.Module | None = None,
+    searched_as: Float32 = "ieee",
     clean_logits: Tensor | None = None,
 ) -> AttackRun:
     """Attack images and measure distance, success and the forward passes it took.
@@ -82,6 +85,7 @@ def run_attack(
         targets: (N,) int64 classes to aim for, or None.
         searched: what the attack sees instead of the model, such as a copy in bfloat16; the verdict is always the model's, and
             images that fool the copy alone are attacked again as the model sees them.
+        searched_as: what float32 means where the attack looks; for the verdict it is always IEEE 754's.
         clean_logits: (N, K) of the images as they are, if they are known; they are not looked at again then.
 
     Raises:
@@ -98,13 +102,18 @@ def run_attack(
     try:
         with torch.no_grad():
             clean = model(images) if clean_logits is None else clean_logits
-        adversarial, steps = _propose(
-            attack, searched, images.clone(), labels, threat=threat, draws=draws, targets=targets
-        )
+        with float32_as(searched_as):
+            adversarial, steps = _propose(
+                attack, searched, images.clone(), labels, threat=threat, draws=draws, targets=targets
+            )
         _require_alike(attack, adversarial, images)
+        let_off = None
         with torch.no_grad():
             logits = model(adversarial)
-            let_off = _let_off(logits, searched(adversarial), labels, targets) if searched is not model else None
+            if searched is not model or searched_as != "ieee":
+                with float32_as(searched_as):
+                    seen = searched(adversarial)
+                let_off = _let_off(logits, seen, labels, targets)
         if let_off is not None and let_off.any():
             adversarial[let_off], again = _propose(
                 attack,

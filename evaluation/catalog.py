@@ -132,7 +132,7 @@ class Catalog:
         side = loaded.card.preprocessing.crop
         differentiable = has_gradient(judge, torch.full((1, 3, side, side), 0.5, device=judge.device))
         captured = judge.device.type == "cuda" and judge is not loaded  # a file's own graph is left alone
-        if precision == "float32" and not captured:
+        if precision != "bfloat16" and not captured:
             return Roles(judge, judge, explained, differentiable)
         copy = models.fold(loaded, precision)
         return Roles(judge, attacks.Captured(copy) if captured else copy, explained, differentiable)

@@ -182,6 +182,7 @@ class Outcome:
             draws=batch.draws[chosen].stream(run.restart),
             targets=None if targets is None else targets[chosen],
             searched=batch.classifier if run.repeated else batch.searched,
+            searched_as="tf32" if batch.precision == "tf32" and not run.repeated else "ieee",
             clean_logits=self.clean_logits[chosen],
         )
         return self.take(batch, chosen, found, by=run.choice.name, restart=run.restart, repeated=run.repeated)

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import nn
 
 import models
+from common import float32_as
 from evaluation.checks import Check, extreme, preflight, probe
 from evaluation.classes import match_classes
 from evaluation.conditions import Batch, Outcome, Row, run_condition
@@ -101,6 +102,7 @@ def batch_size(side: int) -> int:
     return max(1, BATCH_PIXELS // side**2)
 
 
+@float32_as("ieee")
 def run_shard(
     spec: EvaluationSpec,
     shard: Shard,

@@ -57,12 +57,13 @@ def methods(report: Report) -> str:
     """Write the paragraph of a paper that says what was done: data, protocol, randomness, intervals, versions."""
     plan, spec = report.plan, report.plan.spec
     conditions = "; ".join(_described(condition) for condition in spec.conditions)
-    precision = (
-        "Attacks searched in bfloat16 on copies of the models, and once more in float32 where an image still stood; whether "
-        "it fell was decided in float32. "
-        if spec.precision != "float32"
-        else ""
-    )
+    searched = {
+        "float32": "",
+        "tf32": "Attacks searched with the inputs of products rounded to TF32",
+        "bfloat16": "Attacks searched in bfloat16 on copies of the models",
+    }[spec.precision]
+    judged = ", and once more in float32 where an image still stood; whether it fell was decided in float32. "
+    precision = searched + judged if searched else ""
     return (
         f"{'PARTIAL RESULT. ' if not report.complete else ''}"
         f"We evaluated {len(spec.models)} model{'s' * (len(spec.models) > 1)} on {plan.images} images of {spec.dataset} "

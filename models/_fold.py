@@ -7,19 +7,22 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import fuse_conv_bn_eval
 
+from common import float32_as
 from models._classifier import Classifier
 from models._folded_san import FoldedSAN, is_foldable
 from models.opaque import OpaqueNetwork
 from models.san import SAN
 
-Precision = Literal["float32", "bfloat16"]
-"""Of weights and maps where attacks look; images, normalisation and logits are float32 always."""
+Precision = Literal["float32", "tf32", "bfloat16"]
+"""Where attacks look: float32; float32 with the inputs of products rounded on a GPU, see `common.float32_as`; weights and maps in
+bfloat16. Images, normalisation and logits are float32 always."""
 
 ServingPrecision = Literal["float32", "bfloat16", "float16"]
 """The same where only predictions are asked for: gradients in float16 would vanish."""
 
-_DTYPES: dict[ServingPrecision, torch.dtype] = {
+_DTYPES: dict[Precision | ServingPrecision, torch.dtype] = {
     "float32": torch.float32,
+    "tf32": torch.float32,
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
 }
@@ -40,7 +43,8 @@ class _InPrecision(nn.Module):
         return self.network(images.to(self.dtype)).float()
 
 
-def fold(classifier: Classifier, precision: ServingPrecision = "float32") -> Classifier:
+@float32_as("ieee")
+def fold(classifier: Classifier, precision: Precision | ServingPrecision = "float32") -> Classifier:
     """Copy a classifier for attacks and predictions: weights are frozen, norms are part of the convolutions before them.
 
     SAN has a form of its own, see `FoldedSAN`; any other network keeps its modules, stored channels-last. The copy is compared
@@ -49,7 +53,7 @@ def fold(classifier: Classifier, precision: ServingPrecision = "float32") -> Cla
     Args:
         classifier: in evaluation mode; it is not changed.
         precision: bfloat16 is for looking for adversarial images, whose verdict then belongs to the original; float16 for
-            predictions alone.
+            predictions alone; tf32 is a copy like float32's, to be used within `common.float32_as`.
     """
     network, dtype = classifier.network, _DTYPES[precision]
     if isinstance(network, SAN) and is_foldable(network):

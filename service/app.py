@@ -8,6 +8,7 @@ from fastapi import Depends, FastAPI
 from fastapi.staticfiles import StaticFiles
 from fastapi_offline import FastAPIOffline
 
+from common import set_float32
 from service import errors
 from service.body_limit import BodyLimit
 from service.compression import Compression
@@ -95,6 +96,7 @@ def create_app(settings: Settings) -> FastAPI:
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncGenerator[None]:
     settings: Settings = app.state.settings
+    set_float32("ieee")
     catalog = settings.catalog()
     store = Store.at(settings.database)
     devices = settings.devices or tuple(available_devices())

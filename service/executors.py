@@ -15,6 +15,7 @@ import torch
 from pebble import ProcessPool
 
 import models
+from common import set_float32
 from evaluation import Catalog, DatasetError, Plan, Shard, ShardResult, best_device, run_shard
 from evaluation.catalog import Roles
 from evaluation.runner import OnProgress
@@ -97,6 +98,7 @@ def _enter_process(device: str, threads: int) -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = device.removeprefix("cuda:")
     if threads:
         torch.set_num_threads(threads)
+    set_float32("ieee")
 
 
 def _end_with_parent() -> None:

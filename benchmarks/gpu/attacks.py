@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, get_args
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +26,7 @@ from torch import Tensor, nn
 import attacks
 import models
 from attacks._gradient import look, record_on_gpu
-from benchmarks.gpu.networks import random_classifier
+from benchmarks.gpu.networks import in_precision, precisions, random_classifier
 from benchmarks.pgd import THREAT, bare, pgd, table, torchattacks_pgd
 from benchmarks.san_core import own_milliseconds
 from benchmarks.san_ops import peak_mib
@@ -42,6 +42,7 @@ CONTEND_S, COMPILE_S = 15.0, 45.0
 Run = Callable[[], object]
 Make = Callable[[], Run]
 """Prepares a run; what it captures or compiles is done then, or in the first run."""
+Contender = tuple[str, models.Precision]
 
 
 @dataclass(frozen=True)
@@ -81,25 +82,43 @@ def floor(work: Work, model: nn.Module, *, captured: bool) -> Run:
     return lambda: [step() for _ in range(work.steps)]
 
 
-def ours(work: Work, judge: nn.Module, searched: nn.Module, *, random_start: bool, harness: bool) -> Run:
+def ours(
+    work: Work,
+    judge: nn.Module,
+    searched: nn.Module,
+    precision: models.Precision,
+    *,
+    random_start: bool,
+    harness: bool,
+) -> Run:
     """Our attack alone, or as `run_attack`; draws belong to images, as in an evaluation."""
     attack = replace(pgd(work.steps, "last_step"), random_start=random_start)
     call: Any = (
-        partial(attacks.run_attack, attack, judge, searched=searched) if harness else partial(attack.perturb, searched)
+        partial(
+            attacks.run_attack,
+            attack,
+            judge,
+            searched=searched,
+            searched_as="tf32" if precision == "tf32" else "ieee",
+        )
+        if harness
+        else partial(attack.perturb, searched)
     )
     draws = attacks.Draws.of(0, range(len(work.images)), device=work.images.device)
     return lambda: call(work.images, work.labels, threat=THREAT, draws=draws)
 
 
-def contenders(work: Work) -> dict[tuple[str, str], Make]:
+def contenders(work: Work) -> dict[Contender, Make]:
     """All of them, by name and precision."""
     on_gpu, judge = work.images.is_cuda, models.fold(work.plain)
     theirs = torchattacks_pgd(copy.deepcopy(work.plain), work.steps)
-    made: dict[tuple[str, str], Make] = {("torchattacks", "float32"): lambda: partial(theirs, work.images, work.labels)}
-    for precision in get_args(models.Precision):
+    made: dict[Contender, Make] = {}
+    for precision in precisions(work.images.device):
+        if precision != "bfloat16":
+            made["torchattacks", precision] = lambda: partial(theirs, work.images, work.labels)
         folded = models.fold(work.plain, precision)
         searched = attacks.Captured(folded) if on_gpu else folded
-        mine = partial(ours, work, judge, searched)
+        mine = partial(ours, work, judge, searched, precision)
         made["floor, eager", precision] = partial(floor, work, folded, captured=False)
         if on_gpu:
             made["floor, captured", precision] = partial(floor, work, folded, captured=True)
@@ -127,14 +146,15 @@ def reason(error: Exception) -> str:
     return f"{type(error).__name__}: {lines[0]}"[:300].replace("|", "/")
 
 
-def measure(work: Work, makes: Mapping[tuple[str, str], Make]) -> str:
+def measure(work: Work, makes: Mapping[Contender, Make]) -> str:
     """Run all that can be run, in turns; a Markdown table, and why the others cannot."""
     device = work.images.device
-    ready: dict[tuple[str, str], tuple[Run, float]] = {}
-    failed: dict[tuple[str, str], str] = {}
+    ready: dict[Contender, tuple[Run, float]] = {}
+    failed: dict[Contender, str] = {}
     for key, make in makes.items():
         try:
-            ready[key] = first(make, device)
+            call, peak = in_precision(key[1], partial(first, make, device))()
+            ready[key] = in_precision(key[1], call), peak
         except Exception as error:
             failed[key] = reason(error)
     turns = [{key: own_milliseconds(call, device) / 1000 for key, (call, _) in ready.items()} for _ in range(ROUNDS)]
@@ -149,17 +169,17 @@ def measure(work: Work, makes: Mapping[tuple[str, str], Make]) -> str:
     return "\n".join([table(header, rows), *(f"- {', '.join(key)}: {why}" for key, why in failed.items())]) + "\n"
 
 
-def over(seconds: Mapping[tuple[str, str], float], key: tuple[str, str]) -> str:
+def over(seconds: Mapping[Contender, float], key: Contender) -> str:
     """Time over that of the floor in the same precision."""
     base = seconds.get(("floor, eager", key[1]))
     return f"{seconds[key] / base:.2f}" if base else ""
 
 
-def compiled(work: Work) -> dict[tuple[str, str], Make]:
+def compiled(work: Work) -> dict[Contender, Make]:
     """The floor of a model that torch.compile makes, the fastest precision first, beside the eager one."""
     on_gpu = work.images.is_cuda
-    made: dict[tuple[str, str], Make] = {}
-    for precision in reversed(get_args(models.Precision)):
+    made: dict[Contender, Make] = {}
+    for precision in reversed(precisions(work.images.device)):
         folded = models.fold(work.plain, precision)
         fast: Any = torch.compile(folded, backend="inductor" if on_gpu else "eager")
         made["floor, eager", precision] = partial(floor, work, folded, captured=False)
@@ -167,7 +187,7 @@ def compiled(work: Work) -> dict[tuple[str, str], Make]:
     return made
 
 
-Makes = Callable[[Work], Mapping[tuple[str, str], Make]]
+Makes = Callable[[Work], Mapping[Contender, Make]]
 
 
 def parts(device: torch.device) -> list[tuple[str, Mapping[str, int], Makes, float]]:
@@ -186,10 +206,6 @@ def main() -> None:
     until = time.monotonic() + parser.parse_args().seconds
     logging.basicConfig(stream=sys.stdout, format="%(message)s\n")  # what cannot be captured says so
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    backends: Any = torch.backends
-    print(
-        f"float32 is {backends.cudnn.conv.fp32_precision} in convolutions, {backends.cuda.matmul.fp32_precision} in products.\n"
-    )
     for suffix, chosen, make, takes in parts(device):
         for name, batch in chosen.items():
             print(f"### {name}, batch {batch}{suffix}\n", flush=True)

@@ -16,7 +16,6 @@ from dataclasses import replace
 from functools import partial
 from itertools import cycle, islice
 from pathlib import Path
-from typing import get_args
 
 import torch
 from safetensors.torch import save_file
@@ -27,7 +26,7 @@ import evaluation
 import models
 from attacks.pgd import PGD
 from benchmarks.gpu.busy import Samples, sampled
-from benchmarks.gpu.networks import card, random_classifier
+from benchmarks.gpu.networks import card, precisions, random_classifier
 from benchmarks.pgd import THREAT, pgd, table
 from benchmarks.san_ops import milliseconds
 from benchmarks.serving import pictures
@@ -82,7 +81,7 @@ def clean(roles: Roles, images: Tensor) -> None:
         roles.classifier(images)
 
 
-def attacked(attack: PGD, roles: Roles, images: Tensor, labels: Tensor) -> None:
+def attacked(attack: PGD, precision: models.Precision, roles: Roles, images: Tensor, labels: Tensor) -> None:
     """What an attack asks of the device."""
     attacks.run_attack(
         attack,
@@ -92,6 +91,7 @@ def attacked(attack: PGD, roles: Roles, images: Tensor, labels: Tensor) -> None:
         threat=THREAT,
         draws=attacks.Draws.of(0, range(len(images)), device=images.device),
         searched=roles.searched,
+        searched_as="tf32" if precision == "tf32" else "ieee",
     )
 
 
@@ -138,9 +138,9 @@ def main() -> None:
                 "clean", specification(None), catalog, count, lambda roles: alone(partial(clean, roles, images), images)
             )
         ]
-        for precision in get_args(models.Precision):
+        for precision in precisions(device):
             spec = specification(attack, precision)
-            call = partial(attacked, attack)
+            call = partial(attacked, attack, precision)
             rows.append(
                 row(
                     f"{attack.title}, {precision}",

@@ -1,9 +1,15 @@
 """Classifiers of random weights that behave like trained ones: the statistics of their norms are those of some images."""
 
+from collections.abc import Callable
+from typing import TypeVar, get_args
+
 import torch
 from torch import Tensor, nn
 
 import models
+from common import float32_as
+
+T = TypeVar("T")
 
 CLASSES = tuple(f"class {index}" for index in range(1000))
 
@@ -32,3 +38,14 @@ def random_classifier(name: str, images: Tensor) -> models.Classifier:
     with torch.no_grad():
         classifier.train()(images)
     return classifier.eval()
+
+
+def precisions(device: torch.device) -> tuple[models.Precision, ...]:
+    """Those that differ on a device."""
+    every: tuple[models.Precision, ...] = get_args(models.Precision)
+    return tuple(each for each in every if device.type == "cuda" or each != "tf32")
+
+
+def in_precision(precision: models.Precision, call: Callable[[], T]) -> Callable[[], T]:
+    """The call where float32 means what a precision says."""
+    return float32_as("tf32" if precision == "tf32" else "ieee")(call)

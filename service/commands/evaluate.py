@@ -53,7 +53,7 @@ def evaluate(
     seed: Annotated[int, typer.Option(help="Seed of all random draws but the selection.")] = 0,
     selection_seed: Annotated[int, typer.Option(help="Seed of the selection of images.")] = 0,
     precision: Annotated[
-        str, typer.Option(help="In which attacks look, float32 or bfloat16; the verdict is float32's.")
+        str, typer.Option(help="In which attacks look: float32, tf32 (on a GPU) or bfloat16; the verdict is float32's.")
     ] = "float32",
     on_broken: Annotated[
         str, typer.Option(help="What to do about broken pictures: fail, or skip them and report which.")

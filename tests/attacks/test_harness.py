@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 import attacks
 from attacks import AttackError, AttackRun, Draws, Norm, ThreatModel, run_attack
+from common import Float32, float32_as, float32_meaning
 from tests.attacks.digits import Digits, draws
 
 LINF = ThreatModel(Norm.LINF, 0.1)
@@ -250,3 +251,48 @@ def test_reached_counts_only_within_the_budget(nearest_mean: nn.Module, digits: 
         run = run_attack(Aimed(change), nearest_mean, images, labels, threat=LINF, draws=draws(images), targets=targets)
         assert run.reached is not None
         assert run.reached.tolist() == [reached] * 3
+
+
+class _Watched(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, images: Tensor, seen: set[str]) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx.seen = seen
+        seen.add(f"forward {float32_meaning()}")
+        return images.view_as(images)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx.seen.add(f"backward {float32_meaning()}")
+        return gradient, None
+
+
+class Watched(nn.Module):
+    """Notes what float32 means in its passes."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner, self.seen = inner, set[str]()
+
+    def forward(self, images: Tensor) -> Tensor:
+        watched: Tensor = _Watched.apply(images, self.seen)  # pyright: ignore[reportAssignmentType]
+        return self.inner(watched)
+
+
+@pytest.mark.parametrize("around", ["ieee", "tf32"])
+@pytest.mark.parametrize("name", ["pgd", "torchattacks:FGSM"])
+def test_the_verdict_is_exact_whatever_float32_means_in_the_search(
+    network: nn.Module, digits: Digits, around: Float32, name: str
+) -> None:
+    images, labels = digits.images[:40], digits.labels[:40]
+    attack = attacks.create(name, **({"steps": 2} if name == "pgd" else {}))
+    judge, searched = Watched(network).eval(), Watched(network).eval()
+    with float32_as(around):
+        run_attack(
+            attack, judge, images, labels, threat=LINF, draws=draws(images), searched=searched, searched_as="tf32"
+        )
+        assert float32_meaning() == around
+    assert judge.seen == {"forward ieee"}
+    assert searched.seen == {"forward tf32", "backward tf32"}
+    with float32_as(around):
+        run_attack(attack, judge, images, labels, threat=LINF, draws=draws(images))
+    assert judge.seen == {"forward ieee", "backward ieee"}

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 import evaluation.runner
+from common import float32_as, float32_meaning
 from evaluation import Catalog, EvaluationSpec, Shard, ShardResult, make_plan, merge, run_shard
 from evaluation.conditions import Batch, Outcome, Row, run_condition
 from evaluation.spec import AdversarialCondition, Attacking, Condition
@@ -54,6 +55,32 @@ def condition_of(**facts: Any) -> Condition:
 PGD = {"name": "pgd", "parameters": {"steps": 3, "step_size": 0.02, "counts": "last_step"}}
 ONE = {"kind": "adversarial", "threat": {"norm": "Linf", "eps": 0.15}, "attacks": [PGD]}
 SWEEP = {"kind": "curve", "norm": "Linf", "eps": [0.05, 0.1, 0.15], "attacks": [PGD], "refine": 2}
+
+
+class Meaning(nn.Module):
+    """Notes what float32 means in its forward passes."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner, self.seen = inner, list[str]()
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.seen.append(float32_meaning())
+        return self.inner(images)
+
+
+@pytest.mark.parametrize(("precision", "searched_in"), [("float32", "ieee"), ("tf32", "tf32"), ("bfloat16", "ieee")])
+def test_only_a_search_in_tf32_rounds_and_its_repetition_does_not(
+    precision: Precision, searched_in: str, digits: known.Digits
+) -> None:
+    network = known.small_network(digits)
+    judge, searched = Meaning(network).eval(), Meaning(network).eval()
+    with float32_as("ieee"):
+        attacked(condition_of(**ONE), judge, digits, precision, searched)
+    assert set(judge.seen) == {"ieee"}
+    assert set(searched.seen) == {searched_in}
+    repeated = len(judge.seen) > 4
+    assert repeated == (precision != "float32")
 
 
 @pytest.mark.parametrize("asked", [ONE, SWEEP], ids=["ball", "curve"])
