@@ -12,6 +12,7 @@ from attacks._gradient import look
 from attacks._norms import GRADIENT_NORMS, distance, moved, steepest
 from attacks._random import Draws
 from attacks._registry import register_attack
+from attacks._standing import Standing
 from attacks._targets import log_odds_against, predictions
 from attacks._types import Norm, Stepwise, ThreatModel
 
@@ -107,23 +108,20 @@ class APGD(Stepwise):
         """Run from a random start; returns images (N, C, H, W), the steps to each (N,), and which are misclassified (N,)."""
         start = moved(images, _start(images, threat.norm, draws) * threat.eps, threat.norm, threat.eps)
         state = _State.at(model, images, labels, start, loss, 2 * threat.eps)
-        adversarial, fallen = start.clone(), torch.zeros_like(labels, dtype=torch.bool)
-        taken = torch.full_like(labels, self.steps)
-        checkpoints = set(_checkpoints(self.steps))
+        standing, checkpoints = Standing(images), set(_checkpoints(self.steps))
         last_checkpoint = 0
         for step in range(self.steps + 1):
-            if state.wrong.any():
-                adversarial[state.rows[state.wrong]] = state.current[state.wrong]
-                fallen[state.rows[state.wrong]], taken[state.rows[state.wrong]] = True, step
-                state = state.of_images(~state.wrong)
-            if step == self.steps or not len(state.rows):
+            kept = standing.after(step, state.current, state.wrong)
+            if kept is not None:
+                state = state.of_images(kept)
+            if step == self.steps or not len(standing):
                 break
             state.advance(model, threat, momentum=MOMENTUM if step else 1.0)
             if step + 1 in checkpoints:
                 state.halve(threshold=self.rho * (step + 1 - last_checkpoint))
                 last_checkpoint = step + 1
-        adversarial[state.rows] = state.best
-        return adversarial, taken, fallen
+        standing.end(self.steps, state.best)
+        return standing.adversarial, standing.steps, standing.fallen
 
 
 def _checkpoints(steps: int) -> Iterator[int]:
@@ -177,7 +175,6 @@ class _State:
     """Where a run stands with the N images that have not fallen.
 
     Attributes:
-        rows: places of the images among those that the run began with.
         images: as they are without attack.
         loss: what is to grow.
         current: the iterate; `previous` the one before.
@@ -191,7 +188,6 @@ class _State:
         halved_then: whether the step was halved there.
     """
 
-    rows: Tensor
     images: Tensor
     loss: _Losses
     current: Tensor
@@ -213,7 +209,6 @@ class _State:
     ) -> "_State":
         value, gradient, wrong = _assess(model, start, loss)
         return cls(
-            rows=torch.arange(len(images), device=images.device),
             images=images,
             loss=loss,
             current=start,
@@ -231,7 +226,7 @@ class _State:
         )
 
     def of_images(self, chosen: Tensor) -> "_State":
-        """Keep the images that the mask (N,) chooses."""
+        """Keep the images that indices (M,) choose."""
         values = {each.name: getattr(self, each.name) for each in fields(self)}
         kept = {name: value[chosen] for name, value in values.items() if isinstance(value, Tensor)}
         return replace(self, **kept, loss=self.loss.of_images(chosen))
@@ -247,7 +242,9 @@ class _State:
         self.value, self.gradient, self.wrong = _assess(model, self.current, self.loss)
         self.rises = self.rises + (self.value > before)
         better = self.value > self.best_value
-        self.best[better], self.best_gradient[better] = self.current[better], self.gradient[better]
+        at = better.view(-1, 1, 1, 1)
+        torch.where(at, self.current, self.best, out=self.best)
+        torch.where(at, self.gradient, self.best_gradient, out=self.best_gradient)
         self.best_value = torch.where(better, self.value, self.best_value)
 
     def halve(self, *, threshold: float) -> None:

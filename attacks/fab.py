@@ -11,6 +11,7 @@ from attacks._gradient import look
 from attacks._norms import GRADIENT_NORMS, distance
 from attacks._random import Draws
 from attacks._registry import register_attack
+from attacks._standing import Standing
 from attacks._types import Norm, Stepwise, ThreatModel
 
 _TINY = 1e-8
@@ -82,22 +83,20 @@ class FAB(Stepwise):
         self, model: nn.Module, images: Tensor, gap: "_Gap", threat: ThreatModel
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Run towards one target each; returns images (N, C, H, W), the steps to each (N,), and which have fallen (N,)."""
-        adversarial, rows = images.clone(), torch.arange(len(images), device=images.device)
-        taken, fallen = torch.full_like(rows, self.steps), torch.zeros_like(rows, dtype=torch.bool)
-        current = images
+        standing, current = Standing(images), images
         for step in range(1, self.steps + 1):
             current = self._step(model, images, current, gap, threat.norm)
             with torch.no_grad():
                 wrong = model(current).argmax(1) != gap.labels
             hit = wrong & (distance(current - images, threat.norm) <= threat.eps)
-            if hit.any():
-                adversarial[rows[hit]], taken[rows[hit]], fallen[rows[hit]] = current[hit], step, True
-                rows, images, current, wrong = (each[~hit] for each in (rows, images, current, wrong))
-                gap = gap.of_images(~hit)
-            if not len(rows):
-                break
+            kept = standing.after(step, current, hit)
+            if kept is not None:
+                images, current, wrong, gap = images[kept], current[kept], wrong[kept], gap.of_images(kept)
+                if not len(standing):
+                    break
             current = torch.where(_spread(wrong), images + self.beta * (current - images), current)
-        return adversarial, taken, fallen
+        standing.end(self.steps, images)
+        return standing.adversarial, standing.steps, standing.fallen
 
     def _step(self, model: nn.Module, images: Tensor, current: Tensor, gap: "_Gap", norm: Norm) -> Tensor:
         """Iterate after the next step: between the projections of the current one and of the clean image."""

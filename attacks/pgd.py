@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
-import torch
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -11,6 +10,7 @@ from attacks._gradient import look
 from attacks._norms import GRADIENT_NORMS, ascend, moved, random_difference
 from attacks._random import Draws
 from attacks._registry import register_attack
+from attacks._standing import Standing
 from attacks._targets import log_odds_against, predictions
 from attacks._types import Norm, PixelScale, Stepwise, ThreatModel
 
@@ -65,19 +65,19 @@ class PGD(Stepwise):
         length = 2.5 * threat.eps / self.steps if self.step_size is None else self.step_size
         start = random_difference(images, threat.norm, threat.eps, draws) if self.random_start else 0 * images
         current = moved(images, start, threat.norm, threat.eps)
-        adversarial, active = torch.empty_like(images), torch.arange(len(images), device=images.device)
-        steps = torch.full_like(active, self.steps)
+        standing = Standing(images)
         for step in range(self.steps):
             logits, _, gradient = look(model, current, goal)
-            if self.counts == "any_step" and not (standing := goal.missed(logits)).all():
-                adversarial[active], steps[active] = current, step
-                active, images, current, gradient = (each[standing] for each in (active, images, current, gradient))
-                goal = goal.of_images(standing)
-                if not len(active):
-                    break
+            if self.counts == "any_step":
+                kept = standing.after(step, current, ~goal.missed(logits))
+                if kept is not None:
+                    images, current, gradient = (each[kept] for each in (images, current, gradient))
+                    goal = goal.of_images(kept)
+                    if not len(standing):
+                        break
             current = ascend(images, current, gradient, norm=threat.norm, eps=threat.eps, length=length)
-        adversarial[active], steps[active] = current, self.steps
-        return adversarial, steps
+        standing.end(self.steps, current)
+        return standing.adversarial, standing.steps
 
 
 @register_attack("fgsm")
@@ -154,5 +154,5 @@ class Goal:
         return (predictions(logits) == self.classes) != self.towards
 
     def of_images(self, chosen: Tensor) -> "Goal":
-        """Keep the images that the mask (N,) chooses."""
+        """Keep the images that a mask (N,) or indices (M,) choose."""
         return Goal(self.classes[chosen], self.towards)

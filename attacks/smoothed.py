@@ -11,7 +11,7 @@ from attacks._gradient import look
 from attacks._norms import GRADIENT_NORMS, ascend, moved, random_difference, steepest
 from attacks._random import Draws
 from attacks._registry import register_attack
-from attacks._targets import predictions
+from attacks._standing import Standing
 from attacks._types import Norm, Stepwise, ThreatModel
 from attacks.pgd import Goal
 
@@ -58,22 +58,21 @@ class SmoothedPGD(Stepwise):
         norm, eps, goal = threat.norm, threat.eps, Goal.of(labels, targets)
         length = 2.5 * eps / self.steps
         current = moved(images, random_difference(images, norm, eps, draws.stream(0)), norm, eps)
-        adversarial, active = current.clone(), torch.arange(len(images), device=images.device)
-        direction, steps = torch.zeros_like(images), torch.full_like(active, self.steps)
+        standing, direction = Standing(images), torch.zeros_like(images)
         for step in range(self.steps):
             direction = direction + steepest(
                 self._mean_gradient(model, current, goal, threat, draws.stream(1 + step)), Norm.L2
             )
             current = ascend(images, current, direction, norm=norm, eps=eps, length=length)
-            adversarial[active] = current
             with torch.no_grad():
-                standing = (predictions(model(current)) == goal.classes) != goal.towards
-            steps[active[~standing]] = step + 1
-            if not standing.any():
-                break
-            active, images, current, direction = (each[standing] for each in (active, images, current, direction))
-            goal, draws = goal.of_images(standing), draws[standing]
-        return adversarial, steps
+                kept = standing.after(step + 1, current, ~goal.missed(model(current)))
+            if kept is not None:
+                images, current, direction = (each[kept] for each in (images, current, direction))
+                goal, draws = goal.of_images(kept), draws[kept]
+                if not len(standing):
+                    break
+        standing.end(self.steps, current)
+        return standing.adversarial, standing.steps
 
     def _mean_gradient(self, model: nn.Module, images: Tensor, goal: Goal, threat: ThreatModel, draws: Draws) -> Tensor:
         """Sum over noisy copies, one after the other: no more memory than a step of PGD."""

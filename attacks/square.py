@@ -11,6 +11,7 @@ from attacks._norms import moved
 from attacks._random import Draws
 from attacks._registry import register_attack
 from attacks._square_search import Pyramids, Search, Squares
+from attacks._standing import Standing
 from attacks._types import Norm, ThreatModel
 
 SCHEDULE = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
@@ -74,14 +75,14 @@ class Square:
         best = moved(images, search.start(images, draws.stream(0)), norm, eps)
         margin = _margin(model, best, labels)
         numbers, drawn = search.numbers + images.shape[1], images[:, :0]
-        adversarial, rows = best.clone(), torch.arange(len(images), device=images.device)
+        standing = Standing(images)
         for query in range(1, self.queries):
-            if (fallen := margin < 0).any():
-                adversarial[rows[fallen]] = best[fallen]
-                kept = (each[~fallen] for each in (rows, best, margin, images, labels, drawn))
-                (rows, best, margin, images, labels, drawn), draws = kept, draws[~fallen]
-            if not len(rows):
-                return adversarial
+            kept = standing.after(query, best, margin < 0)
+            if kept is not None:
+                best, margin, images, labels, drawn = (each[kept] for each in (best, margin, images, labels, drawn))
+                draws = draws[kept]
+            if not len(standing):
+                break
             if (at := (query - 1) % BLOCK) == 0:
                 drawn = draws.stream(query).uniform(images.new_empty(len(images), BLOCK, numbers, dtype=torch.float32))
             side = search.side(self._share(query), *images.shape[-2:])
@@ -89,9 +90,10 @@ class Square:
             proposed = moved(images, difference, norm, eps)
             after = _margin(model, proposed, labels)
             better = after < margin
-            best[better], margin[better] = proposed[better], after[better]
-        adversarial[rows] = best
-        return adversarial
+            torch.where(better.view(-1, 1, 1, 1), proposed, best, out=best)
+            margin = torch.where(better, after, margin)
+        standing.end(self.queries, best)
+        return standing.adversarial
 
     def _share(self, query: int) -> float:
         """Share of the pixels that a query changes: p of the paper, halved as the schedule says."""
