@@ -14,6 +14,15 @@ WARMUPS = 3
 TOLERANCE = 0.1
 """How far a replay may be from what was computed as it is, over the largest value; kernels round, a broken replay is far off."""
 
+SMALLEST_BATCH = 8
+"""Images of the first batch that is timed."""
+
+WORTHWHILE = 1.05
+"""How many more images a second make it worth to double a batch."""
+
+MOST_PIXELS = 2**26
+"""Height times width times images of the largest batch that is timed: 1337 images at 224 x 224."""
+
 Loss = Any
 """What is to grow: a dataclass that makes losses (N,) of logits (N, K), in float32 at least.
 
@@ -31,14 +40,17 @@ class Seen(NamedTuple):
     gradient: Tensor
 
 
-Recorder = Callable[[Callable[[], Seen]], Callable[[], Seen]]
+Passes = tuple[Tensor, ...]
+"""What was computed: the fields of `Seen`, or logits (N, K) alone."""
+
+Recorder = Callable[[Callable[[], Passes]], Callable[[], Passes]]
 """Turns a computation on tensors that stay where they are into one that repeats it."""
 
 
 def look(model: nn.Module, images: Tensor, loss: Loss) -> Seen:
     """Run forward and back to the images. The losses are summed, so that an image's gradient does not shrink with its batch."""
     if isinstance(model, Captured):
-        return model(images, loss)
+        return Seen(*model(images, loss))
     with torch.enable_grad():
         leaf = images.detach().requires_grad_()
         logits = model(leaf)
@@ -47,7 +59,7 @@ def look(model: nn.Module, images: Tensor, loss: Loss) -> Seen:
     return Seen(logits.detach(), losses.detach(), gradient)
 
 
-def record_on_gpu(run: Callable[[], Seen]) -> Callable[[], Seen]:
+def record_on_gpu(run: Callable[[], Passes]) -> Callable[[], Passes]:
     """Capture a CUDA graph as PyTorch asks for it: warmed up on the stream that captures, into tensors that are kept."""
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
@@ -57,63 +69,135 @@ def record_on_gpu(run: Callable[[], Seen]) -> Callable[[], Seen]:
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph, stream=stream):
-        seen = run()
+        passes = run()
 
-    def replay() -> Seen:
+    def replay() -> Passes:
         graph.replay()
-        return seen
+        return passes
 
     return replay
 
 
-class Captured(nn.Module):
-    """A model on a GPU whose `look` is captured once for each size of batch, then replayed: one launch for all its kernels.
+def fastest_batch(seconds: Callable[[int], float], most: int) -> int:
+    """Double a batch until that makes less than 5 % more images a second, or memory ends.
 
-    Batches are padded to the next power of two, or to the largest batch so far. A size is run as it is the first time, and its
-    capture must repeat that; a model that cannot be captured, or is not repeated, goes on as it is, with a warning in the log.
+    Args:
+        seconds: what a batch of some images takes; may raise `torch.OutOfMemoryError`.
+        most: images at most.
+    """
+    size = min(SMALLEST_BATCH, most)
+    took = seconds(size)
+    while 2 * size <= most:
+        try:
+            twice = seconds(2 * size)
+        except torch.OutOfMemoryError:
+            break
+        if 2 * took < WORTHWHILE * twice:
+            break
+        size, took = 2 * size, twice
+    return size
+
+
+def seconds_on_gpu(run: Callable[[], object]) -> float:
+    """Time a computation on the current GPU, after one that warms up."""
+    run()
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    begin.record()
+    run()
+    end.record()
+    end.synchronize()
+    return begin.elapsed_time(end) / 1000
+
+
+class Captured(nn.Module):
+    """A model on a GPU whose passes are captured once for each size of batch, then replayed: one launch for all its kernels.
+
+    Any number of images passes in batches of one size, which is found by measuring; the last is padded to a power of two. A size is
+    run as it is the first time, and its capture must repeat that; a model that cannot be captured, or is not repeated, goes on as
+    it is, with a warning in the log. Gradients are those of `look`: what else takes them runs the model as it is, all at once.
 
     Args:
         model: in evaluation mode, an image's logits independent of its batch; used by one thread, on the current GPU, and neither
             changed nor moved later, for a replay computes with the weights it met.
         record: captures.
+        batch: images that pass at a time; found by measuring without it.
     """
 
-    def __init__(self, model: nn.Module, record: Recorder = record_on_gpu) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        record: Recorder = record_on_gpu,
+        *,
+        batch: int | None = None,
+    ) -> None:
         super().__init__()
-        self.model, self._record = model, record
+        self.model, self._record, self._fixed_batch = model, record, batch
         self.training = model.training
         self._captures: dict[Hashable, _Capture] = {}
-        self._largest, self._capturable = 0, True
+        self._batches: dict[Hashable, int] = {}
+        self._capturable = True
 
-    def forward(self, images: Tensor, loss: Loss = None) -> Tensor | Seen:
+    def forward(self, images: Tensor, loss: Loss = None) -> Tensor | Passes:
         """Logits (N, K) of images (N, C, H, W); with a loss, what `look` returns."""
         if loss is None:
-            return self.model(images)
+            return self.model(images) if torch.is_grad_enabled() else self._in_batches(images, None)[0]
+        return self._in_batches(images, loss)
+
+    def _in_batches(self, images: Tensor, loss: Loss) -> Passes:
+        size = self._batch(images, loss)
+        if len(images) <= size:
+            return self._replayed(size, images, loss)
+        begins = range(0, len(images), size)
+        parts = [self._replayed(size, images[at : at + size], _rows(loss, slice(at, at + size))) for at in begins]
+        return tuple(torch.cat(each) for each in zip(*parts, strict=True))
+
+    def _batch(self, images: Tensor, loss: Loss) -> int:
+        if self._fixed_batch:
+            return self._fixed_batch
+        key = (loss is None, images.shape[1:], images.dtype, images.device)
+        if key not in self._batches:
+            most = max(1, MOST_PIXELS // images[0, 0].numel())
+
+            def seconds(size: int) -> float:
+                these = images[:1].expand(size, *images.shape[1:]).contiguous()  # what they show does not matter
+                row = torch.zeros(size, dtype=torch.int64, device=images.device)
+                return seconds_on_gpu(lambda: _passes(self.model, these, _rows(loss, row)))
+
+            self._batches[key] = fastest_batch(seconds, most)
+        return self._batches[key]
+
+    def _replayed(self, most: int, images: Tensor, loss: Loss) -> Passes:
         if not self._capturable:
-            return look(self.model, images, loss)
-        self._largest = max(self._largest, len(images))
-        size = min(1 << (len(images) - 1).bit_length(), self._largest)
+            return _passes(self.model, images, loss)
+        size = min(1 << (len(images) - 1).bit_length(), most)
         constants = tuple(value for value in _values(loss).values() if not isinstance(value, Tensor))
         key = (size, images.shape[1:], images.dtype, images.device, type(loss), constants)
         if key in self._captures:
             return self._captures[key](images, loss)
         return self._first(key, size, images, loss)
 
-    def _first(self, key: Hashable, size: int, images: Tensor, loss: Loss) -> Seen:
-        seen = look(self.model, images, loss)
+    def _first(self, key: Hashable, size: int, images: Tensor, loss: Loss) -> Passes:
+        computed = _passes(self.model, images, loss)
         reason = "its replay differs from what it computes"
         try:
             capture = _Capture.of(self.model, images, loss, size, self._record)
-            if _alike(capture(images, loss), seen):
+            if _alike(capture(images, loss), computed):
                 self._captures[key] = capture
-                return seen
+                return computed
         except RuntimeError as error:  # whatever PyTorch says of a capture, lack of memory too
             cause = error.__context__ or error  # ending a capture that has failed is an error of its own
             reason = f"{type(cause).__name__}: {cause}".splitlines()[0]
         self._capturable = False
         self._captures.clear()
         _log.warning("%s cannot be captured and runs as it is: %s", type(self.model).__name__, reason)
-        return seen
+        return computed
+
+
+def _passes(model: nn.Module, images: Tensor, loss: Loss) -> Passes:
+    if loss is not None:
+        return look(model, images, loss)
+    with torch.no_grad():
+        return (model(images),)
 
 
 @dataclass(frozen=True)
@@ -122,7 +206,7 @@ class _Capture:
 
     images: Tensor
     loss: Loss
-    replay: Callable[[], Seen]
+    replay: Callable[[], Passes]
 
     @classmethod
     def of(cls, model: nn.Module, images: Tensor, loss: Loss, size: int, record: Recorder) -> "_Capture":
@@ -131,23 +215,33 @@ class _Capture:
         def room(tensor: Tensor) -> Tensor:
             return tensor.new_zeros(size, *tensor.shape[1:])
 
-        own = replace(loss, **{name: room(each) for name, each in _values(loss).items() if isinstance(each, Tensor)})
-        place = room(images)
-        return cls(place, own, record(lambda: look(model, place, own)))
+        own, place = _each(loss, room), room(images)
+        return cls(place, own, record(lambda: _passes(model, place, own)))
 
-    def __call__(self, images: Tensor, loss: Loss) -> Seen:
+    def __call__(self, images: Tensor, loss: Loss) -> Passes:
         count = len(images)
         self.images[:count].copy_(images)
         for name, own in _values(self.loss).items():
             if isinstance(own, Tensor):
                 own[:count].copy_(getattr(loss, name))
-        return Seen(*(each[:count].clone() for each in self.replay()))
+        return tuple(each[:count].clone() for each in self.replay())
 
 
 def _values(loss: Loss) -> dict[str, object]:
-    return {field.name: getattr(loss, field.name) for field in fields(loss)}
+    return {} if loss is None else {field.name: getattr(loss, field.name) for field in fields(loss)}
 
 
-def _alike(replayed: Seen, computed: Seen) -> bool:
+def _each(loss: Loss, change: Callable[[Tensor], Tensor]) -> Loss:
+    """The loss with its tensors changed."""
+    changed = {name: change(each) for name, each in _values(loss).items() if isinstance(each, Tensor)}
+    return None if loss is None else replace(loss, **changed)
+
+
+def _rows(loss: Loss, chosen: slice | Tensor) -> Loss:
+    """The loss of some images."""
+    return _each(loss, lambda each: each[chosen])
+
+
+def _alike(replayed: Passes, computed: Passes) -> bool:
     pairs = zip(replayed, computed, strict=True)
     return all(bool((ours - theirs).abs().max() <= TOLERANCE * theirs.abs().max()) for ours, theirs in pairs)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import attacks
 from attacks import AttackRun, Captured, Draws, Norm, run_attack
-from attacks._gradient import Seen, look, record_on_gpu
+from attacks._gradient import Passes, Seen, fastest_batch, look, record_on_gpu
 from attacks.apgd import _Losses
 from attacks.pgd import Goal
 from tests.attacks.digits import BUDGETS, Digits
@@ -35,7 +35,7 @@ class Recorder:
     def __init__(self) -> None:
         self.recorded = self.replayed = 0
 
-    def __call__(self, run: Callable[[], Seen]) -> Callable[[], Seen]:
+    def __call__(self, run: Callable[[], Passes]) -> Callable[[], Passes]:
         self.recorded += 1
         kept = run()
 
@@ -83,7 +83,7 @@ def test_captured_attacks_find_and_count_what_others_do(
 ) -> None:
     model, some = precise
     plain = copy.deepcopy(model)
-    captured = Captured(copy.deepcopy(model), recorder := Recorder())
+    captured = Captured(copy.deepcopy(model), recorder := Recorder(), batch=64)
     expected = attacked(name, parameters, norm, targeted, some, model=model, searched=plain)
     attacked(name, parameters, norm, targeted, some, model=model, searched=captured)
     recorded = recorder.recorded
@@ -98,25 +98,78 @@ def test_captured_attacks_find_and_count_what_others_do(
     assert torch.equal(found.steps, expected.steps)
 
 
-def test_batches_are_padded_to_powers_of_two_or_the_largest(network: nn.Module, digits: Digits) -> None:
-    captured = Captured(network, recorder := Recorder())
+def test_batches_are_padded_to_powers_of_two_or_the_whole_batch(network: nn.Module, digits: Digits) -> None:
+    captured = Captured(network, recorder := Recorder(), batch=13)
     recorded: list[int] = []
-    for count in (13, 12, 9, 8, 5, 3, 1, 2, 13, 14, 1):
+    for count in (13, 12, 9, 8, 5, 3, 1, 2, 13, 26, 30, 1):
         found = look(captured, digits.images[:count], loss(digits, count))
         assert_alike(found, look(network, digits.images[:count], loss(digits, count)))
         recorded.append(recorder.recorded)
-    assert recorded == [1, 1, 1, 2, 2, 3, 4, 5, 5, 6, 6]
+    assert recorded == [1, 1, 1, 2, 2, 3, 4, 5, 5, 5, 5, 5]
+
+
+def test_logits_alone_are_captured_too_and_pass_in_batches(network: nn.Module, digits: Digits) -> None:
+    captured = Captured(network, recorder := Recorder(), batch=16)
+    for count in (40, 16, 5):
+        with torch.no_grad():
+            assert torch.allclose(captured(digits.images[:count]), network(digits.images[:count]), atol=1e-5)
+    assert (recorder.recorded, recorder.replayed) == (2, 5)
+    leaf = digits.images[:40].clone().requires_grad_()
+    captured(leaf).sum().backward()
+    assert recorder.recorded == 2, "a gradient that is taken elsewhere runs the model as it is"
+    assert leaf.grad is not None
+    assert leaf.grad.any()
+
+
+@pytest.mark.parametrize(
+    ("per_batch", "per_image", "memory", "found"),
+    [(0.0, 1.0, 999, 8), (64.0, 1.0, 9999, 1024), (8.0, 1.0, 9999, 128), (1e9, 0.0, 9999, 4096), (64.0, 1.0, 100, 64)],
+)
+def test_a_batch_is_doubled_while_that_is_faster(per_batch: float, per_image: float, memory: int, found: int) -> None:
+    asked: list[int] = []
+
+    def seconds(size: int) -> float:
+        asked.append(size)
+        if size > memory:
+            raise torch.OutOfMemoryError
+        return per_batch + per_image * size
+
+    assert fastest_batch(seconds, 4096) == found
+    assert asked == [8 * 2**power for power in range(len(asked))]
+    assert fastest_batch(seconds, 3) == 3, "no more than there may be"
+
+
+def test_the_batch_is_measured_once_for_a_kind_of_pass(
+    network: nn.Module, digits: Digits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured: list[int] = []
+
+    def timed(run: Callable[[], Passes]) -> float:
+        (logits, *_) = run()
+        measured.append(len(logits))
+        return 1 + max(0, len(logits) - 32)
+
+    monkeypatch.setattr(attacks._gradient, "seconds_on_gpu", timed)
+    captured = Captured(network, recorder := Recorder())
+    some = Digits(digits.images[:100], digits.labels[:100])
+    for _ in range(2):
+        assert_alike(look(captured, some.images, loss(some, 100)), look(network, some.images, loss(some, 100)))
+    assert measured == [8, 16, 32, 64]
+    assert recorder.recorded == 2, "32 at a time, and 4 left"
+    with torch.no_grad():
+        captured(some.images[:1])
+    assert measured == [8, 16, 32, 64] * 2, "logits alone may take another"
 
 
 def test_what_a_capture_held_before_does_not_matter(network: nn.Module, digits: Digits) -> None:
-    captured = Captured(network, Recorder())
+    captured = Captured(network, Recorder(), batch=16)
     for start, count in ((0, 16), (0, 16), (16, 13), (40, 9), (60, 16)):
         part = Digits(digits.images[start : start + count], digits.labels[start : start + count])
         assert_alike(look(captured, part.images, loss(part, count)), look(network, part.images, loss(part, count)))
 
 
 def test_what_was_returned_stays_when_the_capture_is_replayed(network: nn.Module, digits: Digits) -> None:
-    captured = Captured(network, Recorder())
+    captured = Captured(network, Recorder(), batch=16)
     look(captured, digits.images[:8], loss(digits, 8))
     first = look(captured, digits.images[:8], loss(digits, 8))
     kept = Seen(*(each.clone() for each in first))
@@ -126,7 +179,7 @@ def test_what_was_returned_stays_when_the_capture_is_replayed(network: nn.Module
 
 def test_every_loss_and_type_has_its_own_capture(network: nn.Module, digits: Digits) -> None:
     images, labels, aim = digits.images[:8], digits.labels[:8], (digits.labels[:8] + 1) % 10
-    captured = Captured(network, recorder := Recorder())
+    captured = Captured(network, recorder := Recorder(), batch=16)
     losses = [
         Goal.of(labels, None),
         Goal.of(labels, aim),
@@ -139,14 +192,14 @@ def test_every_loss_and_type_has_its_own_capture(network: nn.Module, digits: Dig
             assert_alike(look(captured, images, each), look(network, images, each))
     assert recorder.recorded == len(losses)
     pooled = nn.Sequential(nn.AdaptiveAvgPool2d(8), network).eval()
-    captured = Captured(pooled, recorder := Recorder())
+    captured = Captured(pooled, recorder := Recorder(), batch=16)
     for shape in ((8, 8), (9, 10)):
         resized = nn.functional.interpolate(images, shape)
         assert_alike(look(captured, resized, losses[0]), look(pooled, resized, losses[0]))
     assert recorder.recorded == 2
 
 
-def refuse(run: Callable[[], Seen]) -> Callable[[], Seen]:
+def refuse(run: Callable[[], Passes]) -> Callable[[], Passes]:
     try:
         run()
         raise RuntimeError("operation not permitted when stream is capturing\nmore")
@@ -154,7 +207,7 @@ def refuse(run: Callable[[], Seen]) -> Callable[[], Seen]:
         raise RuntimeError("operation failed due to a previous error during capture")
 
 
-def forget(run: Callable[[], Seen]) -> Callable[[], Seen]:
+def forget(run: Callable[[], Passes]) -> Callable[[], Passes]:
     """A replay that does nothing: what the recording made is all there ever is."""
     kept = run()
     return lambda: kept
@@ -172,11 +225,11 @@ def test_a_model_that_cannot_be_captured_goes_on_as_it_is(
 ) -> None:
     calls: list[int] = []
 
-    def counted(run: Callable[[], Seen]) -> Callable[[], Seen]:
+    def counted(run: Callable[[], Passes]) -> Callable[[], Passes]:
         calls.append(1)
         return record(run)
 
-    captured = Captured(network, counted)
+    captured = Captured(network, counted, batch=16)
     with caplog.at_level(logging.WARNING):
         for count in (8, 8, 3):
             found = look(captured, digits.images[:count], loss(digits, count))
@@ -188,7 +241,7 @@ def test_a_model_that_cannot_be_captured_goes_on_as_it_is(
 
 
 def test_a_captured_model_is_the_model_without_a_loss(network: nn.Module, digits: Digits) -> None:
-    captured = Captured(network, Recorder())
+    captured = Captured(network, Recorder(), batch=16)
     assert torch.equal(captured(digits.images[:5]), network(digits.images[:5]))
     assert not captured.training
     assert Captured(copy.deepcopy(network).train()).training
@@ -209,7 +262,7 @@ def test_a_captured_model_is_the_model_without_a_loss(network: nn.Module, digits
 def test_without_a_gpu_it_says_so_and_goes_on(
     network: nn.Module, digits: Digits, caplog: pytest.LogCaptureFixture
 ) -> None:
-    found = look(Captured(network), digits.images[:4], loss(digits, 4))
+    found = look(Captured(network, batch=8), digits.images[:4], loss(digits, 4))
     assert_alike(found, look(network, digits.images[:4], loss(digits, 4)))
     assert "cannot be captured and runs as it is" in caplog.text
 
@@ -247,7 +300,7 @@ def test_graphs_give_the_logits_losses_and_gradients(network: nn.Module, digits:
 
 def counted_on_gpu() -> Recorder:
     class Counted(Recorder):
-        def __call__(self, run: Callable[[], Seen]) -> Callable[[], Seen]:
+        def __call__(self, run: Callable[[], Passes]) -> Callable[[], Passes]:
             self.recorded += 1
             return record_on_gpu(run)
 

@@ -7,14 +7,14 @@ import torch
 
 import models
 from attacks import Captured
-from attacks._gradient import Seen, look
+from attacks._gradient import Passes, look
 from attacks.pgd import Goal
 from evaluation import Catalog
 
 ZOO = sorted(Catalog().checkpoints())
 
 
-def again(run: Callable[[], Seen]) -> Callable[[], Seen]:
+def again(run: Callable[[], Passes]) -> Callable[[], Passes]:
     return run
 
 
@@ -31,7 +31,7 @@ def compare(captured: Captured, plain: torch.nn.Module, device: str) -> None:
 @pytest.mark.parametrize("name", ZOO)
 def test_padding_changes_no_image(name: str) -> None:
     plain = models.fold(Catalog().load_model(name))
-    compare(Captured(plain, again), plain, "cpu")
+    compare(Captured(plain, again, batch=6), plain, "cpu")
 
 
 def test_on_a_cpu_nothing_is_captured(catalog: Catalog) -> None:
