@@ -14,7 +14,7 @@ underscore holds attacks or transforms; importing the package registers them.
 import importlib
 import pkgutil
 
-from attacks._gradient import Captured
+from attacks._gradient import Captured, classify
 from attacks._random import Draws
 from attacks._registry import (
     Description,
@@ -53,6 +53,7 @@ __all__ = [
     "Transform",
     "attack_names",
     "choose_targets",
+    "classify",
     "create",
     "create_transform",
     "describe",

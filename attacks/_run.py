@@ -6,6 +6,7 @@ from threading import get_ident
 import torch
 from torch import Tensor, nn
 
+from attacks._gradient import classify
 from attacks._norms import distance
 from attacks._random import Draws
 from attacks._targets import predictions
@@ -100,20 +101,17 @@ def run_attack(
     count = _ForwardCount()
     hooks = [each.register_forward_pre_hook(count) for each in {model, searched}]
     try:
-        with torch.no_grad():
-            clean = model(images) if clean_logits is None else clean_logits
+        clean = classify(model, images) if clean_logits is None else clean_logits
         with float32_as(searched_as):
             adversarial, steps = _propose(
                 attack, searched, images.clone(), labels, threat=threat, draws=draws, targets=targets
             )
         _require_alike(attack, adversarial, images)
-        let_off = None
-        with torch.no_grad():
-            logits = model(adversarial)
-            if searched is not model or searched_as != "ieee":
-                with float32_as(searched_as):
-                    seen = searched(adversarial)
-                let_off = _let_off(logits, seen, labels, targets)
+        logits, let_off = classify(model, adversarial), None
+        if searched is not model or searched_as != "ieee":
+            with float32_as(searched_as):
+                seen = classify(searched, adversarial)
+            let_off = _let_off(logits, seen, labels, targets)
         if let_off is not None and let_off.any():
             adversarial[let_off], again = _propose(
                 attack,
@@ -126,8 +124,7 @@ def run_attack(
             )
             if steps is not None and again is not None:
                 steps[let_off] = again
-            with torch.no_grad():
-                logits[let_off] = model(adversarial[let_off])
+            logits[let_off] = classify(model, adversarial[let_off])
     finally:
         for hook in hooks:
             hook.remove()

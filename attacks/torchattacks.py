@@ -27,6 +27,9 @@ from attacks._types import Norm, ThreatModel
 
 PREFIX = "torchattacks:"
 
+BATCH_PIXELS = 2**20
+"""Height times width times images of what an attack takes at once: it keeps all that their gradient needs."""
+
 TARGETS = 9
 """Wrong classes that a targeted cascade aims for at most; torchattacks would aim for all of them."""
 
@@ -207,7 +210,9 @@ class _Adapter:
             parts = zip(images.split(1), classes.split(1), seeds, strict=True)
             found = torch.cat([self._call(model, *part[:2], threat, part[2], targeted=targeted) for part in parts])
         else:
-            found = self._call(model, images, classes, threat, 0, targeted=targeted)
+            size = max(1, BATCH_PIXELS // images[0, 0].numel())
+            batches = zip(images.split(size), classes.split(size), strict=True)
+            found = torch.cat([self._call(model, some, aims, threat, 0, targeted=targeted) for some, aims in batches])
         if self.kind == "budget":
             return found
         found = found.clamp(0, 1)

@@ -145,8 +145,7 @@ class Outcome:
     @classmethod
     def of(cls, batch: Batch) -> "Outcome":
         """Begin with the images as they are."""
-        with torch.no_grad():
-            logits = batch.classifier(batch.images)
+        logits = attacks.classify(batch.classifier, batch.images)
         count = len(batch.images)
         return cls(logits, logits.clone(), batch.images.clone(), count, falls=[None] * count)
 
@@ -283,8 +282,7 @@ def _transform(transforms: Sequence[attacks.Transform], batch: Batch) -> Outcome
     standing = torch.ones_like(batch.labels, dtype=torch.bool)
     for transform in transforms:
         changed = transform.apply(batch.images[standing], batch.draws[standing].stream(0))
-        with torch.no_grad():
-            logits = batch.classifier(changed)
+        logits = attacks.classify(batch.classifier, changed)
         total.logits[standing], total.images[standing] = logits, changed
         total.images_forwarded += len(changed)
         standing = standing & (attacks.predictions(total.logits) == batch.labels)

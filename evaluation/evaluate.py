@@ -44,7 +44,7 @@ def evaluate(
         OSError: finished shards cannot be kept.
     """
     catalog, device = catalog or Catalog(), device or best_device()
-    plan = make_plan(spec, catalog, on_look=on_look)
+    plan = make_plan(spec, catalog, device=device, on_look=on_look)
     if kept:
         kept.require_writable()
     dataset = catalog.open_dataset(spec.dataset)

@@ -20,6 +20,9 @@ from evaluation.spec import AdversarialCondition, Condition, EvaluationSpec
 SHARD_IMAGES = 100
 """Images of a shard, the unit of work that is done once and kept."""
 
+GPU_SHARD_IMAGES = 300
+"""The same on a GPU, which would be done with fewer before its batches are full."""
+
 _FROZEN = ConfigDict(frozen=True, extra="forbid")
 
 
@@ -94,6 +97,7 @@ class Plan(BaseModel):
         id: the same for the same question about the same files.
         spec: what is asked.
         images: how many images were selected.
+        shard_images: how many of them make a shard.
         classes: how many classes the data set has.
         matches: how the data set's classes were found among each model's.
         sources: for each model, others of the same classes and sizes whose adversarial images are tried on it, with the hash of
@@ -110,6 +114,7 @@ class Plan(BaseModel):
     id: str
     spec: EvaluationSpec
     images: int
+    shard_images: int = SHARD_IMAGES
     classes: int
     matches: dict[str, ClassMatch] = {}
     sources: dict[str, dict[str, str]] = {}
@@ -128,10 +133,10 @@ class Plan(BaseModel):
     def shards(self) -> list[Shard]:
         """All shards, in the order in which they are best run: a model is loaded once."""
         return [
-            Shard(model=model, condition=condition, start=start, stop=min(start + SHARD_IMAGES, self.images))
+            Shard(model=model, condition=condition, start=start, stop=min(start + self.shard_images, self.images))
             for model in self.spec.models
             for condition in range(len(self.spec.conditions))
-            for start in range(0, self.images, SHARD_IMAGES)
+            for start in range(0, self.images, self.shard_images)
         ]
 
     def columns(self, model: str) -> tuple[int, ...] | None:
@@ -186,12 +191,15 @@ class Plan(BaseModel):
         return text_sha256(canonical_json(content))
 
 
-def make_plan(spec: EvaluationSpec, catalog: Catalog, *, on_look: OnLook = lambda done, total: None) -> Plan:
+def make_plan(
+    spec: EvaluationSpec, catalog: Catalog, *, device: str = "cpu", on_look: OnLook = lambda done, total: None
+) -> Plan:
     """Check that everything a specification names exists and fits together, to the last picture.
 
     Args:
         spec: what is asked.
         catalog: where names are looked up.
+        device: where it is to be computed; what comes of it is the same anywhere.
         on_look: called as pictures are looked at that were not before; in a large data set this takes a while.
 
     Raises:
@@ -216,6 +224,7 @@ def make_plan(spec: EvaluationSpec, catalog: Catalog, *, on_look: OnLook = lambd
         id=text_sha256(canonical_json(identity))[:16],
         spec=spec,
         images=len(chosen),
+        shard_images=GPU_SHARD_IMAGES if device.startswith("cuda") else SHARD_IMAGES,
         classes=len(dataset.classes),
         matches=matches,
         sources={model: _sources(model, cards, catalog) for model in spec.models},

@@ -11,6 +11,7 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import nn
 
+import attacks
 import models
 from common import float32_as
 from evaluation.checks import Check, extreme, preflight, probe
@@ -24,6 +25,9 @@ from evaluation.spec import AdversarialCondition, Attacking, EvaluationSpec, rou
 
 BATCH_PIXELS = 2**20
 """Height times width times images of one batch: 20 images at 224 x 224."""
+
+GROUP_PIXELS = 2**24
+"""The same of what a searched copy takes apart by itself: 334 images at 224 x 224, so that few of its batches are not full."""
 
 PREFLIGHT_IMAGES = 64
 """Images on which a model is looked at before it is attacked."""
@@ -145,12 +149,14 @@ def run_shard(
         known = None
     source = _Source(spec, shard, classifier, searched or classifier, dataset, broken, has_gradient=has_gradient)
     found = _Found() if known is None else _Found.of(known, source.indices)
-    size = min(batch_size(classifier.card.preprocessing.crop), len(source.indices))
+    side = classifier.card.preprocessing.crop
+    few = min(batch_size(side), len(source.indices))
+    size = min(GROUP_PIXELS // side**2, len(source.indices)) if isinstance(searched, attacks.Captured) else few
     preflights: tuple[Check, ...] = ()
     checks: tuple[Check, ...] = ()
     worse: tuple[Row, ...] = ()
     if shard.start == 0 and shard.condition == 0:
-        preflights, size = _fitting(size, lambda count: _preflight(source.batch(range(count))))
+        preflights, few = _fitting(few, lambda count: _preflight(source.batch(range(count))))
     left = [*source.left(known)]
     run, total = 0, sum(len(places) for _, places in left)
     for first_round, places in left:
@@ -165,8 +171,8 @@ def run_shard(
             if run < total:
                 on_progress(run, total)
     if shard.start == 0:
-        checks, size = _fitting(size, lambda count: _probe(spec, shard, source.batch(range(count)), found.rows))
-        (more, worse), size = _fitting(size, lambda count: source.countercheck(found.rows, sources, count))
+        checks, few = _fitting(few, lambda count: _probe(spec, shard, source.batch(range(count)), found.rows))
+        (more, worse), _ = _fitting(few, lambda count: source.countercheck(found.rows, sources, count))
         checks = (*checks, *more)
     return ShardResult(
         shard=shard,

@@ -123,7 +123,7 @@ def _submit(spec: EvaluationSpec, service: Service, response: Response, key: str
 
 def _plan(spec: EvaluationSpec, service: Service) -> Plan:
     try:
-        return make_plan(spec, service.catalog)
+        return make_plan(spec, service.catalog, device=service.device)
     except (UnknownNameError, DatasetError, CheckpointError) as error:
         raise _refusal(error) from error
 

@@ -1,5 +1,6 @@
 """Running shards of tiny real models: the same numbers however the work is cut."""
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import attacks
 import evaluation.plan
 import evaluation.runner
 import models
+from attacks import Captured
 from evaluation import (
     Catalog,
     DatasetError,
@@ -77,6 +79,30 @@ def test_shards_and_batches_do_not_change_the_report(
     monkeypatch.setattr(evaluation.plan, "SHARD_IMAGES", shard_images)
     monkeypatch.setattr(evaluation.runner, "BATCH_PIXELS", batch_pixels)
     assert without_times(evaluate(spec(), catalog=catalog, device="cpu")) == without_times(whole)
+
+
+def test_groups_that_a_searched_copy_takes_apart_give_the_same_report(catalog: Catalog) -> None:
+    plan = make_plan(spec(), catalog, device="cuda")
+    assert plan.id == make_plan(spec(), catalog).id
+    assert [shard.images for shard in plan.shards] == [33] * len(plan.shards)
+    dataset, roles = catalog.open_dataset("shapes"), catalog.load_folded("tiny", "cpu", "float32")
+    sizes: set[int] = set()
+    searched = copy.deepcopy(roles.classifier)
+    searched.register_forward_pre_hook(lambda _, inputs: sizes.add(len(inputs[0])))
+
+    def report(searched: nn.Module) -> Report:
+        given = roles._asdict() | {"searched": searched}
+        return merge(plan, [run_shard(plan.spec, shard, dataset=dataset, **given) for shard in plan.shards])
+
+    apart = report(Captured(searched, lambda run: run, batch=8))
+    assert max(sizes) == 8
+    assert without_times(apart) == without_times(report(copy.deepcopy(roles.classifier)))
+
+
+def test_a_gpu_has_larger_shards_of_the_same_evaluation(catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluation.plan, "GPU_SHARD_IMAGES", 20)
+    plan = make_plan(spec(), catalog, device="cuda:1")
+    assert [(shard.start, shard.stop) for shard in plan.shards[:2]] == [(0, 20), (20, 33)]
 
 
 def test_shards_run_in_any_order_give_the_same_report(catalog: Catalog, whole: Report) -> None:
