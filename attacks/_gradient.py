@@ -1,6 +1,7 @@
 """Logits and the gradient of a loss with respect to the images: what gradient attacks ask of a model at every step."""
 
 import logging
+import time
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, fields, replace
 from typing import Any, NamedTuple
@@ -25,6 +26,9 @@ MOST_PIXELS = 2**26
 
 CLASSIFIED_PIXELS = 2**23
 """The same of what is classified at once: 167 images at 224 x 224."""
+
+COMPILED_TOLERANCE = 0.05
+"""How far gradients of a compiled model may be from the model's, root mean squares over root mean squares."""
 
 Loss = Any
 """What is to grow: a dataclass that makes losses (N,) of logits (N, K), in float32 at least.
@@ -110,15 +114,16 @@ def fastest_batch(seconds: Callable[[int], float], most: int) -> int:
     return size
 
 
-def seconds_on_gpu(run: Callable[[], object]) -> float:
-    """Time a computation on the current GPU, after one that warms up."""
+def seconds_on(device: torch.device, run: Callable[[], object]) -> float:
+    """Time a computation on a device, after one that warms up."""
     run()
-    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    begin.record()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    started = time.perf_counter()
     run()
-    end.record()
-    end.synchronize()
-    return begin.elapsed_time(end) / 1000
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - started
 
 
 class Captured(nn.Module):
@@ -133,6 +138,8 @@ class Captured(nn.Module):
             changed nor moved later, for a replay computes with the weights it met.
         record: captures.
         batch: images that pass at a time; found by measuring without it.
+        compiler: makes a faster model of it, for full batches; used where its gradients on the first one are those of the model and
+            it is faster, which a line in the log says.
     """
 
     def __init__(
@@ -141,6 +148,7 @@ class Captured(nn.Module):
         record: Recorder = record_on_gpu,
         *,
         batch: int | None = None,
+        compiler: Callable[[nn.Module], nn.Module] | None = None,
     ) -> None:
         super().__init__()
         self.model, self._record, self._fixed_batch = model, record, batch
@@ -148,6 +156,7 @@ class Captured(nn.Module):
         self._captures: dict[Hashable, _Capture] = {}
         self._batches: dict[Hashable, int] = {}
         self._capturable = True
+        self._compiler = compiler
 
     def forward(self, images: Tensor, loss: Loss = None) -> Tensor | Passes:
         """Logits (N, K) of images (N, C, H, W); with a loss, what `look` returns."""
@@ -173,7 +182,7 @@ class Captured(nn.Module):
             def seconds(size: int) -> float:
                 these = images[:1].expand(size, *images.shape[1:]).contiguous()  # what they show does not matter
                 row = torch.zeros(size, dtype=torch.int64, device=images.device)
-                return seconds_on_gpu(lambda: _passes(self.model, these, _rows(loss, row)))
+                return seconds_on(images.device, lambda: _passes(self.model, these, _rows(loss, row)))
 
             self._batches[key] = fastest_batch(seconds, most)
         return self._batches[key]
@@ -192,7 +201,8 @@ class Captured(nn.Module):
         computed = _passes(self.model, images, loss)
         reason = "its replay differs from what it computes"
         try:
-            capture = _Capture.of(self.model, images, loss, size, self._record)
+            model = self._faster(images, loss, computed) if len(images) == self._batch(images, loss) else self.model
+            capture = _Capture.of(model, images, loss, size, self._record)
             if _alike(capture(images, loss), computed):
                 self._captures[key] = capture
                 return computed
@@ -203,6 +213,36 @@ class Captured(nn.Module):
         self._captures.clear()
         _log.warning("%s cannot be captured and runs as it is: %s", type(self.model).__name__, reason)
         return computed
+
+    def _faster(self, images: Tensor, loss: Loss, computed: Passes) -> nn.Module:
+        """The compiled model where that pays, else the model."""
+        if self._compiler is None or loss is None:
+            return self.model
+        try:
+            compiled = self._compiler(self.model)
+            off = _difference(_passes(compiled, images, loss)[-1], computed[-1])
+            before, after = (
+                seconds_on(images.device, lambda each=each: _passes(each, images, loss))
+                for each in (self.model, compiled)
+            )
+        except Exception as error:  # whatever a compiler raises
+            found, chosen = f"{type(error).__name__}: {error}".splitlines()[0], self.model
+        else:
+            used = off <= COMPILED_TOLERANCE and after < before
+            chosen = compiled if used else self.model
+            found = f"gradients differ by {off:.2g}, {before / after:.2f} times as fast"
+        _log.info(
+            "%s, compiled, is %s: %s",
+            type(self.model).__name__,
+            "used" if chosen is not self.model else "not used",
+            found,
+        )
+        return chosen
+
+
+def _difference(gradient: Tensor, expected: Tensor) -> float:
+    """Root mean square of the difference over that of what was expected."""
+    return ((gradient - expected).norm() / expected.norm().clamp(min=torch.finfo(expected.dtype).tiny)).item()
 
 
 def _passes(model: nn.Module, images: Tensor, loss: Loss) -> Passes:

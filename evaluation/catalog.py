@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from re import fullmatch
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import nn
@@ -59,6 +59,7 @@ class Catalog:
         notes: folder in which is kept what was found out about data sets; None keeps it in memory.
         dataset_store: one of the data set folders, where data sets are added; None if none can be.
         more_datasets: paths of data sets beside those in the folders.
+        compiled: let torch.compile make the copies that attacks look at on a GPU, where that is faster and gives their gradients.
     """
 
     model_folders: tuple[Path, ...] = (models.ZOO,)
@@ -67,6 +68,7 @@ class Catalog:
     notes: Path | None = None
     dataset_store: Path | None = None
     more_datasets: tuple[Path, ...] = ()
+    compiled: bool = False
 
     def checkpoints(self) -> dict[str, models.Checkpoint]:
         """List the checkpoints by name."""
@@ -135,7 +137,9 @@ class Catalog:
         if precision != "bfloat16" and not captured:
             return Roles(judge, judge, explained, differentiable)
         copy = models.fold(loaded, precision)
-        return Roles(judge, attacks.Captured(copy) if captured else copy, explained, differentiable)
+        if captured:
+            copy = attacks.Captured(copy, compiler=_compiled if self.compiled else None)
+        return Roles(judge, copy, explained, differentiable)
 
     def free_name(self, name: str) -> str:
         """Return a name that a model can be added under.
@@ -277,6 +281,10 @@ class Catalog:
         if name not in found:
             raise unknown_name("data set", name, found)
         return _open(found[name], _stamp(found[name]), self.notes)
+
+
+def _compiled(model: nn.Module) -> nn.Module:
+    return cast(nn.Module, torch.compile(model, dynamic=False))
 
 
 def _require_name(name: str) -> str:

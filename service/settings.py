@@ -79,6 +79,13 @@ class Settings(BaseSettings):
     model_memory_bytes: Annotated[
         int, Field(ge=1, description="weights kept on a device, bytes; models used longest ago make room")
     ] = 4 * 2**30
+    compile: Annotated[
+        bool,
+        Field(
+            description="let torch.compile make the copies that attacks look at on a GPU; a copy is used where it is faster and "
+            "its gradients are those of the model"
+        ),
+    ] = False
     shard_timeout_s: Annotated[float, Field(gt=0, description="longest run of one shard, seconds")] = 3600.0
 
     @model_validator(mode="after")
@@ -113,6 +120,7 @@ class Settings(BaseSettings):
             store=store,
             notes=self.data_dir / "notes",
             dataset_store=datasets,
+            compiled=self.compile,
         )
 
 

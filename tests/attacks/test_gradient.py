@@ -3,7 +3,8 @@
 import copy
 import logging
 from collections.abc import Callable
-from typing import Any
+from itertools import cycle
+from typing import Any, cast
 
 import pytest
 import torch
@@ -139,17 +140,72 @@ def test_a_batch_is_doubled_while_that_is_faster(per_batch: float, per_image: fl
     assert fastest_batch(seconds, 3) == 3, "no more than there may be"
 
 
+def compiled(model: nn.Module) -> nn.Module:
+    """As PyTorch traces it, without generated code, whose compilation takes minutes."""
+    return cast(nn.Module, torch.compile(model, backend="eager", dynamic=False))
+
+
+def turned_round(model: nn.Module) -> nn.Module:
+    return nn.Sequential(copy.deepcopy(model), _Opposite())
+
+
+class _Opposite(nn.Module):
+    def forward(self, logits: Tensor) -> Tensor:
+        return 2 * logits.detach() - logits
+
+
+def refused(model: nn.Module) -> nn.Module:
+    raise ValueError("no compiler\nmore")
+
+
+@pytest.mark.parametrize(
+    ("compiler", "speed", "said"),
+    [
+        (compiled, 2, "Sequential, compiled, is used: gradients differ by 0, 2.00 times as fast"),
+        (compiled, 0.5, "Sequential, compiled, is not used: gradients differ by 0, 0.50 times as fast"),
+        (turned_round, 2, "Sequential, compiled, is not used: gradients differ by 2, 2.00 times as fast"),
+        (refused, 2, "Sequential, compiled, is not used: ValueError: no compiler"),
+    ],
+)
+def test_a_compiled_model_is_used_where_its_gradients_hold_and_it_is_faster(
+    network: nn.Module,
+    digits: Digits,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    compiler: Callable[[nn.Module], nn.Module],
+    speed: float,
+    said: str,
+) -> None:
+    times = cycle([1.0, 1 / speed])
+    monkeypatch.setattr(attacks._gradient, "seconds_on", lambda _, run: next(times))
+    made: list[nn.Module] = []
+
+    def counted(model: nn.Module) -> nn.Module:
+        made.append(compiler(model))
+        return made[-1]
+
+    captured = Captured(network, Recorder(), batch=16, compiler=counted)
+    with caplog.at_level(logging.INFO):
+        for count in (16, 5, 40):
+            found = look(captured, digits.images[:count], loss(digits, count))
+            assert_alike(found, look(network, digits.images[:count], loss(digits, count)))
+        with torch.no_grad():
+            captured(digits.images[:16])
+    assert [each.getMessage() for each in caplog.records] == [said]
+    assert len(made) <= 1, "full batches alone are compiled, once"
+
+
 def test_the_batch_is_measured_once_for_a_kind_of_pass(
     network: nn.Module, digits: Digits, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     measured: list[int] = []
 
-    def timed(run: Callable[[], Passes]) -> float:
+    def timed(_: torch.device, run: Callable[[], Passes]) -> float:
         (logits, *_) = run()
         measured.append(len(logits))
         return 1 + max(0, len(logits) - 32)
 
-    monkeypatch.setattr(attacks._gradient, "seconds_on_gpu", timed)
+    monkeypatch.setattr(attacks._gradient, "seconds_on", timed)
     captured = Captured(network, recorder := Recorder())
     some = Digits(digits.images[:100], digits.labels[:100])
     for _ in range(2):

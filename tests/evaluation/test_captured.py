@@ -1,5 +1,6 @@
 """Models of the zoo with their passes captured: padding changes no image's logits and gradient."""
 
+import logging
 from collections.abc import Callable
 
 import pytest
@@ -47,3 +48,19 @@ def test_what_an_evaluation_searches_on_a_gpu_is_a_captured_copy(name: str) -> N
     assert isinstance(roles.searched, Captured)
     assert roles.searched.model is not roles.classifier
     compare(roles.searched, roles.searched.model, "cuda")
+
+
+@pytest.mark.parametrize(
+    "name", ["resnet_mini.fashion_mnist", "dat_mini.fashion_mnist", "aa_resnet_mini.fashion_mnist"]
+)
+def test_a_copy_that_pytorch_traces_gives_the_gradients_of_the_model(
+    name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    plain = models.fold(Catalog().load_model(name))
+    traced = Captured(
+        plain, again, batch=6, compiler=lambda model: torch.compile(model, backend="eager", dynamic=False)
+    )
+    with caplog.at_level(logging.INFO):
+        compare(traced, plain, "cpu")
+    assert "gradients differ by" in caplog.text
+    assert float(caplog.text.split("gradients differ by ")[1].split(",")[0]) < 1e-4
