@@ -14,7 +14,7 @@ underscore holds attacks or transforms; importing the package registers them.
 import importlib
 import pkgutil
 
-from attacks._gradient import Captured, classify
+from attacks._gradient import Captured, classify, compiled
 from attacks._random import Draws
 from attacks._registry import (
     Description,
@@ -54,6 +54,7 @@ __all__ = [
     "attack_names",
     "choose_targets",
     "classify",
+    "compiled",
     "create",
     "create_transform",
     "describe",

@@ -4,7 +4,7 @@ import logging
 import time
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, fields, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -92,6 +92,11 @@ def record_on_gpu(run: Callable[[], Passes]) -> Callable[[], Passes]:
         return passes
 
     return replay
+
+
+def compiled(model: nn.Module) -> nn.Module:
+    """Let torch.compile make a model for each size of batch that it meets; what it generates is cached on disk."""
+    return cast(nn.Module, torch.compile(model, dynamic=False))
 
 
 def fastest_batch(seconds: Callable[[int], float], most: int) -> int:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from re import fullmatch
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -138,7 +138,7 @@ class Catalog:
             return Roles(judge, judge, explained, differentiable)
         copy = models.fold(loaded, precision)
         if captured:
-            copy = attacks.Captured(copy, compiler=_compiled if self.compiled else None)
+            copy = attacks.Captured(copy, compiler=attacks.compiled if self.compiled else None)
         return Roles(judge, copy, explained, differentiable)
 
     def free_name(self, name: str) -> str:
@@ -281,10 +281,6 @@ class Catalog:
         if name not in found:
             raise unknown_name("data set", name, found)
         return _open(found[name], _stamp(found[name]), self.notes)
-
-
-def _compiled(model: nn.Module) -> nn.Module:
-    return cast(nn.Module, torch.compile(model, dynamic=False))
 
 
 def _require_name(name: str) -> str:

@@ -184,6 +184,10 @@ def compiled(work: Work) -> dict[Contender, Make]:
         fast: Any = torch.compile(folded, backend="inductor" if on_gpu else "eager")
         made["floor, eager", precision] = partial(floor, work, folded, captured=False)
         made["floor, compiled" + ", captured" * on_gpu, precision] = partial(floor, work, fast, captured=on_gpu)
+        if on_gpu:
+            searched = attacks.Captured(folded, batch=len(work.images), compiler=attacks.compiled)
+            mine = partial(ours, work, models.fold(work.plain), searched, precision)
+            made["ours, run_attack, compiled", precision] = partial(mine, random_start=True, harness=True)
     return made
 
 
@@ -205,6 +209,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=600.0, help="begin nothing that takes longer (default 600)")
     until = time.monotonic() + parser.parse_args().seconds
     logging.basicConfig(stream=sys.stdout, format="%(message)s\n")  # what cannot be captured says so
+    logging.getLogger("attacks").setLevel(logging.INFO)  # and whether what is compiled is used
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     for suffix, chosen, make, takes in parts(device):
         for name, batch in chosen.items():

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import models
-from attacks import Captured
+from attacks import Captured, Draws, Norm, ThreatModel, classify, create, run_attack
 from attacks._gradient import Passes, look
 from attacks.pgd import Goal
 from evaluation import Catalog
@@ -64,3 +64,22 @@ def test_a_copy_that_pytorch_traces_gives_the_gradients_of_the_model(
         compare(traced, plain, "cpu")
     assert "gradients differ by" in caplog.text
     assert float(caplog.text.split("gradients differ by ")[1].split(",")[0]) < 1e-4
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="compares a GPU with the CPU")
+@pytest.mark.parametrize("name", ZOO)
+def test_a_gpu_judges_as_a_cpu_does(name: str) -> None:
+    catalog = Catalog()
+    dataset = catalog.open_dataset("fashion_mnist_test")
+    indices = dataset.select(min(1000, len(dataset)), 0)
+    cpu, gpu = (models.fold(catalog.load_model(name, device)) for device in ("cpu", "cuda"))
+    images = torch.stack([cpu.card.preprocessing(dataset.picture(index)) for index in indices])
+    ours, theirs = classify(gpu, images.cuda()).cpu(), classify(cpu, images)
+    assert (ours - theirs).abs().max() <= 1e-5 * (theirs.max() - theirs.min())
+    assert torch.equal(ours.argmax(1), theirs.argmax(1))
+    threat, labels = ThreatModel(Norm.LINF, 8 / 255), theirs.argmax(1)
+    attack = create("pgd", steps=3, random_start=False)
+    draws = Draws.of(0, indices)
+    here = run_attack(attack, cpu, images, labels, threat=threat, draws=draws)
+    there = run_attack(attack, gpu, images.cuda(), labels.cuda(), threat=threat, draws=draws)
+    assert (here.flipped != there.flipped.cpu()).float().mean() <= 0.005, "signs of gradients near 0 may differ"
