@@ -121,6 +121,18 @@ def test_a_sound_model_raises_no_alarm(catalog: Catalog, seed: int, eps: float) 
     assert (model.grade, model.verdict) == ("reliable", "reliable for PGD")
 
 
+def looked_at(catalog: Catalog, eps: float, network: nn.Module | None = None) -> dict[str, int]:
+    """How many images each countercheck says that it looked at."""
+    pgd = {"kind": "adversarial", "threat": {"norm": "Linf", "eps": eps}, "attacks": [{"name": "pgd"}]}
+    checks = reported(catalog, network, spec(conditions=[{"kind": "clean"}, pgd])).models[0].checks
+    return {each.name.split()[0]: int(each.message.split()[1]) for each in checks if "flips no more" in each.name}
+
+
+def test_a_countercheck_that_finds_nothing_in_twelve_images_ends_there(catalog: Catalog) -> None:
+    assert looked_at(catalog, 0.01) == {"smoothed_pgd": 12, "square": 12}
+    assert looked_at(catalog, 0.06, Rippled(catalog.load_model("tiny").network))["smoothed_pgd"] > 12
+
+
 def test_the_whole_cascade_is_reliable_without_a_restriction(catalog: Catalog) -> None:
     standard = evaluation.preset("standard")
     model = reported(catalog, asked=spec(conditions=[each.model_dump() for each in standard], images=6)).models[0]
