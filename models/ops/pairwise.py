@@ -98,7 +98,8 @@ class _Mapping:
         self.relation, self.maps = weights.second.shape
         self.pack = pack_factor(x1.shape[2], self.maps)
         self.first, self.second = (block_diagonal(matrix, self.pack) for matrix in (weights.first, weights.second))
-        self._row_classes = border_classes(x1.shape[1], kernel_size).tolist()
+        self._row_classes = border_classes(x1.shape[1], kernel_size, x1.device)
+        self._classes_of_rows: list[int] = border_classes(x1.shape[1], kernel_size, torch.device("cpu")).tolist()
         self._table = weights.table[:, :, border_classes(x1.shape[2], kernel_size, x1.device)]  # (k*k, classes, W, R)
         self._last: tuple[list[int], Tensor] = [], x1
 
@@ -128,9 +129,9 @@ class _Mapping:
 
     def _positions(self, rows: slice) -> Tensor:
         """The position term of some rows (k*k, 1, h, W * R); most tiles need the same as the one before."""
-        classes = self._row_classes[rows]
+        classes = self._classes_of_rows[rows]
         if self._last[0] != classes:
-            self._last = classes, self._table[:, classes].flatten(2).unsqueeze(1)
+            self._last = classes, self._table[:, self._row_classes[rows]].flatten(2).unsqueeze(1)
         return self._last[1]
 
 
