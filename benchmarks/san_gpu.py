@@ -1,4 +1,4 @@
-"""Time and memory of SAN's attention on a GPU: unfold, the plain formulations and the Triton kernels.
+"""Time and memory of SAN's attention on a GPU: unfold, what runs without kernels, and the Triton kernels.
 
     python -m benchmarks.san_gpu --batch 64
 
@@ -32,7 +32,7 @@ TOLERANCE = 0.01
 
 
 def without_kernels(call: Call) -> tuple[Tensor, ...]:
-    """The same call in the plain formulations."""
+    """The same call where no kernel fits."""
     with patch.object(triton_ops, "HAS_TRITON", False):
         return call()
 
@@ -49,7 +49,7 @@ def aggregations(stage: int, batch: int, device: torch.device) -> dict[str, Call
         return output.detach(), *torch.autograd.grad(output.square().sum(), (values, maps))
 
     ours = partial(call, aggregation)
-    return {"unfold": partial(call, unfolded_aggregation), "plain": partial(without_kernels, ours), "kernels": ours}
+    return {"unfold": partial(call, unfolded_aggregation), "fallback": partial(without_kernels, ours), "kernels": ours}
 
 
 def attentions(stage: int, batch: int, device: torch.device) -> dict[str, Call]:
@@ -71,7 +71,7 @@ def attentions(stage: int, batch: int, device: torch.device) -> dict[str, Call]:
 
     return {
         "unfold": partial(unfolded, partial(gradient, attend, nchw)),
-        "plain": partial(without_kernels, ours),
+        "fallback": partial(without_kernels, ours),
         "kernels": ours,
     }
 

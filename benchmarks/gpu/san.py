@@ -1,4 +1,4 @@
-"""SAN's attention by stage: unfold, the plain formulations, and the kernels where there is a GPU.
+"""SAN's attention by stage: unfold, what runs without kernels, and the kernels where there is a GPU.
 
     python -m benchmarks.gpu.san
 
