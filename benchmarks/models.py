@@ -20,6 +20,7 @@ from typing import cast
 from unittest.mock import patch
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 import models
@@ -27,6 +28,7 @@ import models.aa_resnet as aa_module
 from benchmarks.san_core import own_milliseconds, unfolding
 from benchmarks.san_ops import peak_mib
 from models._folded_san import FoldedSAN
+from models.aa_resnet import AugmentedConv2d
 from models.san import SAN
 
 PEER = "resnet50"
@@ -42,18 +44,28 @@ NAMES = (
 )
 
 
-def materialised_logits(queries: Tensor, rel_h: Tensor, rel_w: Tensor) -> Tensor:
-    """Compute `relative_logits_2d` from the table rows of every pair of positions, (H*W, H*W, D)."""
-    h, w = queries.shape[2:4]
-    ys, xs = torch.arange(h).repeat_interleave(w), torch.arange(w).repeat(h)
-    rows = rel_h[ys - ys.unsqueeze(1) + h - 1] + rel_w[xs - xs.unsqueeze(1) + w - 1]
-    return torch.einsum("nhqd,qkd->nhqk", queries.flatten(2, 3), rows)
+def materialised(layer: AugmentedConv2d, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Queries, keys and values of a layer, and its relative logits from the table rows of every pair of places, (H*W, H*W, D)."""
+    n, _, h, w = x.shape
+    dims = [layer.key_dims, layer.key_dims, layer.value_dims]
+    queries, keys, values = (part.reshape(n, layer.heads, -1, h * w).mT for part in layer.qkv(x).split(dims, 1))
+    queries = queries * queries.shape[-1] ** -0.5
+    ys, xs = torch.arange(h * w, device=x.device) // w, torch.arange(h * w, device=x.device) % w
+    rows = layer.rel_h[ys - ys.unsqueeze(1) + h - 1] + layer.rel_w[xs - xs.unsqueeze(1) + w - 1]
+    return queries, keys, values, torch.einsum("nhqd,qkd->nhqk", queries, rows)
 
 
 @contextmanager
 def materialising() -> Generator[None]:
-    """Put the materialised relative matrices into models.aa_resnet."""
-    with patch.object(aa_module, "relative_logits_2d", materialised_logits):
+    """Let AA-ResNet attend with the materialised relative logits as a bias."""
+
+    def attention(queries: Tensor, keys: Tensor, values: Tensor, logits: Tensor) -> Tensor:
+        return F.scaled_dot_product_attention(queries, keys, values, logits, scale=1.0)
+
+    with (
+        patch.object(AugmentedConv2d, "_queries_keys_values", materialised),
+        patch.object(aa_module, "_attention", attention),
+    ):
         yield
 
 

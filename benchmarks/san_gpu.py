@@ -1,4 +1,4 @@
-"""Time and memory of SAN's attention on a GPU: unfold, the plain formulations and the Triton kernels.
+"""Time and memory of SAN's attention on a GPU: unfold, what runs without kernels, and the Triton kernels.
 
     python -m benchmarks.san_gpu --batch 64
 
@@ -20,19 +20,23 @@ from torch import Tensor
 from benchmarks.san_core import gradient, unfolded
 from benchmarks.san_ops import FOOTPRINTS, MAPS, WIDTHS, milliseconds, peak_mib
 from models._folded_san import FoldedPairwise
-from models.ops import triton_ops
+from models.ops import pairwise, triton_fit, triton_ops
 from models.ops.neighbourhood import aggregation, unfolded_aggregation
+from models.ops.triton_fit import Launch
 from models.san import PUBLISHED, Block, PairwiseAttention
 
 Call = Callable[[], tuple[Tensor, ...]]
 """Computes an output and gradients."""
+
+LAUNCHES = tuple(Launch(*tile, warps) for tile in ((4, 4), (4, 8), (8, 8), (8, 16)) for warps in (4, 8))
+"""Of the pairwise kernels, to be tried; `models.ops.triton_fit.pairwise_launch` makes the choice."""
 
 TOLERANCE = 0.01
 """Of outputs and gradients, in the root mean square: rounding flips single ReLUs."""
 
 
 def without_kernels(call: Call) -> tuple[Tensor, ...]:
-    """The same call in the plain formulations."""
+    """The same call where no kernel fits."""
     with patch.object(triton_ops, "HAS_TRITON", False):
         return call()
 
@@ -49,7 +53,7 @@ def aggregations(stage: int, batch: int, device: torch.device) -> dict[str, Call
         return output.detach(), *torch.autograd.grad(output.square().sum(), (values, maps))
 
     ours = partial(call, aggregation)
-    return {"unfold": partial(call, unfolded_aggregation), "plain": partial(without_kernels, ours), "kernels": ours}
+    return {"unfold": partial(call, unfolded_aggregation), "fallback": partial(without_kernels, ours), "kernels": ours}
 
 
 def attentions(stage: int, batch: int, device: torch.device) -> dict[str, Call]:
@@ -71,9 +75,43 @@ def attentions(stage: int, batch: int, device: torch.device) -> dict[str, Call]:
 
     return {
         "unfold": partial(unfolded, partial(gradient, attend, nchw)),
-        "plain": partial(without_kernels, ours),
+        "fallback": partial(without_kernels, ours),
         "kernels": ours,
     }
+
+
+def launched(launch: Launch, call: Call) -> tuple[Tensor, ...]:
+    """The same call with other tiles and warps of the pairwise kernels.
+
+    Raises:
+        RuntimeError: kernels of this kind do not fit the GPU.
+    """
+    with (
+        patch.object(triton_fit, "pairwise_launch", return_value=launch),
+        patch.object(pairwise, "unfolded_pairwise", side_effect=RuntimeError("does not fit")),
+    ):
+        return call()
+
+
+def fastest(calls: dict[str, Call], repeats: int, device: torch.device) -> str:
+    """Try all LAUNCHES, which must agree with unfold, and name the fastest in one line, and those that fail."""
+    times: dict[Launch, float] = {}
+    failed: list[str] = []
+    for launch in LAUNCHES:
+        call = partial(launched, launch, calls["kernels"])
+        try:
+            require_agreement({"unfold": calls["unfold"], "kernels": call})
+        except Exception as error:
+            failed.append(f"{describe(launch)} ({str(error).splitlines()[0]})")
+        else:
+            times[launch] = statistics.median(milliseconds(call, device) for _ in range(repeats))
+    order = ", ".join(f"{describe(launch)} {times[launch]:.2f} ms" for launch in sorted(times, key=times.__getitem__))
+    return f"fastest first: {order}" + (f"; failed: {', '.join(failed)}" if failed else "")
+
+
+def describe(launch: Launch) -> str:
+    """In words."""
+    return f"{launch.height}x{launch.width} pixels in {launch.warps} warps"
 
 
 def require_agreement(calls: dict[str, Call]) -> None:
@@ -123,6 +161,11 @@ def main() -> None:
             calls = make(stage, flags.batch, device)
             require_agreement(calls)
             print(report(f"{kind} stage {stage}", calls, flags.repeats, device), flush=True)
+    for stage in range(len(WIDTHS)):
+        print(
+            f"pairwise stage {stage}, {fastest(attentions(stage, flags.batch, device), flags.repeats, device)}",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

@@ -18,11 +18,14 @@ class Classifier(nn.Module):
         columns: indices of the logits that are returned, increasing; None returns all.
     """
 
+    column_index: Tensor | None
+
     def __init__(self, network: nn.Module, card: ModelCard, columns: Sequence[int] | None = None) -> None:
         super().__init__()
         self.network = network
         self.card = card
         self.columns = None if columns is None else tuple(columns)
+        self.register_buffer("column_index", None if columns is None else torch.tensor(columns), persistent=False)
         for name, values in (("mean", card.preprocessing.mean), ("std", card.preprocessing.std)):
             self.register_buffer(name, torch.tensor(values).view(1, 3, 1, 1), persistent=False)
 
@@ -34,7 +37,7 @@ class Classifier(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Classify images (N, 3, H, W) in [0, 1]; returns logits (N, K), or (N, columns) where only some are asked for."""
         logits = self.network(self.normalise(images))
-        return logits if self.columns is None else logits[:, self.columns]
+        return logits if self.column_index is None else logits.index_select(1, self.column_index)
 
     def restricted(self, columns: Sequence[int]) -> "Classifier":
         """The same network, of whose logits only some are returned: a choice among fewer classes."""

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from common import unknown_name
 from models._registry import ModelSpec, create, register
-from models.ops.relative import relative_logits_2d
+from models.ops.relative import WIDTH_MULTIPLE, append_relative_logits, one_hot_places
 from models.resnet import ResNetMini
 
 PAPER = "Bello et al., ICCV 2019, arXiv:1904.09925"
@@ -87,6 +87,7 @@ class AugmentedConv2d(nn.Module):
             dims = key_dims // heads
             self.rel_h = nn.Parameter(torch.randn(2 * h - 1, dims) * dims**-0.5)
             self.rel_w = nn.Parameter(torch.randn(2 * w - 1, dims) * dims**-0.5)
+            self.register_buffer("places", one_hot_places(h, w, dims), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, inputs, H, W) to (N, outputs, H/stride, W/stride), rounded up.
@@ -107,14 +108,20 @@ class AugmentedConv2d(nn.Module):
 
         H and W are those of the input, halved `pools` times.
         """
-        queries, keys, _, bias = self._queries_keys_values_bias(self._pooled(x))
-        logits = queries @ keys.mT
-        return (logits if bias is None else logits + bias).softmax(-1)
+        queries, keys, _ = self._queries_keys_values(self._pooled(x))
+        return (queries @ keys.mT).softmax(-1)
+
+    def own_macs(self, x: Tensor) -> int:
+        """Minus the products with zeros and ones, which the layer's definition does not have."""
+        places = math.prod(math.ceil(side / 2**self.pools) for side in x.shape[-2:])
+        dims, value_dims = self.key_dims // self.heads, self.value_dims // self.heads
+        keys = dims + (self.get_buffer("places").shape[1] if self.positions == "relative" else 0)
+        widths = 2 * _common_width(keys, value_dims) if _pays(places, keys) else keys + value_dims
+        return -len(x) * self.heads * places**2 * (widths - dims - value_dims)
 
     def _attend(self, x: Tensor) -> Tensor:
         x = self._pooled(x)
-        queries, keys, values, bias = self._queries_keys_values_bias(x)
-        heads = F.scaled_dot_product_attention(queries, keys, values, bias, scale=1.0)  # (N, heads, H*W, d_v/heads)
+        heads = _attention(*self._queries_keys_values(x))  # (N, heads, H*W, d_v/heads)
         return self.projection(heads.mT.reshape(len(x), self.value_dims, *x.shape[-2:]))
 
     def _pooled(self, x: Tensor) -> Tensor:
@@ -122,13 +129,24 @@ class AugmentedConv2d(nn.Module):
             x = _halve(x)
         return x
 
-    def _queries_keys_values_bias(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-        """Project the input; queries are divided by sqrt(D), and with them all terms of the logits."""
+    def _queries_keys_values(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Project the input to three times (N, heads, H*W, .); the products of queries and keys are the logits.
+
+        Relative positions are part of the product: a query brings its logits for every row and column of the map, a key says which
+        are its own. Queries are divided by sqrt(D), and with them all terms of the logits.
+        """
         dims = [self.key_dims, self.key_dims, self.value_dims]
         parts = self.qkv(self._with_positions(x)).split(dims, 1)
         queries, keys, values = (part.unflatten(1, (self.heads, -1)).flatten(3).mT for part in parts)
         queries = queries * (self.key_dims // self.heads) ** -0.5  # (N, heads, H*W, D)
-        return queries, keys, values, self._bias(queries.unflatten(2, x.shape[-2:]))
+        if self.positions == "relative":
+            self._require_map_size(x)
+            places = self.get_buffer("places").to(keys.dtype)
+            queries = append_relative_logits(
+                queries.unflatten(2, x.shape[-2:]), self.rel_h, self.rel_w, places.shape[1]
+            )
+            keys = torch.cat([keys, places.expand(*keys.shape[:2], -1, -1)], -1)
+        return queries, keys, values
 
     def _with_positions(self, x: Tensor) -> Tensor:
         if self.positions == "sine":
@@ -137,15 +155,34 @@ class AugmentedConv2d(nn.Module):
             return torch.cat([x, _coordinates(x).expand(len(x), -1, -1, -1)], 1)
         return x
 
-    def _bias(self, queries: Tensor) -> Tensor | None:
-        """Compute S_H + S_W from queries (N, heads, H, W, D)."""
-        if self.positions != "relative":
-            return None
+    def _require_map_size(self, x: Tensor) -> None:
         h, w = len(self.rel_h) // 2 + 1, len(self.rel_w) // 2 + 1
-        if queries.shape[2:4] != (h, w):
-            got = " x ".join(str(side) for side in queries.shape[2:4])
+        if x.shape[-2:] != (h, w):
+            got = " x ".join(str(side) for side in x.shape[-2:])
             raise ValueError(f"the relative positions of this layer are for maps of {h} x {w}, got {got}")
-        return relative_logits_2d(queries, self.rel_h, self.rel_w)
+
+
+def _attention(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    """Compute softmax(Q K^T) V, where it pays by fused kernels, which hold no logits but want all operands equally wide."""
+    places, width = keys.shape[-2:]
+    value_dims = values.shape[-1]
+    if _pays(places, width):
+        common = _common_width(width, value_dims)
+        queries, keys, values = (_widened(x, common) for x in (queries, keys, values))
+    return F.scaled_dot_product_attention(queries, keys, values, scale=1.0)[..., :value_dims]
+
+
+def _pays(places: int, width: int) -> bool:
+    """Whether the logits are larger than operands of this width."""
+    return places > 2 * width
+
+
+def _common_width(keys: int, values: int) -> int:
+    return -(-max(keys, values) // WIDTH_MULTIPLE) * WIDTH_MULTIPLE
+
+
+def _widened(x: Tensor, width: int) -> Tensor:
+    return F.pad(x, (0, width - x.shape[-1])) if x.shape[-1] < width else x
 
 
 def _halve(x: Tensor) -> Tensor:

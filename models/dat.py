@@ -177,8 +177,8 @@ class DeformableAttention(nn.Module):
         if not self.offset_range:
             return reference.expand(n, self.groups, h, w, 2)
         offsets = self.conv_offset(q.reshape(n * self.groups, -1, h, w)).tanh()  # (N*groups, 2, H, W), y before x
-        cell = offsets.new_tensor([1 / h, 1 / w])
-        return reference + offsets.view(n, self.groups, 2, h, w).permute(0, 1, 3, 4, 2) * cell * self.offset_range
+        ys, xs = offsets.view(n, self.groups, 2, h, w).unbind(2)  # in cells
+        return reference + torch.stack([ys * (1 / h), xs * (1 / w)], -1) * self.offset_range
 
     def _bias(self, positions: Tensor, dtype: torch.dtype) -> Tensor | None:
         if self.position == "fixed":

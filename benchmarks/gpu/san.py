@@ -1,4 +1,4 @@
-"""SAN's attention by stage: unfold, the plain formulations, and the kernels where there is a GPU.
+"""SAN's attention by stage: unfold, what runs without kernels, and the kernels where there is a GPU.
 
     python -m benchmarks.gpu.san
 
@@ -30,6 +30,11 @@ def of_kernels(name: str, make: Callable[..., dict[str, san_gpu.Call]], stage: i
     return san_gpu.report(f"{name} stage {stage}", calls, REPEATS, device)
 
 
+def of_launches(stage: int, device: torch.device) -> str:
+    """Which tiles and warps of the pairwise kernels are fastest."""
+    return f"pairwise stage {stage}, {san_gpu.fastest(san_gpu.attentions(stage, BATCH, device), REPEATS, device)}"
+
+
 def of_core(kind: san_core.Kind, stage: int, batch: int, device: torch.device) -> str:
     """One line for each formulation that benchmarks.san_core knows."""
     calls = san_core.cores(kind, stage, batch, device)
@@ -48,6 +53,8 @@ def reports(device: torch.device) -> Iterator[tuple[str, Report]]:
             yield f"{name} stage {stage}", partial(of_kernels, name, make, stage, device)
     for stage in range(LAST + 1):
         yield f"patchwise stage {stage}", partial(of_core, "patchwise", stage, BATCH, device)
+    for stage in range(LAST + 1):  # last, for the compiler takes minutes
+        yield f"launches of pairwise stage {stage}", partial(of_launches, stage, device)
 
 
 def main() -> None:

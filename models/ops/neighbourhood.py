@@ -3,18 +3,61 @@
 A *tap* is a position of the k x k footprint; tap t = ky * k + kx lies ky - k//2 rows below and kx - k//2 columns right of the
 centre. Beyond the border the map is reflected without repeating the edge.
 
-Both operations loop over the taps with shifted views of the padded map and keep only their inputs for the backward pass. Gathering
-the taps first (unfold) needs k*k copies of the features; `benchmarks/san_ops.py` compares the two. Under torch.compile the
-gathering form is used, which a compiler can see through. On a GPU, the kernels of `triton_ops` aggregate what fits them.
+On a CPU, both operations loop over the taps with shifted views of the padded map and keep only their inputs for the backward pass.
+Gathering the taps first (unfold) needs k*k copies of the features, but few operations: `benchmarks/san_ops.py` compares the two. It
+is used on a GPU, some images at a time, and under torch.compile, which can see through it. On a GPU, the kernels of `triton_ops`
+aggregate what fits them.
 """
 
-from typing import Any
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from models.ops import triton_ops
+
+Formulation = Literal["kernels", "unfold", "taps"]
+"""Triton kernels; gathered taps; loops over taps."""
+
+GATHERED_BYTES = 2**28
+"""Of the taps that are gathered at once on a GPU."""
+
+
+def formulation(device_type: str, *, kernels_fit: bool, compiling: bool = False) -> Formulation:
+    """Choose how operations over a neighbourhood are computed.
+
+    Args:
+        device_type: of their operands, for example "cuda".
+        kernels_fit: whether kernels for these operands are known to run there.
+        compiling: whether torch.compile is looking.
+    """
+    if kernels_fit:
+        return "kernels"
+    return "taps" if device_type == "cpu" and not compiling else "unfold"
+
+
+def in_chunks(function: Callable[..., Tensor], *operands: Tensor, kernel_size: int, channels: int) -> Tensor:
+    """Apply a function of images to some images at a time, so that at most GATHERED_BYTES of taps are gathered.
+
+    What one call cannot take is computed again in the backward pass, and until then only the operands are kept.
+
+    Args:
+        function: of operands (N, ...), returns (N, ...).
+        operands: (N, ..., H, W).
+        kernel_size: footprint k.
+        channels: that are gathered under each of the k*k taps.
+    """
+    images, pixels = len(operands[0]), operands[0].shape[-2] * operands[0].shape[-1]
+    chunk = max(1, GATHERED_BYTES // (channels * kernel_size**2 * pixels * operands[0].element_size()))
+    if images <= chunk or torch.compiler.is_compiling():
+        return function(*operands)
+    parts = zip(*(operand.split(chunk) for operand in operands), strict=True)
+    results = [checkpoint(function, *part, use_reentrant=False, preserve_rng_state=False) for part in parts]
+    return torch.cat(results)
 
 
 def aggregation(values: Tensor, weights: Tensor, kernel_size: int) -> Tensor:
@@ -41,11 +84,15 @@ def aggregation(values: Tensor, weights: Tensor, kernel_size: int) -> Tensor:
         )
     dtype = torch.promote_types(values.dtype, weights.dtype)  # under autocast, softmax returns float32
     values, weights = values.to(dtype), weights.to(dtype)
-    if triton_ops.aggregation_fits(values, weights):
-        return triton_ops.aggregation(values, weights, kernel_size)
-    if torch.compiler.is_compiling():
-        return unfolded_aggregation(values, weights, kernel_size)
-    return _Aggregation.apply(values, weights, kernel_size)
+    fits = triton_ops.aggregation_fits(values, weights, kernel_size)
+    match formulation(values.device.type, kernels_fit=fits, compiling=torch.compiler.is_compiling()):
+        case "kernels":
+            return triton_ops.aggregation(values, weights, kernel_size)
+        case "unfold":
+            unfolded = partial(unfolded_aggregation, kernel_size=kernel_size)
+            return in_chunks(unfolded, values, weights, kernel_size=kernel_size, channels=c)
+        case "taps":
+            return _Aggregation.apply(values, weights, kernel_size)
 
 
 def subtraction(centres: Tensor, neighbours: Tensor, kernel_size: int) -> Tensor:
@@ -65,8 +112,9 @@ def subtraction(centres: Tensor, neighbours: Tensor, kernel_size: int) -> Tensor
     if centres.shape != neighbours.shape:
         raise ValueError(f"centres {tuple(centres.shape)} and neighbours {tuple(neighbours.shape)} must have one shape")
     _require_map(centres, kernel_size)
-    if torch.compiler.is_compiling():
-        return unfolded_subtraction(centres, neighbours, kernel_size)
+    if formulation(centres.device.type, kernels_fit=False, compiling=torch.compiler.is_compiling()) == "unfold":
+        unfolded, channels = partial(unfolded_subtraction, kernel_size=kernel_size), centres.shape[1]
+        return in_chunks(unfolded, centres, neighbours, kernel_size=kernel_size, channels=channels)
     dtype = torch.promote_types(centres.dtype, neighbours.dtype)
     return _Subtraction.apply(centres.to(dtype), neighbours.to(dtype), kernel_size)
 
@@ -82,7 +130,7 @@ def gather_taps(features: Tensor, kernel_size: int) -> Tensor:
 
 
 def unfolded_aggregation(values: Tensor, weights: Tensor, kernel_size: int) -> Tensor:
-    """Compute `aggregation` by gathering all taps: what torch.compile can fuse."""
+    """Compute `aggregation` by gathering all taps."""
     n, c, h, w = values.shape
     taps = gather_taps(values, kernel_size).view(n, -1, weights.shape[1], kernel_size**2, h * w)
     return (taps * weights.unsqueeze(1)).sum(3).view(n, c, h, w)

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from models.ops import triton_ops
+from models.ops.neighbourhood import formulation, in_chunks, unfolded_aggregation, unfolded_subtraction
 from models.ops.tiles import (
     Scratch,
     Tile,
@@ -58,14 +59,39 @@ def pairwise_core(
         x3: values (N, H, W, C); channel c uses weight map c modulo D.
         weights: the mapping.
         kernel_size: odd footprint k.
-        tile_bytes: working memory of a tile; the default is the device's. On a GPU, the default leaves what fits them to kernels.
+        tile_bytes: working memory of a tile; the default is that of a CPU, and on a GPU leaves the work to kernels or to unfold.
 
     Returns:
         (N, H, W, C).
     """
-    if tile_bytes is None and triton_ops.pairwise_fits(x1, x2, x3, *weights):
-        return triton_ops.pairwise(x1, x2, x3, *weights, kernel_size)[0]
+    if tile_bytes is None:
+        fits = triton_ops.pairwise_fits(x1, x2, x3, *weights, kernel_size)
+        match formulation(x1.device.type, kernels_fit=fits, compiling=torch.compiler.is_compiling()):
+            case "kernels":
+                return triton_ops.pairwise(x1, x2, x3, *weights, kernel_size)[0]
+            case "unfold":
+                return unfolded_pairwise(x1, x2, x3, weights, kernel_size)
+            case "taps":
+                pass
     return _PairwiseCore.apply(x1, x2, x3, weights, (kernel_size, tile_bytes))
+
+
+def unfolded_pairwise(x1: Tensor, x2: Tensor, x3: Tensor, weights: PairwiseWeights, kernel_size: int) -> Tensor:
+    """Compute `pairwise_core` by gathering all taps, of some images at a time."""
+    height, width = x1.shape[1:3]
+    rows, columns = (border_classes(size, kernel_size, x1.device) for size in (height, width))
+    positions = weights.table.index_select(1, rows).index_select(2, columns)  # (k*k, H, W, R)
+    positions = positions.permute(3, 0, 1, 2).flatten(1)  # (R, k*k*H*W)
+
+    def attend(x1: Tensor, x2: Tensor, x3: Tensor) -> Tensor:
+        relation = unfolded_subtraction(x1, x2, kernel_size)  # (n, R, k*k, H*W)
+        hidden = (weights.first.t() @ relation.relu().flatten(2) + positions).relu()
+        logits = (weights.second.t() @ hidden).unflatten(2, relation.shape[2:])  # (n, D, k*k, H*W)
+        return unfolded_aggregation(x3, logits.softmax(2), kernel_size)
+
+    maps = (x.permute(0, 3, 1, 2) for x in (x1, x2, x3))
+    channels = 2 * (x1.shape[3] + weights.second.shape[1]) + x3.shape[3]
+    return in_chunks(attend, *maps, kernel_size=kernel_size, channels=channels).permute(0, 2, 3, 1)
 
 
 def border_classes(size: int, kernel_size: int, device: torch.device | None = None) -> Tensor:
@@ -98,7 +124,8 @@ class _Mapping:
         self.relation, self.maps = weights.second.shape
         self.pack = pack_factor(x1.shape[2], self.maps)
         self.first, self.second = (block_diagonal(matrix, self.pack) for matrix in (weights.first, weights.second))
-        self._row_classes = border_classes(x1.shape[1], kernel_size).tolist()
+        self._row_classes = border_classes(x1.shape[1], kernel_size, x1.device)
+        self._classes_of_rows: list[int] = border_classes(x1.shape[1], kernel_size, torch.device("cpu")).tolist()
         self._table = weights.table[:, :, border_classes(x1.shape[2], kernel_size, x1.device)]  # (k*k, classes, W, R)
         self._last: tuple[list[int], Tensor] = [], x1
 
@@ -128,9 +155,9 @@ class _Mapping:
 
     def _positions(self, rows: slice) -> Tensor:
         """The position term of some rows (k*k, 1, h, W * R); most tiles need the same as the one before."""
-        classes = self._row_classes[rows]
+        classes = self._classes_of_rows[rows]
         if self._last[0] != classes:
-            self._last = classes, self._table[:, classes].flatten(2).unsqueeze(1)
+            self._last = classes, self._table[:, self._row_classes[rows]].flatten(2).unsqueeze(1)
         return self._last[1]
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from models.ops.neighbourhood import formulation, gather_taps, in_chunks, unfolded_aggregation
 from models.ops.tiles import (
     Scratch,
     Tile,
@@ -63,12 +64,37 @@ def patchwise_core(
         x3: values (N, H, W, C); channel c uses weight map c modulo D.
         weights: the mapping.
         kernel_size: odd footprint k.
-        tile_bytes: working memory of a tile; the default is the device's.
+        tile_bytes: working memory of a tile; the default is that of a CPU, and on a GPU leaves the work to unfold.
 
     Returns:
         (N, H, W, C).
     """
+    chosen = formulation(x1.device.type, kernels_fit=False, compiling=torch.compiler.is_compiling())
+    if tile_bytes is None and chosen == "unfold":
+        return unfolded_patchwise(x1, x2, x3, weights, kernel_size)
     return _PatchwiseCore.apply(x1, x2, x3, weights, (kernel_size, tile_bytes))
+
+
+def unfolded_patchwise(x1: Tensor, x2: Tensor, x3: Tensor, weights: PatchwiseWeights, kernel_size: int) -> Tensor:
+    """Compute `patchwise_core` by gathering all taps, of some images at a time."""
+    relation, maps = weights.centre.shape
+    taps = kernel_size**2
+    scale, shift = (x.view(taps, relation).t().unsqueeze(2) for x in (weights.scale, weights.shift))  # (R, k*k, 1)
+    first = weights.taps.view(taps, relation, maps).permute(2, 1, 0).flatten(1)  # (D, R*k*k)
+    second = weights.second.permute(2, 0, 1).flatten(0, 1)  # (D*k*k, D)
+    bias = weights.second_bias.t().unsqueeze(2)  # (D, k*k, 1)
+
+    def attend(x1: Tensor, x2: Tensor, x3: Tensor) -> Tensor:
+        features = gather_taps(x2, kernel_size).view(len(x2), relation, taps, -1)
+        features = (features * scale + shift).relu().flatten(1, 2)  # (n, R*k*k, H*W)
+        hidden = weights.centre.t() @ x1.flatten(2).relu() + first @ features
+        hidden = (hidden + weights.bias.unsqueeze(1)).relu()  # (n, D, H*W)
+        alpha = (second @ hidden).unflatten(1, (maps, taps)) + bias
+        return unfolded_aggregation(x3, alpha, kernel_size)
+
+    inputs = (x.permute(0, 3, 1, 2) for x in (x1, x2, x3))
+    channels = 2 * (relation + maps) + x3.shape[3]
+    return in_chunks(attend, *inputs, kernel_size=kernel_size, channels=channels).permute(0, 2, 3, 1)
 
 
 class _Mapping:

@@ -7,6 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+WIDTH_MULTIPLE = 8
+"""Fused attention kernels want widths that are a multiple of this."""
+
 
 def relative_logits(queries: Tensor, table: Tensor) -> Tensor:
     """Multiply every query along one axis with the table's row for its offset to every key.
@@ -31,31 +34,44 @@ def relative_logits(queries: Tensor, table: Tensor) -> Tensor:
     return flat.unflatten(-1, (length + 1, 2 * length - 1))[..., :length, length - 1 :]
 
 
-def relative_logits_by_index(queries: Tensor, table: Tensor) -> Tensor:
-    """Compute `relative_logits` as it is defined, with a table row looked up for every pair of places."""
-    _require_table(queries, table)
-    places = torch.arange(queries.shape[-2], device=queries.device)
-    rows = table[places - places.unsqueeze(1) + len(places) - 1]  # (L, L, D)
-    return torch.einsum("...id,ijd->...ij", queries, rows)
+def one_hot_places(height: int, width: int, dims: int) -> Tensor:
+    """Row and column of every place of a map, one-hot, then zeros: (H*W, H + W + Z).
+
+    As the last dimensions of the keys they pick from `append_relative_logits` what belongs to a key.
+
+    Args:
+        height: of the map.
+        width: of the map.
+        dims: D, of the keys themselves; Z makes D + H + W + Z a multiple of WIDTH_MULTIPLE.
+    """
+    rows = torch.eye(height).unsqueeze(1).expand(-1, width, -1)
+    columns = torch.eye(width).expand(height, -1, -1)
+    zeros = torch.zeros(1).expand(height, width, -(dims + height + width) % WIDTH_MULTIPLE)
+    return torch.cat([rows, columns, zeros], -1).flatten(0, 1)
 
 
-def relative_logits_2d(queries: Tensor, rel_h: Tensor, rel_w: Tensor) -> Tensor:
-    """Add the logits of the vertical and of the horizontal offset for every pair of positions of a map (S_H + S_W).
+def append_relative_logits(queries: Tensor, rel_h: Tensor, rel_w: Tensor, added: int) -> Tensor:
+    """Append to every query its relative logits for every row of the map, then for every column, then zeros.
+
+    The product with keys to which `one_hot_places` were appended is Q K^T + S_H + S_W; no tensor of the size of places x places is
+    needed.
 
     Args:
         queries: (N, heads, H, W, D).
         rel_h: (2H - 1, D).
         rel_w: (2W - 1, D).
+        added: numbers to append, H + W or more.
 
     Returns:
-        (N, heads, H*W, H*W).
+        (N, heads, H*W, D + added).
 
     Raises:
         ValueError: a table does not fit the map.
     """
     vertical = relative_logits(queries.transpose(2, 3), rel_h).transpose(2, 3)  # (N, heads, H, W, H)
     horizontal = relative_logits(queries, rel_w)  # (N, heads, H, W, W)
-    return (vertical.unsqueeze(-1) + horizontal.unsqueeze(-2)).flatten(4).flatten(2, 3)
+    zeros = queries.new_zeros(1).expand(*queries.shape[:-1], added - sum(queries.shape[2:4]))
+    return torch.cat([queries, vertical, horizontal, zeros], -1).flatten(2, 3)
 
 
 def _require_table(queries: Tensor, table: Tensor) -> None:

@@ -1,4 +1,4 @@
-# ruff: noqa: N803, PLR0917, SIM108  (constants are capitals; the compiler takes if on a constant, but not as an expression)
+# ruff: noqa: N803, N806, PLR0917, SIM108  (constants are capitals; the compiler takes if on a constant, but not as an expression)
 # pyright: basic, reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false, reportIndexIssue=false
 # pyright: reportOperatorIssue=false, reportGeneralTypeIssues=false
 """Triton kernels of self-attention over a k x k neighbourhood; `triton_ops` decides when they run and starts them.
@@ -14,8 +14,9 @@ outside the map repeat the last one inside and are not stored.
 import triton
 import triton.language as tl
 
-LARGE = tl.constexpr(64)
-"""From this many relation channels on, matrices are not kept in shared memory between the taps: in all their forms they fill it."""
+CHUNK = tl.constexpr(32)
+"""Hidden channels of the mapping that are computed at once where there are more. Matrices of this many stay in registers and shared
+memory from tap to tap; larger ones, with the halves into which tf32x3 splits them, would fill both, and are loaded in parts."""
 
 
 @triton.jit
@@ -117,21 +118,88 @@ def _load_matrix(pointer, ROWS: tl.constexpr, PADDED: tl.constexpr, COLUMNS: tl.
 
 
 @triton.jit
-def _mapping(centre, neighbour, position, first, second, PRECISION: tl.constexpr):
-    """Features relu(x1 - x2), hidden layer and logits of one tap."""
-    features = tl.maximum(centre - neighbour, 0.0)
-    hidden = tl.dot(features.to(first.dtype), first, input_precision=PRECISION) + position
-    hidden = tl.maximum(hidden, 0.0)
-    return features, hidden, tl.dot(hidden.to(second.dtype), second, input_precision=PRECISION)
+def _load_block(pointer, start, ROWS: tl.constexpr, PADDED: tl.constexpr):
+    """CHUNK columns, from `start`, of a (ROWS, ROWS) matrix, with zeros around it: (PADDED, CHUNK)."""
+    row, column = tl.arange(0, PADDED)[:, None], start + tl.arange(0, CHUNK)[None, :]
+    return tl.load(pointer + row * ROWS + column, mask=(row < ROWS) & (column < ROWS), other=0.0)
 
 
 @triton.jit
-def _mapping_gradient(gradient, hidden, features, first, second, PRECISION: tl.constexpr):
-    """Gradient to x1 from the gradient to the logits of one tap."""
+def _load_block_of_rows(pointer, start, ROWS: tl.constexpr, COLUMNS: tl.constexpr, REPEATED: tl.constexpr):
+    """CHUNK rows, from `start`, of a (ROWS, COLUMNS) matrix, with zeros below it and its columns repeated: (CHUNK, REPEATED)."""
+    row, column = start + tl.arange(0, CHUNK)[:, None], tl.arange(0, REPEATED)[None, :]
+    return tl.load(pointer + row * COLUMNS + column % COLUMNS, mask=row < ROWS, other=0.0)
+
+
+@triton.jit
+def _hidden(features, first, position, PRECISION: tl.constexpr):
+    return tl.maximum(tl.dot(features.to(first.dtype), first, input_precision=PRECISION) + position, 0.0)
+
+
+@triton.jit
+def _hidden_chunk(
+    features, first, table, row, start, RELATION: tl.constexpr, PADDED: tl.constexpr, PRECISION: tl.constexpr
+):
+    """CHUNK hidden channels of one tap, from `start`, and the columns of the first layer that give them."""
+    column = start + tl.arange(0, CHUNK)
+    position = tl.load(table + row[:, None] * RELATION + column[None, :], mask=column[None, :] < RELATION, other=0.0)
+    columns = _load_block(first, start, RELATION, PADDED)
+    return _hidden(features, columns, position.to(tl.float32), PRECISION), columns
+
+
+@triton.jit
+def _logits(
+    features, first, second, w1, w2, table, row,
+    RELATION: tl.constexpr, PADDED: tl.constexpr, DISTINCT: tl.constexpr, MAPS: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """Logits of one tap, from pointers to both layers and, where they are small, the layers themselves."""
+    if PADDED <= CHUNK:
+        hidden = _hidden(features, w1, _load_rows(table, row, RELATION, RELATION, PADDED), PRECISION)
+        logits = tl.dot(hidden.to(w2.dtype), w2, input_precision=PRECISION)
+    else:
+        logits = tl.zeros([features.shape[0], MAPS], tl.float32)
+        for start in range(0, PADDED, CHUNK):
+            hidden, _ = _hidden_chunk(features, first, table, row, start, RELATION, PADDED, PRECISION)
+            rows = _load_block_of_rows(second, start, RELATION, DISTINCT, MAPS)
+            logits = tl.dot(hidden.to(rows.dtype), rows, logits, input_precision=PRECISION)
+    return logits
+
+
+@triton.jit
+def _features_gradient(
+    gradient, features, first, second, w1, w2, table, row,
+    RELATION: tl.constexpr, PADDED: tl.constexpr, DISTINCT: tl.constexpr, MAPS: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """Gradient to x1 from the gradient to the logits of one tap; the hidden layer is computed again."""
+    if PADDED <= CHUNK:
+        hidden = _hidden(features, w1, _load_rows(table, row, RELATION, RELATION, PADDED), PRECISION)
+        collected = _through_layers(gradient, hidden, w1, w2, PRECISION)
+    else:
+        collected = tl.zeros([features.shape[0], PADDED], tl.float32)
+        for start in range(0, PADDED, CHUNK):
+            hidden, columns = _hidden_chunk(features, first, table, row, start, RELATION, PADDED, PRECISION)
+            rows = _load_block_of_rows(second, start, RELATION, DISTINCT, MAPS)
+            collected += _through_layers(gradient, hidden, columns, rows, PRECISION)
+    return tl.where(features > 0, collected, 0.0)
+
+
+@triton.jit
+def _through_layers(gradient, hidden, first, second, PRECISION: tl.constexpr):
     gradient = tl.dot(gradient.to(second.dtype), tl.trans(second), input_precision=PRECISION)
     gradient = tl.where(hidden > 0, gradient, 0.0)
-    gradient = tl.dot(gradient.to(first.dtype), tl.trans(first), input_precision=PRECISION)
-    return tl.where(features > 0, gradient, 0.0)
+    return tl.dot(gradient.to(first.dtype), tl.trans(first), input_precision=PRECISION)
+
+
+@triton.jit
+def _small_matrices(
+    first, second, RELATION: tl.constexpr, PADDED: tl.constexpr, DISTINCT: tl.constexpr, MAPS: tl.constexpr
+):
+    """Both layers where they are small, else a corner of each that nobody uses."""
+    SIZE: tl.constexpr = min(PADDED, CHUNK)
+    return (
+        _load_matrix(first, RELATION, SIZE, RELATION, SIZE),
+        _load_matrix(second, RELATION, SIZE, DISTINCT, MAPS),
+    )
 
 
 # The operands of the three pairwise kernels: x1, x2 and x3 (N, H, W, R or C), whose pixels lie stride numbers apart; `first`,
@@ -150,17 +218,17 @@ def pairwise_forward(
     image, y, x, inside = _tile(height, width, BLOCK_H, BLOCK_W)
     start = image * height * width
     pixel = y * width + x
-    w1 = _load_matrix(first, RELATION, PADDED, RELATION, PADDED)
-    w2 = _load_matrix(second, RELATION, PADDED, DISTINCT, MAPS)
+    w1, w2 = _small_matrices(first, second, RELATION, PADDED, DISTINCT, MAPS)
     centre = _load_rows(x1 + start * stride1, pixel, stride1, RELATION, PADDED)
     largest = tl.full([BLOCK_H * BLOCK_W, MAPS], float("-inf"), tl.float32)
     total = tl.zeros([BLOCK_H * BLOCK_W, MAPS], tl.float32)
     weighted = tl.zeros([BLOCK_H * BLOCK_W, GROUPS, MAPS], tl.float32)
-    for tap in tl.range(K * K, disable_licm=PADDED >= LARGE):
+    for tap in range(K * K):
         under = _under_tap(y, x, tap, height, width, K)
         neighbour = _load_rows(x2 + start * stride2, under, stride2, RELATION, PADDED)
-        position = _load_rows(table, _table_row(y, x, tap, height, width, K), RELATION, RELATION, PADDED)
-        _, _, logits = _mapping(centre, neighbour, position, w1, w2, PRECISION)
+        row = _table_row(y, x, tap, height, width, K)
+        features = tl.maximum(centre - neighbour, 0.0)
+        logits = _logits(features, first, second, w1, w2, table, row, RELATION, PADDED, DISTINCT, MAPS, PRECISION)
         values = _load_values(x3 + start * stride3, under, stride3, GROUPS, MAPS)
         larger = tl.maximum(largest, logits)
         shrink = tl.exp(largest - larger)
@@ -185,22 +253,24 @@ def pairwise_backward_centres(
     start = image * height * width
     pixel = y * width + x
     channels: tl.constexpr = GROUPS * MAPS
-    w1 = _load_matrix(first, RELATION, PADDED, RELATION, PADDED)
-    w2 = _load_matrix(second, RELATION, PADDED, DISTINCT, MAPS)
+    w1, w2 = _small_matrices(first, second, RELATION, PADDED, DISTINCT, MAPS)
     centre = _load_rows(x1 + start * stride1, pixel, stride1, RELATION, PADDED)
     upstream = _load_values(gradient + start * channels, pixel, channels, GROUPS, MAPS)
     row_sum = tl.sum(upstream * _load_values(result + start * channels, pixel, channels, GROUPS, MAPS), 1)
     _store_rows(row_sums + start * MAPS, pixel, row_sum, inside, MAPS, MAPS)
     normaliser = _load_rows(logsumexp + start * MAPS, pixel, MAPS, MAPS, MAPS)
     collected = tl.zeros([BLOCK_H * BLOCK_W, PADDED], tl.float32)
-    for tap in tl.range(K * K, disable_licm=PADDED >= LARGE):
+    for tap in range(K * K):
         under = _under_tap(y, x, tap, height, width, K)
         neighbour = _load_rows(x2 + start * stride2, under, stride2, RELATION, PADDED)
-        position = _load_rows(table, _table_row(y, x, tap, height, width, K), RELATION, RELATION, PADDED)
-        features, hidden, logits = _mapping(centre, neighbour, position, w1, w2, PRECISION)
+        row = _table_row(y, x, tap, height, width, K)
+        features = tl.maximum(centre - neighbour, 0.0)
+        logits = _logits(features, first, second, w1, w2, table, row, RELATION, PADDED, DISTINCT, MAPS, PRECISION)
         values = _load_values(x3 + start * stride3, under, stride3, GROUPS, MAPS)
         to_logits = tl.exp(logits - normaliser) * (tl.sum(upstream * values, 1) - row_sum)
-        collected += _mapping_gradient(to_logits, hidden, features, w1, w2, PRECISION)
+        collected += _features_gradient(
+            to_logits, features, first, second, w1, w2, table, row, RELATION, PADDED, DISTINCT, MAPS, PRECISION
+        )
     _store_rows(gradient1 + start * RELATION, pixel, collected, inside, RELATION, PADDED)
 
 
@@ -215,8 +285,7 @@ def pairwise_backward_neighbours(
     start = image * height * width
     pixel = y * width + x
     channels: tl.constexpr = GROUPS * MAPS
-    w1 = _load_matrix(first, RELATION, PADDED, RELATION, PADDED)
-    w2 = _load_matrix(second, RELATION, PADDED, DISTINCT, MAPS)
+    w1, w2 = _small_matrices(first, second, RELATION, PADDED, DISTINCT, MAPS)
     neighbour = _load_rows(x2 + start * stride2, pixel, stride2, RELATION, PADDED)
     values = _load_values(x3 + start * stride3, pixel, stride3, GROUPS, MAPS)
     collected = tl.zeros([BLOCK_H * BLOCK_W, PADDED], tl.float32)
@@ -232,15 +301,32 @@ def pairwise_backward_neighbours(
                     at = cy * width + cx
                     tap = row % K * K + column % K
                     centre = _load_rows(x1 + start * stride1, at, stride1, RELATION, PADDED)
-                    position = _load_rows(table, _table_row(cy, cx, tap, height, width, K), RELATION, RELATION, PADDED)
-                    features, hidden, logits = _mapping(centre, neighbour, position, w1, w2, PRECISION)
+                    at_tap = _table_row(cy, cx, tap, height, width, K)
+                    features = tl.maximum(centre - neighbour, 0.0)
+                    logits = _logits(
+                        features, first, second, w1, w2, table, at_tap, RELATION, PADDED, DISTINCT, MAPS, PRECISION
+                    )
                     upstream = _load_values(gradient + start * channels, at, channels, GROUPS, MAPS)
                     normaliser = _load_rows(logsumexp + start * MAPS, at, MAPS, MAPS, MAPS)
                     row_sum = _load_rows(row_sums + start * MAPS, at, MAPS, MAPS, MAPS)
                     weight = tl.exp(tl.where(valid, logits - normaliser, float("-inf")))
                     weighted += weight[:, None, :] * upstream
                     to_logits = weight * (tl.sum(upstream * values, 1) - row_sum)
-                    collected -= _mapping_gradient(to_logits, hidden, features, w1, w2, PRECISION)
+                    collected -= _features_gradient(
+                        to_logits,
+                        features,
+                        first,
+                        second,
+                        w1,
+                        w2,
+                        table,
+                        at_tap,
+                        RELATION,
+                        PADDED,
+                        DISTINCT,
+                        MAPS,
+                        PRECISION,
+                    )
     _store_rows(gradient2 + start * RELATION, pixel, collected, inside, RELATION, PADDED)
     offsets = _value_offsets(pixel, channels, GROUPS, MAPS)
     tl.store(

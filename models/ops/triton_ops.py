@@ -1,48 +1,64 @@
 """When the Triton kernels of SAN run, and the operators that start them.
 
 The operators belong to torch.library, so that torch.compile and CUDA graphs take them as they are. Triton is imported when the
-first one runs. What does not fit runs in the plain formulations, which are the reference.
+first one runs. Whether kernels fit a GPU is not guessed: they are compiled for it, once for each shape. What does not fit runs in
+other formulations, which are the reference.
 """
 # ruff: noqa: PLR0917  (operators take their tensors in order)
 
 from contextlib import AbstractContextManager, nullcontext
 from importlib.util import find_spec
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from models.ops.triton_fit import (
+    MIN_DOT,
+    Kernel,
+    aggregation_kernels,
+    kernels_fit,
+    pairwise_kernels,
+    pixel_stride,
+)
 
 HAS_TRITON = find_spec("triton") is not None
 MIN_CAPABILITY = 8, 0
 """Of the GPU: the first with tensor cores for bfloat16 and float32."""
 MAX_RELATION, MAX_CHANNELS = 128, 512
-"""Of the pairwise kernels, as in the last stage of SAN: more would not fit into the registers."""
-LARGE_RELATION, LARGE_SHARED_BYTES = 64, 160 * 1024
-"""With more relation channels than this, the pairwise kernels need that much shared memory."""
-MIN_DOT = 16
-"""Smallest inner dimension of a product in Triton."""
+"""Of the pairwise kernels, as in the last stage of SAN: more has never been tried."""
 
 
-def aggregation_fits(values: Tensor, weights: Tensor) -> bool:
+def aggregation_fits(values: Tensor, weights: Tensor, kernel_size: int) -> bool:
     """Whether the kernels can aggregate values (N, C, H, W) with weights (N, G, k*k, H*W)."""
     addressable = max(values.numel(), weights.numel()) < 2**31 * len(values)
-    return addressable and weights.shape[1] < 2**16 and _fits(values, weights)
+    return (
+        addressable
+        and weights.shape[1] < 2**16
+        and _are_known(values, weights)
+        and kernels_fit(aggregation_kernels(values.shape, weights.shape[1], kernel_size), values.dtype, values.device)
+    )
 
 
-def pairwise_fits(x1: Tensor, x2: Tensor, x3: Tensor, first: Tensor, second: Tensor, table: Tensor) -> bool:
+def pairwise_fits(
+    x1: Tensor, x2: Tensor, x3: Tensor, first: Tensor, second: Tensor, table: Tensor, kernel_size: int
+) -> bool:
     """Whether the kernels can attend with these operands of `pairwise_core` and `PairwiseWeights`."""
     (relation, maps), channels = second.shape, x3.shape[3]
     powers_of_two = all(size & (size - 1) == 0 for size in (maps, channels))
     small = relation <= MAX_RELATION and MIN_DOT <= channels <= MAX_CHANNELS
     addressable = x3.shape[1] * x3.shape[2] * max(x.stride(2) for x in (x1, x2, x3)) < 2**31
-    shared_bytes = LARGE_SHARED_BYTES if relation > LARGE_RELATION else 0
     return (
-        powers_of_two and small and addressable and _fits(x1, x2, x3, first, second, table, shared_bytes=shared_bytes)
+        powers_of_two
+        and small
+        and addressable
+        and _are_known(x1, x2, x3, first, second, table)
+        and kernels_fit(pairwise_kernels(x1, x2, x3, second, kernel_size), x3.dtype, x3.device)
     )
 
 
-def _fits(*operands: Tensor, shared_bytes: int = 0) -> bool:
-    """Whether operands have one type that the kernels know and lie on one GPU that can run them."""
+def _are_known(*operands: Tensor) -> bool:
+    """Whether operands have one type that the kernels know and lie on one GPU of a kind that can run them."""
     first = operands[0]
     return (
         HAS_TRITON
@@ -50,14 +66,8 @@ def _fits(*operands: Tensor, shared_bytes: int = 0) -> bool:
         and first.dtype in {torch.float32, torch.bfloat16, torch.float16}
         and all(x.dtype == first.dtype and x.device == first.device for x in operands)
         and first.numel() > 0
-        and _is_able(first.device, shared_bytes)
+        and torch.cuda.get_device_capability(first.device) >= MIN_CAPABILITY
     )
-
-
-def _is_able(device: torch.device, shared_bytes: int) -> bool:
-    properties = torch.cuda.get_device_properties(device)
-    is_new = (properties.major, properties.minor) >= MIN_CAPABILITY
-    return is_new and properties.shared_memory_per_block_optin >= shared_bytes
 
 
 @torch.library.custom_op("withstand::san_aggregation", mutates_args=())
@@ -65,7 +75,8 @@ def aggregation(values: Tensor, weights: Tensor, kernel_size: int) -> Tensor:
     """`neighbourhood.aggregation` of what fits."""
     values, weights = values.contiguous(), weights.contiguous()
     result = torch.empty_like(values)
-    _start_aggregation("aggregation_forward", (values, weights, result), weights.shape[1], kernel_size)
+    forward, _, _ = aggregation_kernels(values.shape, weights.shape[1], kernel_size)
+    _start(forward, _aggregation_grid(forward, values.shape, weights.shape[1]), values, weights, result)
     return result
 
 
@@ -75,8 +86,10 @@ def aggregation_backward(gradient: Tensor, values: Tensor, weights: Tensor, kern
     gradient, values, weights = gradient.contiguous(), values.contiguous(), weights.contiguous()
     to_values, to_weights = torch.empty_like(values), torch.empty_like(weights)
     maps = weights.shape[1]
-    _start_aggregation("aggregation_backward_values", (gradient, weights, to_values), maps, kernel_size)
-    _start_aggregation("aggregation_backward_weights", (gradient, values, to_weights), maps, kernel_size)
+    _, of_values, of_weights = aggregation_kernels(values.shape, maps, kernel_size)
+    _start(of_values, _aggregation_grid(of_values, values.shape, maps), gradient, weights, to_values)
+    tiles, _, _ = _aggregation_grid(of_weights, values.shape, maps)
+    _start(of_weights, (tiles, maps, 1), gradient, values, to_weights)  # a program takes all channels
     return to_values, to_weights
 
 
@@ -85,8 +98,11 @@ def pairwise(
     x1: Tensor, x2: Tensor, x3: Tensor, first: Tensor, second: Tensor, table: Tensor, kernel_size: int
 ) -> tuple[Tensor, Tensor]:
     """`pairwise_core` of what fits, and the logarithm of what its softmax divided by, for the backward pass."""
+    x1, x2, x3 = map(_by_pixels, (x1, x2, x3))
+    forward, _, _ = pairwise_kernels(x1, x2, x3, second, kernel_size)
     outputs = _empty(x3), _per_map(x3, second)
-    _start_pairwise("pairwise_forward", (), (x1, x2, x3, first, second, table), outputs, kernel_size)
+    matrices = first.contiguous(), second.contiguous(), table.contiguous()
+    _start(forward, _pairwise_grid(forward, x3), x1, x2, x3, *matrices, *outputs)
     return outputs
 
 
@@ -105,11 +121,13 @@ def pairwise_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients to x1, x2 and x3."""
     gradient = gradient.contiguous()
-    operands = x1, x2, x3, first, second, table
+    x1, x2, x3 = map(_by_pixels, (x1, x2, x3))
+    _, centres, neighbours = pairwise_kernels(x1, x2, x3, second, kernel_size)
+    operands = x1, x2, x3, first.contiguous(), second.contiguous(), table.contiguous()
     to1, to2, to3 = _empty(x1), _empty(x2), _empty(x3)
     softmax = logsumexp, torch.empty_like(logsumexp)
-    _start_pairwise("pairwise_backward_centres", (gradient, result), operands, (*softmax, to1), kernel_size)
-    _start_pairwise("pairwise_backward_neighbours", (gradient,), operands, (*softmax, to2, to3), kernel_size)
+    _start(centres, _pairwise_grid(centres, x3), gradient, result, *operands, *softmax, to1)
+    _start(neighbours, _pairwise_grid(neighbours, x3), gradient, *operands, *softmax, to2, to3)
     return to1, to2, to3
 
 
@@ -123,96 +141,27 @@ def _per_map(x3: Tensor, second: Tensor) -> Tensor:
     return x3.new_empty(n, height * width, max(MIN_DOT, second.shape[1]), dtype=torch.float32)
 
 
-class Launch(NamedTuple):
-    """Tile of pixels and warps of a program."""
-
-    height: int
-    width: int
-    warps: int
-
-    def programs(self, images: int, height: int, width: int) -> int:
-        """Programs for all tiles of maps."""
-        return images * -(-height // self.height) * -(-width // self.width)
+def _pairwise_grid(kernel: Kernel, x3: Tensor) -> tuple[int]:
+    return (kernel.launch.programs(*x3.shape[:3]),)
 
 
-def pairwise_launch(relation: int, channels: int) -> Launch:
-    """Choose the tile so that its sums stay in registers, as the compiler reports for sm_90."""
-    size = max(4 * relation, channels)
-    if size <= 64:
-        return Launch(8, 8, 4) if size <= 16 else Launch(4, 8, 4)
-    return Launch(4, 4, 4) if size <= 128 else Launch(4, 4, 8)
+def _aggregation_grid(kernel: Kernel, shape: tuple[int, ...], maps: int) -> tuple[int, int, int]:
+    n, channels, height, width = shape
+    return kernel.launch.programs(n, height, width), maps, -(-channels // maps // dict(kernel.constants)["BLOCK_C"])
 
 
-def aggregation_launch(width: int) -> Launch:
-    """Choose the tile so that its rows are runs of memory."""
-    across = min(32, max(8, _power_of_two(width)))
-    return Launch(128 // across, across, 4)
-
-
-def _start_pairwise(
-    name: str,
-    before: tuple[Tensor, ...],
-    operands: tuple[Tensor, ...],
-    outputs: tuple[Tensor, ...],
-    kernel_size: int,
-) -> None:
-    *inputs, first, second, table = operands
-    (x1, x2, x3), strides = zip(*map(_by_pixels, inputs), strict=True)
-    n, height, width, channels = x3.shape
-    relation, distinct = second.shape
-    maps = max(MIN_DOT, distinct)
-    launch = pairwise_launch(relation, channels)
-    arguments = *before, x1, x2, x3, first.contiguous(), second.contiguous(), table.contiguous(), *outputs
-    constants = {
-        "RELATION": relation,
-        "PADDED": max(MIN_DOT, _power_of_two(relation)),
-        "DISTINCT": distinct,
-        "MAPS": maps,
-        "GROUPS": channels // maps,
-        "PRECISION": "tf32x3" if torch.get_float32_matmul_precision() == "highest" else "tf32",
-    }
-    grid = (launch.programs(n, height, width),)
-    _start(name, grid, (*arguments, *strides, height, width), launch, {"K": kernel_size, **constants})
-
-
-def _start_aggregation(name: str, operands: tuple[Tensor, ...], maps: int, kernel_size: int) -> None:
-    n, channels, height, width = operands[0].shape
-    per_map = channels // maps
-    block = min(16, _power_of_two(per_map))
-    launch = aggregation_launch(width)
-    chunks = 1 if name == "aggregation_backward_weights" else -(-per_map // block)
-    grid = launch.programs(n, height, width), maps, chunks
-    _start(name, grid, (*operands, height, width, per_map), launch, {"K": kernel_size, "BLOCK_C": block})
-
-
-def _start(
-    name: str, grid: tuple[int, ...], arguments: tuple[Tensor | int, ...], launch: Launch, constants: dict[str, Any]
-) -> None:
-    from models.ops import triton_kernels  # noqa: PLC0415  # where Triton is missing, nothing fits
-
-    first = next(x for x in arguments if isinstance(x, Tensor))
-    kernel: Any = getattr(triton_kernels, name)
-    tile = {"BLOCK_H": launch.height, "BLOCK_W": launch.width}
-    with _on_device_of(first):
-        kernel[grid](*arguments, **constants, **tile, num_warps=launch.warps, num_stages=2, enable_fp_fusion=True)
+def _start(kernel: Kernel, grid: tuple[int, ...], *tensors: Tensor) -> None:
+    with _on_device_of(tensors[0]):
+        kernel.function[grid](*tensors, *kernel.numbers, **kernel.all_constants, **kernel.launch.options)
 
 
 def _on_device_of(x: Tensor) -> AbstractContextManager[Any]:
     return torch.cuda.device(x.device) if x.is_cuda else nullcontext()  # on a CPU, Triton's interpreter
 
 
-def _by_pixels(x: Tensor) -> tuple[Tensor, int]:
-    """A map (N, H, W, C) whose pixels lie one number of elements apart, and this number; copied if need be."""
-    _, height, width, channels = x.shape
-    apart = x.stride(2)
-    if x.stride() == (height * width * apart, width * apart, apart, 1):
-        return x, apart
-    return x.contiguous(), channels
-
-
-def _power_of_two(size: int) -> int:
-    """Round up."""
-    return 1 << (size - 1).bit_length()
+def _by_pixels(x: Tensor) -> Tensor:
+    """A map (N, H, W, C) whose pixels lie one number of elements apart; copied if need be."""
+    return x if pixel_stride(x) == x.stride(2) else x.contiguous()
 
 
 def _fake_aggregation(values: Tensor, weights: Tensor, kernel_size: int) -> Tensor:

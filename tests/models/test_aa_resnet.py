@@ -6,12 +6,14 @@ from typing import Any, get_args
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 import models
+from benchmarks.san_ops import peak_mib
 from common import UnknownNameError
 from models.aa_resnet import AugmentedConv2d, Positions
-from models.ops.relative import relative_logits, relative_logits_2d, relative_logits_by_index
+from models.ops.relative import append_relative_logits, one_hot_places, relative_logits
 
 INPUTS, OUTPUTS, KEYS, VALUES, HEADS = 6, 10, 6, 4, 2
 MAPS = [(1, 1), (1, 4), (3, 3), (5, 2)]
@@ -28,6 +30,40 @@ def layer(size: tuple[int, int], positions: Positions = "relative", **options: i
     with torch.random.fork_rng():
         torch.manual_seed(1)
         return AugmentedConv2d(INPUTS, OUTPUTS, map_size=size, positions=positions, **dims).double()
+
+
+def relative_logits_by_index(queries: Tensor, table: Tensor) -> Tensor:
+    """`relative_logits` as it is defined, with a table row looked up for every pair of places."""
+    places = torch.arange(queries.shape[-2])
+    rows = table[places - places.unsqueeze(1) + len(places) - 1]  # (L, L, D)
+    return torch.einsum("...id,ijd->...ij", queries, rows)
+
+
+def relative_bias(queries: Tensor, rel_h: Tensor, rel_w: Tensor) -> Tensor:
+    """S_H + S_W of queries (N, heads, H, W, D) for every pair of places, (N, heads, H*W, H*W)."""
+    vertical = relative_logits_by_index(queries.transpose(2, 3), rel_h).transpose(2, 3)  # (N, heads, H, W, H)
+    horizontal = relative_logits_by_index(queries, rel_w)  # (N, heads, H, W, W)
+    return (vertical.unsqueeze(-1) + horizontal.unsqueeze(-2)).flatten(4).flatten(2, 3)
+
+
+def attend_with_bias(module: AugmentedConv2d, x: Tensor) -> Tensor:
+    """The layer's attention with its relative logits in memory as a bias: (N, C, H, W) to (N, d_v, H, W)."""
+    n, _, h, w = x.shape
+    dims = [module.key_dims, module.key_dims, module.value_dims]
+    parts = module.qkv(x).split(dims, 1)
+    queries, keys, values = (part.view(n, module.heads, -1, h * w).mT for part in parts)
+    queries = queries * queries.shape[-1] ** -0.5
+    bias = relative_bias(queries.unflatten(2, (h, w)), module.rel_h, module.rel_w)
+    heads = (queries @ keys.mT + bias).softmax(-1) @ values
+    return module.projection(heads.mT.reshape(n, -1, h, w))
+
+
+def with_gradients(call: Any, module: nn.Module, x: Tensor) -> list[Tensor]:
+    """The output of a call, and the gradients to its input and to the parameters that it uses."""
+    leaf = x.clone().requires_grad_()
+    output = call(leaf)
+    upstream = draw(*output.shape, seed=5).to(output.dtype)
+    return [output, *torch.autograd.grad(output, [leaf, *module.parameters()], upstream)]
 
 
 def parameters(network: nn.Module) -> int:
@@ -102,9 +138,79 @@ def test_relative_logits_by_shifting_by_index_and_by_definition(length: int) -> 
     assert torch.allclose(relative_logits_by_index(queries, table), expected, rtol=0, atol=1e-13)
 
 
-def test_the_gradients_of_relative_logits() -> None:
+@every_map
+def test_appended_logits_times_one_hot_places_are_the_bias(size: tuple[int, int]) -> None:
+    h, w = size
+    queries, tables = draw(2, 3, h, w, 4), (draw(2 * h - 1, 4, seed=1), draw(2 * w - 1, 4, seed=2))
+    places = one_hot_places(h, w, 4).double()
+    wide = append_relative_logits(queries, *tables, places.shape[1])
+    assert wide.shape[-1] % 8 == 0
+    assert torch.equal(wide[..., :4], queries.flatten(2, 3))
+    assert torch.allclose(wide[..., 4:] @ places.T, relative_bias(queries, *tables), rtol=0, atol=1e-13)
+
+
+def test_the_gradients_of_appended_logits() -> None:
     inputs = [draw(1, 2, 2, 3, 2), draw(3, 2, seed=1), draw(5, 2, seed=2)]
-    assert torch.autograd.gradcheck(relative_logits_2d, [x.requires_grad_() for x in inputs])
+    assert torch.autograd.gradcheck(lambda *x: append_relative_logits(*x, 6), [x.requires_grad_() for x in inputs])
+
+
+def wide_layer(size: tuple[int, int], value_dims: int = 16) -> AugmentedConv2d:
+    """With the sizes of AA-ResNet-50; one with more values than outputs has no convolution."""
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        dims = {"key_dims": 160, "value_dims": value_dims, "heads": 8, "map_size": size}
+        module = AugmentedConv2d(32, value_dims, **dims)
+        nn.init.normal_(module.qkv.weight, std=0.3)  # logits up to 5: the weights of places differ
+    return module
+
+
+@pytest.mark.parametrize(
+    ("size", "value_dims"), [((28, 28), 16), ((14, 14), 24), ((7, 7), 48), ((20, 11), 16), ((12, 12), 512)], ids=str
+)
+@pytest.mark.parametrize(("dtype", "bound"), [(torch.float64, 1e-13), (torch.float32, 2e-6)], ids=str)
+def test_attention_without_a_bias_equals_that_with_one(
+    size: tuple[int, int], value_dims: int, dtype: torch.dtype, bound: float
+) -> None:
+    """Output and every gradient; an error is that to float64, relative to the largest number."""
+    module, x = wide_layer(size, value_dims).to(dtype), draw(2, 32, *size).to(dtype)
+    ours = with_gradients(module, module, x)
+    double = module.double()
+    expected = with_gradients(lambda each: attend_with_bias(double, each), double, x.double())
+    for mine, exact in zip(ours, expected, strict=True):
+        assert mine.dtype == dtype
+        assert (mine - exact).abs().max() <= bound * exact.abs().max()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_no_memory_for_pairs_of_places(dtype: torch.dtype) -> None:
+    """Forward and gradient; the plain form holds the logits, their bias and their gradients."""
+    module, x = wide_layer((28, 28)).to(dtype).requires_grad_(False), draw(2, 32, 28, 28).to(dtype)
+    leaf, cpu = x.requires_grad_(), torch.device("cpu")
+    ours, plain = (
+        peak_mib(lambda call=call: torch.autograd.grad(call(leaf).sum(), leaf), cpu)
+        for call in (module, lambda each: attend_with_bias(module, each))
+    )
+    assert ours < plain / 2
+
+
+def test_fused_kernels_find_what_they_ask_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One width, a multiple of eight, and the numbers of a row beside each other."""
+    seen: list[Tensor] = []
+    attend = F.scaled_dot_product_attention
+
+    def watch(*operands: Tensor, **options: Any) -> Tensor:
+        seen.extend(operands)
+        return attend(*operands, **options)
+
+    monkeypatch.setattr(F, "scaled_dot_product_attention", watch)
+    wide_layer((14, 14))(torch.zeros(1, 32, 14, 14))
+    assert [(x.shape[-1], x.stride(-1)) for x in seen] == [(48, 1)] * 3
+
+
+@pytest.mark.parametrize(("name", "macs"), [("aa_resnet50", 4_744_384_816), ("aa_resnet_mini", 26_460_672)])
+def test_products_with_zeros_and_ones_are_not_counted(name: str, macs: int) -> None:
+    """The numbers of multiplications are those of the form with a bias."""
+    assert models.complexity(models.create(name), models.spec(name).input_shape).macs == macs
 
 
 @every_encoding

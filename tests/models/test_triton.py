@@ -4,7 +4,9 @@ The interpreter must be chosen before Triton is imported, so the tests of kernel
 `test_kernels_in_the_interpreter` starts.
 """
 
+import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,16 +17,20 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from models.ops import triton_ops
+from models.ops import triton_fit, triton_ops
 from models.ops.neighbourhood import aggregation
 from models.ops.pairwise import PairwiseWeights, pairwise_core
-from models.ops.triton_ops import Launch
+from models.ops.triton_fit import Launch
 
 ON_GPU = torch.cuda.is_available()
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = torch.device("cuda" if ON_GPU else "cpu")
 TOLERANCES = {torch.float32: 2e-6, torch.float16: 0.005, torch.bfloat16: 0.03}
 """Largest error of an output or a gradient by its largest entry, against the same in float64."""
+MEAN_TOLERANCES = {torch.float32: 1e-3, torch.float16: 0.01, torch.bfloat16: 0.03}
+"""The same in the root mean square, for many random numbers: a hidden number near zero may pass the ReLU in one type and not in the
+other, so that single gradients differ by much more than rounding (1.8e-2 of the largest, measured on an H100 in float32), whichever
+of the two is right."""
 
 needs_triton = pytest.mark.skipif(not triton_ops.HAS_TRITON, reason="Triton is not installed")
 kernels = pytest.mark.skipif(not (ON_GPU or INTERPRETED), reason="runs in the process of the interpreter")
@@ -52,22 +58,25 @@ def with_gradients(call: Any, inputs: list[Tensor]) -> list[Tensor]:
     return [output, *torch.autograd.grad(output, inputs, upstream)]
 
 
-def require_near(ours: list[Tensor], expected: list[Tensor], dtype: torch.dtype) -> None:
+def require_near(ours: list[Tensor], expected: list[Tensor], dtype: torch.dtype, *, in_the_mean: bool = False) -> None:
     for i, (a, b) in enumerate(zip(ours, expected, strict=True)):
         assert a.dtype == dtype
         assert a.shape == b.shape
-        error = ((a.cpu().double() - b).abs().max() / b.abs().max()).item()
-        assert error <= TOLERANCES[dtype], f"result {i}: {error:.1e}"
+        difference = a.cpu().double() - b
+        largest, mean = difference.abs().max() / b.abs().max(), difference.norm() / b.norm()
+        error, bound = (mean, MEAN_TOLERANCES[dtype]) if in_the_mean else (largest, TOLERANCES[dtype])
+        assert error <= bound, f"result {i}: {error:.1e}"
 
 
-def compare_pairwise(inputs: list[Tensor], weights: PairwiseWeights, k: int) -> None:
+def compare_pairwise(inputs: list[Tensor], weights: PairwiseWeights, k: int, *, in_the_mean: bool = False) -> None:
     dtype = inputs[0].dtype
     ours = with_gradients(lambda *x: triton_ops.pairwise(*x, *weights, k)[0], inputs)
     exact = PairwiseWeights(*(x.cpu().double() for x in weights))
     upstream = draw(*ours[0].shape, seed=9).to(dtype).cpu().double()
     doubles = [x.detach().cpu().double().requires_grad_() for x in inputs]
     expected = pairwise_core(*doubles, exact, kernel_size=k)
-    require_near(ours, [expected, *torch.autograd.grad(expected, doubles, upstream)], dtype)
+    results = [expected, *torch.autograd.grad(expected, doubles, upstream)]
+    require_near(ours, results, dtype, in_the_mean=in_the_mean)
 
 
 def compare_aggregation(values: Tensor, weights: Tensor, k: int) -> None:
@@ -87,6 +96,8 @@ def compare_aggregation(values: Tensor, weights: Tensor, k: int) -> None:
         (1, 4, 6, 3, 4, 2, 16, None),  # the first stage: 4 relation channels and 2 maps
         (1, 3, 4, 5, 12, 16, 32, (4, 4)),  # relation channels no power of two; every pixel its own border class
         (1, 3, 7, 3, 32, 32, 64, (4, 8)),  # more maps than 16
+        (1, 3, 2, 3, 48, 16, 32, (4, 4)),  # hidden channels in two parts, the second of them not full
+        (1, 2, 2, 3, 128, 64, 128, (4, 4)),  # hidden channels in four parts
     ],
 )
 def test_pairwise(
@@ -101,13 +112,13 @@ def test_pairwise(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     if tile:
-        monkeypatch.setattr(triton_ops, "pairwise_launch", lambda *_: Launch(*tile, 4))
+        monkeypatch.setattr(triton_fit, "pairwise_launch", lambda *_: Launch(*tile, 4))
     compare_pairwise(*pairwise_operands(n, h, w, k, r, d, c), k)
 
 
 @kernels
 def test_pairwise_on_a_map_larger_than_its_footprint(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(triton_ops, "pairwise_launch", lambda *_: Launch(8, 16, 4))
+    monkeypatch.setattr(triton_fit, "pairwise_launch", lambda *_: Launch(8, 16, 4))
     compare_pairwise(*pairwise_operands(1, 8, 9, 7, 4, 2, 16), 7)
 
 
@@ -116,7 +127,7 @@ def test_pairwise_on_a_map_larger_than_its_footprint(monkeypatch: pytest.MonkeyP
 def test_pairwise_in_16_bits(dtype: torch.dtype) -> None:
     if INTERPRETED and dtype == torch.bfloat16:
         pytest.skip("the interpreter multiplies the bits of bfloat16 matrices as integers")
-    compare_pairwise(*pairwise_operands(1, 3, 4, 3, 16, 8, 16, dtype=dtype), 3)
+    compare_pairwise(*pairwise_operands(1, 3, 4, 3, 16, 8, 16, dtype=dtype), 3, in_the_mean=True)
 
 
 @kernels
@@ -141,7 +152,7 @@ def test_aggregation(
     n: int, c: int, g: int, h: int, w: int, k: int, tile: tuple[int, int] | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if tile:
-        monkeypatch.setattr(triton_ops, "aggregation_launch", lambda _: Launch(*tile, 4))
+        monkeypatch.setattr(triton_fit, "aggregation_launch", lambda _: Launch(*tile, 4))
     values = draw(n, c, w, h, seed=1).mT  # not contiguous
     compare_aggregation(values, draw(n, g, k * k, h * w, seed=2), k)
 
@@ -168,8 +179,8 @@ def test_dispatch_on_a_gpu() -> None:
     inputs, weights = pairwise_operands(2, 12, 11, 7, 16, 8, 64)
     ours = with_gradients(lambda *x: pairwise_core(*x, weights, kernel_size=7), inputs)
     plain = with_gradients(lambda *x: pairwise_core(*x, weights, kernel_size=7, tile_bytes=2**20), inputs)
-    require_near(ours, [x.cpu().double() for x in plain], torch.float32)
-    assert triton_ops.pairwise_fits(*inputs, *weights)
+    require_near(ours, [x.cpu().double() for x in plain], torch.float32, in_the_mean=True)
+    assert triton_ops.pairwise_fits(*inputs, *weights, 7)
     graph = torch.cuda.CUDAGraph()
     with torch.no_grad(), torch.cuda.graph(graph):
         captured = pairwise_core(*inputs, weights, kernel_size=7)
@@ -181,8 +192,8 @@ def test_dispatch_on_a_gpu() -> None:
 @pytest.mark.parametrize(("r", "k", "size"), [(4, 3, 112), (16, 7, 56), (32, 7, 28), (64, 7, 14), (128, 7, 7)])
 def test_stages_of_san_on_a_gpu(r: int, k: int, size: int) -> None:
     inputs, weights = pairwise_operands(2, size, size, k, r, r // 2, 4 * r)
-    if triton_ops.pairwise_fits(*inputs, *weights):
-        compare_pairwise(inputs, weights, k)
+    assert triton_ops.pairwise_fits(*inputs, *weights, k)
+    compare_pairwise(inputs, weights, k, in_the_mean=True)
 
 
 @needs_triton
@@ -210,61 +221,92 @@ def in_a_process(arguments: list[str]) -> subprocess.CompletedProcess[str]:
     )
 
 
-class FakeProperties:
-    major, minor, shared_memory_per_block_optin = 9, 0, 227 * 1024
-
-
-class OldProperties(FakeProperties):
-    major, minor, shared_memory_per_block_optin = 7, 5, 64 * 1024
-
-
-class SmallProperties(FakeProperties):
-    shared_memory_per_block_optin = 99 * 1024
-
-
 def fits(
-    r: int, d: int, c: int, dtype: torch.dtype, device: str, properties: type = FakeProperties
+    r: int, d: int, c: int, dtype: torch.dtype, device: str, capability: tuple[int, int], compiles: bool = True
 ) -> tuple[bool, bool]:
     """What is said of the pairwise and the aggregation kernels, asked with tensors that hold nothing."""
     with FakeTensorMode(), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch.cuda, "get_device_properties", lambda _: properties)
+        patch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
         patch.setattr(triton_ops, "HAS_TRITON", True)
+        patch.setattr(triton_ops, "kernels_fit", lambda *_: compiles)
 
         def empty(*shape: int) -> Tensor:
             return torch.empty(shape, dtype=dtype, device=device)
 
         inputs = empty(2, 9, 8, r), empty(2, 9, 8, r), empty(2, 9, 8, c)
         weights = empty(r, r), empty(r, d), empty(49, 7, 7, r)
-        attends = triton_ops.pairwise_fits(*inputs, *weights)
-        return attends, triton_ops.aggregation_fits(empty(2, c, 9, 8), empty(2, d, 49, 72))
+        attends = triton_ops.pairwise_fits(*inputs, *weights, 7)
+        return attends, triton_ops.aggregation_fits(empty(2, c, 9, 8), empty(2, d, 49, 72), 7)
 
 
 @pytest.mark.parametrize(
-    ("r", "d", "c", "dtype", "device", "properties", "expected"),
+    ("r", "d", "c", "dtype", "device", "capability", "expected"),
     [
-        (16, 8, 64, torch.float32, "cuda", FakeProperties, (True, True)),
-        (128, 64, 512, torch.bfloat16, "cuda", FakeProperties, (True, True)),
-        (12, 4, 32, torch.float16, "cuda", FakeProperties, (True, True)),
-        (16, 8, 64, torch.float32, "cpu", FakeProperties, (False, False)),
-        (16, 8, 64, torch.float64, "cuda", FakeProperties, (False, False)),
-        (256, 64, 512, torch.float32, "cuda", FakeProperties, (False, True)),
-        (128, 128, 1024, torch.float32, "cuda", FakeProperties, (False, True)),
-        (16, 6, 48, torch.float32, "cuda", FakeProperties, (False, True)),
-        (16, 2, 8, torch.float32, "cuda", FakeProperties, (False, True)),
-        (16, 8, 64, torch.float32, "cuda", OldProperties, (False, False)),
-        (128, 64, 512, torch.float32, "cuda", SmallProperties, (False, True)),
+        (16, 8, 64, torch.float32, "cuda", (9, 0), (True, True)),
+        (128, 64, 512, torch.bfloat16, "cuda", (8, 0), (True, True)),
+        (12, 4, 32, torch.float16, "cuda", (9, 0), (True, True)),
+        (16, 8, 64, torch.float32, "cpu", (9, 0), (False, False)),
+        (16, 8, 64, torch.float64, "cuda", (9, 0), (False, False)),
+        (256, 64, 512, torch.float32, "cuda", (9, 0), (False, True)),
+        (128, 128, 1024, torch.float32, "cuda", (9, 0), (False, True)),
+        (16, 6, 48, torch.float32, "cuda", (9, 0), (False, True)),
+        (16, 2, 8, torch.float32, "cuda", (9, 0), (False, True)),
+        (16, 8, 64, torch.float32, "cuda", (7, 5), (False, False)),
     ],
 )
-def test_what_fits(
-    r: int, d: int, c: int, dtype: torch.dtype, device: str, properties: type, expected: tuple[bool, bool]
+def test_what_kernels_are_made_for(
+    r: int, d: int, c: int, dtype: torch.dtype, device: str, capability: tuple[int, int], expected: tuple[bool, bool]
 ) -> None:
-    assert fits(r, d, c, dtype, device, properties) == expected
+    assert fits(r, d, c, dtype, device, capability) == expected
+    assert fits(r, d, c, dtype, device, capability, compiles=False) == (False, False)
+
+
+@pytest.mark.parametrize(
+    ("shared", "spills", "match"),
+    [
+        (458_752, None, "it needs 458752 bytes of shared memory, and there are 232448"),
+        (232_449, None, "232449"),
+        (232_448, triton_fit.MAX_SPILLS + 1, "201 registers of a thread lie in memory, and at most 200 may"),
+        (232_448, triton_fit.MAX_SPILLS, "^$"),
+        (0, 0, "^$"),
+    ],
+)
+def test_what_a_compiled_kernel_lacks(shared: int, spills: int | None, match: str) -> None:
+    assert re.search(match, triton_fit.shortage(shared, 232_448, spills))
+
+
+@needs_triton
+@pytest.mark.skipif(ON_GPU, reason="they can be compiled")
+def test_what_cannot_be_compiled_is_not_used_and_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    """Here for want of a driver."""
+    kernels, where = triton_fit.aggregation_kernels((2, 8, 5, 1234), 2, 3), torch.device("cuda", 0)
+    for _ in range(2):
+        assert not triton_fit.kernels_fit(kernels, torch.float32, where)
+    (line,) = caplog.messages
+    assert "aggregation_forward" in line
+    assert "is not used on cuda:0: " in line
+
+
+def test_nothing_is_compiled_while_a_graph_is_captured(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kernels, where = triton_fit.aggregation_kernels((2, 8, 5, 4321), 2, 3), torch.device("cuda", 0)
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    monkeypatch.setattr(triton_fit, "compile_kernel", lambda *_: pytest.fail("something was compiled"))
+    assert not triton_fit.kernels_fit(kernels, torch.float32, where)
+    assert "captured" in caplog.text
+    monkeypatch.setattr(triton_fit, "_why_not", lambda *_: "")
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+    assert triton_fit.kernels_fit(kernels, torch.float32, where)  # the answer during capture was not remembered
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    assert triton_fit.kernels_fit(kernels, torch.float32, where)
 
 
 def test_without_triton_nothing_fits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(triton_ops, "HAS_TRITON", False)
     x = torch.empty(1, 4, 4, 4)
-    assert not triton_ops.aggregation_fits(x, x.view(1, 1, 4, 16))
+    assert not triton_ops.aggregation_fits(x, x.view(1, 1, 4, 16), 2)
 
 
 def test_a_cpu_takes_the_plain_formulations(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -292,39 +334,34 @@ assert "models.ops.triton_kernels" not in sys.modules
     assert result.returncode == 0, result.stderr
 
 
-COMPILE = """
-import triton
-from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
-from models.ops import triton_kernels
-
-constants = dict(RELATION=4, PADDED=16, DISTINCT=2, MAPS=16, GROUPS=1, K=3, BLOCK_C=8, BLOCK_H=4, BLOCK_W=8, PRECISION="tf32x3")
-for name, kernel in vars(triton_kernels).items():
-    if name.startswith("_") or not isinstance(kernel, triton.JITFunction):
-        continue
-    numbers = {"stride1", "stride2", "stride3", "height", "width", "per_map"}
-    types = {x: "constexpr" if x in constants else "i32" if x in numbers else "*fp32" for x in kernel.arg_names}
-    used = {x: constants[x] for x in constants if x in types}
-    options = {"num_warps": 4, "num_stages": 2, "enable_fp_fusion": True}
-    compiled = triton.compile(ASTSource(kernel, types, used), target=GPUTarget("cuda", 90, 32), options=options)
-    assert compiled.asm["cubin"]
-    print(name)
-"""
+SHARED_MEMORY = {80: 166_912, 86: 101_376, 90: 232_448}
+"""Bytes that a block of these GPUs can have at most: A100, RTX 30, H100."""
 
 
 @needs_triton
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.skipif(INTERPRETED, reason="interpreted kernels cannot be compiled")
-def test_kernels_compile_for_a_hopper_gpu(tmp_path: Path) -> None:
-    """The compiler comes with Triton and needs no GPU."""
-    script = tmp_path / "compile.py"
-    script.write_text(COMPILE)
-    root = Path(__file__).parents[2]
-    environment = os.environ | {"TRITON_CACHE_DIR": str(tmp_path / "cache"), "PYTHONPATH": str(root)}
+@pytest.mark.parametrize(
+    ("capability", "dtype", "stages"),
+    [(80, "float32", "01234"), (90, "float32", "01234"), (80, "bfloat16", "4"), (90, "bfloat16", "4")],
+)
+def test_kernels_of_the_published_networks_fit(capability: int, dtype: str, stages: str, tmp_path: Path) -> None:
+    """Forward and backward, compiled as on that GPU; the compiler comes with Triton and needs none. float32 needs most."""
+    environment = os.environ | {"TRITON_CACHE_DIR": str(tmp_path), "OMP_NUM_THREADS": "1"}
     environment.pop("TRITON_INTERPRET", None)
     result = subprocess.run(
-        [sys.executable, str(script)], env=environment, capture_output=True, text=True, timeout=590, check=False
+        [sys.executable, "-m", "tests.models.compiled", str(capability), dtype, stages],
+        cwd=Path(__file__).parents[2],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=590,
+        check=False,
     )
     assert result.returncode == 0, result.stderr
-    assert len(result.stdout.split()) == 6
+    kernels = [json.loads(line) for line in result.stdout.splitlines()]
+    assert len(kernels) == 6 * len(stages)  # forward and two backward kernels, pairwise and aggregation
+    for kernel in kernels:
+        for available in (SHARED_MEMORY[capability], min(SHARED_MEMORY.values())):
+            assert not triton_fit.shortage(kernel["shared"], available, kernel["frame"] // 4), kernel

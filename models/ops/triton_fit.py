@@ -1,0 +1,202 @@
+"""What the Triton kernels of SAN are compiled for, and whether a GPU can run them: that is tried, once for each shape."""
+
+import logging
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+MIN_DOT = 16
+"""Smallest inner dimension of a product in Triton."""
+MAX_SPILLS = 200
+"""Registers of a thread that lie in memory; a kernel with more is taken to be slower than what it replaces."""
+FLOAT32 = ("logsumexp", "row_sums")
+"""Operands that have this type whatever that of the others."""
+
+_log = logging.getLogger(__name__)
+
+
+class Launch(NamedTuple):
+    """Tile of pixels and warps of a program."""
+
+    height: int
+    width: int
+    warps: int
+
+    def programs(self, images: int, height: int, width: int) -> int:
+        """Programs for all tiles of maps."""
+        return images * -(-height // self.height) * -(-width // self.width)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What the compiler is told."""
+        return {"num_warps": self.warps, "num_stages": 2, "enable_fp_fusion": True}
+
+
+class Kernel(NamedTuple):
+    """What a kernel is compiled for, its types and the GPU aside.
+
+    Attributes:
+        name: in `triton_kernels`.
+        numbers: its arguments after the tensors.
+        constants: those after the numbers, by name.
+        launch: how it is started.
+    """
+
+    name: str
+    numbers: tuple[int, ...]
+    constants: tuple[tuple[str, Any], ...]
+    launch: Launch
+
+    @property
+    def function(self) -> Any:
+        """What Triton made of its code."""
+        from models.ops import triton_kernels  # noqa: PLC0415  # where Triton is missing, nothing fits
+
+        return getattr(triton_kernels, self.name)
+
+    @property
+    def all_constants(self) -> dict[str, Any]:
+        """Those of the tile included."""
+        return {**dict(self.constants), "BLOCK_H": self.launch.height, "BLOCK_W": self.launch.width}
+
+    @property
+    def tensors(self) -> list[str]:
+        """Names of its tensors."""
+        names: list[str] = self.function.arg_names
+        return names[: len(names) - len(self.numbers) - len(self.all_constants)]
+
+
+def pairwise_launch(relation: int, channels: int) -> Launch:
+    """Choose the tile so that its sums stay in registers, as the compiler reports for sm_90."""
+    size = max(4 * relation, channels)
+    if size <= 64:
+        return Launch(8, 8, 4) if size <= 16 else Launch(4, 8, 4)
+    return Launch(4, 4, 4) if size <= 128 else Launch(4, 4, 8)
+
+
+def aggregation_launch(width: int) -> Launch:
+    """Choose the tile so that its rows are runs of memory."""
+    across = min(32, max(8, power_of_two(width)))
+    return Launch(128 // across, across, 4)
+
+
+def pairwise_kernels(
+    x1: Tensor, x2: Tensor, x3: Tensor, second: Tensor, kernel_size: int
+) -> tuple[Kernel, Kernel, Kernel]:
+    """Describe the forward kernel and those of the gradients to centres, and to neighbours and values.
+
+    Args:
+        x1: centres (N, H, W, R).
+        x2: neighbours (N, H, W, R).
+        x3: values (N, H, W, C).
+        second: (R, D), as in `PairwiseWeights`.
+        kernel_size: footprint.
+    """
+    _, height, width, channels = x3.shape
+    relation, distinct = second.shape
+    maps = max(MIN_DOT, distinct)
+    constants = (
+        ("RELATION", relation),
+        ("PADDED", max(MIN_DOT, power_of_two(relation))),
+        ("DISTINCT", distinct),
+        ("MAPS", maps),
+        ("GROUPS", channels // maps),
+        ("K", kernel_size),
+        ("PRECISION", "tf32x3" if torch.get_float32_matmul_precision() == "highest" else "tf32"),
+    )
+    numbers = *(pixel_stride(x) for x in (x1, x2, x3)), height, width
+    launch = pairwise_launch(relation, channels)
+    forward, centres, neighbours = (
+        Kernel(f"pairwise_{part}", numbers, constants, launch)
+        for part in ("forward", "backward_centres", "backward_neighbours")
+    )
+    return forward, centres, neighbours
+
+
+def aggregation_kernels(shape: tuple[int, ...], maps: int, kernel_size: int) -> tuple[Kernel, Kernel, Kernel]:
+    """Describe the forward kernel and those of the gradients to values and weights.
+
+    Args:
+        shape: of the values, (N, C, H, W).
+        maps: G, of weights.
+        kernel_size: footprint.
+    """
+    _, channels, height, width = shape
+    per_map = channels // maps
+    constants = ("K", kernel_size), ("BLOCK_C", min(16, power_of_two(per_map)))
+    forward, of_values, of_weights = (
+        Kernel(f"aggregation_{part}", (height, width, per_map), constants, aggregation_launch(width))
+        for part in ("forward", "backward_values", "backward_weights")
+    )
+    return forward, of_values, of_weights
+
+
+def pixel_stride(x: Tensor) -> int:
+    """How far apart the pixels of `_by_pixels(x)` lie."""
+    _, height, width, channels = x.shape
+    apart = x.stride(2)
+    return apart if x.stride() == (height * width * apart, width * apart, apart, 1) else channels
+
+
+def power_of_two(size: int) -> int:
+    """Round up."""
+    return 1 << (size - 1).bit_length()
+
+
+_reasons: dict[tuple[Kernel, torch.dtype, torch.device], str] = {}
+"""Why kernels do not fit, empty for those that do."""
+
+
+@torch.compiler.assume_constant_result
+def kernels_fit(kernels: tuple[Kernel, ...], dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether a GPU can run kernels, forward and backward: they are compiled, or that is remembered.
+
+    Nothing is compiled while a CUDA graph is captured; the answer is then no, and not remembered. An eager pass comes first.
+    """
+    return all(_kernel_fits(kernel, dtype, device) for kernel in kernels)
+
+
+def _kernel_fits(kernel: Kernel, dtype: torch.dtype, device: torch.device) -> bool:
+    key = kernel, dtype, device
+    if key not in _reasons:
+        if torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing():
+            _log.warning("%s was first met while a CUDA graph was captured: the graph does without it", kernel.name)
+            return False
+        _reasons[key] = _why_not(kernel, dtype, device)
+        if _reasons[key]:
+            _log.warning("%s (%s) is not used on %s: %s", kernel, dtype, device, _reasons[key])
+    return not _reasons[key]
+
+
+def _why_not(kernel: Kernel, dtype: torch.dtype, device: torch.device) -> str:
+    try:
+        with torch.cuda.device(device):
+            compiled = compile_kernel(kernel, dtype)
+            available = torch.cuda.get_device_properties(device).shared_memory_per_block_optin
+            if compiled.metadata.shared <= available:
+                compiled.run  # noqa: B018  # loads it onto the GPU, which counts its registers
+            return shortage(compiled.metadata.shared, available, compiled.n_spills)
+    except Exception as error:  # of the compiler, its assembler or the driver: whatever it is, the kernel cannot run
+        return f"{type(error).__name__}: {error}"
+
+
+def shortage(shared: int, available: int, spills: int | None) -> str:
+    """Say what a compiled kernel lacks, or nothing.
+
+    Args:
+        shared: memory that it needs, bytes.
+        available: of that, to one block.
+        spills: registers of a thread that lie in memory; None where it was not loaded.
+    """
+    if shared > available:
+        return f"it needs {shared} bytes of shared memory, and there are {available}"
+    if spills is not None and spills > MAX_SPILLS:
+        return f"{spills} registers of a thread lie in memory, and at most {MAX_SPILLS} may"
+    return ""
+
+
+def compile_kernel(kernel: Kernel, dtype: torch.dtype) -> Any:
+    """Compile for the current GPU, as starting it would, and start nothing."""
+    types = [torch.float32 if name in FLOAT32 else dtype for name in kernel.tensors]
+    return kernel.function.warmup(*types, *kernel.numbers, grid=(1,), **kernel.all_constants, **kernel.launch.options)
