@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from common import float32_meaning
+
 MIN_DOT = 16
 """Smallest inner dimension of a product in Triton."""
 MAX_SPILLS = 200
@@ -103,7 +105,7 @@ def pairwise_kernels(
         ("MAPS", maps),
         ("GROUPS", channels // maps),
         ("K", kernel_size),
-        ("PRECISION", "tf32x3" if torch.get_float32_matmul_precision() == "highest" else "tf32"),
+        ("PRECISION", "tf32x3" if float32_meaning() == "ieee" else "tf32"),
     )
     numbers = *(pixel_stride(x) for x in (x1, x2, x3)), height, width
     launch = pairwise_launch(relation, channels)
