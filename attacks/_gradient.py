@@ -75,23 +75,34 @@ def classify(model: nn.Module, images: Tensor) -> Tensor:
         return torch.cat([model(each) for each in images.split(part)])
 
 
-def record_on_gpu(run: Callable[[], Passes]) -> Callable[[], Passes]:
-    """Capture a CUDA graph as PyTorch asks for it: warmed up on the stream that captures, into tensors that are kept."""
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for _ in range(WARMUPS):
-            run()
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, stream=stream):
-        passes = run()
+class RecorderOnGpu:
+    """Captures CUDA graphs as PyTorch asks for it: warmed up on the stream that captures, into tensors that are kept.
 
-    def replay() -> Passes:
-        graph.replay()
-        return passes
+    All graphs share one pool of memory, for one is replayed at a time and what it computed is copied before the next.
+    """
 
-    return replay
+    def __init__(self) -> None:
+        self._stream: torch.cuda.Stream | None = None
+        self._pool: Any = None
+
+    def __call__(self, run: Callable[[], Passes]) -> Callable[[], Passes]:
+        """Capture a computation."""
+        self._stream = stream = self._stream or torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(WARMUPS):
+                run()
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self._pool, stream=stream):
+            passes = run()
+        self._pool = graph.pool()
+
+        def replay() -> Passes:
+            graph.replay()
+            return passes
+
+        return replay
 
 
 def compiled(model: nn.Module) -> nn.Module:
@@ -141,7 +152,7 @@ class Captured(nn.Module):
     Args:
         model: in evaluation mode, an image's logits independent of its batch; used by one thread, on the current GPU, and neither
             changed nor moved later, for a replay computes with the weights it met.
-        record: captures.
+        record: captures; on a GPU without it.
         batch: images that pass at a time; found by measuring without it.
         compiler: makes a faster model of it, for full batches; used where its gradients on the first one are those of the model and
             it is faster, which a line in the log says.
@@ -150,13 +161,13 @@ class Captured(nn.Module):
     def __init__(
         self,
         model: nn.Module,
-        record: Recorder = record_on_gpu,
+        record: Recorder | None = None,
         *,
         batch: int | None = None,
         compiler: Callable[[nn.Module], nn.Module] | None = None,
     ) -> None:
         super().__init__()
-        self.model, self._record, self._fixed_batch = model, record, batch
+        self.model, self._record, self._fixed_batch = model, record or RecorderOnGpu(), batch
         self.training = model.training
         self._captures: dict[Hashable, _Capture] = {}
         self._batches: dict[Hashable, int] = {}

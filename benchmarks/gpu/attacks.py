@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 import attacks
 import models
-from attacks._gradient import look, record_on_gpu
+from attacks._gradient import RecorderOnGpu, look
 from benchmarks.gpu.networks import in_precision, precisions, random_classifier
 from benchmarks.pgd import THREAT, bare, pgd, table, torchattacks_pgd
 from benchmarks.san_core import own_milliseconds
@@ -78,7 +78,7 @@ def floor(work: Work, model: nn.Module, *, captured: bool) -> Run:
     """Forward and back to the images, and nothing else."""
     if not captured:
         return partial(bare, model, work.images, work.steps)
-    step = record_on_gpu(partial(look, model, work.images, total))
+    step = RecorderOnGpu()(partial(look, model, work.images, total))
     return lambda: [step() for _ in range(work.steps)]
 
 

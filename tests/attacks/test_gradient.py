@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import attacks
 from attacks import AttackRun, Captured, Draws, Norm, run_attack
-from attacks._gradient import Passes, Seen, fastest_batch, look, record_on_gpu
+from attacks._gradient import Passes, RecorderOnGpu, Seen, fastest_batch, look
 from attacks.apgd import _Losses
 from attacks.pgd import Goal
 from tests.attacks.digits import BUDGETS, Digits
@@ -346,7 +346,7 @@ def test_graphs_find_what_the_model_finds(
 @needs_gpu
 def test_graphs_give_the_logits_losses_and_gradients(network: nn.Module, digits: Digits) -> None:
     model = copy.deepcopy(network).cuda()
-    captured = Captured(model, recorder := counted_on_gpu())
+    captured = Captured(model, recorder := counted_on_gpu(), batch=16)
     for count in (13, 13, 12, 5, 1, 8, 13):
         images, goal = digits.images[:count].cuda(), Goal.of(digits.labels[:count].cuda(), None)
         for ours, theirs in zip(look(captured, images, goal), look(model, images, goal), strict=True):
@@ -356,9 +356,13 @@ def test_graphs_give_the_logits_losses_and_gradients(network: nn.Module, digits:
 
 def counted_on_gpu() -> Recorder:
     class Counted(Recorder):
+        def __init__(self) -> None:
+            super().__init__()
+            self.on_gpu = RecorderOnGpu()
+
         def __call__(self, run: Callable[[], Passes]) -> Callable[[], Passes]:
             self.recorded += 1
-            return record_on_gpu(run)
+            return self.on_gpu(run)
 
     return Counted()
 

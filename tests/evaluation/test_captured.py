@@ -10,6 +10,7 @@ import models
 from attacks import Captured, Draws, Norm, ThreatModel, classify, create, run_attack
 from attacks._gradient import Passes, look
 from attacks.pgd import Goal
+from common import float32_as
 from evaluation import Catalog
 
 ZOO = sorted(Catalog().checkpoints())
@@ -19,6 +20,7 @@ def again(run: Callable[[], Passes]) -> Callable[[], Passes]:
     return run
 
 
+@float32_as("ieee")
 def compare(captured: Captured, plain: torch.nn.Module, device: str) -> None:
     images = torch.rand(6, 3, 32, 32, generator=torch.Generator().manual_seed(0)).to(device)
     labels = torch.arange(6, device=device)
@@ -74,7 +76,8 @@ def test_a_gpu_judges_as_a_cpu_does(name: str) -> None:
     indices = dataset.select(min(1000, len(dataset)), 0)
     cpu, gpu = (models.fold(catalog.load_model(name, device)) for device in ("cpu", "cuda"))
     images = torch.stack([cpu.card.preprocessing(dataset.picture(index)) for index in indices])
-    ours, theirs = classify(gpu, images.cuda()).cpu(), classify(cpu, images)
+    with float32_as("ieee"):
+        ours, theirs = classify(gpu, images.cuda()).cpu(), classify(cpu, images)
     assert (ours - theirs).abs().max() <= 1e-5 * (theirs.max() - theirs.min())
     assert torch.equal(ours.argmax(1), theirs.argmax(1))
     threat, labels = ThreatModel(Norm.LINF, 8 / 255), theirs.argmax(1)
