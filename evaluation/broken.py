@@ -4,11 +4,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from importlib.metadata import version
-from os import cpu_count
 
 from pydantic import BaseModel, ConfigDict
 
 import models
+from common.cores import cores
 from common.pictures import PictureError
 from evaluation.datasets import ImageFolder
 from evaluation.sources import DatasetError
@@ -122,7 +122,7 @@ def find_broken(
 
 def _looked_at(dataset: ImageFolder, todo: Sequence[int]) -> Iterator[tuple[int, list[tuple[int, str | None]]]]:
     """Look at pictures on all cores; yields how many are done, and the last of them with what is wrong."""
-    with ThreadPoolExecutor(cpu_count()) as pool:
+    with ThreadPoolExecutor(cores()) as pool:
         for start in range(0, len(todo), AT_ONCE):
             part = todo[start : start + AT_ONCE]
             yield (

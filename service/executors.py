@@ -15,6 +15,7 @@ import torch
 from pebble import ProcessPool
 
 import models
+from common.cores import cores
 from evaluation import Catalog, DatasetError, Plan, Shard, ShardResult, best_device, run_shard
 from evaluation.catalog import Roles
 from evaluation.runner import OnProgress
@@ -33,11 +34,6 @@ def available_devices() -> list[str]:
     """Name every GPU; where there is none, a share of the CPU for each process that is worth having."""
     gpus = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
     return gpus or [f"cpu:{index}" for index in range(min(cores(), MAX_CPU_PROCESSES))]
-
-
-def cores() -> int:
-    """Count the cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class DeviceExecutor(Executor):
