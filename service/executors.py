@@ -128,6 +128,7 @@ def compute(
     shard: Shard,
     known: ShardResult | None = None,
     *,
+    side_by_side: int = 1,
     on_progress: OnProgress = lambda done, total: None,
 ) -> ShardResult:
     """Run a shard on this process's device; files that have changed since the evaluation was submitted are refused.
@@ -137,6 +138,7 @@ def compute(
         plan: the evaluation, with the hashes of the files it is about.
         shard: the part of it to run.
         known: what came of its first images before.
+        side_by_side: processes that run shards of the evaluation: the one likely to be next here is as many further.
         on_progress: see `run_shard`.
 
     Raises:
@@ -157,6 +159,7 @@ def compute(
         known=known,
         broken=plan.broken,
         sources=sources,
+        following=plan.following(shard, side_by_side),
         on_progress=on_progress,
         **roles._asdict(),
     )
