@@ -1,10 +1,11 @@
 """Labelled images: pictures sorted into one folder a class."""
 
 from collections.abc import Collection
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path, PurePosixPath
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 import models
@@ -52,6 +53,7 @@ class ImageFolder:
         self.notes = notes
         self.pixel_cache = pixel_cache
         self._pixels: dict[str, Pixels] = {}
+        self._order = lru_cache(maxsize=4)(self._draw)  # every shard asks
         self.classes = tuple(sorted(set(classes_of)))
         self.files = tuple(pictures)
         self.labels = tuple(np.unique(classes_of, return_inverse=True)[1].tolist())
@@ -115,6 +117,9 @@ class ImageFolder:
         if count is not None and count > len(self) - len(broken):
             less = f", {len(broken)} of them broken" if broken else ""
             raise SelectionError(f"{count} images asked for, {self.path.name} has {len(self)}{less}")
+        return self._order(seed, frozenset(broken))[:count].tolist()
+
+    def _draw(self, seed: int, broken: frozenset[int]) -> NDArray[np.int64]:
         generator = np.random.Generator(np.random.PCG64(seed))
         labels = np.array(self.labels)
         shuffled = generator.permutation(len(labels))
@@ -122,8 +127,7 @@ class ImageFolder:
         by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
         rank = np.empty(len(labels), dtype=np.int64)
         rank[by_class] = np.arange(len(by_class)) - np.searchsorted(labels[by_class], labels[by_class])
-        order = shuffled[np.argsort(rank[shuffled], kind="stable")]
-        return order[:count].tolist()
+        return shuffled[np.argsort(rank[shuffled], kind="stable")]
 
 
 def _is_picture(name: str) -> bool:

@@ -35,6 +35,7 @@ _NAME = re.compile(r"[0-9a-f]{64}")
 _log = logging.getLogger(__name__)
 
 
+@cache
 def decoders() -> str:
     """Name what decodes pictures, with its versions."""
     return f"pillow {version('pillow')}, simplejpeg {version('simplejpeg')}"

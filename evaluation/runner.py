@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from importlib.metadata import version
 from typing import TypeVar
 
@@ -317,6 +317,7 @@ def _fitting(count: int, work: Callable[[int], T]) -> tuple[T, int]:
             count //= 2
 
 
+@cache
 def _made_with(device: torch.device) -> str:
     """Versions and hardware that an exact repetition needs."""
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
