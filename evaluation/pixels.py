@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import groupby
+from threading import Lock
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -78,7 +79,7 @@ class Pixels:
         """Begin to fill the block after the current one, unless it has begun."""
         if self._begun is None or self._begun.indices != indices:
             self._begun = current if current.indices == indices else Block(self, indices, pinned=pinned)
-            self._begun.start(range(len(indices)))
+            self._threads.submit(self._begun.start, range(len(indices)))  # a hundred submissions take 2 ms
 
 
 class Block:
@@ -95,12 +96,14 @@ class Block:
         self._source = pixels
         self._pixels = torch.empty((len(indices), 3, pixels.side, pixels.side), dtype=torch.uint8, pin_memory=pinned)
         self._filled: dict[int, Future[None]] = {}
+        self._lock = Lock()
 
     def start(self, places: Iterable[int]) -> None:
         """Let the pixels at some places be filled in."""
-        if new := [place for place in places if place not in self._filled]:
-            file, pixels = self._source.open(), self._pixels.numpy()
-            self._filled |= {place: self._source.load(file, self.indices[place], pixels[place]) for place in new}
+        with self._lock:
+            if new := [place for place in places if place not in self._filled]:
+                file, pixels = self._source.open(), self._pixels.numpy()
+                self._filled |= {place: self._source.load(file, self.indices[place], pixels[place]) for place in new}
 
     def take(self, places: Sequence[int]) -> Tensor:
         """Wait for the pixels (N, 3, side, side) at some places; what follows the last is filled in meanwhile.
