@@ -1,16 +1,17 @@
 """Broken pictures are found before anything is computed: each picture is decoded once, and what came of it is kept."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from importlib.metadata import version
-from os import cpu_count
 
 from pydantic import BaseModel, ConfigDict
 
 import models
+from common.cores import cores
 from common.pictures import PictureError
 from evaluation.datasets import ImageFolder
+from evaluation.pixel_cache import PixelFile, decoders
+from evaluation.pixels import Pixels
 from evaluation.sources import DatasetError
 from evaluation.spec import OnBroken
 
@@ -63,18 +64,21 @@ def select_usable(
     seed: int,
     *,
     on_broken: OnBroken = "fail",
+    preprocessings: Iterable[models.Preprocessing] = (),
     on_look: OnLook = lambda done, total: None,
 ) -> tuple[list[int], tuple[BrokenPicture, ...]]:
     """Choose images, all of which can be decoded.
 
-    Only pictures that might be chosen are looked at. With "skip", the next picture of its class takes the place of a broken one, so
-    the selection is the beginning of one order of all that are not broken, however many are chosen.
+    Only pictures that might be chosen are looked at, once, and their pixels are kept for what comes after. With "skip", the next
+    picture of its class takes the place of a broken one, so the selection is the beginning of one order of all that are not broken,
+    however many are chosen.
 
     Args:
         dataset: of the images.
         count: how many; None takes all.
         seed: of the draw.
         on_broken: "fail" refuses a selection with broken pictures, "skip" leaves them out.
+        preprocessings: whose pixels are kept.
         on_look: called as pictures are looked at.
 
     Returns:
@@ -87,7 +91,7 @@ def select_usable(
     skipped: dict[int, BrokenPicture] = {}
     while True:
         chosen = dataset.select(count, seed, broken=skipped)
-        broken = find_broken(dataset, chosen, on_look=on_look)
+        broken = find_broken(dataset, chosen, preprocessings=preprocessings, on_look=on_look)
         if not broken:
             return chosen, tuple(skipped[index] for index in sorted(skipped))
         if on_broken == "fail":
@@ -96,22 +100,34 @@ def select_usable(
 
 
 def find_broken(
-    dataset: ImageFolder, indices: Iterable[int], *, on_look: OnLook = lambda done, total: None
+    dataset: ImageFolder,
+    indices: Iterable[int],
+    *,
+    preprocessings: Iterable[models.Preprocessing] = (),
+    on_look: OnLook = lambda done, total: None,
 ) -> list[BrokenPicture]:
-    """Look at pictures that were not looked at before, and list those that cannot be used, in the order of their files."""
+    """Look at pictures that were not looked at before, and list those that cannot be used, in the order of their files.
+
+    Args:
+        dataset: of the pictures.
+        indices: of the pictures.
+        preprocessings: whose pixels are kept of those that are looked at.
+        on_look: called as pictures are looked at.
+    """
     sha256, indices = dataset.sha256, sorted(indices)
     with dataset.notes.lock:
         facts = dataset.notes.facts
-        decoders = f"pillow {version('pillow')}, simplejpeg {version('simplejpeg')}, {sha256}"
-        same = facts.decoders == decoders and len(facts.looks) == len(dataset)
+        decoded_by = f"{decoders()}, {sha256}"
+        same = facts.decoders == decoded_by and len(facts.looks) == len(dataset)
         looks, reasons = list(facts.looks if same else "?" * len(dataset)), dict(facts.broken) if same else {}
         todo = [index for index in indices if looks[index] == "?"]
-        for done, found in _looked_at(dataset, todo):
+        kept = {pixels: pixels.open() for pixels in map(dataset.pixels, preprocessings)} if todo else {}
+        for done, found in _looked_at(dataset, todo, kept):
             for index, reason in found:
                 looks[index] = "." if reason is None else "x"
                 if reason is not None:
                     reasons[index] = reason
-            dataset.notes.update(decoders=decoders, looks="".join(looks), broken=reasons)
+            dataset.notes.update(decoders=decoded_by, looks="".join(looks), broken=reasons)
             on_look(done, len(todo))
     return [
         BrokenPicture(index=index, file=dataset.files[index], reason=reasons[index])
@@ -120,20 +136,24 @@ def find_broken(
     ]
 
 
-def _looked_at(dataset: ImageFolder, todo: Sequence[int]) -> Iterator[tuple[int, list[tuple[int, str | None]]]]:
+def _looked_at(
+    dataset: ImageFolder, todo: Sequence[int], kept: Mapping[Pixels, PixelFile]
+) -> Iterator[tuple[int, list[tuple[int, str | None]]]]:
     """Look at pictures on all cores; yields how many are done, and the last of them with what is wrong."""
-    with ThreadPoolExecutor(cpu_count()) as pool:
+    with ThreadPoolExecutor(cores()) as pool:
         for start in range(0, len(todo), AT_ONCE):
             part = todo[start : start + AT_ONCE]
             yield (
                 start + len(part),
-                [*zip(part, pool.map(partial(_wrong_with, dataset), part), strict=True)],
+                [*zip(part, pool.map(partial(_wrong_with, dataset, kept), part), strict=True)],
             )
 
 
-def _wrong_with(dataset: ImageFolder, index: int) -> str | None:
+def _wrong_with(dataset: ImageFolder, kept: Mapping[Pixels, PixelFile], index: int) -> str | None:
     try:
         picture = dataset.picture(index)
+        for pixels, file in kept.items():
+            pixels.keep(file, index, picture)
         if picture.mode not in _CONVERTIBLE:
             _decode_only(picture)
     except (DatasetError, PictureError) as error:

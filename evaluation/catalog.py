@@ -15,6 +15,7 @@ import models
 from common import canonical_json, file_sha256, text_sha256, unknown_name
 from evaluation.checks import has_gradient
 from evaluation.datasets import ImageFolder, open_dataset
+from evaluation.pixel_cache import TEMPORARY, PixelCache
 from evaluation.sources import ARCHIVES, DatasetError, dataset_name, require_archive
 from evaluation.spec import NAME_PATTERN
 
@@ -57,6 +58,7 @@ class Catalog:
             sets' names.
         store: one of the model folders, where models are added; None if none can be.
         notes: folder in which is kept what was found out about data sets; None keeps it in memory.
+        pixel_cache: where decoded pictures of data sets are kept.
         dataset_store: one of the data set folders, where data sets are added; None if none can be.
         more_datasets: paths of data sets beside those in the folders.
         compiled: let torch.compile make the copies that attacks look at on a GPU, where that is faster and gives their gradients.
@@ -66,6 +68,7 @@ class Catalog:
     dataset_folders: tuple[Path, ...] = (ZOO_DATASETS,)
     store: Path | None = None
     notes: Path | None = None
+    pixel_cache: PixelCache = TEMPORARY
     dataset_store: Path | None = None
     more_datasets: tuple[Path, ...] = ()
     compiled: bool = False
@@ -280,7 +283,7 @@ class Catalog:
         found = self.datasets()
         if name not in found:
             raise unknown_name("data set", name, found)
-        return _open(found[name], _stamp(found[name]), self.notes)
+        return _open(found[name], _stamp(found[name]), self.notes, self.pixel_cache)
 
 
 def _require_name(name: str) -> str:
@@ -299,8 +302,8 @@ def _stamp(path: Path) -> int:
 
 
 @lru_cache(maxsize=16)
-def _open(path: Path, _modified_ns: int, notes: Path | None) -> ImageFolder:
-    return open_dataset(path, notes=notes)
+def _open(path: Path, _modified_ns: int, notes: Path | None, pixel_cache: PixelCache) -> ImageFolder:
+    return open_dataset(path, notes=notes, pixel_cache=pixel_cache)
 
 
 @lru_cache(maxsize=256)

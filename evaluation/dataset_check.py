@@ -4,12 +4,12 @@ from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from os import cpu_count
 from statistics import median
 from typing import Self
 
 from pydantic import BaseModel, ConfigDict
 
+from common.cores import cores
 from common.pictures import PictureError, picture_size
 from evaluation.broken import BrokenPicture, OnLook, find_broken
 from evaluation.classes import ClassMap, ClassMatchError, Rule, match_classes
@@ -98,7 +98,7 @@ def check_dataset(
         on_look: called as pictures are looked at.
     """
     broken = find_broken(dataset, range(len(dataset)), on_look=on_look)
-    with ThreadPoolExecutor(cpu_count()) as pool:
+    with ThreadPoolExecutor(cores()) as pool:
         sizes = [size for size in pool.map(partial(_size, dataset), range(len(dataset))) if size]
     counts = Counter(dataset.labels)
     return DatasetCheck(

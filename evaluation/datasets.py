@@ -1,14 +1,18 @@
 """Labelled images: pictures sorted into one folder a class."""
 
 from collections.abc import Collection
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path, PurePosixPath
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
+import models
 from common.pictures import PictureError, open_picture
 from evaluation.notes import Notes
+from evaluation.pixel_cache import TEMPORARY, PixelCache
+from evaluation.pixels import Pixels
 from evaluation.sources import DatasetError, Source, open_source
 
 SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
@@ -30,9 +34,10 @@ class ImageFolder:
         labels: of the files, in the same order.
         ignored: files that are no pictures, by their names.
         notes: what was found out about it.
+        pixel_cache: where decoded pictures are kept.
     """
 
-    def __init__(self, source: Source, notes: Notes) -> None:
+    def __init__(self, source: Source, notes: Notes, pixel_cache: PixelCache) -> None:
         pictures = sorted(filter(_is_picture, source.names))
         depth = _depth_of_classes(pictures)
         classes_of = [
@@ -46,6 +51,9 @@ class ImageFolder:
         self._source = source
         self.path = source.path
         self.notes = notes
+        self.pixel_cache = pixel_cache
+        self._pixels: dict[str, Pixels] = {}
+        self._order = lru_cache(maxsize=4)(self._draw)  # every shard asks
         self.classes = tuple(sorted(set(classes_of)))
         self.files = tuple(pictures)
         self.labels = tuple(np.unique(classes_of, return_inverse=True)[1].tolist())
@@ -85,6 +93,10 @@ class ImageFolder:
         except PictureError as error:
             raise DatasetError(f"{self.path.name}: {self.files[index]}: {error}") from error
 
+    def pixels(self, preprocessing: models.Preprocessing) -> Pixels:
+        """Give the pictures as a preprocessing makes them; those that differ in nothing but their scale share them."""
+        return self._pixels.setdefault(preprocessing.geometry, Pixels(self, preprocessing))
+
     def select(self, count: int | None, seed: int, *, broken: Collection[int] = ()) -> list[int]:
         """Choose images evenly from the classes.
 
@@ -105,6 +117,9 @@ class ImageFolder:
         if count is not None and count > len(self) - len(broken):
             less = f", {len(broken)} of them broken" if broken else ""
             raise SelectionError(f"{count} images asked for, {self.path.name} has {len(self)}{less}")
+        return self._order(seed, frozenset(broken))[:count].tolist()
+
+    def _draw(self, seed: int, broken: frozenset[int]) -> NDArray[np.int64]:
         generator = np.random.Generator(np.random.PCG64(seed))
         labels = np.array(self.labels)
         shuffled = generator.permutation(len(labels))
@@ -112,8 +127,7 @@ class ImageFolder:
         by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
         rank = np.empty(len(labels), dtype=np.int64)
         rank[by_class] = np.arange(len(by_class)) - np.searchsorted(labels[by_class], labels[by_class])
-        order = shuffled[np.argsort(rank[shuffled], kind="stable")]
-        return order[:count].tolist()
+        return shuffled[np.argsort(rank[shuffled], kind="stable")]
 
 
 def _is_picture(name: str) -> bool:
@@ -133,14 +147,15 @@ def _depth_of_classes(names: list[str]) -> int:
     return depth
 
 
-def open_dataset(path: Path, *, notes: Path | None = None) -> ImageFolder:
+def open_dataset(path: Path, *, notes: Path | None = None, pixel_cache: PixelCache = TEMPORARY) -> ImageFolder:
     """Open a folder of class folders, or an archive of one.
 
     Args:
         path: of the folder or the archive.
         notes: folder in which is kept what was found out about data sets; None keeps it in memory.
+        pixel_cache: where decoded pictures are kept.
 
     Raises:
         DatasetError: there is nothing at the path, it is neither, or it is not safe to read.
     """
-    return ImageFolder(open_source(path), Notes(path, notes))
+    return ImageFolder(open_source(path), Notes(path, notes), pixel_cache)

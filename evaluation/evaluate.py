@@ -76,6 +76,7 @@ def evaluate(
                 known=known,
                 broken=plan.broken,
                 sources=sources,
+                following=plan.following(shard),
                 on_progress=on_batch,
                 **roles._asdict(),
             )

@@ -4,6 +4,7 @@ import itertools
 from collections.abc import Iterator, Mapping
 from functools import cache
 from importlib.metadata import version
+from math import ceil
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
@@ -139,6 +140,16 @@ class Plan(BaseModel):
             for start in range(0, self.images, self.shard_images)
         ]
 
+    def following(self, shard: Shard, steps: int = 1) -> Shard | None:
+        """The shard that comes so many steps after another; None if it is another model's."""
+        per_condition = ceil(self.images / self.shard_images)
+        place = shard.condition * per_condition + shard.start // self.shard_images + steps
+        condition, start = place // per_condition, place % per_condition * self.shard_images
+        if condition >= len(self.spec.conditions):
+            return None
+        stop = min(start + self.shard_images, self.images)
+        return Shard(model=shard.model, condition=condition, start=start, stop=stop)
+
     def columns(self, model: str) -> tuple[int, ...] | None:
         """The logits of a model that are looked at; None for all."""
         return self.matches[model].columns if self.spec.logits == "dataset" else None
@@ -211,7 +222,12 @@ def make_plan(
     cards = {model: catalog.verified_card(model) for model in spec.models}
     matches = {model: match_classes(card.classes, dataset, model, spec.class_map) for model, card in cards.items()}
     chosen, skipped = select_usable(
-        dataset, spec.images, spec.selection_seed, on_broken=spec.on_broken, on_look=on_look
+        dataset,
+        spec.images,
+        spec.selection_seed,
+        on_broken=spec.on_broken,
+        preprocessings=[card.preprocessing for card in cards.values()],
+        on_look=on_look,
     )
     model_sha256 = {model: catalog.model_sha256(model) for model in spec.models}
     identity = {

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from importlib.metadata import version
 from typing import TypeVar
 
@@ -20,6 +20,7 @@ from evaluation.conditions import Batch, Outcome, Row, run_condition
 from evaluation.counterchecks import CHECKED, LEAST, checked_attack, counterchecks
 from evaluation.datasets import ImageFolder
 from evaluation.examples import Example, make_examples
+from evaluation.pixels import Ahead
 from evaluation.plan import Shard
 from evaluation.spec import AdversarialCondition, Attacking, EvaluationSpec, rounds
 
@@ -119,6 +120,7 @@ def run_shard(
     broken: Collection[int] = (),
     has_gradient: bool = True,
     sources: Callable[[], Sequence[models.Classifier]] = tuple,
+    following: Shard | None = None,
     on_progress: OnProgress = lambda done, total: None,
 ) -> ShardResult:
     """Run a shard on the device that holds the classifier. A batch that does not fit into its memory is halved.
@@ -136,6 +138,7 @@ def run_shard(
         broken: indices of pictures that the selection passes over.
         has_gradient: False leaves out the attacks that need one.
         sources: gives other models whose adversarial images are tried on this one; see `Plan.sources`.
+        following: of the same model, likely to be run next: its pictures are decoded meanwhile.
         on_progress: called with the images run so far and those to be run, after each batch but the last: checks follow that one.
 
     Raises:
@@ -147,7 +150,16 @@ def run_shard(
     made_with = _made_with(classifier.device)
     if known is not None and known.made_with != made_with:
         known = None
-    source = _Source(spec, shard, classifier, searched or classifier, dataset, broken, has_gradient=has_gradient)
+    source = _Source(
+        spec,
+        shard,
+        classifier,
+        searched or classifier,
+        dataset,
+        broken,
+        has_gradient=has_gradient,
+        following=following,
+    )
     found = _Found() if known is None else _Found.of(known, source.indices)
     side = classifier.card.preprocessing.crop
     few = min(batch_size(side), len(source.indices))
@@ -202,8 +214,16 @@ class _Source:
         broken: Collection[int],
         *,
         has_gradient: bool,
+        following: Shard | None,
     ) -> None:
-        self.indices = dataset.select(spec.images, spec.selection_seed, broken=broken)[shard.start : shard.stop]
+        chosen = dataset.select(spec.images, spec.selection_seed, broken=broken)
+        self.indices = chosen[shard.start : shard.stop]
+        self._ahead = Ahead(
+            dataset.pixels(classifier.card.preprocessing),
+            self.indices,
+            () if following is None else chosen[following.start : following.stop],
+            pinned=classifier.device.type == "cuda",
+        )
         self.condition = spec.conditions[shard.condition]
         self.rounds = len(rounds(self.condition.attacks)) if isinstance(self.condition, AdversarialCondition) else 1
         self._choices = self.condition.attacks if isinstance(self.condition, Attacking) else ()
@@ -218,12 +238,12 @@ class _Source:
         self._to_logit = torch.tensor([columns.index(logit) for logit in match.logits])
 
     def batch(self, places: Sequence[int]) -> Batch:
-        """Decode the images at some places and bring them to the classifier's device."""
+        """Bring the images at some places to the classifier's device."""
         classifier, searched = self._roles
         indices = [self.indices[place] for place in places]
-        images = torch.stack([classifier.card.preprocessing(self._dataset.picture(index)) for index in indices])
+        pixels = self._ahead.take(places).to(classifier.device, non_blocking=True)
         labels = self._to_logit[[self._dataset.labels[index] for index in indices]]
-        there = images.to(classifier.device), labels.to(classifier.device)
+        there = models.scaled(pixels), labels.to(classifier.device)
         return Batch(
             classifier,
             searched,
@@ -305,6 +325,7 @@ def _fitting(count: int, work: Callable[[int], T]) -> tuple[T, int]:
             count //= 2
 
 
+@cache
 def _made_with(device: torch.device) -> str:
     """Versions and hardware that an exact repetition needs."""
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else torch.backends.cpu.get_cpu_capability()

@@ -21,7 +21,7 @@ from models._fold import Precision, ServingPrecision, fold
 from models._hub import HUB_CONFIG, checkpoint_file
 from models._intake import Added, Draft, Given, NameTakenError, QuestionsError, add, draft
 from models._likely_preprocessing import likely_preprocessing
-from models._preprocess import Preprocessing
+from models._preprocess import Preprocessing, scaled
 from models._recognise import Differences, Recognised, UnrecognisedError, recognise
 from models._registry import ModelSpec, create, names, register, spec
 from models._state_dicts import MAX_CHECKPOINT_BYTES, SUFFIXES, CheckpointError, read_state_dict, require_suffix
@@ -74,6 +74,7 @@ __all__ = [
     "recognise",
     "register",
     "require_suffix",
+    "scaled",
     "spec",
     "verify",
 ]

@@ -4,10 +4,12 @@ from typing import Annotated, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 from torch import Tensor
 
+from common import canonical_json
 from common.pictures import PictureError
 
 Channels = tuple[float, float, float]
@@ -57,8 +59,22 @@ class Preprocessing(BaseModel):
             raise ValueError(f"crop {self.crop} must not be larger than resize {self.resize}")
         return self
 
+    @property
+    def geometry(self) -> str:
+        """What decides `pixels`, as JSON: all fields but `std`, and but `mean` unless it fills a border."""
+        unused = {"std"} if self.crop_mode == "border" else {"mean", "std"}
+        return canonical_json(self.model_dump(mode="json", exclude=unused))
+
     def __call__(self, picture: Image.Image) -> Tensor:
         """Turn a picture of any size into a float32 tensor (3, crop, crop) with values in [0, 1], as torchvision's transforms do.
+
+        Raises:
+            PictureError: as `pixels` does.
+        """
+        return torch.from_numpy(np.divide(self.pixels(picture), np.float32(255)))  # torch would wake its threads
+
+    def pixels(self, picture: Image.Image) -> NDArray[np.uint8]:
+        """Turn a picture of any size into 8-bit pixels (3, crop, crop); `scaled` makes images of them.
 
         Transparency is ignored; 16-bit grey is divided by 257. Of a strip longer than 16 times its width only the middle is read.
 
@@ -67,11 +83,7 @@ class Preprocessing(BaseModel):
         """
         picture = _rgb(_bounded(picture) if self.crop_mode == "center" else picture)
         resized = picture.resize(self._resized(*picture.size), _RESAMPLING[self.interpolation])
-        pixels = np.asarray(self._cropped(resized))  # (crop, crop, 3)
-        scaled = np.divide(
-            pixels.transpose(2, 0, 1), np.float32(255), order="C"
-        )  # by numpy: torch would wake its threads
-        return torch.from_numpy(scaled)
+        return np.ascontiguousarray(np.asarray(self._cropped(resized)).transpose(2, 0, 1))
 
     def _resized(self, width: int, height: int) -> tuple[int, int]:
         match self.crop_mode:
@@ -92,6 +104,12 @@ class Preprocessing(BaseModel):
         framed = Image.new("RGB", (self.crop, self.crop), (red, green, blue))
         framed.paste(picture, (-left, -top))
         return framed
+
+
+def scaled(pixels: Tensor) -> Tensor:
+    """Scale 8-bit pixels to float32 in [0, 1] on the device that holds them, to the bit as `Preprocessing` does."""
+    white = torch.full((), 255.0, device=pixels.device)  # a GPU multiplies by the inverse of a plain number
+    return pixels.float().div_(white)
 
 
 def _middle(side: int, crop: int) -> int:

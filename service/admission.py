@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -10,6 +11,7 @@ import models
 from evaluation import Catalog, DatasetError, ImageFolder, SelectionError
 from evaluation.broken import select_usable
 from evaluation.classes import match_classes
+from evaluation.pixels import Ahead
 from evaluation.statistics import Proportion, proportion
 from models import CheckpointError
 from service.deployments import Agreement, Deployment
@@ -95,19 +97,21 @@ def _own_images(catalog: Catalog, deployment: Deployment) -> tuple[str, Tensor] 
             match_classes(card.classes, dataset, deployment.checkpoint)
         except DatasetError:  # it has other classes, or cannot be read
             continue
-        chosen = _select(dataset)
+        chosen = _select(dataset, card.preprocessing)
         if not chosen:
             continue
-        return name, torch.stack([card.preprocessing(dataset.picture(index)) for index in chosen])
+        pixels = Ahead(dataset.pixels(card.preprocessing), chosen, (), pinned=False)
+        return name, models.scaled(pixels.take(range(len(chosen))))
     return None
 
 
-def _select(dataset: ImageFolder) -> list[int]:
+def _select(dataset: ImageFolder, preprocessing: models.Preprocessing) -> list[int]:
     """Choose images evenly from the classes, and pass over broken ones; all there are if that is not enough."""
+    usable = partial(select_usable, dataset, seed=0, on_broken="skip", preprocessings=[preprocessing])
     try:
-        return select_usable(dataset, min(AGREEMENT_IMAGES, len(dataset)), 0, on_broken="skip")[0]
+        return usable(min(AGREEMENT_IMAGES, len(dataset)))[0]
     except SelectionError:
-        return select_usable(dataset, None, 0, on_broken="skip")[0]
+        return usable(None)[0]
 
 
 def _top1(classifier: models.Classifier, images: Tensor) -> tuple[Tensor, float]:

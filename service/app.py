@@ -9,6 +9,7 @@ from fastapi.staticfiles import StaticFiles
 from fastapi_offline import FastAPIOffline
 
 from common import set_float32
+from common.cores import cores
 from service import errors
 from service.body_limit import BodyLimit
 from service.compression import Compression
@@ -16,7 +17,7 @@ from service.dataset_counts import DatasetCounts
 from service.deployments import Deployments
 from service.deps import Service, require_key
 from service.dispatcher import Dispatcher
-from service.executors import DeviceExecutor, available_devices, cores
+from service.executors import DeviceExecutor, available_devices
 from service.explain import Explainer
 from service.fleet import Fleet
 from service.gate import Gate

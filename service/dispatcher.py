@@ -174,7 +174,13 @@ class Dispatcher:
     def _start(self, executor: Executor, claim: Claim, progress: ProgressFile) -> Future[ShardResult]:
         try:
             return executor.submit(
-                compute, self._catalog, claim.plan, claim.shard, claim.known, on_progress=progress.write
+                compute,
+                self._catalog,
+                claim.plan,
+                claim.shard,
+                claim.known,
+                side_by_side=len(self._executors),
+                on_progress=progress.write,
             )
         except Exception as error:  # an executor that cannot start anything is a failure of the shard like any other
             future: Future[ShardResult] = Future()

@@ -16,6 +16,7 @@ from pebble import ProcessPool
 
 import models
 from common import set_float32
+from common.cores import cores
 from evaluation import Catalog, DatasetError, Plan, Shard, ShardResult, best_device, run_shard
 from evaluation.catalog import Roles
 from evaluation.runner import OnProgress
@@ -34,11 +35,6 @@ def available_devices() -> list[str]:
     """Name every GPU; where there is none, a share of the CPU for each process that is worth having."""
     gpus = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
     return gpus or [f"cpu:{index}" for index in range(min(cores(), MAX_CPU_PROCESSES))]
-
-
-def cores() -> int:
-    """Count the cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class DeviceExecutor(Executor):
@@ -134,6 +130,7 @@ def compute(
     shard: Shard,
     known: ShardResult | None = None,
     *,
+    side_by_side: int = 1,
     on_progress: OnProgress = lambda done, total: None,
 ) -> ShardResult:
     """Run a shard on this process's device; files that have changed since the evaluation was submitted are refused.
@@ -143,6 +140,7 @@ def compute(
         plan: the evaluation, with the hashes of the files it is about.
         shard: the part of it to run.
         known: what came of its first images before.
+        side_by_side: processes that run shards of the evaluation: the one likely to be next here is as many further.
         on_progress: see `run_shard`.
 
     Raises:
@@ -163,6 +161,7 @@ def compute(
         known=known,
         broken=plan.broken,
         sources=sources,
+        following=plan.following(shard, side_by_side),
         on_progress=on_progress,
         **roles._asdict(),
     )

@@ -10,13 +10,13 @@ from http import HTTPStatus
 from pydantic import BaseModel
 
 from common import UnknownNameError
+from common.cores import cores
 from common.pictures import PictureError
 from evaluation import Catalog
 from models import CheckpointError
 from service.admission import admit, load_served
 from service.deployments import Deployment, Deployments, ServingSettings
 from service.errors import ServiceError
-from service.executors import cores
 from service.lanes import Answer, Prepare
 from service.metrics import Metrics
 from service.predictor import Limits, Predictor

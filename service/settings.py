@@ -10,6 +10,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 import models
 from evaluation import Catalog
 from evaluation.catalog import ZOO_DATASETS
+from evaluation.pixel_cache import LIMIT_BYTES, PixelCache
 from models import MAX_CHECKPOINT_BYTES
 
 PREFIX = "WITHSTAND_"
@@ -34,8 +35,8 @@ class Settings(BaseSettings):
             description="path prefix at a reverse proxy, such as /withstand; stripped or not",
         ),
     ] = ""
-    data_dir: Annotated[Path, Field(description="folder of the database, of added models and data sets")] = Path(
-        ".withstand"
+    data_dir: Annotated[Path, Field(description="folder of the database, of what was added, of decoded pictures")] = (
+        Path(".withstand")
     )
     model_dirs: Annotated[
         tuple[Path, ...], Field(description="folders with checkpoints and cards, beside the zoo")
@@ -86,6 +87,9 @@ class Settings(BaseSettings):
             "its gradients are those of the model"
         ),
     ] = False
+    pixel_cache_bytes: Annotated[
+        int, Field(ge=0, description="decoded pictures kept in the folder, bytes; data sets used longest ago make room")
+    ] = LIMIT_BYTES
     shard_timeout_s: Annotated[float, Field(gt=0, description="longest run of one shard, seconds")] = 3600.0
 
     @model_validator(mode="after")
@@ -119,6 +123,7 @@ class Settings(BaseSettings):
             (ZOO_DATASETS, *self.dataset_dirs, datasets),
             store=store,
             notes=self.data_dir / "notes",
+            pixel_cache=PixelCache(self.data_dir / "pixels", self.pixel_cache_bytes),
             dataset_store=datasets,
             compiled=self.compile,
         )

@@ -4,34 +4,45 @@
     python -m benchmarks.gpu.simulated --images 1000 --forward-ms 0.5 --backward-ms 1
 
 The device is simulated: a pass takes a fixed time for each image, during which it uses no core, and one pass runs at a time.
-Everything else is a whole evaluation from JPEGs as in benchmarks.gpu.evaluation. "Busy" is the share of its wall time in which the
-device works. "At most" is the share that decoding alone would allow, with one thread or one for each core, if every picture were
-computed as soon as it is decoded. Images are small, 64 x 64 of the decoded picture, so that what a GPU would do beside its passes
-costs little here.
+Everything else is a whole evaluation from JPEGs as in benchmarks.gpu.evaluation, three times: on a new data set; again; and after
+the decoded pictures were removed, so that they are decoded ahead of the batches. "Busy" is the share of the wall time in which the
+device works. "Decoding" are the seconds before the first shard, "waiting" those that the thread that drives the device then waits
+for pixels. What a GPU would do beside its passes, the arithmetic of an attack, runs on the CPU here: "in memory" is the share that
+the device is busy if the same batches are there already, and nothing but the attack is run. Images are small, 64 x 64 of the
+decoded picture, so that this costs little.
 """
 
 import argparse
 import os
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from threading import Lock
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
 
 import evaluation
 import models
-from benchmarks.gpu.evaluation import DATASET, measure, prepare, specification
+from attacks.pgd import PGD
+from benchmarks.gpu.evaluation import DATASET, MODEL, attacked, clean, prepare, specification
 from benchmarks.pgd import hardware, pgd, table
+from evaluation.pixel_cache import PixelCache
+from evaluation.pixels import Ahead
+from evaluation.plan import SHARD_IMAGES
 
 ARCHITECTURE, SIDE = "simulated", 64
 FORWARD_MS, BACKWARD_MS = 0.1, 0.2
 """Of an image: about what a ResNet-50 takes on an H100."""
+MEASURED_S = 1.0
+"""For which batches in memory are run at least."""
 
 
 @dataclass
@@ -95,6 +106,34 @@ def register(device: Device) -> None:
     models.register(models.ModelSpec(ARCHITECTURE, build, (3, SIDE, SIDE), paper="none"))
 
 
+@dataclass
+class Clock:
+    """Seconds of an evaluation in which the device idles because of pictures."""
+
+    start: float = field(default_factory=time.perf_counter)
+    decoding_s: float = 0.0
+    waiting_s: float = 0.0
+
+    def on_look(self, done: int, total: int) -> None:
+        """Pictures are decoded, until now."""
+        del done, total
+        self.decoding_s = time.perf_counter() - self.start
+
+    @contextmanager
+    def waits(self) -> Generator[None]:
+        """Measure how long batches wait for pixels."""
+        take = Ahead.take
+
+        def timed(ahead: Ahead, places: Sequence[int]) -> Tensor:
+            start = time.perf_counter()
+            taken = take(ahead, places)
+            self.waiting_s += time.perf_counter() - start
+            return taken
+
+        with patch.object(Ahead, "take", timed):
+            yield
+
+
 def decoding(catalog: evaluation.Catalog, threads: int) -> float:
     """Images a second that threads decode and preprocess, and nothing else."""
     pictures = catalog.open_dataset(DATASET)
@@ -102,7 +141,7 @@ def decoding(catalog: evaluation.Catalog, threads: int) -> float:
     prepared = checkpoint.card().preprocessing
 
     def decode(index: int) -> None:
-        prepared(pictures.picture(index))
+        prepared.pixels(pictures.picture(index))
 
     start = time.perf_counter()
     with ThreadPoolExecutor(threads) as pool:
@@ -110,16 +149,40 @@ def decoding(catalog: evaluation.Catalog, threads: int) -> float:
     return len(pictures) / (time.perf_counter() - start)
 
 
-def rows(catalog: evaluation.Catalog, device: Device, count: int) -> Iterable[tuple[str, ...]]:
-    """Evaluate clean images and PGD-10."""
-    alone = [decoding(catalog, threads) for threads in (1, len(os.sched_getaffinity(0)))]
+def in_memory(catalog: evaluation.Catalog, device: Device, attack: PGD | None, images: Tensor, labels: Tensor) -> float:
+    """Share of the time that the device is busy with batches that are there already."""
+    roles = catalog.load_folded(MODEL, "cpu", "float32")
+    call = partial(clean, roles, images) if attack is None else partial(attacked, attack, roles, images, labels)
+    call()
+    before, start = device.busy_s, time.perf_counter()
+    while time.perf_counter() - start < MEASURED_S:
+        call()
+    return (device.busy_s - before) / (time.perf_counter() - start)
+
+
+def rows(folder: Path, device: Device, count: int) -> Iterable[tuple[str, ...]]:
+    """Evaluate clean images and PGD-10, each on a new data set, again, and without the decoded pictures."""
     attack = replace(pgd(10, "last_step"), random_start=True)
-    for title, spec in (("clean", specification(None)), (attack.title, specification(attack))):
-        before = device.busy_s
-        seconds, _ = measure(spec, catalog, torch.device("cpu"))
-        busy_s = device.busy_s - before
-        bounds = [text for rate in alone for text in (f"{rate:.0f}", percent(min(1, rate * busy_s / count)))]
-        yield (title, f"{seconds:.1f}", f"{count / seconds:.0f}", percent(busy_s / seconds), *bounds)
+    for title, choice in (("clean", None), (attack.title, attack)):
+        (place := folder / title).mkdir()
+        plain, images, labels = prepare(place, ARCHITECTURE, count, torch.device("cpu"))
+        batch = torch.arange(min(count, SHARD_IMAGES)) % len(images)
+        alone = percent(in_memory(plain, device, choice, images[batch], labels[batch]))
+        for run, cache in (("first run", "pixels"), ("again", "pixels"), ("pixels removed", "others")):
+            catalog = replace(plain, notes=place / "notes", pixel_cache=PixelCache(place / cache))
+            before, clock = device.busy_s, Clock()
+            with clock.waits():
+                evaluation.evaluate(specification(choice), catalog=catalog, device="cpu", on_look=clock.on_look)
+            seconds, busy_s = time.perf_counter() - clock.start, device.busy_s - before
+            waits = (f"{clock.decoding_s:.2f}", f"{clock.waiting_s:.2f}")
+            yield (
+                f"{title}, {run}",
+                f"{seconds:.2f}",
+                f"{count / seconds:.0f}",
+                percent(busy_s / seconds),
+                alone,
+                *waits,
+            )
 
 
 def percent(share: float) -> str:
@@ -130,7 +193,7 @@ def percent(share: float) -> str:
 def main() -> None:
     """Read the flags, print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--images", type=int, default=400, help="JPEGs (default 400)")
+    parser.add_argument("--images", type=int, default=1000, help="JPEGs (default 1000)")
     parser.add_argument("--forward-ms", type=float, default=FORWARD_MS, help=f"of an image (default {FORWARD_MS})")
     parser.add_argument("--backward-ms", type=float, default=BACKWARD_MS, help=f"of an image (default {BACKWARD_MS})")
     flags = parser.parse_args()
@@ -141,11 +204,14 @@ def main() -> None:
         f"{hardware(torch.device('cpu'))}, {cores} cores, {torch.get_num_threads()} threads of torch {torch.__version__}; "
         f"{flags.images} JPEGs, {flags.forward_ms:g} ms forward and {flags.backward_ms:g} ms back for each image.\n"
     )
+    header = ("", "seconds", "images/s", "device busy", "in memory", "decoding, s", "waiting, s")
     with tempfile.TemporaryDirectory() as folder:
-        catalog, _, _ = prepare(Path(folder), ARCHITECTURE, flags.images, torch.device("cpu"))
-        header = ("", "seconds", "images/s", "device busy")
-        header += ("decoding, one thread, images/s", "at most", f"{cores} threads", "at most")
-        print(table(header, [*rows(catalog, device, flags.images)]))
+        found = [*rows(Path(folder), device, flags.images)]
+        place = Path(folder) / "clean"
+        catalog = evaluation.Catalog((place / "models",), (place,))
+        rates = [decoding(catalog, threads) for threads in (1, cores)]
+        print(f"Decoding alone: {rates[0]:.0f} images/s with one thread, {rates[1]:.0f} with {cores}.\n")
+        print(table(header, found))
 
 
 if __name__ == "__main__":

@@ -87,7 +87,7 @@ def _progress() -> "Progress":
 
 
 def _shown(progress: "Progress") -> "OnLook":
-    task = progress.add_task("looking at pictures", total=None)
+    task = progress.add_task("decoding", total=None)
     return lambda done, total: progress.update(task, completed=done, total=total)
 
 

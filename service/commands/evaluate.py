@@ -155,7 +155,7 @@ def evaluate(
             progress.update(task, completed=done, total=total)
 
         def on_look(done: int, total: int) -> None:
-            progress.update(task, completed=done, total=total, description="looking for broken pictures")
+            progress.update(task, completed=done, total=total, description="decoding")
 
         report = evaluation.evaluate(
             spec,

@@ -123,12 +123,20 @@ def test_the_simulated_device_runs_one_pass_at_a_time() -> None:
 
 @pytest.mark.slow
 def test_a_slow_device_is_busy_and_a_fast_one_waits_for_pictures() -> None:
-    def shares(forward_ms: str, backward_ms: str) -> list[int]:
+    def table(forward_ms: str, backward_ms: str) -> dict[str, list[str]]:
         flags = ["--images", "12", "--forward-ms", forward_ms, "--backward-ms", backward_ms]
         command = [sys.executable, "-m", "benchmarks.gpu.simulated", *flags]
-        rows = subprocess.check_output(command, cwd=REPOSITORY, text=True).splitlines()[-3:]
-        return [int(row.split("|")[4].strip().removesuffix("%")) for row in rows if "|" in row]
+        lines = subprocess.check_output(command, cwd=REPOSITORY, text=True).splitlines()
+        rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
+        return {row[0]: row[1:] for row in rows if len(row) == 7}
 
-    fast, slow = shares("0.01", "0.02"), shares("10", "20")
-    assert fast[0] < 20 and fast[1] < 50
-    assert 70 < slow[1] <= 100 and slow[0] > fast[0]
+    def busy(row: list[str]) -> int:
+        return int(row[2].removesuffix(" %"))
+
+    fast, slow = table("0.01", "0.02"), table("5", "10")
+    assert busy(fast["clean, first run"]) < 20 and busy(fast["PGD-10 (last step), first run"]) < 50
+    assert 70 < busy(slow["PGD-10 (last step), again"]) <= 100
+    assert busy(slow["clean, again"]) > busy(fast["clean, again"])
+    for row in ("clean", "PGD-10 (last step)"):
+        assert float(slow[f"{row}, first run"][4]) > 0
+        assert [float(slow[f"{row}, {run}"][4]) for run in ("again", "pixels removed")] == [0, 0], "decoded before"

@@ -68,7 +68,7 @@ def spec(**changes: object) -> EvaluationSpec:
 
 
 def forbid_looking(monkeypatch: pytest.MonkeyPatch) -> None:
-    def look(dataset: ImageFolder, index: int) -> None:
+    def look(dataset: ImageFolder, kept: object, index: int) -> None:
         raise AssertionError(f"{dataset.files[index]} is looked at again")
 
     monkeypatch.setattr(evaluation.broken, "_wrong_with", look)
@@ -116,7 +116,7 @@ def test_to_fail_only_looks_at_what_is_selected(folder: Path, monkeypatch: pytes
     looked: list[int] = []
     look = evaluation.broken._wrong_with
     monkeypatch.setattr(
-        evaluation.broken, "_wrong_with", lambda data, index: (looked.append(index), look(data, index))[1]
+        evaluation.broken, "_wrong_with", lambda data, kept, index: (looked.append(index), look(data, kept, index))[1]
     )
     assert select_usable(dataset, n, 0) == (order[:n], ())
     assert sorted(looked) == sorted(order[:n])

@@ -8,7 +8,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from common.pictures import PictureError
-from models import Preprocessing
+from models import Preprocessing, scaled
 
 PLAIN = Preprocessing(resize=4, crop=4)
 
@@ -166,3 +166,41 @@ def test_equals_torchvision_to_the_bit(size: tuple[int, int], interpolation: str
     reference = v2.Compose([v2.Resize(32, interpolation=mode), v2.CenterCrop(24), v2.PILToTensor()])(picture)
     ours = Preprocessing(resize=32, crop=24, interpolation=interpolation)(picture)
     assert torch.equal(ours, reference.float() / 255)
+
+
+@pytest.mark.parametrize(
+    "device",
+    ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"))],
+)
+def test_pixels_are_scaled_on_their_device_to_the_bit(device: str) -> None:
+    levels = np.arange(256, dtype=np.uint8)
+    assert torch.equal(scaled(torch.from_numpy(levels).to(device)).cpu(), torch.from_numpy(levels / np.float32(255)))
+
+
+@pytest.mark.parametrize("crop_mode", ["center", "squash", "border"])
+def test_an_image_is_its_pixels_scaled(crop_mode: str) -> None:
+    picture = Image.effect_noise((61, 47), 60)
+    preprocessing = Preprocessing(resize=32, crop=24, crop_mode=crop_mode)
+    pixels = preprocessing.pixels(picture)
+    assert (pixels.dtype, pixels.shape, pixels.flags.c_contiguous) == (np.uint8, (3, 24, 24), True)
+    assert torch.equal(scaled(torch.from_numpy(pixels)), preprocessing(picture))
+
+
+@pytest.mark.parametrize(
+    ("change", "same"),
+    [
+        ({"std": (0.5, 0.5, 0.5)}, True),
+        ({"mean": (0.5, 0.5, 0.5)}, True),
+        ({"mean": (0.5, 0.5, 0.5), "crop_mode": "border"}, False),
+        ({"crop_mode": "squash"}, False),
+        ({"interpolation": "bicubic"}, False),
+        ({"crop": 223}, False),
+        ({"resize": 255}, False),
+    ],
+    ids=str,
+)
+def test_the_geometry_names_what_decides_pixels(change: dict, same: bool) -> None:
+    plain, changed = Preprocessing(), Preprocessing(**change)
+    assert (plain.geometry == changed.geometry) == same
+    filled = Preprocessing(crop_mode="border")
+    assert filled.geometry != Preprocessing(crop_mode="border", mean=(0.5, 0.5, 0.5)).geometry

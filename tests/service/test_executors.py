@@ -14,9 +14,10 @@ import pytest
 import torch
 from pebble import ProcessExpired
 
+from common.cores import cores
 from evaluation import Catalog, DatasetError, EvaluationSpec, Plan, make_plan, preset, run_shard
 from models import CheckpointError
-from service.executors import DeviceExecutor, ProgressFile, available_devices, compute, cores, describe
+from service.executors import DeviceExecutor, ProgressFile, available_devices, compute, describe
 from tests.conftest import Put
 from tests.service.conftest import DEADLINE_S, until
 

@@ -1,0 +1,8 @@
+"""The cores that are there to be used."""
+
+import os
+
+
+def cores() -> int:
+    """Count the cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
