@@ -152,7 +152,9 @@ def decoding(catalog: evaluation.Catalog, threads: int) -> float:
 def in_memory(catalog: evaluation.Catalog, device: Device, attack: PGD | None, images: Tensor, labels: Tensor) -> float:
     """Share of the time that the device is busy with batches that are there already."""
     roles = catalog.load_folded(MODEL, "cpu", "float32")
-    call = partial(clean, roles, images) if attack is None else partial(attacked, attack, roles, images, labels)
+    call = (
+        partial(clean, roles, images) if attack is None else partial(attacked, attack, "float32", roles, images, labels)
+    )
     call()
     before, start = device.busy_s, time.perf_counter()
     while time.perf_counter() - start < MEASURED_S:
