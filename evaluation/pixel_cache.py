@@ -101,16 +101,17 @@ class PixelCache:
             _warn(f"decoded pictures cannot be kept in {self.folder or 'a temporary file'}: {error.strerror}")
             return PixelFile(os.open(os.devnull, os.O_RDONLY), size, self, writable=False)
 
-    def make_room(self, file: int) -> int:
+    def make_room(self, file: int, least_bytes: int) -> int:
         """Remove what nobody uses, that used longest ago first, until there is room for a file to grow.
 
         Args:
             file: descriptor of the file that grows; it is not removed.
+            least_bytes: by which it grows now.
 
         Returns:
-            Bytes by which it may grow before this is asked again; 0 or less if there is no room.
+            Bytes by which it may grow before this is asked again; fewer than the least if there is no room.
         """
-        step = max(self.limit_bytes // 64, 1)
+        step = max(self.limit_bytes // 64, least_bytes)
         own = os.fstat(file)
         others = [] if self.folder is None else sorted(_files(self.folder, but=own.st_ino), key=lambda each: each[0])
         used = _allocated(own) + sum(allocated for _, allocated, _ in others)
@@ -181,7 +182,7 @@ class PixelFile:
     def _take_room(self) -> None:
         with self._lock:
             if self._room < self._size:
-                self._room = self._cache.make_room(self._file)
+                self._room = self._cache.make_room(self._file, self._size)
             if self._room < self._size:
                 raise OSError(ENOSPC, f"no room within {self._cache.limit_bytes} bytes, or on the disk")
             self._room -= self._size
@@ -223,11 +224,11 @@ def _remove_unused(path: Path) -> bool:
 def _files(folder: Path, *, but: int) -> list[tuple[int, int, Path]]:
     """Time, bytes on the disk and path of each file of a cache but one."""
     found: list[tuple[int, int, Path]] = []
-    for each in os.scandir(folder):
+    for path in folder.iterdir():
         with suppress(FileNotFoundError):
-            facts = each.stat(follow_symlinks=False)
-            if _NAME.fullmatch(each.name) and facts.st_ino != but:
-                found.append((facts.st_mtime_ns, _allocated(facts), Path(each.path)))
+            facts = path.lstat()
+            if _NAME.fullmatch(path.name) and facts.st_ino != but:
+                found.append((facts.st_mtime_ns, _allocated(facts), path))
     return found
 
 

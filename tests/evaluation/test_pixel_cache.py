@@ -236,6 +236,14 @@ def test_a_file_larger_than_the_limit_grows_no_further(cache: PixelCache, caplog
     assert line.endswith("no room within 65536 bytes, or on the disk")
 
 
+def test_a_small_limit_holds_what_fits(cache: PixelCache) -> None:
+    file = PixelCache(cache.folder, 3 * BLOCK_BYTES).open("d", SMALL)
+    fill(file, range(40))
+    there = whole(file, range(40))
+    assert there == [*range(len(there))]
+    assert 10 <= len(there) <= 3 * BLOCK_BYTES // RECORD_BYTES
+
+
 def test_nothing_is_written_to_a_disk_that_is_nearly_full(
     cache: PixelCache, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
