@@ -1,6 +1,9 @@
 # Two commands: `make demo` and `make test`. Everything is installed into .venv.
 PYTHON ?= python3
 BIN := .venv/bin
+# The oldest supported torch, and Python 3.12 where it can be started.
+OLDEST_PYTHON ?= $(shell python3.12 -c 'import sys; print(sys.executable)' 2>/dev/null || echo $(PYTHON))
+OLDEST := $(shell sed -n 's/^ *"\(torch\|torchvision\)>=\(.*\)",/\1==\2.*/p' pyproject.toml)
 export OMP_WAIT_POLICY ?= PASSIVE
 
 ifeq ($(UV_TORCH_BACKEND),)
@@ -8,10 +11,10 @@ unexport UV_TORCH_BACKEND # uv refuses an empty one
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo serve test check gpu format lock
+.PHONY: help install demo serve test test-oldest check gpu format lock
 
 help: ## list the targets
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
 
 install: $(BIN)/.installed ## install what is needed into .venv
 
@@ -36,6 +39,15 @@ check: install ## format, lint, types, layers
 
 test: check ## run every check and test
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
+
+test-oldest: .venv-oldest/bin/.installed ## run the tests of common, models and attacks with the oldest supported torch
+	.venv-oldest/bin/python -m pytest --numprocesses 2 --dist worksteal tests/common tests/models tests/attacks
+
+.venv-oldest/bin/.installed: pyproject.toml
+	$(OLDEST_PYTHON) -m venv .venv-oldest
+	.venv-oldest/bin/python -m pip install --quiet --disable-pip-version-check 'uv>=0.7'
+	VIRTUAL_ENV=.venv-oldest .venv-oldest/bin/uv pip install --compile-bytecode --group dev --editable . $(OLDEST:%='%')
+	touch $@
 
 gpu: install ## measure everything on a GPU and write a page into benchmarks/results; toy sizes without one
 	$(BIN)/python -m benchmarks.gpu

@@ -101,7 +101,7 @@ def peak_mib(call: Callable[[], object], device: torch.device) -> float:
         before = torch.cuda.memory_allocated(device)
         call()
         return (torch.cuda.max_memory_allocated(device) - before) / 2**20
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as recorded:
         call()
     profiler: Any = recorded.profiler  # its memory events are not typed
     events = [event for event in profiler.kineto_results.events() if event.name() == "[memory]"]

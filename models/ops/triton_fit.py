@@ -126,9 +126,9 @@ def aggregation_kernels(shape: tuple[int, ...], maps: int, kernel_size: int) -> 
     """
     _, channels, height, width = shape
     per_map = channels // maps
-    constants = ("K", kernel_size), ("BLOCK_C", min(16, power_of_two(per_map)))
+    constants = ("PER_MAP", per_map), ("K", kernel_size), ("BLOCK_C", min(16, power_of_two(per_map)))
     forward, of_values, of_weights = (
-        Kernel(f"aggregation_{part}", (height, width, per_map), constants, aggregation_launch(width))
+        Kernel(f"aggregation_{part}", (height, width), constants, aggregation_launch(width))
         for part in ("forward", "backward_values", "backward_weights")
     )
     return forward, of_values, of_weights

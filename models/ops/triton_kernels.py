@@ -340,24 +340,24 @@ def pairwise_backward_neighbours(
 
 
 @triton.jit
-def _channel_rows(image, first_of_chunk, per_map, pixels, BLOCK_C: tl.constexpr):
+def _channel_rows(image, first_of_chunk, pixels, PER_MAP: tl.constexpr, BLOCK_C: tl.constexpr):
     """Offsets of the maps of values of some channels of this program's weight map, (BLOCK_C, 1), and whether they exist."""
     index = first_of_chunk + tl.arange(0, BLOCK_C)
     maps = tl.num_programs(1)
-    channel = image * (per_map * maps) + index * maps + tl.program_id(1)
-    return (channel * pixels)[:, None], (index < per_map)[:, None]
+    channel = image * (PER_MAP * maps) + index * maps + tl.program_id(1)
+    return (channel * pixels)[:, None], (index < PER_MAP)[:, None]
 
 
 @triton.jit
 def aggregation_forward(
-    values, weights, result, height, width, per_map,
-    K: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_W: tl.constexpr,
+    values, weights, result, height, width,
+    PER_MAP: tl.constexpr, K: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_W: tl.constexpr,
 ):  # fmt: skip
     """Sum the values under the taps times their weights."""
     image, y, x, inside = _tile(height, width, BLOCK_H, BLOCK_W)
     pixels = height * width
     pixel = y * width + x
-    rows, exist = _channel_rows(image, tl.program_id(2) * BLOCK_C, per_map, pixels, BLOCK_C)
+    rows, exist = _channel_rows(image, tl.program_id(2) * BLOCK_C, pixels, PER_MAP, BLOCK_C)
     maps = weights + (image * tl.num_programs(1) + tl.program_id(1)) * (K * K) * pixels
     total = tl.zeros([BLOCK_C, BLOCK_H * BLOCK_W], tl.float32)
     for tap in range(K * K):
@@ -369,13 +369,13 @@ def aggregation_forward(
 
 @triton.jit
 def aggregation_backward_values(
-    gradient, weights, value_gradient, height, width, per_map,
-    K: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_W: tl.constexpr,
+    gradient, weights, value_gradient, height, width,
+    PER_MAP: tl.constexpr, K: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_W: tl.constexpr,
 ):  # fmt: skip
     """Gather the gradient to the values from all centres in whose footprints a pixel lies."""
     image, y, x, inside = _tile(height, width, BLOCK_H, BLOCK_W)
     pixels = height * width
-    rows, exist = _channel_rows(image, tl.program_id(2) * BLOCK_C, per_map, pixels, BLOCK_C)
+    rows, exist = _channel_rows(image, tl.program_id(2) * BLOCK_C, pixels, PER_MAP, BLOCK_C)
     maps = weights + (image * tl.num_programs(1) + tl.program_id(1)) * (K * K) * pixels
     total = tl.zeros([BLOCK_C, BLOCK_H * BLOCK_W], tl.float32)
     for row in range(3 * K):
@@ -396,8 +396,8 @@ def aggregation_backward_values(
 
 @triton.jit
 def aggregation_backward_weights(
-    gradient, values, weight_gradient, height, width, per_map,
-    K: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_W: tl.constexpr,
+    gradient, values, weight_gradient, height, width,
+    PER_MAP: tl.constexpr, K: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_W: tl.constexpr,
 ):  # fmt: skip
     """Multiply the gradient with the values under every tap and sum over the channels of a weight map."""
     image, y, x, inside = _tile(height, width, BLOCK_H, BLOCK_W)
@@ -407,8 +407,8 @@ def aggregation_backward_weights(
     for tap in range(K * K):
         under = _under_tap(y, x, tap, height, width, K)
         total = tl.zeros([BLOCK_H * BLOCK_W], tl.float32)
-        for first_of_chunk in range(0, per_map, BLOCK_C):
-            rows, exist = _channel_rows(image, first_of_chunk, per_map, pixels, BLOCK_C)
+        for first_of_chunk in range(0, PER_MAP, BLOCK_C):
+            rows, exist = _channel_rows(image, first_of_chunk, pixels, PER_MAP, BLOCK_C)
             upstream = tl.load(gradient + rows + pixel[None, :], mask=exist, other=0.0).to(tl.float32)
             value = tl.load(values + rows + under[None, :], mask=exist, other=0.0).to(tl.float32)
             total += tl.sum(upstream * value, 0)

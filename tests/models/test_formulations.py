@@ -53,18 +53,17 @@ def test_what_runs_where(device_type: str, kernels_fit: bool, compiling: bool, e
     assert formulation(device_type, kernels_fit=kernels_fit, compiling=compiling) == expected
 
 
-def operations(name: str, device: str = "cpu") -> tuple[Callable[..., Tensor], list[Tensor]]:
-    """An operation with a footprint of 3, and its operands for five images."""
+def operations(name: str, device: str = "cpu") -> tuple[Callable[..., Tensor], list[Tensor], tuple[Tensor, ...]]:
+    """An operation with a footprint of 3, its operands for five images, and its weights."""
     if name in ("aggregation", "subtraction"):
         others = (2, 9, 30) if name == "aggregation" else (4, 5, 6)
         function = aggregation if name == "aggregation" else subtraction
-        return partial(function, kernel_size=3), [
-            random(5, *s, seed=i).to(device) for i, s in enumerate([(4, 5, 6), others])
-        ]
+        operands = [random(5, *shape, seed=i).to(device) for i, shape in enumerate([(4, 5, 6), others])]
+        return partial(function, kernel_size=3), operands, ()
     core, make = CORES[name]
     operands, weights = make(n=5, h=5, w=6, k=3)
     weights = type(weights)(*(x.to(device) for x in weights))
-    return lambda *x: core(*x, weights, kernel_size=3), [x.detach().to(device) for x in operands]
+    return lambda *x: core(*x, weights, kernel_size=3), [x.detach().to(device) for x in operands], weights
 
 
 every_operation = pytest.mark.parametrize("name", ["aggregation", "subtraction", "pairwise", "patchwise"])
@@ -82,7 +81,7 @@ def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_gathered_taps_give_what_loops_give(
     name: str, gathered_bytes: int, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
-    operation, operands = operations(name)
+    operation, operands, _ = operations(name)
     expected = with_gradients(operation, operands)
     request.getfixturevalue("as_on_a_gpu")
     monkeypatch.setattr(neighbourhood, "GATHERED_BYTES", gathered_bytes)
@@ -105,14 +104,14 @@ def test_a_device_that_is_no_cpu_gathers(name: str, monkeypatch: pytest.MonkeyPa
     for module, loops in LOOPS:
         monkeypatch.setattr(module, loops, None)
     monkeypatch.setattr(neighbourhood, "GATHERED_BYTES", 1)
-    operation, (first, *others) = operations(name, "meta")
-    differentiate(lambda x: operation(x, *others), first)
+    operation, (first, *others), weights = operations(name, "meta")
+    differentiate(lambda x: operation(x, *others), first, *others, *weights)
 
 
 @pytest.mark.parametrize("name", ["aggregation", "pairwise", "patchwise"])
 def test_parts_bound_the_memory(name: str, as_on_a_gpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Forward and gradient of more images need no more for their taps."""
-    operation, operands = operations(name)
+    operation, operands, _ = operations(name)
     operands = [x.repeat(8, *[1] * (x.ndim - 1)) for x in operands]
     whole = peak_mib(lambda: with_gradients(operation, operands), torch.device("cpu"))
     monkeypatch.setattr(neighbourhood, "GATHERED_BYTES", 1)

@@ -6,7 +6,7 @@ shows by its device.
 
 import re
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +32,6 @@ OPTIONS: list[tuple[str, dict[str, Any]]] = [
     ("dat_mini", {"offset_range": 0.0}),
 ]
 COPIES = {torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default}
-FRESH = torch.ops.aten.lift_fresh.default
-"""Called with the tensor that `torch.tensor` and an index of Python numbers make out of the host's data."""
 
 
 class MovesError(Exception):
@@ -41,19 +39,38 @@ class MovesError(Exception):
 
 
 class HostFree(TorchDispatchMode):
-    """Refuse operations that take tensors from the host's memory to the device."""
+    """Refuse operations that take what comes from the host's memory to the device.
+
+    A tensor on the device that no operation made was made by `torch.tensor` or an index of Python numbers, out of the host's data.
+
+    Args:
+        given: what is on the device from the beginning.
+    """
+
+    def __init__(self, given: Iterable[Tensor]) -> None:
+        super().__init__()
+        self.known = {x.untyped_storage()._cdata: x for x in given}  # kept, so that no other storage takes an address
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        given = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
-        on_host = [x for x in given if x.device.type == "cpu" and (x.ndim or func in COPIES)]
+        taken = tensors((args, kwargs))
         result = func(*args, **(kwargs or {}))
-        on_device = any(isinstance(x, Tensor) and x.is_meta for x in [*given, *tree_leaves(result)])
-        if on_device and (on_host or func is FRESH):
-            shapes = ", ".join(str(tuple(x.shape)) for x in on_host or given)
+        moved = [x for x in taken if self.is_moved(x, func)]
+        if moved and any(x.is_meta for x in [*taken, *tensors(result)]):
+            shapes = ", ".join(str(tuple(x.shape)) for x in moved)
             raise MovesError(f"{func} takes {shapes} from the host, {innermost_line()}")
+        self.known.update((x.untyped_storage()._cdata, x) for x in tensors(result))
         return result
+
+    def is_moved(self, x: Tensor, func: Any) -> bool:
+        if x.is_meta:
+            return x.untyped_storage()._cdata not in self.known
+        return x.ndim > 0 or func in COPIES  # a number from the host is part of the call
+
+
+def tensors(tree: Any) -> list[Tensor]:
+    return [x for x in tree_leaves(tree) if isinstance(x, Tensor)]
 
 
 def innermost_line() -> str:
@@ -61,11 +78,19 @@ def innermost_line() -> str:
     return f"at {Path(ours[-1].filename).name}:{ours[-1].lineno}: {ours[-1].line}" if ours else "outside of models"
 
 
-def differentiate(function: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
-    with HostFree():
-        leaf = images.detach().requires_grad_()
+def differentiate(function: Callable[[Tensor], Tensor], images: Tensor, *given: Tensor) -> Tensor:
+    """Gradient of a function's sum, which uses what is given."""
+    leaf = images.detach().requires_grad_()
+    with HostFree([leaf, *given]):
         (gradient,) = torch.autograd.grad(function(leaf).sum(), leaf)
     return gradient
+
+
+def differentiate_classifier(classifier: Classifier) -> None:
+    name = classifier.card.architecture
+    images = torch.empty(2, *models.spec(name).input_shape, device="meta")
+    gradient = differentiate(classifier, images, *classifier.parameters(), *classifier.buffers())
+    assert gradient.shape == images.shape
 
 
 def card(name: str) -> ModelCard:
@@ -80,18 +105,14 @@ def on_device(name: str, **options: Any) -> Classifier:
         return Classifier(network, card(name)).eval().requires_grad_(False)
 
 
-def empty(name: str) -> Tensor:
-    return torch.empty(2, *models.spec(name).input_shape, device="meta")
-
-
 @pytest.mark.parametrize("name", [name for name in models.names() if not DEEPER.search(name)])
 def test_networks_as_they_are(name: str) -> None:
-    assert differentiate(on_device(name), empty(name)).shape == empty(name).shape
+    differentiate_classifier(on_device(name))
 
 
 @pytest.mark.parametrize(("name", "options"), OPTIONS, ids=str)
 def test_options_of_the_families(name: str, options: dict[str, Any]) -> None:
-    differentiate(on_device(name, **options), empty(name))
+    differentiate_classifier(on_device(name, **options))
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
@@ -101,12 +122,11 @@ def test_folded_copies(name: str, precision: models.Precision) -> None:
         torch.manual_seed(0)
         network = models.create(name, num_classes=5).eval()
     folded = models.fold(Classifier(network, card(name)).eval(), precision)
-    differentiate(folded.to("meta"), empty(name))
+    differentiate_classifier(folded.to("meta"))
 
 
 def test_a_choice_among_the_classes() -> None:
-    classifier = on_device("resnet_mini").restricted((0, 3))
-    differentiate(classifier, empty("resnet_mini"))
+    differentiate_classifier(on_device("resnet_mini").restricted((0, 3)))
 
 
 HOST = torch.tensor([0, 1])

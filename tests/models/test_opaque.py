@@ -14,7 +14,10 @@ from models import CheckpointError
 
 CLASSES = 4
 CARD = {"classes": list("abcd"), "preprocessing": {"resize": 32, "crop": 32, "mean": [0.5] * 3, "std": [0.25] * 3}}
-pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning"),
+    pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning"),  # of the oldest supported torch
+]
 
 
 def network() -> nn.Module:

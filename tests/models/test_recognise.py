@@ -304,6 +304,7 @@ def test_a_file_that_lies_in_the_store_already_only_gets_its_card(tmp_path: Path
 
 
 @pytest.mark.filterwarnings("ignore:Validating sparse tensor invariants")
+@pytest.mark.filterwarnings("ignore:Sparse invariant checks")  # of the oldest supported torch
 def test_tensors_that_are_larger_than_their_file_are_refused(tmp_path: Path) -> None:
     for tensor in (
         torch.zeros(1).expand(2**10),
