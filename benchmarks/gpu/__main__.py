@@ -31,11 +31,11 @@ SERVER = ("fastapi", "uvicorn", "sqlalchemy", "pydantic_settings", "python_multi
 PACKAGES = ("triton", "numpy", "torchvision", "torchattacks", "pillow", "simplejpeg")
 
 STAGES = (
-    Stage("suite", "Tests", "benchmarks.gpu.suite", 100, ("pytest",)),
-    Stage("attacks", "PGD-10 on Linf 8/255", "benchmarks.gpu.attacks", 170, ("torchattacks",)),
-    Stage("evaluation", "A whole evaluation from JPEGs", "benchmarks.gpu.evaluation", 60, ("simplejpeg",)),
-    Stage("predictions", "Predictions over HTTP", "benchmarks.gpu.predictions", 55, SERVER),
-    Stage("san", "SAN's attention", "benchmarks.gpu.san", 30),
+    Stage("suite", "Tests", "benchmarks.gpu.suite", 95, ("pytest",)),
+    Stage("attacks", "PGD-10 on Linf 8/255", "benchmarks.gpu.attacks", 165, ("torchattacks",)),
+    Stage("evaluation", "A whole evaluation from JPEGs", "benchmarks.gpu.evaluation", 50, ("simplejpeg",)),
+    Stage("predictions", "Predictions over HTTP", "benchmarks.gpu.predictions", 45, SERVER),
+    Stage("san", "SAN's attention", "benchmarks.gpu.san", 75),
 )
 """Their limits, with what ending a stage may take, add up to eight minutes."""
 

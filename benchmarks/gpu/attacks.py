@@ -31,7 +31,7 @@ from benchmarks.pgd import THREAT, bare, pgd, table, torchattacks_pgd
 from benchmarks.san_core import own_milliseconds
 from benchmarks.san_ops import peak_mib
 
-MODELS = {"resnet50": 64, "dat_tiny": 64, "aa_resnet50": 32, "san10_pairwise": 64, "san10_patchwise": 64}
+MODELS = {"resnet50": 64, "dat_tiny": 64, "aa_resnet50": 32, "san10_pairwise": 32, "san10_patchwise": 32}
 """Batches. An error of a kernel can end all that follows: those of our own kernels come last."""
 TOYS = {"resnet_mini": 2, "san_mini_pairwise": 2}
 COMPILED_TOYS = {"resnet_mini": 2}

@@ -47,6 +47,8 @@ def command(files: Sequence[Path]) -> list[str]:
         "--tb=short",
         "-rfE",
         "--continue-on-collection-errors",
+        "-m",
+        "not slow",
     ]
     if find_spec("xdist"):
         made += ["-n", str(WORKERS if torch.cuda.is_available() else 0), "--dist", "worksteal"]
