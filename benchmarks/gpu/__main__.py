@@ -31,8 +31,8 @@ SERVER = ("fastapi", "uvicorn", "sqlalchemy", "pydantic_settings", "python_multi
 PACKAGES = ("triton", "numpy", "torchvision", "torchattacks", "pillow", "simplejpeg")
 
 STAGES = (
-    Stage("suite", "Tests", "benchmarks.gpu.suite", 95, ("pytest",)),
-    Stage("attacks", "PGD-10 on Linf 8/255", "benchmarks.gpu.attacks", 165, ("torchattacks",)),
+    Stage("suite", "Tests", "benchmarks.gpu.suite", 90, ("pytest",)),
+    Stage("attacks", "PGD-10 on Linf 8/255", "benchmarks.gpu.attacks", 160, ("torchattacks",)),
     Stage("evaluation", "A whole evaluation from JPEGs", "benchmarks.gpu.evaluation", 50, ("simplejpeg",)),
     Stage("predictions", "Predictions over HTTP", "benchmarks.gpu.predictions", 45, SERVER),
     Stage("san", "SAN's attention", "benchmarks.gpu.san", 75),

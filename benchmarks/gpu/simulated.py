@@ -8,7 +8,7 @@ Everything else is a whole evaluation from JPEGs as in benchmarks.gpu.evaluation
 the decoded pictures were removed, so that they are decoded ahead of the batches. "Busy" is the share of the wall time in which the
 device works. "Decoding" are the seconds before the first shard, "waiting" those that the thread that drives the device then waits
 for pixels. What a GPU would do beside its passes, the arithmetic of an attack, runs on the CPU here: "in memory" is the share that
-the device is busy if the same batches are there already, and nothing but the attack is run. Images are small, 64 x 64 of the
+the device is busy if the same batches are there already, and nothing but the attack is run. Images are small, 32 x 32 of the
 decoded picture, so that this costs little.
 """
 
@@ -38,7 +38,7 @@ from evaluation.pixel_cache import PixelCache
 from evaluation.pixels import Ahead
 from evaluation.plan import SHARD_IMAGES
 
-ARCHITECTURE, SIDE = "simulated", 64
+ARCHITECTURE, SIDE = "simulated", 32
 FORWARD_MS, BACKWARD_MS = 0.1, 0.2
 """Of an image: about what a ResNet-50 takes on an H100."""
 MEASURED_S = 1.0
