@@ -11,7 +11,7 @@ from attacks._norms import distance
 from attacks._random import Draws
 from attacks._targets import predictions
 from attacks._types import Attack, Stepwise, ThreatModel
-from common import Float32, float32_as
+from common.float32 import Float32, float32_as
 
 TOLERANCE = 1e-6
 """How far beyond eps or [0, 1] an image may lie, for rounding in float32."""

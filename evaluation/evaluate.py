@@ -44,9 +44,9 @@ def evaluate(
         OSError: finished shards cannot be kept.
     """
     catalog, device = catalog or Catalog(), device or best_device()
-    plan = make_plan(spec, catalog, device=device, on_look=on_look)
     if kept:
         kept.require_writable()
+    plan = make_plan(spec, catalog, device=device, on_look=on_look)
     dataset = catalog.open_dataset(spec.dataset)
     results: list[ShardResult] = []
     shards = plan.shards

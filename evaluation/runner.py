@@ -13,7 +13,7 @@ from torch import nn
 
 import attacks
 import models
-from common import float32_as
+from common.float32 import float32_as
 from evaluation.checks import Check, extreme, preflight, probe
 from evaluation.classes import match_classes
 from evaluation.conditions import Batch, Outcome, Row, run_condition

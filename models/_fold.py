@@ -7,14 +7,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import fuse_conv_bn_eval
 
-from common import float32_as
+from common.float32 import float32_as
 from models._classifier import Classifier
 from models._folded_san import FoldedSAN, is_foldable
 from models.opaque import OpaqueNetwork
 from models.san import SAN
 
 Precision = Literal["float32", "tf32", "bfloat16"]
-"""Where attacks look: float32; float32 with the inputs of products rounded on a GPU, see `common.float32_as`; weights and maps in
+"""Where attacks look: float32; float32 with the inputs of products rounded on a GPU, see `common.float32`; weights and maps in
 bfloat16. Images, normalisation and logits are float32 always."""
 
 ServingPrecision = Literal["float32", "bfloat16", "float16"]
@@ -53,7 +53,7 @@ def fold(classifier: Classifier, precision: Precision | ServingPrecision = "floa
     Args:
         classifier: in evaluation mode; it is not changed.
         precision: bfloat16 is for looking for adversarial images, whose verdict then belongs to the original; float16 for
-            predictions alone; tf32 is a copy like float32's, to be used within `common.float32_as`.
+            predictions alone; tf32 is a copy like float32's, to be used within `common.float32`.
     """
     network, dtype = classifier.network, _DTYPES[precision]
     if isinstance(network, SAN) and is_foldable(network):

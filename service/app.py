@@ -8,8 +8,8 @@ from fastapi import Depends, FastAPI
 from fastapi.staticfiles import StaticFiles
 from fastapi_offline import FastAPIOffline
 
-from common import set_float32
 from common.cores import cores
+from common.float32 import set_float32
 from service import errors
 from service.body_limit import BodyLimit
 from service.compression import Compression

@@ -15,8 +15,8 @@ import torch
 from pebble import ProcessPool
 
 import models
-from common import set_float32
 from common.cores import cores
+from common.float32 import set_float32
 from evaluation import Catalog, DatasetError, Plan, Shard, ShardResult, best_device, run_shard
 from evaluation.catalog import Roles
 from evaluation.runner import OnProgress

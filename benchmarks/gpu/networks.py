@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 import models
-from common import float32_as
+from common.float32 import float32_as
 
 T = TypeVar("T")
 

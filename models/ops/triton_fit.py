@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from common import float32_meaning
+from common.float32 import float32_meaning
 
 MIN_DOT = 16
 """Smallest inner dimension of a product in Triton."""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import attacks
 from attacks import AttackError, AttackRun, Draws, Norm, ThreatModel, run_attack
-from common import Float32, float32_as, float32_meaning
+from common.float32 import Float32, float32_as, float32_meaning
 from tests.attacks.digits import Digits, draws
 
 LINF = ThreatModel(Norm.LINF, 0.1)

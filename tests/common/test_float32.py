@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from common import float32_as, float32_meaning, set_float32
+from common.float32 import float32_as, float32_meaning, set_float32
 
 backends: Any = torch.backends
 

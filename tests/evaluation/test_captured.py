@@ -10,7 +10,7 @@ import models
 from attacks import Captured, Draws, Norm, ThreatModel, classify, create, run_attack
 from attacks._gradient import Passes, look
 from attacks.pgd import Goal
-from common import float32_as
+from common.float32 import float32_as
 from evaluation import Catalog
 
 ZOO = sorted(Catalog().checkpoints())

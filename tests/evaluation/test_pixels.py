@@ -1,9 +1,11 @@
 """Each picture is decoded once, whatever is evaluated on it, and the batches are as if it were decoded for each."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Lock
+from typing import Any
 
 import numpy as np
 import pytest
@@ -59,6 +61,23 @@ class Decoded:
     def since_last(self) -> int:
         count, self.count = self.count, 0
         return count
+
+
+@pytest.fixture(autouse=True)
+def alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No test counts what the threads of another still decode."""
+    made: list[ThreadPoolExecutor] = []
+
+    class Known(ThreadPoolExecutor):
+        def __init__(self, *given: Any, **named: Any) -> None:
+            super().__init__(*given, **named)
+            made.append(self)
+
+    monkeypatch.setattr(pixels, "ThreadPoolExecutor", Known)
+    yield
+    for each in made:
+        each.shutdown(cancel_futures=True)
+    evaluation.catalog._open.cache_clear()
 
 
 @pytest.fixture

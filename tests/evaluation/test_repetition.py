@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 import evaluation.runner
-from common import float32_as, float32_meaning
+from common.float32 import float32_as, float32_meaning
 from evaluation import Catalog, EvaluationSpec, Shard, ShardResult, make_plan, merge, run_shard
 from evaluation.conditions import Batch, Outcome, Row, run_condition
 from evaluation.spec import AdversarialCondition, Attacking, Condition
