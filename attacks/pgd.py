@@ -153,6 +153,10 @@ class Goal:
         """Which images are still not where they are to be, (N,) bool."""
         return (predictions(logits) == self.classes) != self.towards
 
+    def repeated(self, times: int) -> "Goal":
+        """The goal of so many copies of the images, one copy of all after the other."""
+        return Goal(self.classes.repeat(times), self.towards)
+
     def of_images(self, chosen: Tensor) -> "Goal":
         """Keep the images that a mask (N,) or indices (M,) choose."""
         return Goal(self.classes[chosen], self.towards)

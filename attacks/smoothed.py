@@ -15,6 +15,9 @@ from attacks._standing import Standing
 from attacks._types import Norm, Stepwise, ThreatModel
 from attacks.pgd import Goal
 
+BATCH_PIXELS = 2**20
+"""Height times width times noisy images that are looked at at once."""
+
 
 @register_attack("smoothed_pgd")
 @dataclass(frozen=True, kw_only=True)
@@ -75,9 +78,14 @@ class SmoothedPGD(Stepwise):
         return standing.adversarial, standing.steps
 
     def _mean_gradient(self, model: nn.Module, images: Tensor, goal: Goal, threat: ThreatModel, draws: Draws) -> Tensor:
-        """Sum over noisy copies, one after the other: no more memory than a step of PGD."""
-        total = torch.zeros_like(images)
-        for sample in range(self.samples):
-            noise = random_difference(images, threat.norm, self.radius * threat.eps, draws.stream(sample))
-            total += look(model, (images + noise).clamp(0, 1), goal).gradient
+        """Sum over noisy copies, as many at a time as make a batch: one of few images takes as long as one of many."""
+        total, at_once = torch.zeros_like(images), max(1, BATCH_PIXELS // images[:, 0].numel())
+        for samples in torch.arange(self.samples).split(at_once):
+            noise = [
+                random_difference(images, threat.norm, self.radius * threat.eps, draws.stream(sample))
+                for sample in samples.tolist()
+            ]
+            copies = torch.cat([(images + each).clamp(0, 1) for each in noise])
+            for gradient in look(model, copies, goal.repeated(len(noise))).gradient.chunk(len(noise)):
+                total += gradient
         return total
