@@ -181,7 +181,7 @@ class Outcome:
             draws=batch.draws[chosen].stream(run.restart),
             targets=None if targets is None else targets[chosen],
             searched=batch.classifier if run.repeated else batch.searched,
-            searched_as="tf32" if batch.precision == "tf32" and not run.repeated else "ieee",
+            searched_as="ieee" if run.repeated else models.float32_in(batch.precision),
             clean_logits=self.clean_logits[chosen],
         )
         return self.take(batch, chosen, found, by=run.choice.name, restart=run.restart, repeated=run.repeated)

@@ -17,7 +17,7 @@ from models._checkpoints import ZOO, Checkpoint, find_checkpoints, load, verify
 from models._classifier import Classifier
 from models._complexity import Complexity, complexity
 from models._families import Question
-from models._fold import Precision, ServingPrecision, fold
+from models._fold import Precision, ServingPrecision, float32_in, fold
 from models._hub import HUB_CONFIG, checkpoint_file
 from models._intake import Added, Draft, Given, NameTakenError, QuestionsError, add, draft
 from models._likely_preprocessing import likely_preprocessing
@@ -66,6 +66,7 @@ __all__ = [
     "create",
     "draft",
     "find_checkpoints",
+    "float32_in",
     "fold",
     "likely_preprocessing",
     "load",

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import fuse_conv_bn_eval
 
-from common.float32 import float32_as
+from common.float32 import Float32, float32_as
 from models._classifier import Classifier
 from models._folded_san import FoldedSAN, is_foldable
 from models.opaque import OpaqueNetwork
@@ -29,6 +29,11 @@ _DTYPES: dict[Precision | ServingPrecision, torch.dtype] = {
 
 TOLERANCE = 1e-3
 """How far logits of a folded copy may be from the original's, over the largest of them; else norms are left where they are."""
+
+
+def float32_in(precision: Precision) -> Float32:
+    """What float32 means in a search: beside maps in bfloat16, what is left of it may be rounded too."""
+    return "ieee" if precision == "float32" else "tf32"
 
 
 class _InPrecision(nn.Module):

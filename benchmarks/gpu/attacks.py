@@ -99,7 +99,7 @@ def ours(
             attack,
             judge,
             searched=searched,
-            searched_as="tf32" if precision == "tf32" else "ieee",
+            searched_as=models.float32_in(precision),
         )
         if harness
         else partial(attack.perturb, searched)

@@ -91,7 +91,7 @@ def attacked(attack: PGD, precision: models.Precision, roles: Roles, images: Ten
         threat=THREAT,
         draws=attacks.Draws.of(0, range(len(images)), device=images.device),
         searched=roles.searched,
-        searched_as="tf32" if precision == "tf32" else "ieee",
+        searched_as=models.float32_in(precision),
     )
 
 

@@ -48,4 +48,4 @@ def precisions(device: torch.device) -> tuple[models.Precision, ...]:
 
 def in_precision(precision: models.Precision, call: Callable[[], T]) -> Callable[[], T]:
     """The call where float32 means what a precision says."""
-    return float32_as("tf32" if precision == "tf32" else "ieee")(call)
+    return float32_as(models.float32_in(precision))(call)
