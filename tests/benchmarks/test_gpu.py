@@ -1,6 +1,7 @@
 """The page of everything on a GPU, at toy size on the CPU: its stages, those that fail, and the simulated device."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -53,8 +54,10 @@ def test_a_stage_that_fails_is_reported_and_ends_no_other(put: Mapping[str, Stag
 
 
 def test_a_stage_that_takes_too_long_is_interrupted_and_keeps_what_it_printed(
-    put: Mapping[str, Stage], tmp_path: Path
+    put: Mapping[str, Stage], tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
     start = time.monotonic()
     outcome = run(put["hanging"], 3.0, tmp_path, surroundings(tmp_path))
     assert outcome.status == "ended at its limit of 3 s"
