@@ -111,7 +111,7 @@ class Block:
         Raises:
             DatasetError: a picture cannot be decoded.
         """
-        self.start([*places, *range(places[-1], len(self.indices))])
+        self.start([*places, *range(places[-1] + 1, len(self.indices))])
         for place in places:
             self._filled[place].result()
         first, last = places[0], places[-1]
