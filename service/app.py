@@ -10,39 +10,39 @@ from fastapi_offline import FastAPIOffline
 
 from common.cores import cores
 from common.float32 import set_float32
-from service import errors
-from service.body_limit import BodyLimit
-from service.compression import Compression
-from service.dataset_counts import DatasetCounts
-from service.deployments import Deployments
-from service.deps import Service, require_key
-from service.dispatcher import Dispatcher
-from service.executors import DeviceExecutor, available_devices
-from service.explain import Explainer
-from service.fleet import Fleet
-from service.gate import Gate
-from service.metrics import Metrics
-from service.pages import WEB
-from service.predictor import Limits
-from service.prefix import Prefix
-from service.rendered import ReportSections
-from service.routes import (
+from service.http import problems
+from service.http.dataset_counts import DatasetCounts
+from service.http.deps import Service, require_key
+from service.http.middleware.body_limit import BodyLimit
+from service.http.middleware.compression import Compression
+from service.http.middleware.load_shedding import Gate
+from service.http.middleware.prefix import Prefix
+from service.http.middleware.telemetry import Telemetry
+from service.http.pages.report_sections import ReportSections
+from service.http.pages.templates import WEB
+from service.http.routes import (
     comparisons,
     datasets,
     evaluations,
     explain,
     health,
-    inference,
     models,
     pages,
     predictions,
     protocols,
-    repository,
     serving,
 )
+from service.jobs.dispatcher import Dispatcher
+from service.jobs.executors import DeviceExecutor, available_devices
+from service.jobs.store import Store
+from service.kserve import repository
+from service.kserve import routes as inference
+from service.metrics import Metrics
+from service.serving.deployments import Deployments
+from service.serving.explainer import Explainer
+from service.serving.predictor import Limits
+from service.serving.scheduler import Fleet
 from service.settings import Settings
-from service.store import Store
-from service.telemetry import Telemetry
 
 FORM_OVERHEAD_BYTES = 2**20
 """What a form may have beside its file: boundaries, headers, a card."""
@@ -73,7 +73,7 @@ def create_app(settings: Settings) -> FastAPI:
         description=DESCRIPTION,
         lifespan=_lifespan,
         redoc_url=None,
-        responses={"4XX": errors.described(), "5XX": errors.described()},
+        responses={"4XX": problems.described(), "5XX": problems.described()},
     )
     app.state.settings, app.state.metrics = settings, Metrics()
     forms = {
@@ -85,7 +85,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(Gate)
     app.add_middleware(Telemetry, metrics=app.state.metrics)
     app.add_middleware(Prefix, root_path=settings.root_path)
-    errors.install(app)
+    problems.install(app)
     for probes in (health.router, inference.probes):
         app.include_router(probes)
     for resource in RESOURCES:

@@ -3,8 +3,8 @@
 import socket
 
 from common.folders import FolderError, require_writable
+from service.jobs.store import Store, StoreError
 from service.settings import PREFIX, Settings
-from service.store import Store, StoreError
 
 
 class StartError(RuntimeError):

@@ -56,7 +56,7 @@ def ours(name: str, *, form: bool = True, **environment: str) -> Contender:
     settings = {"port": "{port}", "data_dir": "{data}", "model_dirs": '["{models}"]'} | environment
     return Contender(
         name,
-        ("-m", "service.cli", "serve"),
+        ("-m", "cli.main", "serve"),
         path="/v1/models/{model}/predict",
         health="/readyz",
         form=form,

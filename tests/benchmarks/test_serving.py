@@ -25,7 +25,7 @@ from benchmarks.serving.peers import floor
 from benchmarks.serving.processes import usage
 from benchmarks.serving.summary import describe, slope
 from common.pictures import PictureError, open_picture
-from tests.service.conftest import until
+from tests.server import until
 
 
 @pytest.fixture(scope="module")

@@ -90,7 +90,7 @@ def test_commands_run() -> None:
     assert len(commands) == 7
     for command in commands:
         done = subprocess.run(
-            [sys.executable, "-m", "service.cli", *shlex.split(command)],
+            [sys.executable, "-m", "cli.main", *shlex.split(command)],
             cwd=ROOT,
             capture_output=True,
             text=True,
@@ -146,7 +146,7 @@ def test_the_snippet_for_tritonclient_runs(
 def test_the_demo_prints_a_row_a_model_with_n_and_interval(tmp_path: Path) -> None:
     data, port = tmp_path / "data", str(free_port())
     environment = os.environ | {"COLUMNS": "130", "WITHSTAND_DATA_DIR": str(data), "WITHSTAND_PORT": port}
-    command = [sys.executable, "-m", "service.cli", "demo", "--detach"]
+    command = [sys.executable, "-m", "cli.main", "demo", "--detach"]
     first = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert first.returncode == 0, first.stdout + first.stderr
     # A row a model, a column a condition, n in every cell; long names are folded.

@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
+from cli.client import Client
 from evaluation import Catalog, EvaluationSpec, Report, evaluate
-from service.client import Client
-from service.jobs import ShardStatus
-from service.store import Store
+from service.jobs.evaluations import ShardStatus
+from service.jobs.store import Store
 from tests.conftest import without_times
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
@@ -68,7 +68,7 @@ def end(process: "subprocess.Popen[bytes]") -> None:
 @contextmanager
 def server(catalog: Catalog, data_dir: Path, log: Path) -> Iterator[tuple["subprocess.Popen[bytes]", Client]]:
     port = free_port()
-    command = [sys.executable, "-m", "service.cli", "serve", "--port", str(port), "--data-dir", str(data_dir)]
+    command = [sys.executable, "-m", "cli.main", "serve", "--port", str(port), "--data-dir", str(data_dir)]
     command += [f"--model-dir={folder}" for folder in catalog.model_folders]
     command += [f"--dataset-dir={folder}" for folder in catalog.dataset_folders]
     with log.open("ab") as output, subprocess.Popen(command, stdout=output, stderr=output) as process:
@@ -140,7 +140,7 @@ def test_a_killed_device_process_costs_one_try(catalog: Catalog, tmp_path: Path)
 
 
 def test_a_killed_command_goes_on_where_it_was(catalog: Catalog, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "service.cli", "evaluate", "tiny", "twin", "--dataset", "shapes", "--json"]
+    command = [sys.executable, "-m", "cli.main", "evaluate", "tiny", "twin", "--dataset", "shapes", "--json"]
     command += ["--preset", "pgd-100", "--preset", "steps", "--device", "cpu", "--data-dir", str(tmp_path)]
     command += [f"--model-dir={folder}" for folder in catalog.model_folders]
     command += [f"--dataset-dir={folder}" for folder in catalog.dataset_folders]

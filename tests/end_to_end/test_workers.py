@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from tests.end_to_end.test_restart import children, end, free_port
-from tests.service.conftest import until
+from tests.server import until
 
 ROOT = Path(__file__).parents[2]
 MODEL = "resnet_mini.fashion_mnist"
@@ -29,7 +29,7 @@ def answers(url: str) -> bool:
 def test_two_processes_answer_on_one_port(tmp_path: Path) -> None:
     port = free_port()
     url = f"http://127.0.0.1:{port}"
-    command = [sys.executable, "-m", "service.cli", "serve", "--workers", "2", "--port", str(port)]
+    command = [sys.executable, "-m", "cli.main", "serve", "--workers", "2", "--port", str(port)]
     environment = os.environ | {"WITHSTAND_API_KEYS": '["k"]', "WITHSTAND_TOP_K": "ignored"}
     started = subprocess.Popen([*command, "--data-dir", str(tmp_path)], cwd=ROOT, env=environment)
     try:

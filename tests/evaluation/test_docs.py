@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from evaluation.__main__ import page
-from service.formats import SUFFIXES, ReportFormat
+from service.http.formats import SUFFIXES, ReportFormat
 
 DOCS = Path(__file__).parent.parent.parent / "docs"
 

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 import evaluation
 from service.settings import Settings
-from tests.service.conftest import Server, serving
+from tests.server import Server, serving
 
 KEYS = frozenset({"first-key", "second~key"})
 

@@ -1,0 +1,1 @@
+"""The command `withstand`, and the client of a running service."""

@@ -1,0 +1,118 @@
+"""The commands about data sets: `withstand datasets`, `withstand datasets check`."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cli.commands.options import DATASET, ClassMap, DataDir, DatasetDir, Json, ModelDir, settings_of
+from cli.exit_codes import FAILURE
+from common import counted, printable
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+    from evaluation import Catalog
+    from evaluation.broken import OnLook
+    from evaluation.dataset_check import DatasetCheck, Matched
+
+app = typer.Typer(invoke_without_command=True, add_completion=False)
+
+
+@app.callback()
+def list_datasets(
+    context: typer.Context, dataset_dir: DatasetDir = [], data_dir: DataDir = None, as_json: Json = False
+) -> None:
+    """List the data sets that models can be evaluated on; or check one."""
+    if context.invoked_subcommand:
+        return
+    catalog = settings_of(data_dir=data_dir, dataset_dir=dataset_dir).catalog()
+    found = [_listed(catalog, name, path) for name, path in catalog.datasets().items()]
+    if as_json:
+        typer.echo(json.dumps(found, indent=2))
+        return
+    for each in found:
+        holds = each.get("problem") or _counts(int(each["images"]), int(each["classes"]))
+        typer.echo(f"{each['name']}: {holds}, {each['path']}")
+
+
+def _listed(catalog: "Catalog", name: str, path: Path) -> dict[str, str | int]:
+    from evaluation import DatasetError
+
+    try:
+        dataset = catalog.open_dataset(name)
+    except DatasetError as error:
+        return {"name": name, "path": printable(str(path)), "problem": printable(f"cannot be used: {error}")}
+    return {"name": name, "path": printable(str(path)), "images": len(dataset), "classes": len(dataset.classes)}
+
+
+@app.command()
+def check(
+    dataset: Annotated[str, typer.Argument(help=DATASET)],
+    model: Annotated[
+        str | None, typer.Option(help="Checkpoint whose classes are looked for.", show_default="none")
+    ] = None,
+    class_map: ClassMap = None,
+    model_dir: ModelDir = [],
+    dataset_dir: DatasetDir = [],
+    data_dir: DataDir = None,
+    as_json: Json = False,
+) -> None:
+    """Look at every picture of a data set. Ends with status 1 if one is broken, or the classes are not the model's."""
+    from evaluation.classes import read_class_map
+    from evaluation.dataset_check import check_dataset, match_with
+
+    if class_map and not model:
+        raise ValueError(f"--class-map {class_map} needs --model: whose classes does it name?")
+    settings = settings_of(data_dir=data_dir, model_dir=model_dir, dataset_dir=dataset_dir)
+    catalog, name = settings.catalog().with_dataset(dataset)
+    opened, match = catalog.open_dataset(name), None
+    if model:
+        classes = catalog.checkpoint(model).card().classes
+        match = match_with(model, classes, opened, read_class_map(class_map) if class_map else None)
+    with _progress() as progress:
+        found = check_dataset(name, opened, match, on_look=_shown(progress))
+    typer.echo(found.model_dump_json(indent=2) if as_json else describe(found))
+    if not found.passed:
+        raise typer.Exit(FAILURE)
+
+
+def _progress() -> "Progress":
+    from rich.console import Console
+    from rich.progress import Progress
+
+    err = Console(stderr=True)
+    return Progress(console=err, transient=True, disable=not err.is_terminal)
+
+
+def _shown(progress: "Progress") -> "OnLook":
+    task = progress.add_task("decoding", total=None)
+    return lambda done, total: progress.update(task, completed=done, total=total)
+
+
+def _counts(images: int, classes: int) -> str:
+    return f"{counted(images, 'image')}, {counted(classes, 'class', 'classes')}"
+
+
+def describe(found: "DatasetCheck") -> str:
+    """Write a check for people, a line for each fact."""
+    lines = [f"{found.name}: {_counts(found.images, len(found.classes))}, SHA-256 {found.sha256[:12]}"]
+    lines += [f"  {name}: {count}" for name, count in found.classes.items()]
+    if found.width and found.height:
+        lines.append(f"width {found.width}, height {found.height} pixels (min / median / max)")
+    lines.append(f"{counted(found.ignored, 'other file')} ignored")
+    lines.append(f"{counted(len(found.broken), 'picture')} cannot be used{':' * bool(found.broken)}")
+    lines += [f"  {each}" for each in found.broken]
+    return "\n".join(lines + _described(found.match))
+
+
+def _described(match: "Matched | None") -> list[str]:
+    if match is None:
+        return []
+    if match.problem:
+        return [match.problem]
+    return [
+        f"classes are those of {match.model}, found by {match.rule}:",
+        *(f"  {name}: {theirs}" for name, theirs in match.classes.items()),
+    ]

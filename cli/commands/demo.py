@@ -1,0 +1,23 @@
+"""The command `demo`."""
+
+from typing import Annotated
+
+import typer
+
+from cli.commands.options import DataDir, settings_of
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+def demo(
+    detach: Annotated[bool, typer.Option(help="End by itself instead of serving until Ctrl-C.")] = False,
+    port: Annotated[
+        int | None, typer.Option(help="Port to listen on; if it is taken, a free one.", show_default="8000")
+    ] = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Start the service, evaluate the zoo through HTTP, print the report and where to look next."""
+    from cli import demo as demonstration
+
+    demonstration.run(settings_of(data_dir=data_dir, port=port), detach=detach)

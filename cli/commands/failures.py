@@ -1,0 +1,27 @@
+"""How a command ends that failed."""
+
+from pydantic import ValidationError
+
+from cli.client import ClientError
+from cli.exit_codes import BAD_REQUEST, FAILURE
+from common.folders import FolderError
+from service.http.problems import field_errors
+from service.jobs.removal import InUseError
+from service.jobs.store import StoreError
+from service.preflight import StartError
+
+
+def ending_of(error: Exception) -> tuple[str, int] | None:
+    """Say in one line what was wrong, with the exit status: a bad request ends with 2, a failure with 1; None for a defect."""
+    match error:
+        case ValidationError():
+            return "; ".join(map(str, field_errors(error.errors()))), BAD_REQUEST
+        case FolderError() | StartError() | StoreError() | InUseError():
+            return str(error), FAILURE
+        case ValueError() | OSError():
+            return str(error), BAD_REQUEST
+        case ClientError():
+            refused = 400 <= error.problem.get("status", 500) < 500
+            return str(error), BAD_REQUEST if refused else FAILURE
+        case _:
+            return None

@@ -1,0 +1,153 @@
+"""The command `models`, and what it does with one model."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+
+from cli.commands.options import ApiKey, DataDir, Json, ModelDir, Url, settings_of
+from cli.exit_codes import BAD_REQUEST, end
+
+if TYPE_CHECKING:
+    from service.http.schemas import OpenQuestions
+
+app = typer.Typer(invoke_without_command=True, add_completion=False)
+
+
+@app.callback()
+def list_models(
+    context: typer.Context, data_dir: DataDir = None, model_dir: ModelDir = [], as_json: Json = False
+) -> None:
+    """List the checkpoints that can be evaluated, and the architectures that can be created; or add a checkpoint."""
+    if context.invoked_subcommand:
+        return
+    import attacks
+    import models
+
+    cards: dict[str, models.ModelCard] = {}
+    problems: dict[str, str] = {}
+    for name, checkpoint in settings_of(data_dir=data_dir, model_dir=model_dir).catalog().checkpoints().items():
+        try:
+            cards[name] = checkpoint.card()
+        except models.CheckpointError as error:
+            problems[name] = str(error)
+    if as_json:
+        body = {
+            "checkpoints": {name: card.model_dump(mode="json") for name, card in cards.items()},
+            "problems": problems,
+            "architectures": models.names(),
+            "attacks": attacks.attack_names(),
+        }
+        typer.echo(json.dumps(body, indent=2))
+        return
+    for name, card in cards.items():
+        accuracy = (
+            "no claim"
+            if card.clean_accuracy is None
+            else f"{100 * card.clean_accuracy:.1f} % on {card.clean_accuracy_on}"
+        )
+        typer.echo(f"{name}: {card.architecture}, {len(card.classes)} classes, {accuracy}")
+    for name, problem in problems.items():
+        typer.echo(f"{name}: cannot be used: {problem}")
+    typer.echo(f"\narchitectures: {', '.join(models.names())}")
+
+
+@app.command("add")
+def add_model(
+    file: Annotated[
+        Path,
+        typer.Argument(
+            help="Checkpoint: .safetensors, .pth, .pt, .bin, .ckpt or .pt2, or a folder of the Hugging Face hub with one."
+        ),
+    ],
+    name: Annotated[
+        str | None, typer.Option(help="Name of the model.", show_default="the file's, less its ending, or the folder's")
+    ] = None,
+    card: Annotated[
+        Path | None, typer.Option(help="JSON file with known fields of its card.", show_default="none")
+    ] = None,
+    set_field: Annotated[
+        list[str],
+        typer.Option(
+            "--set", help="A field of its card, such as classes=cat,dog or preprocessing.crop=32.", show_default="none"
+        ),
+    ] = [],
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Accept the likely answers to open questions.", show_default="off")
+    ] = False,
+    url: Url = None,
+    api_key: ApiKey = None,
+    data_dir: DataDir = None,
+    as_json: Json = False,
+) -> None:
+    """Add a checkpoint: recognised by its tensors, asked about where they do not tell enough, tried once, kept with its card."""
+    import models
+    from cli.card_fields import read_card_fields
+    from cli.client import Client, ClientError
+    from cli.display import describe_added
+    from service.http.schemas import AddedModel, OpenQuestions, QuestionView
+
+    given = read_card_fields(card, set_field)
+    name = name or (file.resolve().name if file.is_dir() else file.stem)
+    try:
+        if url is None:
+            catalog = settings_of(data_dir=data_dir).catalog()
+            added = AddedModel.of(catalog.add_model(file, name, given, accept_likely=yes))
+        else:
+            with Client(url, api_key=api_key) as client:
+                added = AddedModel.model_validate(
+                    client.add_model(models.checkpoint_file(file), name=name, card=given, accept_likely=yes)
+                )
+    except models.QuestionsError as error:
+        questions = [QuestionView.of(each) for each in error.draft.questions]
+        _ask(OpenQuestions(questions=questions, card=error.draft.card), as_json=as_json)
+    except ClientError as error:
+        if "questions" not in error.problem:
+            raise
+        _ask(OpenQuestions.model_validate(error.problem), as_json=as_json)
+    else:
+        typer.echo(added.model_dump_json(indent=2) if as_json else describe_added(added))
+
+
+@app.command("rm")
+def remove_model(
+    name: Annotated[str, typer.Argument(help="Name of a model that was added, such as mine or mine@2.")],
+    url: Url = None,
+    api_key: ApiKey = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Remove a model that was added, its file and its card."""
+    from cli.client import Client
+
+    if url is None:
+        _remove_here(name, data_dir)
+    else:
+        with Client(url, api_key=api_key) as client:
+            client.remove_model(name)
+    typer.echo(f"removed {name}")
+
+
+def _remove_here(name: str, data_dir: Path | None) -> None:
+    from service.jobs import removal
+    from service.jobs.store import Store
+
+    settings = settings_of(data_dir=data_dir)
+    catalog = settings.catalog()
+    catalog.require_added(name)  # before a database is made
+    store = Store.at(settings.database)
+    try:
+        removal.remove_model(name, catalog, store)
+    finally:
+        store.close()
+
+
+def _ask(asked: "OpenQuestions", *, as_json: bool) -> NoReturn:
+    """Print what is not known, and end as after a bad request."""
+    from cli.display import console, print_questions
+
+    if as_json:
+        typer.echo(asked.model_dump_json(indent=2))
+    else:
+        print_questions(asked, console(stderr=True))
+    end("answer with --set FIELD=VALUE or --card FILE, or accept what is likely with --yes", BAD_REQUEST)

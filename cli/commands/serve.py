@@ -1,0 +1,33 @@
+"""The command `serve`."""
+
+from typing import Annotated
+
+import typer
+
+from cli.commands.options import DataDir, DatasetDir, ModelDir, settings_of
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+def serve(
+    host: Annotated[str | None, typer.Option(help="Address to listen on.", show_default="127.0.0.1")] = None,
+    port: Annotated[
+        int | None, typer.Option(help="Port to listen on; 0 takes a free one.", show_default="8000")
+    ] = None,
+    data_dir: DataDir = None,
+    model_dir: ModelDir = [],
+    dataset_dir: DatasetDir = [],
+    workers: Annotated[
+        int | None, typer.Option(help="Processes that answer HTTP on the port, each with its models.", show_default="1")
+    ] = None,
+) -> None:
+    """Serve predictions and evaluations over HTTP. Every setting can also be given as WITHSTAND_... in the environment."""
+    from service import server
+    from service.preflight import require_startable
+
+    settings = settings_of(
+        data_dir=data_dir, model_dir=model_dir, dataset_dir=dataset_dir, host=host, port=port, workers=workers
+    )
+    require_startable(settings)
+    server.run(settings)

@@ -1,1 +1,0 @@
-"""One module per command, each with its `app`; `service.cli` imports a module when its command is used."""

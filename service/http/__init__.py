@@ -1,0 +1,1 @@
+"""The HTTP interface; only here and in `kserve` are there statuses."""

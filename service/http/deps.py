@@ -1,0 +1,135 @@
+"""What routes need, by name."""
+
+import asyncio
+import binascii
+import secrets
+from base64 import b64decode
+from contextlib import suppress
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Annotated, cast
+
+from fastapi import Depends, Path, Request
+from pydantic import Field, StringConstraints
+
+from evaluation import Catalog
+from evaluation.spec import NAME_PATTERN
+from service.http.dataset_counts import DatasetCounts
+from service.http.pages.report_sections import ReportSections
+from service.http.problems import ServiceError
+from service.jobs.dispatcher import Dispatcher
+from service.jobs.evaluations import Evaluation
+from service.jobs.store import Store
+from service.metrics import Metrics
+from service.serving.deployments import Deployment, Deployments
+from service.serving.explainer import Explainer
+from service.serving.scheduler import Fleet
+from service.settings import Settings
+
+
+@dataclass(frozen=True)
+class Service:
+    """The parts of a running service; `app.py` builds it."""
+
+    settings: Settings
+    catalog: Catalog
+    store: Store
+    dispatcher: Dispatcher
+    deployments: Deployments
+    fleet: Fleet
+    explainer: Explainer
+    metrics: Metrics
+    device: str
+    dataset_counts: DatasetCounts
+    report_sections: ReportSections
+
+
+async def _service(request: Request) -> Service:  # a plain function would be called on another thread
+    return cast(Service, request.app.state.service)
+
+
+ServiceDep = Annotated[Service, Depends(_service)]
+ModelName = Annotated[
+    str, Path(pattern=NAME_PATTERN, description="name of a model, with or without a version: `mine@2`")
+]
+ModelVersion = Annotated[
+    str,
+    StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,31}$"),
+    Field(description="by default the one of the name, or the default one"),
+]
+EvaluationId = Annotated[str, Path(pattern="^[0-9a-f]{16}$", description="id of an evaluation, 16 hexadecimal digits")]
+
+
+async def require_key(request: Request, service: ServiceDep) -> str:
+    """Let a request pass that carries one of the keys, if any are asked for; returns the key.
+
+    Raises:
+        ServiceError: 401.
+    """
+    settings, given = service.settings, _given_key(request)
+    if settings.api_keys and not _is_one_of(settings.api_keys | settings.admin_keys, given):
+        detail = "an API key is needed: send `Authorization: Bearer KEY` or `X-API-Key: KEY`"
+        error = ServiceError(HTTPStatus.UNAUTHORIZED, detail)
+        error.headers["WWW-Authenticate"] = 'Bearer, Basic realm="withstand"'
+        raise error
+    return given
+
+
+KeyDep = Annotated[str, Depends(require_key)]
+
+
+async def require_admin(service: ServiceDep, key: KeyDep) -> None:
+    """Let a request pass that may change what is served.
+
+    Raises:
+        ServiceError: 401 without a key, 403 with one that may not.
+    """
+    keys = service.settings.admin_keys
+    if keys and not _is_one_of(keys, key):
+        raise ServiceError(
+            HTTPStatus.FORBIDDEN, "this needs one of the admin keys; other keys may predict and evaluate"
+        )
+
+
+def _is_one_of(keys: frozenset[str], given: str) -> bool:
+    return any(secrets.compare_digest(given.encode(), key.encode()) for key in keys)
+
+
+def _given_key(request: Request) -> str:
+    """Read the key; a browser asks its user for it and sends it as the password of any name."""
+    scheme, _, token = request.headers.get("authorization", "").partition(" ")
+    match scheme.lower():
+        case "bearer":
+            return token
+        case "basic":
+            with suppress(binascii.Error, UnicodeDecodeError):
+                return b64decode(token, validate=True).decode().partition(":")[2]
+            return ""
+        case _:
+            return request.headers.get("x-api-key", "")
+
+
+async def _find_deployment(name: ModelName, service: ServiceDep, version: ModelVersion | None = None) -> Deployment:
+    known = service.deployments.known(name, version)
+    return known or await asyncio.to_thread(service.deployments.find, name, version)  # a new checkpoint is hashed
+
+
+DeploymentDep = Annotated[Deployment, Depends(_find_deployment)]
+"""The model of a path with `{name}`, its version from `{version}` or, in a path without, from the query."""
+
+
+def find_evaluation(evaluation_id: EvaluationId, service: ServiceDep) -> Evaluation:
+    """Look up an evaluation.
+
+    Raises:
+        ServiceError: there is none (404).
+    """
+    found = service.store.evaluation(evaluation_id)
+    if found is None:
+        raise ServiceError(
+            HTTPStatus.NOT_FOUND, f"there is no evaluation {evaluation_id!r}; GET /v1/evaluations lists them"
+        )
+    return found
+
+
+EvaluationDep = Annotated[Evaluation, Depends(find_evaluation)]

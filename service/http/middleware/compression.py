@@ -1,0 +1,28 @@
+"""Answers are sent compressed where the client accepts it and it is worth it."""
+
+from starlette.middleware.gzip import DEFAULT_EXCLUDED_CONTENT_TYPES, GZipMiddleware
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from service.http.formats import MEDIA_TYPES, ReportFormat
+from service.http.middleware.load_shedding import PREDICTING
+
+SMALLEST_BYTES = 1024
+"""Shorter answers are sent as they are."""
+
+LEVEL = 5
+"""Of zlib, 1 to 9: beyond it a page takes longer to compress and hardly shrinks."""
+
+
+class Compression(GZipMiddleware):
+    """Compresses all but predictions, whose time counts, event streams, which must not wait, and what is compressed already."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        compressed = (*DEFAULT_EXCLUDED_CONTENT_TYPES, MEDIA_TYPES[ReportFormat.PARQUET])
+        super().__init__(app, SMALLEST_BYTES, LEVEL, exclude_content_types=compressed)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer, compressed or not."""
+        if scope["type"] == "http" and scope["path"].endswith(PREDICTING):
+            await self.app(scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)

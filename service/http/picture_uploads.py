@@ -1,0 +1,124 @@
+"""Uploads become pictures, pictures become tensors; the latter off the event loop."""
+
+import base64
+import binascii
+from dataclasses import dataclass
+from email.message import Message
+from http import HTTPStatus
+
+from fastapi import Request
+from pydantic import BaseModel, ConfigDict
+from starlette.datastructures import UploadFile
+from torch import Tensor
+
+import models
+from common.pictures import PictureError, open_picture
+from service.http.json_bodies import read_json
+from service.http.problems import LONGEST_ECHO, FieldError, ServiceError
+
+ALLOWED = (
+    "multipart/form-data with one or more fields `file`, the bytes of one picture with Content-Type image/*, or "
+    'application/json {"images": [base64, ...]}'
+)
+RAW_TYPES = frozenset({"", "application/octet-stream", "binary/octet-stream", "application/x-www-form-urlencoded"})
+"""Types that say nothing of what was sent; the last is what `curl --data-binary` sends by default."""
+
+
+@dataclass(frozen=True)
+class Upload:
+    """The bytes of one file that a client sent."""
+
+    name: str
+    data: bytes
+
+    def wrong(self, error: PictureError) -> FieldError:
+        """Say what is wrong with it."""
+        return FieldError(field=self.name, message=str(error), received=f"{len(self.data)} bytes")
+
+
+class ImagesRequest(BaseModel):
+    """Pictures in JSON."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    images: list[str]
+    """Each the bytes of a picture in base64, also as a data URI."""
+
+
+async def read_uploads(request: Request, *, most: int) -> list[Upload]:
+    """Read the pictures of a request: a multipart form, one picture as the body, or JSON.
+
+    Raises:
+        ServiceError: there is none (422), there are too many (413), or the content type is another (415).
+    """
+    content_type = media_type(request.headers.get("content-type", ""))
+    if content_type == "multipart/form-data":
+        uploads = await _read_form(request, most=most)
+    elif content_type == "application/json":
+        uploads = _read_json(await request.body(), most=most)
+    elif content_type.startswith("image/") or content_type in RAW_TYPES:
+        uploads = [Upload("body", await request.body())]
+    else:
+        raise ServiceError(
+            HTTPStatus.UNSUPPORTED_MEDIA_TYPE, f"Content-Type {content_type!r} is not accepted; send {ALLOWED}"
+        )
+    if not uploads:
+        error = FieldError(field="file", message="no file in the form")
+        raise ServiceError(HTTPStatus.UNPROCESSABLE_ENTITY, f"no picture was sent; send {ALLOWED}", errors=[error])
+    return uploads
+
+
+async def _read_form(request: Request, *, most: int) -> list[Upload]:
+    async with request.form(max_files=most, max_fields=most) as form:
+        files = [value for _, value in form.multi_items() if isinstance(value, UploadFile)]
+        return [Upload(file.filename or f"file {index}", await file.read()) for index, file in enumerate(files)]
+
+
+def _read_json(body: bytes, *, most: int) -> list[Upload]:
+    images = read_json(ImagesRequest, body).images
+    if len(images) > most:
+        detail = f"images: {len(images)} pictures were sent, allowed are {most}"
+        raise ServiceError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, detail)
+    return [upload_from_base64(f"images.{index}", text) for index, text in enumerate(images)]
+
+
+def upload_from_base64(name: str, text: str) -> Upload:
+    """Read a picture from base64, also from a data URI.
+
+    Raises:
+        ServiceError: it is not base64 (422).
+    """
+    try:
+        return Upload(name, from_base64(text))
+    except PictureError as error:
+        wrong = FieldError(field=name, message=str(error), received=repr(text[:LONGEST_ECHO]))
+        raise ServiceError(HTTPStatus.UNPROCESSABLE_ENTITY, str(wrong), errors=[wrong]) from error
+
+
+def from_base64(text: str) -> bytes:
+    """Read the bytes of a picture from base64, also from a data URI.
+
+    Raises:
+        PictureError: it is not base64.
+    """
+    encoded = text.partition(";base64,")[2] if text.startswith("data:") else text
+    try:
+        return base64.b64decode(encoded, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise PictureError(f"not base64: {error}") from error
+
+
+def media_type(header: str) -> str:
+    """Read the type, such as "image/png", from a `Content-Type`; "" where there is none."""
+    message = Message()
+    message["Content-Type"] = header
+    return message.get_content_type() if header else ""
+
+
+def decode(upload: Upload, preprocessing: models.Preprocessing, *, max_pixels: int) -> Tensor:
+    """Decode and preprocess one upload.
+
+    Raises:
+        PictureError: it is not a picture that can be used.
+    """
+    return preprocessing(open_picture(upload.data, max_pixels=max_pixels))

@@ -1,0 +1,38 @@
+"""Two models on the same images."""
+
+from http import HTTPStatus
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+
+from evaluation import Comparison, ComparisonError, Side, compare
+from evaluation.spec import NAME_PATTERN
+from service.http.deps import Service, ServiceDep, find_evaluation
+from service.http.problems import ServiceError
+
+router = APIRouter(prefix="/v1/comparisons", tags=["evaluations"])
+
+EvaluationQuery = Annotated[str, Query(pattern="^[0-9a-f]{16}$", description="id of an evaluation")]
+ModelQuery = Annotated[str, Query(pattern=NAME_PATTERN, description="name of one of its models")]
+
+
+@router.get("")
+def read_comparison(
+    service: ServiceDep,
+    evaluation: EvaluationQuery,
+    model: ModelQuery,
+    other_model: ModelQuery,
+    other_evaluation: Annotated[
+        str | None, Query(pattern="^[0-9a-f]{16}$", description="id of another evaluation; without it the same")
+    ] = None,
+) -> Comparison:
+    """Compare two models image by image: McNemar's test, the paired difference and the images on which they disagree."""
+    sides = ((evaluation, model), (other_evaluation or evaluation, other_model))
+    try:
+        return compare(*(_side(service, *side) for side in sides))
+    except ComparisonError as error:
+        raise ServiceError(HTTPStatus.CONFLICT, str(error)) from error
+
+
+def _side(service: Service, evaluation_id: str, model: str) -> Side:
+    return Side(find_evaluation(evaluation_id, service).plan, model, service.store.results(evaluation_id))

@@ -1,0 +1,68 @@
+"""Data sets that models can be evaluated on: listed, added."""
+
+import asyncio
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any
+
+from fastapi import APIRouter, Depends, Request
+
+from evaluation.catalog import DatasetTakenError
+from evaluation.sources import COMPRESSED_TARS, dataset_name
+from service.http.deps import ServiceDep, require_admin
+from service.http.file_uploads import receive_file
+from service.http.problems import FieldError, ServiceError
+from service.http.schemas import DatasetView, Unusable
+
+router = APIRouter(prefix="/v1/datasets", tags=["datasets"])
+
+UPLOADS = (".zip", ".tar")
+"""Endings of files that can be uploaded: what is read where it lies, and never expands on the disk."""
+
+_NEW_DATASET: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["file"],
+                    "properties": {
+                        "file": {"type": "string", "format": "binary", "description": "a .zip or .tar file"},
+                        "name": {
+                            "type": "string",
+                            "description": "of the data set; by default the file's, without its ending",
+                        },
+                    },
+                }
+            }
+        },
+    }
+}
+
+
+@router.get("")
+def list_datasets(service: ServiceDep) -> list[DatasetView | Unusable]:
+    """List the data sets, at once: what is null is being counted. One that cannot be read has a `problem` once that is known."""
+    return service.dataset_counts.views()
+
+
+def _check_ending(filename: str) -> None:
+    if not filename.endswith(UPLOADS):
+        hint = "; it is compressed: gunzip it first" if filename.endswith(COMPRESSED_TARS) else ""
+        raise ValueError(f"the name {filename[:100]!r} ends in none of {', '.join(UPLOADS)}{hint}")
+
+
+@router.post("", status_code=HTTPStatus.CREATED, openapi_extra=_NEW_DATASET, dependencies=[Depends(require_admin)])
+async def add_dataset(request: Request, service: ServiceDep) -> DatasetView:
+    """Add a data set: a multipart form with its `file`, a zip or tar of one folder of pictures a class."""
+    if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
+        raise ServiceError(HTTPStatus.UNPROCESSABLE_ENTITY, "the body is no multipart form with the part `file`")
+    async with receive_file(request, service.settings.data_dir / "datasets", _check_ending) as (file, sent_as, fields):
+        name = fields.get("name", b"").decode(errors="replace") or dataset_name(Path(sent_as))
+        try:
+            dataset = await asyncio.to_thread(service.catalog.add_dataset, file, name)
+        except DatasetTakenError as error:
+            errors = [FieldError(field="name", message=str(error))]
+            raise ServiceError(HTTPStatus.CONFLICT, str(error), errors=errors) from error
+        return await asyncio.to_thread(DatasetView.of, name, dataset)

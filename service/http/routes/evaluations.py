@@ -1,0 +1,253 @@
+"""Evaluations: submitted, watched, cancelled, removed, reported."""
+
+import asyncio
+from collections.abc import AsyncIterable, Callable
+from contextlib import suppress
+from http import HTTPStatus
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Header, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.sse import EventSourceResponse, ServerSentEvent
+from pydantic import ValidationError
+
+from common import UnknownNameError, text_sha256
+from evaluation import (
+    DatasetError,
+    Estimate,
+    EvaluationSpec,
+    Plan,
+    Preset,
+    Report,
+    SelectionError,
+    estimate,
+    list_presets,
+    make_plan,
+    merge,
+    writers,
+)
+from evaluation import preset as preset_conditions
+from models import CheckpointError
+from service.http.deps import EvaluationDep, KeyDep, Service, ServiceDep, find_evaluation, require_admin
+from service.http.formats import MEDIA_TYPES, ReportFormat, write
+from service.http.problems import FieldError, ServiceError
+from service.http.schemas import BudgetRequest, EvaluationList, EvaluationView, PgdRequest, PresetRequest
+from service.jobs import removal
+from service.jobs.evaluations import Evaluation
+from service.jobs.store import KeyReusedError
+
+POLL_S = 0.3
+"""How often a watched evaluation is looked at, seconds."""
+
+router = APIRouter(prefix="/v1/evaluations", tags=["evaluations"])
+
+IdempotencyKey = Annotated[
+    str | None, Header(min_length=1, max_length=255, description="repeating a request with the same key is harmless")
+]
+
+
+@router.post("", status_code=HTTPStatus.ACCEPTED)
+def submit(
+    spec: EvaluationSpec, service: ServiceDep, response: Response, idempotency_key: IdempotencyKey = None
+) -> EvaluationView:
+    """Submit an evaluation. The same question about the same files is the same evaluation: what is done is not done again."""
+    return _submit(spec, service, response, idempotency_key)
+
+
+@router.post("/dry-run")
+def estimate_evaluation(spec: EvaluationSpec, service: ServiceDep) -> Estimate:
+    """Estimate what an evaluation would cost at most, and how much of it is computed already; nothing is submitted."""
+    plan = _plan(spec, service)
+    return estimate(plan, service.catalog, service.device, service.store.computed(plan))
+
+
+@router.post("/pgd", status_code=HTTPStatus.ACCEPTED)
+def submit_pgd(
+    body: PgdRequest, service: ServiceDep, response: Response, idempotency_key: IdempotencyKey = None
+) -> EvaluationView:
+    """Submit an evaluation under projected gradient descent."""
+    return _submit(_spec(body, body.spec), service, response, idempotency_key)
+
+
+def _add_route(preset: Preset) -> None:
+    """Let a preset be submitted by its name."""
+
+    def submit_plain(
+        body: PresetRequest, service: ServiceDep, response: Response, idempotency_key: IdempotencyKey = None
+    ) -> EvaluationView:
+        return _submit(_spec(body, lambda: body.under(preset.conditions)), service, response, idempotency_key)
+
+    def submit_within(
+        body: BudgetRequest, service: ServiceDep, response: Response, idempotency_key: IdempotencyKey = None
+    ) -> EvaluationView:
+        spec = _spec(body, lambda: body.under(preset_conditions(preset.name, body.threat)))
+        return _submit(spec, service, response, idempotency_key)
+
+    router.add_api_route(
+        f"/{preset.name}",
+        submit_within if preset.has_one_budget else submit_plain,
+        methods=["POST"],
+        status_code=HTTPStatus.ACCEPTED,
+        summary=f"Submit {preset.name}",
+        description=f"{preset.explanation} ({preset.source})",
+    )
+
+
+for _preset in list_presets():
+    _add_route(_preset)
+
+
+def _spec(body: PresetRequest, make: Callable[[], EvaluationSpec]) -> EvaluationSpec:
+    try:
+        return make()
+    except ValidationError as error:
+        fields = type(body).model_fields
+        name = next((name for name in ("eps", "threat") if name in fields), "")
+        received = body.model_dump(mode="json").get(name)
+        budget = {"loc": (name,), "input": received}  # a radius too large or named twice, another norm
+        errors = [dict(each) | ({} if each["loc"] and each["loc"][0] in fields else budget) for each in error.errors()]
+        raise RequestValidationError(errors) from error
+
+
+def _submit(spec: EvaluationSpec, service: Service, response: Response, key: str | None) -> EvaluationView:
+    plan = _plan(spec, service)
+    try:
+        service.store.submit(plan, key=key, body_sha256=text_sha256(spec.model_dump_json()))
+    except KeyReusedError as error:
+        raise _refusal(error) from error
+    service.dispatcher.wake()
+    view = _view(find_evaluation(plan.id, service), service)
+    response.headers["Location"] = view.links["self"]
+    return view
+
+
+def _plan(spec: EvaluationSpec, service: Service) -> Plan:
+    try:
+        return make_plan(spec, service.catalog, device=service.device)
+    except (UnknownNameError, DatasetError, CheckpointError) as error:
+        raise _refusal(error) from error
+
+
+def _refusal(error: Exception) -> ServiceError:
+    blamed = FieldError(field=_blamed_field(error), message=str(error))
+    return ServiceError(HTTPStatus.UNPROCESSABLE_ENTITY, str(error), errors=[blamed])
+
+
+def _blamed_field(error: Exception) -> str:
+    match error:
+        case UnknownNameError(kind="data set"):
+            return "dataset"
+        case SelectionError():
+            return "images"
+        case DatasetError():
+            return "dataset"
+        case KeyReusedError():
+            return "Idempotency-Key"
+        case _:
+            return "models"
+
+
+@router.get("")
+def list_evaluations(
+    service: ServiceDep,
+    limit: Annotated[int, Query(ge=1, le=200)] = 50,
+    cursor: Annotated[int | None, Query(ge=0, description="`next_cursor` of the page before")] = None,
+) -> EvaluationList:
+    """List evaluations, the newest first."""
+    found = service.store.evaluations(limit=limit, before=cursor)
+    more = found[-1].sequence if len(found) == limit else None
+    return EvaluationList(evaluations=[_view(each, service) for each in found], next_cursor=more)
+
+
+@router.get("/{evaluation_id}")
+def read_evaluation(evaluation: EvaluationDep, service: ServiceDep) -> EvaluationView:
+    """Read an evaluation with its progress and its report so far."""
+    return _view(evaluation, service, _report(evaluation, service))
+
+
+async def _removes_results(
+    service: ServiceDep,
+    key: KeyDep,
+    results: Annotated[bool, Query(description="remove an evaluation that has ended, with its results")] = False,
+) -> bool:
+    if results:
+        await require_admin(service, key)
+    return results
+
+
+@router.delete("/{evaluation_id}")
+def cancel_evaluation(
+    evaluation: EvaluationDep, service: ServiceDep, with_results: Annotated[bool, Depends(_removes_results)]
+) -> EvaluationView:
+    """Cancel an evaluation: pending shards are dropped, running ones stopped, finished ones kept. Submitting it again goes on.
+
+    With `results=true` it is removed for good with its results, and the answer is its last state. That needs an admin key, if there
+    are any, and is refused (409) while the evaluation is pending or running. Equal results of other evaluations stay.
+    """
+    if with_results:
+        return _remove(evaluation, service)
+    service.store.cancel(evaluation.id)
+    service.dispatcher.wake()
+    return _view(find_evaluation(evaluation.id, service), service)
+
+
+def _remove(evaluation: Evaluation, service: Service) -> EvaluationView:
+    try:
+        removed = removal.remove_evaluation(evaluation.id, service.store)
+    except removal.InUseError as error:
+        raise ServiceError(HTTPStatus.CONFLICT, str(error)) from error
+    service.dispatcher.wake()  # a process may still run a shard of it
+    return _view(removed, service)
+
+
+@router.get("/{evaluation_id}/events", response_class=EventSourceResponse)
+async def watch_evaluation(
+    evaluation: EvaluationDep, service: ServiceDep, request: Request
+) -> AsyncIterable[ServerSentEvent]:
+    """Watch an evaluation: an event `progress` at every change, the last one when it has ended. Each holds the whole state."""
+    shown: EvaluationView | None = None
+    while not await request.is_disconnected():
+        current = await asyncio.to_thread(service.store.evaluation, evaluation.id)
+        if current is None:  # removed meanwhile
+            return
+        view = _view(current, service)
+        if view != shown:
+            yield ServerSentEvent(data=view, event="progress", id=str(view.progress.shards_done))
+            shown = view
+        if view.status.final:
+            return
+        await asyncio.sleep(POLL_S)
+
+
+@router.get("/{evaluation_id}/report", response_model=Report)
+def read_report(
+    evaluation: EvaluationDep,
+    service: ServiceDep,
+    format: Annotated[  # noqa: A002
+        ReportFormat, Query(description="csv and parquet have a row an image, methods is a paragraph for a paper")
+    ] = ReportFormat.JSON,
+) -> Response:
+    """Read the report; it says so when it is partial."""
+    try:
+        content = write(_report(evaluation, service), format, lambda: _rows(evaluation, service))
+    except writers.FormatError as error:
+        raise ServiceError(HTTPStatus.NOT_IMPLEMENTED, str(error)) from error
+    return Response(content, media_type=MEDIA_TYPES[format])
+
+
+def _rows(evaluation: Evaluation, service: Service) -> list[dict[str, Any]]:
+    """Write a row an image; files are named as long as the data set is the one that was evaluated."""
+    plan = evaluation.plan
+    files: tuple[str, ...] = ()
+    with suppress(UnknownNameError, DatasetError):
+        dataset = service.catalog.open_dataset(plan.spec.dataset)
+        files = dataset.files if dataset.sha256 == plan.dataset_sha256 else ()
+    return writers.image_rows(plan, service.store.results(evaluation.id), files)
+
+
+def _report(evaluation: Evaluation, service: Service) -> Report:
+    return merge(evaluation.plan, service.store.results(evaluation.id))
+
+
+def _view(evaluation: Evaluation, service: Service, report: Report | None = None) -> EvaluationView:
+    return EvaluationView.of(evaluation, report, root=service.settings.root_path)

@@ -1,0 +1,85 @@
+"""What a model's attention weighs in a picture."""
+
+import asyncio
+from enum import StrEnum
+from http import HTTPStatus
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request, Response
+
+from common.pictures import PictureError
+from models import Place
+from service.http.deps import DeploymentDep, ServiceDep
+from service.http.picture_uploads import decode, read_uploads
+from service.http.problems import LONGEST_ECHO, FieldError, ServiceError
+from service.serving.explainer import Explanation, parse_place
+
+router = APIRouter(prefix="/v1/models", tags=["models"])
+
+_FILE = {"type": "string", "format": "binary"}
+_FORM = {"schema": {"type": "object", "required": ["file"], "properties": {"file": _FILE}}}
+_BODY: dict[str, Any] = {
+    "requestBody": {"required": True, "content": {"multipart/form-data": _FORM, "image/*": {"schema": _FILE}}}
+}
+
+
+class ExplanationFormat(StrEnum):
+    """How an explanation is answered."""
+
+    JSON = "json"
+    PNG = "png"
+
+
+@router.post(
+    "/{name}/explain",
+    response_model=Explanation,
+    responses={200: {"content": {"image/png": {"schema": _FILE}}}},
+    openapi_extra=_BODY,
+)
+async def explain(
+    deployment: DeploymentDep,
+    request: Request,
+    service: ServiceDep,
+    layer: Annotated[str | None, Query(description="path of an attention layer; the last one by default")] = None,
+    query: Annotated[
+        str | None, Query(description="whose attention: `y,x`, fractions of the picture that the model sees")
+    ] = None,
+    format: Annotated[  # noqa: A002
+        ExplanationFormat | None, Query(description="json or png; by default as `Accept` says, else json")
+    ] = None,
+) -> Response:
+    """Show what an attention layer weighs in a picture: maps over the picture as the model sees it, resized and cropped.
+
+    The answer holds numbers and overlays, or is one PNG to look at. Models with attention over places can be explained: SAN, DAT,
+    AA-ResNet and attention masks.
+    """
+    place = _place(query)
+    (upload,) = await read_uploads(request, most=1)
+    preprocessing, max_pixels = deployment.card.preprocessing, service.settings.max_pixels
+    try:
+        image = await asyncio.to_thread(decode, upload, preprocessing, max_pixels=max_pixels)
+    except PictureError as error:
+        wrong = upload.wrong(error)
+        raise ServiceError(HTTPStatus.UNPROCESSABLE_ENTITY, str(wrong), errors=[wrong]) from error
+
+    def work() -> Response:
+        explained = service.explainer.explain(deployment.checkpoint, image, file=upload.name, layer=layer, query=place)
+        if _wants_png(request, format):
+            return Response(explained.as_png(), media_type="image/png")
+        return Response(explained.as_json().model_dump_json(), media_type="application/json")
+
+    return await service.explainer.run(work)
+
+
+def _wants_png(request: Request, chosen: ExplanationFormat | None) -> bool:
+    if chosen is None:
+        return "image/png" in request.headers.get("accept", "")
+    return chosen is ExplanationFormat.PNG
+
+
+def _place(query: str | None) -> Place | None:
+    try:
+        return None if query is None else parse_place(query)
+    except ValueError as wrong:
+        error = FieldError(field="query", message=str(wrong), received=repr(query)[:LONGEST_ECHO])
+        raise ServiceError(HTTPStatus.UNPROCESSABLE_ENTITY, str(error), errors=[error]) from None

@@ -1,0 +1,47 @@
+"""Is the service there, and can it work?"""
+
+from http import HTTPStatus
+
+from fastapi import APIRouter, Depends, Response
+from pydantic import BaseModel
+
+from service.http.deps import Service, ServiceDep, require_key
+from service.http.problems import ServiceError
+
+router = APIRouter(tags=["health"])
+
+
+@router.get("/healthz")
+def alive() -> dict[str, str]:
+    """Answer as long as the process is alive."""
+    return {"status": "alive"}
+
+
+@router.get("/readyz")
+def ready(service: ServiceDep) -> dict[str, str]:
+    """Answer 200 when models can be found and the database can be read."""
+    require_ready(service)
+    return {"status": "ready", "dispatcher": "active" if service.dispatcher.active.is_set() else "standby"}
+
+
+@router.get("/metrics", response_class=Response, dependencies=[Depends(require_key)])
+def metrics(service: ServiceDep) -> Response:
+    """Write what was measured, for Prometheus: requests, queues, batches, seconds by stage, memory, shards of evaluations."""
+    page = service.metrics.page(service.store.shard_counts())
+    return Response(page, media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+def require_ready(service: Service, members: BaseModel | None = None) -> None:
+    """Check that models can be found and the database can be read.
+
+    Args:
+        service: which is asked.
+        members: further ones of the error.
+
+    Raises:
+        ServiceError: there is no model (503).
+    """
+    if not service.catalog.checkpoints():
+        detail = "there is no model: add a checkpoint with its card"
+        raise ServiceError(HTTPStatus.SERVICE_UNAVAILABLE, detail, members=members)
+    service.store.evaluations(limit=1)

@@ -1,0 +1,116 @@
+"""Pages for people; each has a JSON twin under /v1."""
+
+from collections.abc import Sequence
+from http import HTTPStatus
+from typing import Annotated
+
+from fastapi import APIRouter, Path, Request, Response
+from fastapi.responses import HTMLResponse
+
+from common import text_sha256
+from evaluation.examples import Example
+from service.http.deps import EvaluationDep, Service, ServiceDep
+from service.http.formats import ReportFormat
+from service.http.pages.example_pictures import PictureKind, kinds, png
+from service.http.pages.sections import Section, changed, of_evaluation, of_start
+from service.http.pages.templates import render
+from service.http.problems import ServiceError
+from service.http.routes.datasets import list_datasets
+from service.http.routes.evaluations import list_evaluations
+from service.http.routes.models import list_models
+from service.http.schemas import EvaluationView
+from service.jobs.evaluations import Evaluation
+
+PICTURE_S = 3600
+"""How long a browser may keep a picture without asking again, seconds."""
+
+router = APIRouter(include_in_schema=False, default_response_class=HTMLResponse)
+
+Place = Annotated[int, Path(ge=0, description="in the evaluation, from 0")]
+
+
+@router.get("/")
+def index(service: ServiceDep, request: Request) -> Response:
+    """Models, data sets, and evaluations with live progress."""
+    page = render(
+        "index.html",
+        url=str(request.base_url).rstrip("/"),
+        root=service.settings.root_path,
+        models=list_models(service),
+        datasets=list_datasets(service),
+        evaluations=list_evaluations(service).evaluations,
+        sections=_start(service),
+    )
+    return _unless_known(page, request)
+
+
+@router.post("/changes")
+def index_changes(known: list[str], service: ServiceDep) -> str:
+    """Render the sections of the first page whose hashes are not known."""
+    return changed(_start(service), {*known})
+
+
+@router.get("/evaluations/{evaluation_id}")
+def evaluation(evaluation: EvaluationDep, service: ServiceDep, request: Request) -> Response:
+    """One evaluation: progress while it runs, and its report so far."""
+    root = service.settings.root_path
+    page = render(
+        "evaluation.html",
+        root=root,
+        evaluation=EvaluationView.of(evaluation, root=root),
+        sections=_sections(evaluation, service),
+        forms=list(ReportFormat),
+    )
+    return _unless_known(page, request)
+
+
+@router.post("/evaluations/{evaluation_id}/changes")
+def evaluation_changes(known: list[str], evaluation: EvaluationDep, service: ServiceDep) -> str:
+    """Render the sections of an evaluation's page whose hashes are not known."""
+    return changed(_sections(evaluation, service), {*known})
+
+
+@router.get("/evaluations/{evaluation_id}/pictures/{model}/{condition}/{image}/{kind}.png")
+def picture(
+    evaluation: EvaluationDep, model: Place, condition: Place, image: Place, kind: PictureKind, service: ServiceDep
+) -> Response:
+    """One picture of an image that fell."""
+    example = _example(evaluation, service, model, condition, image)
+    if example is None or kind not in kinds(example):
+        raise ServiceError(
+            HTTPStatus.NOT_FOUND,
+            f"evaluation {evaluation.id} has no such picture; its page links to those that there are",
+        )
+    headers = {"Cache-Control": f"private, max-age={PICTURE_S}"}
+    return Response(png(example, kind), media_type="image/png", headers=headers)
+
+
+def _start(service: Service) -> Sequence[Section]:
+    listed = list_evaluations(service).evaluations
+    return [*of_start(listed, list_models(service), list_datasets(service), service.settings.root_path)]
+
+
+def _sections(evaluation: Evaluation, service: Service) -> Sequence[Section]:
+    progress = of_evaluation(EvaluationView.of(evaluation, root=service.settings.root_path))
+    return progress, *service.report_sections.of(evaluation)
+
+
+def _example(evaluation: Evaluation, service: Service, model: int, condition: int, image: int) -> Example | None:
+    """Find an example; they come with the first images of a model and condition."""
+    names = evaluation.plan.spec.models
+    if model >= len(names):
+        return None
+    first = next(
+        (each for each in evaluation.plan.shards if (each.model, each.condition) == (names[model], condition)), None
+    )
+    result = None if first is None else service.store.result(evaluation.id, first)
+    return next((each for each in result.examples if each.index == image), None) if result else None
+
+
+def _unless_known(page: str, request: Request) -> Response:
+    """Send a page, unless the browser holds just that."""
+    tag = f'W/"{text_sha256(page)[:16]}"'
+    headers = {"ETag": tag, "Cache-Control": "private, no-cache"}
+    if tag in map(str.strip, request.headers.get("if-none-match", "").split(",")):
+        return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=headers)
+    return HTMLResponse(page, headers=headers)

@@ -1,0 +1,297 @@
+"""The bodies of requests and answers."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+from attacks import Norm, PixelScale, TargetRule, ThreatModel
+from common import printable
+from evaluation import Condition, EvaluationSpec, Report, pgd_conditions
+from evaluation.classes import ClassMap
+from evaluation.datasets import ImageFolder
+from evaluation.spec import Name, OnBroken
+from models import Added, Differences, ModelCard, Precision, Preprocessing, Question
+from service.http.problems import FieldError
+from service.jobs.evaluations import Evaluation, ShardStatus, Status
+
+STRICT = ConfigDict(extra="forbid")
+MOST_DIFFERENCES = 50
+"""Names that an error lists of one kind."""
+
+
+class ModelView(BaseModel):
+    """A checkpoint that can be asked for predictions and evaluated."""
+
+    name: str
+    architecture: str
+    classes: tuple[str, ...]
+    preprocessing: Preprocessing
+    sha256: str
+    dataset: str
+    training: str
+    clean_accuracy: float | None
+    clean_accuracy_on: str
+    licence: str
+
+
+class Unusable(BaseModel):
+    """A model or a data set that is there, but cannot be used."""
+
+    name: str
+    problem: Annotated[str, Field(description="why it cannot be used")]
+
+    @classmethod
+    def of(cls, name: str, error: Exception) -> Self:
+        """Say why, without the paths that the operating system's errors have."""
+        reason = error.strerror if isinstance(error, OSError) else None
+        return cls(name=name, problem=printable(reason or str(error)))
+
+
+class QuestionView(BaseModel):
+    """What a checkpoint does not tell, and the likely answer."""
+
+    field: Annotated[str, Field(examples=["preprocessing.crop"])]
+    why: str
+    likely: object
+    allowed: str
+
+    @classmethod
+    def of(cls, question: Question) -> "QuestionView":
+        """Describe a question."""
+        return cls.model_validate(question, from_attributes=True)
+
+
+class OpenQuestions(BaseModel):
+    """Members of the error when a checkpoint does not tell enough: the questions, and a card with the likely answers to edit."""
+
+    questions: list[QuestionView]
+    card: ModelCard
+
+
+class DifferencesView(BaseModel):
+    """Members of the error when a checkpoint fits no architecture: the nearest one, and where it differs."""
+
+    nearest: str
+    share: Annotated[float, Field(description="of all tensors, those with equal names and shapes, fraction")]
+    missing: list[str]
+    unexpected: list[str]
+    shapes: list[str]
+
+    @classmethod
+    def of(cls, found: Differences) -> "DifferencesView":
+        """Describe differences; of long lists the beginning."""
+        groups = {name: list(getattr(found, name))[:MOST_DIFFERENCES] for name in ("missing", "unexpected", "shapes")}
+        return cls(nearest=found.architecture, share=found.share, **groups)
+
+
+class ModelRequest(BaseModel):
+    """A checkpoint that lies in one of the model folders, to be added."""
+
+    model_config = STRICT
+
+    path: Annotated[str, Field(min_length=1, max_length=1024, description="below one of the model folders")]
+    name: Annotated[Name | None, Field(description="null takes the file's name without its ending")] = None
+    card: Annotated[dict[str, object], Field(description="fields of the card that are known, some or all")] = {}
+    accept_likely: Annotated[bool, Field(description="take the likely answers to open questions")] = False
+
+
+class AddedModel(BaseModel):
+    """A model that was added."""
+
+    name: str
+    card: ModelCard
+    parameters: int
+    macs: Annotated[int | None, Field(description="multiplications for one image; null where a graph hides them")]
+    input_shape: tuple[int, int, int]
+    training_facts: Annotated[dict[str, str | int | float], Field(description="stored beside the weights")]
+    assumed: Annotated[list[QuestionView], Field(description="likely answers that were taken")]
+    links: dict[str, str]
+
+    @classmethod
+    def of(cls, added: Added, *, root: str = "") -> "AddedModel":
+        """Describe a model that was added; `root` is the path prefix of the service."""
+        here = f"{root}/v1/models/{added.checkpoint.name}"
+        return cls(
+            name=added.checkpoint.name,
+            card=added.card,
+            parameters=added.parameters,
+            macs=added.macs,
+            input_shape=added.input_shape,
+            training_facts=added.facts,
+            assumed=[QuestionView.of(each) for each in added.assumed],
+            links={"self": here, "predict": f"{here}/predict"},
+        )
+
+
+class DatasetView(BaseModel):
+    """A data set that models can be evaluated on; what is None is still being counted."""
+
+    name: str
+    images: int | None = None
+    classes: tuple[str, ...] | None = None
+    sha256: str | None = None
+
+    @classmethod
+    def of(cls, name: str, dataset: ImageFolder) -> Self:
+        """Count a data set, and hash it if it changed."""
+        return cls(name=name, images=len(dataset), classes=dataset.classes, sha256=dataset.sha256)
+
+
+class ClassScore(BaseModel):
+    """One class with its softmax probability."""
+
+    label: str
+    index: int
+    probability: float
+
+
+def top_classes(logits: Tensor, classes: Sequence[str], k: int) -> list[ClassScore]:
+    """Name the k most probable classes of one picture's logits (K,), the most probable first; fewer if there are fewer."""
+    probabilities, indices = logits.softmax(0).topk(min(k, len(classes)))
+    chosen: list[int] = indices.tolist()
+    return [
+        ClassScore(label=classes[index], index=index, probability=probability)
+        for probability, index in zip(probabilities.tolist(), chosen, strict=True)
+    ]
+
+
+class Prediction(BaseModel):
+    """The most probable classes of one picture, or what was wrong with it."""
+
+    file: str
+    top: list[ClassScore] = []
+    error: FieldError | None = None
+
+
+class Predictions(BaseModel):
+    """The answer to a prediction request, a row a picture, in the order sent."""
+
+    model: str
+    version: str
+    predictions: list[Prediction]
+
+
+class PresetRequest(BaseModel):
+    """Models and images, for routes that bring their own conditions."""
+
+    model_config = STRICT
+
+    models: Annotated[tuple[Name, ...], Field(min_length=1, max_length=64, examples=[["resnet_mini.fashion_mnist"]])]
+    dataset: Annotated[Name, Field(examples=["fashion_mnist_test"])]
+    class_map: Annotated[
+        ClassMap | None, Field(description="the model's class, by name or index, for every class of the data set")
+    ] = None
+    logits: Annotated[
+        Literal["all", "dataset"], Field(description="among which classes a model chooses: its own, or the data set's")
+    ] = "all"
+    images: Annotated[int | None, Field(ge=1, description="how many; null takes all", examples=[200])] = None
+    precision: Annotated[Precision, Field(description="in which attacks look; judged in float32")] = "float32"
+    stop_width: Annotated[
+        float | None, Field(gt=0, lt=1, description="end a condition early once its 95 % interval is as narrow")
+    ] = None
+    on_broken: Annotated[OnBroken, Field(description="broken pictures: refuse, or leave them out")] = "fail"
+    seed: Annotated[int, Field(ge=0, lt=2**63, description="of all random draws but the selection")] = 0
+    selection_seed: Annotated[int, Field(ge=0, lt=2**63, description="of the selection of images")] = 0
+
+    def under(self, conditions: tuple[Condition, ...]) -> EvaluationSpec:
+        """Fill in the conditions."""
+        return EvaluationSpec(**self.model_dump(include=set(PresetRequest.model_fields)), conditions=conditions)
+
+
+class BudgetRequest(PresetRequest):
+    """The same, for conditions that attack within one budget."""
+
+    threat: Annotated[
+        ThreatModel | None,
+        Field(
+            description="norm and eps to attack within instead of the preset's own",
+            examples=[{"norm": "Linf", "eps": "4/255"}],
+        ),
+    ] = None
+
+
+class PgdRequest(PresetRequest):
+    """Clean, and projected gradient descent at each eps."""
+
+    eps: Annotated[
+        tuple[PixelScale, ...],
+        Field(
+            min_length=1, max_length=32, description="radii on the [0, 1] scale, numbers or texts", examples=[["8/255"]]
+        ),
+    ] = (8 / 255,)
+    norm: Norm = Norm.LINF
+    steps: Annotated[int, Field(ge=1, le=10_000)] = 20
+    step_size: Annotated[PixelScale | None, Field(description="null takes 2.5 * eps / steps")] = None
+    random_start: bool = True
+    restarts: Annotated[int, Field(ge=1, le=1_000)] = 1
+    targets: TargetRule | None = None
+
+    def spec(self) -> EvaluationSpec:
+        """Fill in the conditions."""
+        return self.under(pgd_conditions(**self.model_dump(exclude=set(PresetRequest.model_fields))))
+
+
+class ProgressView(BaseModel):
+    """How far an evaluation is. An image counts once for every model and condition, those of running shards included."""
+
+    images_done: int
+    images_total: int
+    shards_done: int
+    shards_total: int
+    images_per_s: float | None
+    eta_s: float | None
+
+
+def _needed(counts: dict[ShardStatus, int]) -> int:
+    return sum(count for status, count in counts.items() if status is not ShardStatus.SPARED)
+
+
+class EvaluationView(BaseModel):
+    """A submitted evaluation; `report` is there when one evaluation is asked for, partial while it runs."""
+
+    id: str
+    status: Status
+    created_at: datetime
+    spec: EvaluationSpec
+    progress: ProgressView
+    error: str | None
+    links: dict[str, str]
+    report: Report | None = None
+
+    @classmethod
+    def of(cls, evaluation: Evaluation, report: Report | None = None, *, root: str) -> "EvaluationView":
+        """Describe a stored evaluation; `root` is the path prefix of the service."""
+        progress = evaluation.progress
+        here = f"{root}/v1/evaluations/{evaluation.id}"
+        return cls(
+            id=evaluation.id,
+            status=evaluation.status,
+            created_at=evaluation.created_at,
+            spec=evaluation.plan.spec,
+            progress=ProgressView(
+                images_done=progress.images_done,
+                images_total=_needed(progress.images),
+                shards_done=progress.shards.get(ShardStatus.DONE, 0),
+                shards_total=_needed(progress.shards),
+                images_per_s=progress.images_per_s,
+                eta_s=None if evaluation.status.final else progress.eta_s,
+            ),
+            error=progress.error,
+            links={
+                "self": here,
+                "events": f"{here}/events",
+                "report": f"{here}/report",
+                "page": f"{root}/evaluations/{evaluation.id}",
+            },
+            report=report,
+        )
+
+
+class EvaluationList(BaseModel):
+    """A page of evaluations, the newest first."""
+
+    evaluations: list[EvaluationView]
+    next_cursor: Annotated[int | None, Field(description="pass as `cursor` for the next page; null on the last")]

@@ -1,0 +1,1 @@
+"""Durable evaluations: a database, a dispatcher, a process for each device."""

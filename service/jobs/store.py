@@ -1,0 +1,362 @@
+"""The durable state: evaluations, their shards and results. The only module that contains queries."""
+
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, RowMapping, delete, func, insert, select, update
+from sqlalchemy.exc import DatabaseError
+
+from evaluation.plan import Plan, Shard
+from evaluation.runner import ShardResult, furthest
+from service.jobs.database import EVALUATIONS, KEYS, SHARDS, open_engine, transaction
+from service.jobs.evaluations import Claim, Evaluation, Progress, ShardStatus
+
+MAX_FAILURES = 3
+"""Failures of a shard (exception, process death, time-out) after which its evaluation fails."""
+
+ADDRESSES_A_QUERY = 500
+"""SQLite allows some thousand parameters."""
+
+
+class StoreError(RuntimeError):
+    """The database cannot be used; the message says why and what to do."""
+
+
+class KeyReusedError(ValueError):
+    """An idempotency key came again with another request."""
+
+
+class Store:
+    """All reads and writes, each in one transaction."""
+
+    def __init__(self, url: str) -> None:
+        self._engine = open_engine(url)
+
+    @classmethod
+    def at(cls, path: Path) -> "Store":
+        """Open or create an SQLite database file.
+
+        Raises:
+            StoreError: it cannot be read or written, or is no database.
+        """
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            return cls(f"sqlite:///{path}")
+        except (sqlite3.Error, DatabaseError) as error:
+            reason = error.orig if isinstance(error, DatabaseError) else error
+            raise StoreError(
+                f"the database {path} cannot be used: {reason}; move it aside, and a new one is made, or name another folder"
+            ) from error
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._engine.dispose()
+
+    def submit(self, plan: Plan, *, key: str | None = None, body_sha256: str = "") -> bool:
+        """Add an evaluation with all its shards, or revive one that was cancelled or failed; finished shards are kept.
+
+        A shard that was computed for another evaluation, with the same address and number of images, is done at once.
+
+        Args:
+            plan: its id decides whether it is there already.
+            key: an idempotency key of the client.
+            body_sha256: of the request that the key came with.
+
+        Returns:
+            Whether there was anything to do.
+
+        Raises:
+            KeyReusedError: the key came before with another request.
+        """
+        with transaction(self._engine) as db:
+            known = db.execute(select(EVALUATIONS.c.id).where(EVALUATIONS.c.id == plan.id)).first()
+            changed = _revive(db, plan.id) if known else _insert(db, plan)
+            if key is not None:
+                _remember_key(db, key, body_sha256, plan.id)
+            return changed
+
+    def computed(self, plan: Plan) -> list[ShardResult]:
+        """Read the shards of a plan that need not be computed any more."""
+        with self._engine.connect() as db:
+            return [*_computed(db, plan).values()]
+
+    def evaluation(self, evaluation_id: str) -> Evaluation | None:
+        """Read one evaluation."""
+        with self._engine.connect() as db:
+            return _find(db, evaluation_id)
+
+    def evaluations(self, *, limit: int | None = None, before: int | None = None) -> list[Evaluation]:
+        """List evaluations, the newest first.
+
+        Args:
+            limit: at most this many; None is no limit.
+            before: only those with a smaller sequence number.
+        """
+        query = select(EVALUATIONS).order_by(EVALUATIONS.c.sequence.desc()).limit(limit)
+        if before is not None:
+            query = query.where(EVALUATIONS.c.sequence < before)
+        with self._engine.connect() as db:
+            return [_evaluation(db, row) for row in db.execute(query).mappings().all()]
+
+    def results(self, evaluation_id: str) -> list[ShardResult]:
+        """Read the finished shards."""
+        query = select(SHARDS.c.result).where(
+            SHARDS.c.evaluation_id == evaluation_id, SHARDS.c.status == ShardStatus.DONE
+        )
+        with self._engine.connect() as db:
+            return [ShardResult.model_validate_json(result) for (result,) in db.execute(query)]
+
+    def result(self, evaluation_id: str, shard: Shard) -> ShardResult | None:
+        """Read one finished shard."""
+        here = (SHARDS.c.evaluation_id == evaluation_id, SHARDS.c.shard == shard.model_dump_json())
+        with self._engine.connect() as db:
+            found = db.execute(select(SHARDS.c.result).where(*here)).scalar()
+            return None if found is None else ShardResult.model_validate_json(found)
+
+    def cancel(self, evaluation_id: str) -> None:
+        """Drop what is not finished."""
+        with transaction(self._engine) as db:
+            unfinished = SHARDS.c.status.in_([ShardStatus.PENDING, ShardStatus.RUNNING])
+            dropped = db.execute(
+                update(SHARDS)
+                .where(SHARDS.c.evaluation_id == evaluation_id, unfinished)
+                .values(status=ShardStatus.DROPPED)
+            )
+            if dropped.rowcount:
+                db.execute(update(EVALUATIONS).where(EVALUATIONS.c.id == evaluation_id).values(cancelled_at=_now()))
+
+    def remove(self, evaluation_id: str) -> Evaluation | None:
+        """Delete an evaluation with its results, unless it has yet to end; returns it as it was, None if there is none.
+
+        Evaluations that have the same results have their own copies.
+        """
+        with transaction(self._engine) as db:
+            found = _find(db, evaluation_id)
+            if found is not None and found.status.final:
+                for part in (SHARDS, KEYS):
+                    db.execute(delete(part).where(part.c.evaluation_id == evaluation_id))
+                db.execute(delete(EVALUATIONS).where(EVALUATIONS.c.id == evaluation_id))
+            return found
+
+    def waiting_for(self, model: str) -> list[str]:
+        """List the ids of the evaluations of a model that are not finished."""
+        unfinished = SHARDS.c.status.in_([ShardStatus.PENDING, ShardStatus.RUNNING])
+        ids = select(SHARDS.c.evaluation_id).where(unfinished)
+        query = select(EVALUATIONS.c.id, EVALUATIONS.c.plan).where(EVALUATIONS.c.id.in_(ids))
+        with self._engine.connect() as db:
+            plans = [(each, Plan.model_validate_json(plan)) for each, plan in db.execute(query)]
+        return [each for each, plan in plans if model in plan.spec.models]
+
+    def recover(self) -> int:
+        """Make shards that were running when the former dispatcher ended pending again; returns their number."""
+        with transaction(self._engine) as db:
+            changed = db.execute(
+                update(SHARDS).where(SHARDS.c.status == ShardStatus.RUNNING).values(status=ShardStatus.PENDING)
+            )
+            return changed.rowcount
+
+    def claim(self) -> Claim | None:
+        """Take the next pending shard, from the evaluation with the fewest running ones; the dispatcher alone calls this."""
+        other = SHARDS.alias()
+        running = (
+            select(func.count())
+            .select_from(other)
+            .where(other.c.evaluation_id == EVALUATIONS.c.id, other.c.status == ShardStatus.RUNNING)
+            .scalar_subquery()
+        )
+        query = (
+            select(SHARDS.c.id, SHARDS.c.shard, EVALUATIONS.c.id.label("evaluation_id"), EVALUATIONS.c.plan)
+            .join(EVALUATIONS)
+            .where(SHARDS.c.status == ShardStatus.PENDING)
+            .order_by(running, EVALUATIONS.c.sequence, SHARDS.c.id)
+            .limit(1)
+        )
+        with transaction(self._engine) as db:
+            row = db.execute(query).mappings().first()
+            if row is None:
+                return None
+            db.execute(
+                update(SHARDS)
+                .where(SHARDS.c.id == row["id"])
+                .values(status=ShardStatus.RUNNING, runs=SHARDS.c.runs + 1, error=None, images_done=0)
+            )
+            plan, shard = Plan.model_validate_json(row["plan"]), Shard.model_validate_json(row["shard"])
+            return Claim(row["id"], row["evaluation_id"], plan, shard, _known(db, plan, shard))
+
+    def advance(self, images_done: Mapping[int, int]) -> None:
+        """Write how many images of running shards, by their ids, are done."""
+        with transaction(self._engine) as db:
+            for shard_id, images in images_done.items():
+                here = (SHARDS.c.id == shard_id, SHARDS.c.status == ShardStatus.RUNNING)
+                db.execute(update(SHARDS).where(*here).values(images_done=images))
+
+    def complete(self, shard_id: int, result: ShardResult) -> bool:
+        """Keep a result; returns False, and keeps nothing, if the shard was not running (done already, or dropped)."""
+        with transaction(self._engine) as db:
+            changed = db.execute(
+                update(SHARDS)
+                .where(SHARDS.c.id == shard_id, SHARDS.c.status == ShardStatus.RUNNING)
+                .values(status=ShardStatus.DONE, result=result.model_dump_json(), seconds=result.seconds)
+            )
+            return changed.rowcount == 1
+
+    def spare(self, claim: Claim) -> None:
+        """Drop a claim, if it is not done, and the pending shards of its model and condition: their numbers are certain enough."""
+        here = (SHARDS.c.evaluation_id == claim.evaluation_id, SHARDS.c.status == ShardStatus.PENDING)
+        with transaction(self._engine) as db:
+            for shard_id, text in db.execute(select(SHARDS.c.id, SHARDS.c.shard).where(*here)).all():
+                shard = Shard.model_validate_json(text)
+                if (shard.model, shard.condition) == (claim.shard.model, claim.shard.condition):
+                    db.execute(update(SHARDS).where(SHARDS.c.id == shard_id).values(status=ShardStatus.SPARED))
+            unfinished = (SHARDS.c.id == claim.id, SHARDS.c.status == ShardStatus.RUNNING)
+            db.execute(update(SHARDS).where(*unfinished).values(status=ShardStatus.SPARED))
+
+    def fail(self, shard_id: int, error: str) -> None:
+        """Count a failure; after the last try the shard has failed, and nothing more of its evaluation is started."""
+        with transaction(self._engine) as db:
+            here = (SHARDS.c.id == shard_id, SHARDS.c.status == ShardStatus.RUNNING)
+            row = db.execute(select(SHARDS.c.failures, SHARDS.c.evaluation_id).where(*here)).first()
+            if row is None:
+                return
+            failures = row.failures + 1
+            status = ShardStatus.FAILED if failures >= MAX_FAILURES else ShardStatus.PENDING
+            db.execute(update(SHARDS).where(*here).values(status=status, failures=failures, error=error))
+            of_same = SHARDS.c.evaluation_id == row.evaluation_id
+            if db.execute(select(SHARDS.c.id).where(of_same, SHARDS.c.status == ShardStatus.FAILED)).first():
+                pending = SHARDS.c.status == ShardStatus.PENDING
+                db.execute(update(SHARDS).where(of_same, pending).values(status=ShardStatus.DROPPED))
+
+    def shard_counts(self) -> dict[str, int]:
+        """Count the shards of all evaluations by status."""
+        with self._engine.connect() as db:
+            rows = db.execute(select(SHARDS.c.status, func.count()).group_by(SHARDS.c.status))
+            counts: dict[str, int] = {status: count for status, count in rows}  # noqa: C416  # rows are no tuples
+            return {status: counts.get(status, 0) for status in ShardStatus}
+
+    def wanted(self, shard_id: int) -> bool:
+        """Whether a running shard's result is still asked for; not if its evaluation was removed."""
+        with self._engine.connect() as db:
+            status = db.execute(select(SHARDS.c.status).where(SHARDS.c.id == shard_id)).scalar_one_or_none()
+            return status == ShardStatus.RUNNING
+
+
+def _now() -> float:
+    return datetime.now(UTC).timestamp()
+
+
+def _insert(db: Connection, plan: Plan) -> bool:
+    last = db.execute(select(func.max(EVALUATIONS.c.sequence))).scalar() or 0
+    db.execute(
+        insert(EVALUATIONS).values(id=plan.id, sequence=last + 1, plan=plan.model_dump_json(), created_at=_now())
+    )
+    passes = [plan.spec.passes(condition) for condition in plan.spec.conditions]
+    computed = _computed(db, plan)
+    rows: list[dict[str, Any]] = []
+    for shard in plan.shards:
+        result = computed.get(shard)
+        rows.append(
+            {
+                "evaluation_id": plan.id,
+                "shard": shard.model_dump_json(),
+                "address": plan.address(shard),
+                "images": shard.images,
+                "passes": shard.images * passes[shard.condition],
+                "status": ShardStatus.PENDING if result is None else ShardStatus.DONE,
+                "result": None if result is None else result.model_dump_json(),
+                "seconds": None if result is None else result.seconds,
+            }
+        )
+    db.execute(insert(SHARDS), rows)
+    return True
+
+
+def _computed(db: Connection, plan: Plan) -> dict[Shard, ShardResult]:
+    """Read the results of a plan's shards that are there, whatever evaluation they were computed for."""
+    addresses = {shard: plan.address(shard) for shard in plan.shards}
+    found = {(address, result.shard.images): result for address, result in _results(db, {*addresses.values()})}
+    return {
+        shard: found[address, shard.images].model_copy(update={"shard": shard})
+        for shard, address in addresses.items()
+        if (address, shard.images) in found
+    }
+
+
+def _known(db: Connection, plan: Plan, shard: Shard) -> ShardResult | None:
+    """Read the result from which a shard has least left to do."""
+    return furthest((result for _, result in _results(db, plan.beginnings(shard))), shard)
+
+
+def _results(db: Connection, addresses: Iterable[str]) -> Iterator[tuple[str, ShardResult]]:
+    """Read the results at some addresses, one for each address and number of images."""
+    ordered = sorted(addresses)
+    for start in range(0, len(ordered), ADDRESSES_A_QUERY):
+        here = SHARDS.c.address.in_(ordered[start : start + ADDRESSES_A_QUERY])
+        done = select(func.min(SHARDS.c.id)).where(here, SHARDS.c.status == ShardStatus.DONE)
+        ids = done.group_by(SHARDS.c.address, SHARDS.c.images)
+        for address, result in db.execute(select(SHARDS.c.address, SHARDS.c.result).where(SHARDS.c.id.in_(ids))):
+            yield address, ShardResult.model_validate_json(result)
+
+
+def _revive(db: Connection, evaluation_id: str) -> bool:
+    stopped = SHARDS.c.status.in_([ShardStatus.DROPPED, ShardStatus.FAILED])
+    changed = db.execute(
+        update(SHARDS)
+        .where(SHARDS.c.evaluation_id == evaluation_id, stopped)
+        .values(status=ShardStatus.PENDING, failures=0, error=None)
+    )
+    db.execute(update(EVALUATIONS).where(EVALUATIONS.c.id == evaluation_id).values(cancelled_at=None))
+    return changed.rowcount > 0
+
+
+def _remember_key(db: Connection, key: str, body_sha256: str, evaluation_id: str) -> None:
+    known = db.execute(select(KEYS).where(KEYS.c.key == key)).first()
+    if known is None:
+        db.execute(insert(KEYS).values(key=key, body_sha256=body_sha256, evaluation_id=evaluation_id))
+    elif known.body_sha256 != body_sha256:
+        raise KeyReusedError(f"the idempotency key {key!r} was used before with another request")
+
+
+def _find(db: Connection, evaluation_id: str) -> Evaluation | None:
+    row = db.execute(select(EVALUATIONS).where(EVALUATIONS.c.id == evaluation_id)).mappings().first()
+    return None if row is None else _evaluation(db, row)
+
+
+def _evaluation(db: Connection, row: RowMapping) -> Evaluation:
+    query = (
+        select(
+            SHARDS.c.status,
+            func.count().label("shards"),
+            func.sum(SHARDS.c.images).label("images"),
+            func.sum(SHARDS.c.passes).label("passes"),
+            func.sum(SHARDS.c.images_done).label("images_advanced"),
+            func.sum(1.0 * SHARDS.c.passes * SHARDS.c.images_done / SHARDS.c.images).label("passes_advanced"),
+            func.sum(SHARDS.c.runs).label("runs"),
+            func.max(SHARDS.c.error).label("error"),
+            func.sum(SHARDS.c.seconds).label("busy_s"),
+        )
+        .where(SHARDS.c.evaluation_id == row["id"])
+        .group_by(SHARDS.c.status)
+    )
+    groups = {ShardStatus(group["status"]): group for group in db.execute(query).mappings()}
+    running = groups.get(ShardStatus.RUNNING)
+    errors = [groups[status]["error"] for status in (ShardStatus.FAILED, *groups) if status in groups]
+    return Evaluation(
+        id=row["id"],
+        sequence=row["sequence"],
+        plan=Plan.model_validate_json(row["plan"]),
+        created_at=datetime.fromtimestamp(row["created_at"], UTC),
+        cancelled=row["cancelled_at"] is not None,
+        progress=Progress(
+            shards={status: group["shards"] for status, group in groups.items()},
+            images={status: group["images"] for status, group in groups.items()},
+            passes={status: group["passes"] for status, group in groups.items()},
+            runs=sum(group["runs"] for group in groups.values()),
+            busy_s=sum(group["busy_s"] or 0.0 for group in groups.values()),
+            error=next((error for error in errors if error), None),
+            images_advanced=running["images_advanced"] if running else 0,
+            passes_advanced=running["passes_advanced"] if running else 0.0,
+        ),
+    )

@@ -1,0 +1,1 @@
+"""The open inference protocol (KServe V2, REST), beside our own routes."""

@@ -1,0 +1,213 @@
+"""The open inference protocol (KServe V2, REST), so that its clients, such as tritonclient, work as they are."""
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import suppress
+from http import HTTPStatus
+from importlib.metadata import version
+from typing import Any
+
+import torch
+from fastapi import APIRouter, Request, Response
+from torch import Tensor
+
+from common.pictures import PictureError
+from models import CheckpointError
+from service.http.deps import DeploymentDep, KeyDep, Service, ServiceDep
+from service.http.disconnect import unless_gone
+from service.http.json_bodies import described
+from service.http.middleware.telemetry import server_timing
+from service.http.problems import FieldError, ServiceError
+from service.http.routes.health import require_ready
+from service.kserve import tensors
+from service.kserve.protocol import Asked, answer, inputs_of, outputs_of, read_request
+from service.kserve.schemas import (
+    Count,
+    InferenceStats,
+    InferRequest,
+    InferResponse,
+    Live,
+    ModelConfig,
+    ModelMetadata,
+    ModelStats,
+    Ready,
+    ServerMetadata,
+    TensorConfig,
+    VersionStats,
+)
+from service.kserve.tensors import Encoding
+from service.serving.deployments import Deployment
+from service.serving.queue import Answer
+
+probes = APIRouter(prefix="/v2", tags=["open inference protocol"])
+router = APIRouter(prefix="/v2", tags=["open inference protocol"])
+
+PLATFORM = "pytorch"
+EXTENSIONS = ["binary_tensor_data", "classification", "model_configuration", "model_repository"]
+HEADER_BYTES = "Inference-Header-Content-Length"
+
+INLINE_BYTES = 2**16
+"""JSON up to this size is read on the event loop; more is read on another thread, and so is what has to be unpacked."""
+
+SMALL_BYTES = 2**10
+"""Answers up to this size are not packed."""
+
+
+@probes.get("")
+async def server_metadata() -> ServerMetadata:
+    """Tell what the server is, and which extensions of the protocol it has."""
+    return ServerMetadata(name="withstand", version=version("withstand"), extensions=EXTENSIONS)
+
+
+@probes.get("/health/live")
+async def live() -> Live:
+    """Answer as long as the process is alive."""
+    return Live(live=True)
+
+
+@probes.get("/health/ready")
+def server_ready(service: ServiceDep) -> Ready:
+    """Answer 200 when models can be found and the database can be read, whatever loads at the moment."""
+    require_ready(service, Ready(ready=False))
+    return Ready(ready=True)
+
+
+@router.get("/models/stats")
+def all_stats(service: ServiceDep) -> ModelStats:
+    """Count the pictures of every version since the service started."""
+    counted: list[VersionStats] = []
+    for name in service.deployments.names():
+        with suppress(CheckpointError):  # what cannot be loaded has answered nothing
+            counted += [_stats(name, version, service) for version in service.deployments.versions(name)]
+    return ModelStats(model_stats=counted)
+
+
+@router.get("/models/{name}")
+@router.get("/models/{name}/versions/{version}")
+async def model_metadata(deployment: DeploymentDep, service: ServiceDep) -> ModelMetadata:
+    """Tell what a model takes and gives."""
+    return ModelMetadata(
+        name=deployment.name,
+        versions=list(service.deployments.versions(deployment.name)),
+        platform=PLATFORM,
+        inputs=inputs_of(deployment),
+        outputs=outputs_of(deployment),
+    )
+
+
+@router.get("/models/{name}/ready")
+@router.get("/models/{name}/versions/{version}/ready")
+async def model_ready(deployment: DeploymentDep, service: ServiceDep) -> Ready:
+    """Answer 200 if the next picture would find the model in memory, else 503."""
+    service.fleet.require_loaded(deployment, Ready(ready=False))
+    return Ready(ready=True)
+
+
+@router.get("/models/{name}/config")
+@router.get("/models/{name}/versions/{version}/config")
+async def model_config(deployment: DeploymentDep, service: ServiceDep) -> ModelConfig:
+    """Tell what a model takes and gives, in the words of Triton's model configuration."""
+    return ModelConfig(
+        name=deployment.name,
+        platform=PLATFORM,
+        max_batch_size=service.settings.max_images,
+        input=[TensorConfig.of(each) for each in inputs_of(deployment)],
+        output=[TensorConfig.of(each) for each in outputs_of(deployment)],
+    )
+
+
+@router.get("/models/{name}/stats")
+@router.get("/models/{name}/versions/{version}/stats")
+def model_stats(deployment: DeploymentDep, service: ServiceDep) -> ModelStats:
+    """Count the pictures of one version since the service started; `/metrics` has times, batches and causes."""
+    return ModelStats(model_stats=[_stats(deployment.name, deployment.version, service)])
+
+
+def _stats(name: str, version: str, service: Service) -> VersionStats:
+    counts = service.metrics.outcomes(name, version)
+    ok = counts.pop("ok", 0)
+    return VersionStats(
+        name=name,
+        version=version,
+        inference_count=ok,
+        inference_stats=InferenceStats(success=Count(count=ok), fail=Count(count=sum(counts.values()))),
+    )
+
+
+_BODIES = {
+    "application/json": {"schema": described(InferRequest)},
+    "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
+}
+_INFER: dict[str, Any] = {
+    "response_model": InferResponse,
+    "openapi_extra": {"requestBody": {"required": True, "content": _BODIES}},
+}
+
+
+@router.post("/models/{name}/infer", **_INFER)
+@router.post("/models/{name}/versions/{version}/infer", **_INFER)
+async def infer(request: Request, service: ServiceDep, key: KeyDep, deployment: DeploymentDep) -> Response:
+    """Answer logits or probabilities for pictures, in JSON or with binary parts; bodies may be packed with gzip or deflate.
+
+    The one input is `image`, BYTES [N], encoded pictures (in JSON: base64), or `pixels`, FP32 [N, 3, H, W] in [0, 1]. One picture
+    that cannot be used makes the answer 422, which names it by its index. `parameters.timeout` is in microseconds.
+    """
+    asked = await _read(request, await request.body(), service, deployment)
+    work = service.fleet.predict(deployment, asked.pictures, key=key, timeout_s=asked.timeout_s)
+    answers = await unless_gone(request, work)
+    head, parts = answer(asked.request, _logits(asked, answers), deployment)
+    response = await _respond(head, parts, request.headers.get("accept-encoding", ""))
+    response.headers.update(server_timing(answers))
+    return response
+
+
+async def _read(request: Request, body: bytes, service: Service, deployment: Deployment) -> Asked:
+    encoding = request.headers.get("content-encoding", "").strip().lower()
+    header_bytes, settings = request.headers.get(HEADER_BYTES), service.settings
+
+    def read() -> Asked:
+        unpacked = tensors.inflate(body, encoding, max_bytes=settings.max_body_bytes)
+        limits = {"max_images": settings.max_images, "max_pixels": settings.max_pixels}
+        return read_request(unpacked, header_bytes, deployment, **limits)
+
+    slow = encoding or tensors.json_length(body, header_bytes) > INLINE_BYTES
+    return await asyncio.to_thread(read) if slow else read()
+
+
+def _logits(asked: Asked, answers: Sequence[Answer | PictureError]) -> Tensor:
+    """Logits (N, K) of the pictures.
+
+    Raises:
+        ServiceError: one of them could not be used (422).
+    """
+    errors = [
+        FieldError(field=f"{asked.input_name}.{index}", message=str(each))
+        for index, each in enumerate(answers)
+        if isinstance(each, PictureError)
+    ]
+    if errors:
+        raise ServiceError(HTTPStatus.UNPROCESSABLE_ENTITY, "; ".join(map(str, errors)), errors=errors)
+    return torch.stack([each.logits for each in answers if isinstance(each, Answer)])
+
+
+async def _respond(head: InferResponse, parts: list[bytes], accepted: str) -> Response:
+    """Send JSON with the binary parts behind it, packed if the client asked for that and it is worth it."""
+    json = head.model_dump_json(exclude_none=True).encode()
+    body, headers = b"".join((json, *parts)), {"Vary": "Accept-Encoding"}
+    if any(parts):
+        headers[HEADER_BYTES] = str(len(json))
+    encoding = _first_accepted(accepted)
+    if encoding and len(body) > SMALL_BYTES:
+        body = await asyncio.to_thread(tensors.deflate, body, encoding)
+        headers["Content-Encoding"] = encoding
+    media_type = "application/octet-stream" if any(parts) else "application/json"
+    return Response(body, media_type=media_type, headers=headers)
+
+
+def _first_accepted(header: str) -> Encoding | None:
+    """Read `Accept-Encoding`: the first packing that we have, unless its weight is zero."""
+    for each in header.lower().split(","):
+        name, _, weight = each.replace(" ", "").partition(";q=")
+        if name in ("gzip", "deflate") and (not weight or weight.strip("0.")):
+            return name
+    return None

@@ -1,0 +1,1 @@
+"""Predictions: from a picture to logits, through a queue for each device."""

@@ -1,0 +1,218 @@
+"""Explanations: what a model's attention weighs in one picture, as numbers and as pictures.
+
+They have a thread and a copy of the model of their own, so predictions neither wait for them nor run through their hooks.
+"""
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Annotated, Any, TypeVar
+
+import torch
+from PIL import Image
+from pydantic import BaseModel, Field
+from torch import Tensor
+
+import models
+from evaluation import Catalog
+from service.http.problems import ServiceError
+from service.http.schemas import ClassScore, top_classes
+from service.serving import drawing
+
+MOST_WAITING = 16
+"""Explanations that may wait or run at once; more are refused."""
+RETRY_AFTER_S = 1
+
+Fractions = Annotated[
+    tuple[float, float], Field(description="fractions (y, x) of the image, from the upper left corner")
+]
+
+
+class Explanation(BaseModel):
+    """What one attention layer weighs in a picture as the model sees it: resized and cropped."""
+
+    model: str
+    file: str
+    top: Annotated[ClassScore, Field(description="the predicted class")]
+    layer: str
+    layers: Annotated[list[str], Field(description="what `layer` may be, the first one first")]
+    kind: Annotated[str, Field(description="what a map shows")]
+    query: Fractions | None
+    maps: Annotated[list[list[list[float]]], Field(description="[map][row][column], each divided by its maximum")]
+    scale: Annotated[list[float], Field(description="maximum of each map before that")]
+    points: Annotated[
+        list[list[Fractions]] | None, Field(description="[map][point], where deformable attention sampled the image")
+    ]
+    scores: Annotated[list[list[float]] | None, Field(description="[map][point], softmax scores of the points")]
+    overlays: Annotated[list[str], Field(description="each map over the image, a PNG as a data URI")]
+
+
+@dataclass(frozen=True)
+class Explained:
+    """One layer's attention in one image (3, H, W), with the logits (K,) of the image."""
+
+    model: str
+    file: str
+    card: models.ModelCard
+    image: Tensor
+    logits: Tensor
+    layers: list[str]
+    attention: models.AttentionMap
+    query: models.Place | None
+
+    @property
+    def top(self) -> ClassScore:
+        """The predicted class."""
+        return top_classes(self.logits, self.card.classes, 1)[0]
+
+    @property
+    def facts(self) -> str:
+        """What the maps show, in words."""
+        facts = [f"{self.attention.layer}: {self.attention.kind}."]
+        if self.query is not None:
+            facts.append(f"The query is at the cross, (y, x) = ({self.query[0]:g}, {self.query[1]:g}).")
+        if self.attention.points is not None:
+            facts.append("Dots: where the keys were sampled, larger for higher scores.")
+        return " ".join(facts)
+
+    def as_json(self) -> Explanation:
+        """Round the numbers to four digits, scores to six, and draw the overlays."""
+        seen = self.attention
+        return Explanation(
+            model=self.model,
+            file=self.file,
+            top=self.top,
+            layer=seen.layer,
+            layers=self.layers,
+            kind=seen.kind,
+            query=self.query,
+            maps=_rounded(seen.maps[0], 4),
+            scale=seen.scale[0].tolist(),
+            points=None if seen.points is None else _rounded(seen.points[0], 4),
+            scores=None if seen.scores is None else _rounded(seen.scores[0], 6),
+            overlays=[drawing.data_uri(each) for each in self._overlays()],
+        )
+
+    def as_png(self) -> bytes:
+        """Draw the image as the model sees it, beside it each map, and above them what they are."""
+        image = drawing.panel(self.image)
+        drawing.mark(image, self.query)
+        captions = [
+            f"map {index}, maximum {maximum:.3g}" for index, maximum in enumerate(self.attention.scale[0].tolist(), 1)
+        ]
+        title = f"{self.model}: {self.top.label}, probability {self.top.probability:.3f}"
+        panels = [("what the model sees", image), *zip(captions, self._overlays(), strict=True)]
+        return drawing.png(drawing.grid(title, self.facts, panels))
+
+    def _overlays(self) -> list[Image.Image]:
+        return drawing.overlays(self.image, self.attention, self.query)
+
+
+def _rounded(values: Tensor, digits: int) -> Any:
+    return values.double().round(decimals=digits).tolist()
+
+
+def explain(
+    classifier: models.Classifier,
+    image: Tensor,
+    *,
+    model: str,
+    file: str,
+    layer: str | None = None,
+    query: models.Place | None = None,
+) -> Explained:
+    """Explain a preprocessed image (3, H, W) by one attention layer, without a name by the last one.
+
+    Raises:
+        NoAttentionError: the model has no attention that can be shown.
+        UnknownNameError: there is no such layer.
+    """
+    layers = models.attention_layers(classifier)
+    images = image.unsqueeze(0).to(classifier.device)
+    (seen,) = models.attention_maps(classifier, images, layer=layer or layers[-1], query=query)
+    with torch.inference_mode():
+        logits = classifier(images)[0].float().cpu()
+    return Explained(model, file, classifier.card, image, logits, layers, seen, query)
+
+
+def parse_place(text: str) -> models.Place:
+    """Parse `y,x`.
+
+    Raises:
+        ValueError: it is something else than two numbers from 0 to 1.
+    """
+    try:
+        y, x = map(float, text.split(","))
+    except ValueError:
+        y = x = float("nan")
+    if 0 <= y <= 1 and 0 <= x <= 1:
+        return y, x
+    allowed = "two numbers from 0 to 1: fractions of the cropped picture, from its upper left corner"
+    raise ValueError(f"a place is `y,x`, {allowed}; got {text[:40]!r}")
+
+
+Answer = TypeVar("Answer")
+
+
+class Explainer:
+    """One thread that explains one picture after the other.
+
+    Args:
+        catalog: where models are found.
+        device: where they run.
+        timeout_s: longest wait for an answer, seconds.
+    """
+
+    def __init__(self, catalog: Catalog, device: str, *, timeout_s: float) -> None:
+        self._catalog, self._device, self._timeout_s = catalog, device, timeout_s
+        self._thread = ThreadPoolExecutor(1, "explainer")
+        self._waiting = 0
+        self._loaded: tuple[tuple[str, str], models.Classifier] | None = None
+
+    def stop(self) -> None:
+        """End; what waits is cancelled."""
+        self._thread.shutdown(cancel_futures=True)
+
+    async def run(self, work: Callable[[], Answer]) -> Answer:
+        """Do some work on the thread.
+
+        Raises:
+            ServiceError: too many explanations are waiting (503), or there was no answer in time (504).
+        """
+        if self._waiting >= MOST_WAITING:
+            detail = f"{self._waiting} explanations are waiting, allowed are {MOST_WAITING}; try again later"
+            raise ServiceError(HTTPStatus.SERVICE_UNAVAILABLE, detail, retry_after_s=RETRY_AFTER_S)
+        self._waiting += 1  # on the event loop only
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                return await asyncio.wrap_future(self._thread.submit(work))
+        except TimeoutError:
+            detail = f"no explanation within {self._timeout_s:g} s; the request was dropped"
+            raise ServiceError(HTTPStatus.GATEWAY_TIMEOUT, detail) from None
+        finally:
+            self._waiting -= 1
+
+    def explain(
+        self, model: str, image: Tensor, *, file: str, layer: str | None, query: models.Place | None
+    ) -> Explained:
+        """Explain as `explain` does; to be called in `run`.
+
+        Raises:
+            ServiceError: the model has no attention that can be shown (422).
+            UnknownNameError: there is no such model or layer.
+            CheckpointError: the model cannot be loaded.
+        """
+        classifier = self._classifier(model)
+        try:
+            return explain(classifier, image, model=model, file=file, layer=layer, query=query)
+        except models.NoAttentionError as error:
+            raise ServiceError(HTTPStatus.UNPROCESSABLE_ENTITY, str(error)) from error
+
+    def _classifier(self, model: str) -> models.Classifier:
+        """Load a model, or take the last one again."""
+        key = model, self._catalog.model_sha256(model)
+        if self._loaded is None or self._loaded[0] != key:
+            self._loaded = key, self._catalog.load_model(model, self._device)
+        return self._loaded[1]

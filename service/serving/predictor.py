@@ -1,0 +1,344 @@
+"""Predictions on one device: pictures wait in a bounded queue, and whatever waits when the device is free is one batch.
+
+Threads of one kind do all the work, and no timer holds anything back. A thread that is free decodes the next picture that waits,
+or, once there is nothing left to decode or a batch is full, takes its share of what is decoded through the model. On a CPU as
+many batches run at once as there are cores, one thread of torch each; a picture that is alone has all cores. A GPU runs one batch,
+while the other threads decode.
+"""
+
+import asyncio
+import logging
+import math
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from http import HTTPStatus
+from threading import Condition, Thread
+
+import torch
+
+import models
+from common.pictures import PictureError
+from service.http.problems import ServiceError
+from service.metrics import Metrics
+from service.serving.deployments import Deployment
+from service.serving.queue import Answer, Item, Lane, Prepare
+
+CPU_BATCH_PIXELS, GPU_BATCH_PIXELS = 8 * 224**2, 64 * 224**2
+"""Height times width times pictures of one batch, where a model's settings do not say: more would hardly be faster."""
+
+LONGEST_RETRY_S = 60
+
+Load = Callable[[Deployment, str], models.Classifier]
+"""Loads a deployment on a device."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one device may hold.
+
+    Attributes:
+        images: most pictures that wait; more are refused at once.
+        wait_s: where those that wait will take longer, more are refused at once.
+        memory_bytes: of the weights of loaded models; those used longest ago make room.
+        timeout_s: longest wait for an answer.
+    """
+
+    images: int = 256
+    wait_s: float = math.inf
+    memory_bytes: int = 4 * 2**30
+    timeout_s: float = 30.0
+
+
+class Predictor:
+    """The threads, queue and loaded models of one device.
+
+    Args:
+        device: such as "cpu" or "cuda:1".
+        threads: how many work; on a CPU, cores.
+        load: how a deployment is loaded.
+        limits: what it may hold.
+        metrics: where it counts.
+    """
+
+    def __init__(self, device: str, load: Load, limits: Limits, metrics: Metrics, *, threads: int) -> None:
+        self.device, self.limits = device, limits
+        self._load, self._metrics = load, metrics
+        self._on_cpu = device.partition(":")[0] == "cpu"
+        self._free = self._slots = threads if self._on_cpu else 1
+        self._lanes: OrderedDict[tuple[str, str, str], Lane] = OrderedDict()  # the one that ran longest ago first
+        self._changed = Condition()
+        self._stopping = False
+        self._threads = [Thread(target=self._work, name=f"predictor {device}", daemon=True) for _ in range(threads)]
+        self._loader = ThreadPoolExecutor(1, f"loader {device}")
+
+    def start(self) -> None:
+        """Begin to answer."""
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        """End; what waits is cancelled, what runs is finished."""
+        with self._changed:
+            self._stopping = True
+            for lane in self._lanes.values():
+                for item in (*lane.raw, *lane.ready):
+                    item.cancel()
+                lane.raw.clear()
+                lane.ready.clear()
+            self._changed.notify_all()
+        self._loader.shutdown(cancel_futures=True)
+        for thread in self._threads:
+            if thread.ident is not None:
+                thread.join()
+
+    @property
+    def waiting(self) -> int:
+        """Pictures that wait."""
+        return sum(lane.waiting for lane in tuple(self._lanes.values()))
+
+    @property
+    def expected_s(self) -> float:
+        """Seconds until what waits and runs now will be done, as far as it is known how long its models take."""
+        lanes = tuple(self._lanes.values())
+        return sum((lane.waiting + lane.running) * lane.image_s for lane in lanes) / self._slots
+
+    def require_room(self, pictures: int = 1) -> None:
+        """Refuse at once what could not be answered soon.
+
+        Raises:
+            ServiceError: the queue is full (503); its Retry-After says when it will be empty.
+        """
+        if self._has_room(pictures):
+            return
+        with self._changed:
+            self._forget_the_gone()
+        if self._has_room(pictures):
+            return
+        waiting, expected_s = self.waiting, self.expected_s
+        self._metrics.refusals.labels("queue full").inc()
+        detail = (
+            f"{waiting} pictures are waiting, which takes about {expected_s:.1f} s; "
+            f"allowed are {self.limits.images} pictures and {self.limits.wait_s:g} s; try again later"
+        )
+        retry_s = min(LONGEST_RETRY_S, max(1, math.ceil(expected_s)))
+        raise ServiceError(HTTPStatus.SERVICE_UNAVAILABLE, detail, retry_after_s=retry_s)
+
+    def _has_room(self, pictures: int) -> bool:
+        waiting = self.waiting
+        if waiting + pictures > self.limits.images:
+            return False
+        return not waiting or self.expected_s <= self.limits.wait_s
+
+    async def predict(
+        self, deployment: Deployment, pictures: Sequence[Prepare], *, timeout_s: float | None = None
+    ) -> list[Answer | PictureError]:
+        """Answer for each picture, or say what is wrong with it; a cancelled call leaves the queue.
+
+        Args:
+            deployment: the model.
+            pictures: what makes the images, called on one of the threads.
+            timeout_s: longest wait, if shorter than the limit.
+
+        Raises:
+            ServiceError: there is no room (503), or there was no answer in time (504).
+            CheckpointError: the model cannot be loaded.
+        """
+        timeout_s = min(timeout_s or math.inf, self.limits.timeout_s)
+        items = self._enqueue(deployment, pictures)
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await asyncio.gather(*(item.future for item in items))
+        except TimeoutError:
+            self._metrics.refusals.labels("deadline").inc()
+            detail = f"no prediction within {timeout_s:g} s; the request was dropped"
+            raise ServiceError(HTTPStatus.GATEWAY_TIMEOUT, detail) from None
+        finally:
+            for item in items:
+                item.future.cancel()  # what nobody waits for any more is not computed
+
+    async def load(self, deployment: Deployment) -> None:
+        """Load a model now, if it is not loaded.
+
+        Raises:
+            CheckpointError: it cannot be loaded.
+        """
+        with self._changed:
+            lane = self._lane(deployment)
+        await asyncio.wrap_future(lane.loaded)
+
+    def unload(self, deployment: Deployment) -> None:
+        """Forget a model, once what waits for it is answered."""
+        with self._changed:
+            if lane := self._lanes.get(deployment.key):
+                lane.retired = True
+                self._retire(lane)
+
+    @property
+    def deployments(self) -> list[Deployment]:
+        """The models in memory, and those that are being loaded."""
+        return [lane.deployment for lane in tuple(self._lanes.values())]
+
+    def is_loaded(self, deployment: Deployment) -> bool:
+        """Whether a model is in memory and warm."""
+        lane = self._lanes.get(deployment.key)
+        return lane is not None and lane.usable
+
+    def _enqueue(self, deployment: Deployment, pictures: Sequence[Prepare]) -> list[Item]:
+        loop = asyncio.get_running_loop()
+        items = [Item(each, loop.create_future()) for each in pictures]
+        with self._changed:
+            self.require_room(len(items))
+            self._lane(deployment).raw.extend(items)
+            self._changed.notify(len(items))
+            self._count()
+        return items
+
+    def _forget_the_gone(self) -> None:
+        for lane in self._lanes.values():
+            lane.raw = deque(item for item in lane.raw if not item.future.done())
+            lane.ready = deque(item for item in lane.ready if not item.future.done())
+
+    def _lane(self, deployment: Deployment) -> Lane:
+        """The lane of a model; a new one begins to load."""
+        lane = self._lanes.get(deployment.key)
+        if lane is None:
+            pixels = CPU_BATCH_PIXELS if self._on_cpu else GPU_BATCH_PIXELS
+            by_size = max(1, pixels // deployment.card.preprocessing.crop**2)
+            lane = self._lanes[deployment.key] = Lane(deployment, deployment.settings.max_batch or by_size)
+            self._loader.submit(self._load_lane, lane)
+        lane.retired = False
+        return lane
+
+    def _load_lane(self, lane: Lane) -> None:
+        try:
+            classifier = self._load(lane.deployment, self.device)
+        except Exception as error:  # the model's fault; the others go on
+            _log.warning("%s: %s", lane.deployment.checkpoint, error)
+            with self._changed:
+                del self._lanes[lane.deployment.key]
+                lane.loaded.set_exception(error)
+                for item in (*lane.raw, *lane.ready):
+                    item.settle(error)
+            return
+        with self._changed:
+            lane.size_bytes = sum(each.nbytes for each in (*classifier.parameters(), *classifier.buffers()))
+            lane.loaded.set_result(classifier)
+            self._make_room(lane)
+            self._changed.notify_all()
+            self._count()
+
+    def _make_room(self, newest: Lane) -> None:
+        """Forget models that nobody asks for, the one that ran longest ago first, until the rest fits; the newest stays."""
+        for lane in tuple(self._lanes.values()):
+            if sum(each.size_bytes for each in self._lanes.values()) <= self.limits.memory_bytes:
+                return
+            if lane is not newest:
+                lane.retired = True
+                self._retire(lane)
+
+    def _retire(self, lane: Lane) -> None:
+        if lane.retired and lane.usable and not lane.waiting and not lane.running:
+            del self._lanes[lane.deployment.key]
+            self._count()
+
+    def _count(self) -> None:
+        lanes, metrics = self._lanes.values(), self._metrics
+        metrics.waiting_images.labels(self.device).set(sum(lane.waiting for lane in lanes))
+        metrics.running_images.labels(self.device).set(sum(lane.running for lane in lanes))
+        metrics.loaded_models.labels(self.device).set(sum(lane.usable for lane in lanes))
+        metrics.model_bytes.labels(self.device).set(sum(lane.size_bytes for lane in lanes))
+
+    def _work(self) -> None:
+        while job := self._next_job():
+            job()
+
+    def _next_job(self) -> Callable[[], None] | None:
+        """Wait for something to do: a batch to run, a picture to decode; None when it is time to stop."""
+        with self._changed:
+            while not self._stopping:
+                for lane in self._lanes.values():
+                    if self._is_ripe(lane):
+                        return self._take_batch(lane)
+                    if lane.raw and len(lane.ready) < 2 * lane.most:
+                        lane.preparing += 1
+                        return partial(self._prepare, lane, lane.raw.popleft())
+                self._changed.wait()
+            return None
+
+    def _is_ripe(self, lane: Lane) -> bool:
+        """Whether decoded pictures should run now: nothing is left to decode, a batch is full, or others go on decoding."""
+        if not (lane.ready and self._free and lane.usable):
+            return False
+        return not lane.raw or len(lane.ready) >= lane.most or not self._on_cpu
+
+    def _take_batch(self, lane: Lane) -> Callable[[], None]:
+        """Take what is ready, as far as a batch goes, and leave an equal share to each other free thread."""
+        share = min(lane.most, math.ceil(len(lane.ready) / self._free))
+        batch = [lane.ready.popleft() for _ in range(share)]
+        alone = self._free == self._slots and not self.waiting
+        self._free -= 1
+        lane.running += len(batch)
+        self._lanes.move_to_end(lane.deployment.key)
+        self._count()
+        return partial(self._run, lane, batch, len(self._threads) if alone else 1)
+
+    def _prepare(self, lane: Lane, item: Item) -> None:
+        decoded = item.decode()
+        with self._changed:
+            lane.preparing -= 1
+            if self._stopping:
+                item.cancel()
+            elif lane.failure:
+                item.settle(lane.failure)
+            elif decoded:
+                lane.ready.append(item)
+            self._retire(lane)
+            self._changed.notify_all()
+
+    def _run(self, lane: Lane, batch: Sequence[Item], threads: int) -> None:
+        wanted = [item for item in batch if not item.future.done()]
+        try:
+            if wanted:
+                self._answer(lane, wanted, threads)
+        except Exception as error:  # the model's fault; the thread goes on
+            _log.warning("%s: %s", lane.deployment.checkpoint, error)
+            for item in wanted:
+                item.settle(error)
+        finally:
+            with self._changed:
+                self._free += 1
+                lane.running -= len(batch)
+                self._count()
+                self._retire(lane)
+                self._changed.notify_all()
+
+    def _answer(self, lane: Lane, items: Sequence[Item], threads: int) -> None:
+        if self._on_cpu and torch.get_num_threads() != threads:
+            torch.set_num_threads(threads)  # of this thread alone
+        began = time.perf_counter()
+        with torch.inference_mode():
+            images = torch.stack([item.image for item in items]).to(self.device)
+            logits = lane.loaded.result()(images).float().cpu()
+        forward_s = time.perf_counter() - began
+        lane.took(forward_s / len(items) + sum(item.preprocess_s for item in items) / len(items))
+        answers = [
+            Answer(row, began - item.since - item.preprocess_s, item.preprocess_s, forward_s)
+            for item, row in zip(items, logits, strict=True)
+        ]
+        for item, answer in zip(items, answers, strict=True):
+            item.settle(answer)
+        self._observe(lane.deployment.name, answers, forward_s)
+
+    def _observe(self, model: str, answers: Sequence[Answer], forward_s: float) -> None:
+        metrics = self._metrics
+        metrics.batch_images.labels(model).observe(len(answers))
+        metrics.forward_seconds.labels(model).observe(forward_s)
+        for answer in answers:
+            metrics.queue_seconds.labels(model).observe(answer.queue_s)
+            metrics.preprocess_seconds.labels(model).observe(answer.preprocess_s)

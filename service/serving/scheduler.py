@@ -1,0 +1,203 @@
+"""All devices that answer predictions, behind one door: the least loaded one takes a request."""
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from functools import partial
+from http import HTTPStatus
+
+from pydantic import BaseModel
+
+from common import UnknownNameError
+from common.cores import cores
+from common.pictures import PictureError
+from evaluation import Catalog
+from models import CheckpointError
+from service.http.problems import ServiceError
+from service.metrics import Metrics
+from service.serving.deployments import Deployment, Deployments, ServingSettings
+from service.serving.loading import admit, load_served
+from service.serving.predictor import Limits, Predictor
+from service.serving.queue import Answer, Prepare
+
+_OUTCOMES = {HTTPStatus.SERVICE_UNAVAILABLE: "rejected", HTTPStatus.TOO_MANY_REQUESTS: "rejected"}
+_OUTCOMES[HTTPStatus.GATEWAY_TIMEOUT] = "timeout"
+
+LOOK_S = 5.0
+"""How often it is looked whether loaded models are still there, seconds."""
+
+_log = logging.getLogger(__name__)
+
+
+class Fleet:
+    """One predictor a device.
+
+    Args:
+        catalog: where checkpoints are.
+        deployments: which of them answer for a name.
+        devices: such as "cpu" or "cuda:0", each once.
+        limits: of each device.
+        metrics: where it counts.
+        key_images: most pictures that one API key may have waiting; None is no limit of its own.
+    """
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        deployments: Deployments,
+        devices: Sequence[str],
+        *,
+        limits: Limits,
+        metrics: Metrics,
+        key_images: int | None = None,
+    ) -> None:
+        self._catalog, self._deployments, self._metrics = catalog, deployments, metrics
+        load = partial(load_served, catalog)
+        self.predictors = {device: Predictor(device, load, limits, metrics, threads=cores()) for device in devices}
+        self._key_images = key_images
+        self._of_key: Counter[str] = Counter()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def start(self) -> None:
+        """Begin to answer, and to load the models that are to be warm."""
+        for predictor in self.predictors.values():
+            predictor.start()
+        for work in (self._unload_removed(), *map(self._warm, self._deployments.names())):
+            task = asyncio.create_task(work)
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _warm(self, name: str) -> None:
+        try:
+            if self._deployments.settings(name).warm:
+                await self.load(await asyncio.to_thread(self._deployments.find, name))
+        except (CheckpointError, UnknownNameError) as error:
+            _log.warning("%s is not warm: %s", name, error)
+
+    async def _unload_removed(self) -> None:
+        """Unload, as long as the service runs, what another process of it or the command removed."""
+        while True:
+            await asyncio.sleep(LOOK_S)
+            for deployment in [each for predictor in self.predictors.values() for each in predictor.deployments]:
+                if not await asyncio.to_thread(self._is_there, deployment):
+                    self.unload(deployment)
+
+    def _is_there(self, deployment: Deployment) -> bool:
+        try:
+            self._deployments.find(deployment.name, deployment.version)
+        except UnknownNameError:
+            return False
+        except (CheckpointError, OSError) as error:  # it may be mended
+            _log.warning("%s: %s", deployment.checkpoint, error)
+        return True
+
+    def stop(self) -> None:
+        """End; what waits is cancelled."""
+        for task in self._tasks:
+            task.cancel()
+        for predictor in self.predictors.values():
+            predictor.stop()
+
+    def require_room(self) -> None:
+        """Refuse at once if no device could answer another picture soon.
+
+        Raises:
+            ServiceError: 503.
+        """
+        min(self.predictors.values(), key=lambda each: each.expected_s).require_room()
+
+    def choose(self, deployment: Deployment) -> Predictor:
+        """Find the device that will be free first, among equals one that has the model loaded.
+
+        Raises:
+            CheckpointError: its settings ask for a device that is not here.
+        """
+        return min(self._allowed(deployment), key=lambda each: (each.expected_s, not each.is_loaded(deployment)))
+
+    def _allowed(self, deployment: Deployment) -> list[Predictor]:
+        device = deployment.settings.device
+        if device is None:
+            return list(self.predictors.values())
+        if device not in self.predictors:
+            known = ", ".join(self.predictors)
+            raise CheckpointError(f"settings.device: {deployment.name} is to run on {device!r}; here are {known}")
+        return [self.predictors[device]]
+
+    async def predict(
+        self, deployment: Deployment, pictures: Sequence[Prepare], *, key: str = "", timeout_s: float | None = None
+    ) -> list[Answer | PictureError]:
+        """Answer for each picture; see `Predictor.predict`.
+
+        Args:
+            deployment: the model.
+            pictures: what makes the images.
+            key: the API key of whoever asks.
+            timeout_s: longest wait, if shorter than the service's own.
+
+        Raises:
+            ServiceError: there is no room (503), the key has too many pictures waiting (429), or it took too long (504).
+            CheckpointError: the model cannot be loaded.
+        """
+        outcomes = ["gone"] * len(pictures)
+        self._of_key[key] += len(pictures)
+        try:
+            self._require_room_for(key)
+            answers = await self.choose(deployment).predict(deployment, pictures, timeout_s=timeout_s)
+            outcomes = ["ok" if isinstance(each, Answer) else "invalid" for each in answers]
+            return answers
+        except Exception as error:
+            outcome = _OUTCOMES.get(error.status, "error") if isinstance(error, ServiceError) else "error"
+            outcomes = [outcome] * len(pictures)
+            raise
+        finally:
+            self._of_key[key] -= len(pictures)
+            if not self._of_key[key]:
+                del self._of_key[key]
+            for outcome, count in Counter(outcomes).items():
+                self._metrics.predictions.labels(deployment.name, deployment.version, outcome).inc(count)
+
+    def _require_room_for(self, key: str) -> None:
+        if self._key_images is None or not key or self._of_key[key] <= self._key_images:
+            return
+        self._metrics.refusals.labels("key over its limit").inc()
+        detail = f"this API key would have {self._of_key[key]} pictures waiting, allowed are {self._key_images}; wait for answers"
+        raise ServiceError(HTTPStatus.TOO_MANY_REQUESTS, detail, retry_after_s=1)
+
+    async def load(self, deployment: Deployment) -> None:
+        """Load a model on every device that it may use.
+
+        Raises:
+            CheckpointError: it cannot be loaded.
+        """
+        await asyncio.gather(*(each.load(deployment) for each in self._allowed(deployment)))
+
+    def unload(self, deployment: Deployment) -> None:
+        """Forget a model on every device, once what waits for it is answered."""
+        for predictor in self.predictors.values():
+            predictor.unload(deployment)
+
+    def loaded_on(self, deployment: Deployment) -> list[str]:
+        """Name the devices that have it in memory."""
+        return [device for device, each in self.predictors.items() if each.is_loaded(deployment)]
+
+    def require_loaded(self, deployment: Deployment, members: BaseModel | None = None) -> None:
+        """Check that the next picture would find a model in memory.
+
+        Raises:
+            ServiceError: it would not (503), with further members of the error.
+        """
+        if not self.loaded_on(deployment):
+            detail = f"{deployment.name} version {deployment.version} is not in memory; a load, or the next picture, loads it"
+            raise ServiceError(HTTPStatus.SERVICE_UNAVAILABLE, detail, members=members)
+
+    def configure(self, name: str, settings: ServingSettings) -> None:
+        """Change how a model is served; another precision must give the answers of float32 on the model's own data.
+
+        Raises:
+            UnknownNameError: there is no such model or version.
+            CheckpointError: the device is not here, the model cannot be loaded, or the precision changes too many answers.
+        """
+        proposed = self._deployments.proposed(name, settings)
+        device = self._allowed(proposed)[0].device
+        self._deployments.save(name, settings, admit(self._catalog, proposed, device))

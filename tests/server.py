@@ -1,0 +1,138 @@
+"""The real application on a real port, with tiny models; one server for all tests of a process."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Thread
+
+import httpx
+import pytest
+import uvicorn
+from fastapi import FastAPI
+from starlette.types import ASGIApp
+
+import evaluation.plan
+from evaluation import Catalog, EvaluationSpec, Plan, Shard, ShardResult
+from evaluation.conditions import Row
+from service.app import create_app
+from service.http.deps import Service
+from service.settings import Settings
+from tests.conftest import Put
+
+DEADLINE_S = 60.0
+EVIL = "<script>alert('withstand')</script>"
+
+
+def until(condition: Callable[[], object], deadline_s: float = DEADLINE_S) -> None:
+    """Wait until a condition holds."""
+    end = time.monotonic() + deadline_s
+    while not condition():
+        assert time.monotonic() < end, "the condition did not come true in time"
+        time.sleep(0.01)
+
+
+def a_plan(number: int = 0, *, images: int = 250, spec: EvaluationSpec | None = None) -> Plan:
+    """A plan of one clean condition; 250 images are three shards of 100, 100 and 50."""
+    return Plan(
+        id=f"{number:016x}",
+        spec=spec or EvaluationSpec(models=("tiny",), dataset="shapes"),
+        images=images,
+        classes=3,
+        dataset_sha256=f"{number:064x}",
+        model_sha256={"tiny": "e" * 64},
+    )
+
+
+def a_result(shard: Shard, *, prediction: int = 0) -> ShardResult:
+    """All images of a shard, all of class 0."""
+    rows = [
+        Row(
+            index=index,
+            label=0,
+            clean_prediction=prediction,
+            clean_confidence=0.75,
+            prediction=prediction,
+            confidence=None,
+            rank=prediction,
+        )
+        for index in range(shard.start, shard.stop)
+    ]
+    return ShardResult(shard=shard, rows=tuple(rows), images_forwarded=shard.images, seconds=0.5)
+
+
+@dataclass(frozen=True)
+class Server:
+    """A running server: its application, its address, and a client of it."""
+
+    app: FastAPI
+    url: str
+    http: httpx.Client
+
+    @property
+    def service(self) -> Service:
+        return self.app.state.service
+
+
+@contextmanager
+def listening(app: ASGIApp) -> Iterator[str]:
+    """Serve an application on a free port until the block ends; gives its address."""
+    config = uvicorn.Config(app, port=0, log_level="critical", ws="none", timeout_graceful_shutdown=1)
+    server = uvicorn.Server(config)
+    thread = Thread(target=server.run)
+    thread.start()
+    try:
+        until(lambda: server.started or not thread.is_alive())
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+@contextmanager
+def serving(settings: Settings) -> Iterator[Server]:
+    """Run the service on a free port until the block ends."""
+    app = create_app(settings)
+    with listening(app) as url, httpx.Client(base_url=url, timeout=DEADLINE_S) as http:
+        yield Server(app, url, http)
+
+
+@pytest.fixture(scope="session")
+def settings(catalog: Catalog, put_checkpoint: Put, tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    """Tiny models, one of them with a hostile card, beside the zoo."""
+    more = tmp_path_factory.mktemp("more")
+    put_checkpoint(more, "evil", training=EVIL, dataset=EVIL, clean_accuracy=0.5, clean_accuracy_on=EVIL)
+    return Settings(
+        data_dir=tmp_path_factory.mktemp("data"),
+        model_dirs=(*catalog.model_folders, more),
+        dataset_dirs=catalog.dataset_folders,
+        devices=("cpu",),
+        max_body_bytes=2**20,
+        max_images=4,
+    )
+
+
+@pytest.fixture(scope="session")
+def server(settings: Settings) -> Iterator[Server]:
+    with serving(settings) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def fresh(settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server of a module's own, with shards of four images."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(evaluation.plan, "SHARD_IMAGES", 4)
+        with serving(settings.model_copy(update={"data_dir": tmp_path_factory.mktemp("fresh")})) as running:
+            yield running
+
+
+@pytest.fixture
+def http(server: Server) -> httpx.Client:
+    return server.http
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Path:
+    return tmp_path / "withstand.db"

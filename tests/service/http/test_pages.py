@@ -1,0 +1,205 @@
+"""Pages for people: the numbers of the report, escaped, and nothing from other hosts."""
+
+import json
+import re
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+
+import httpx
+import pytest
+
+from evaluation import EvaluationSpec, Report, make_plan, merge, run_shard
+from evaluation.statistics import Proportion
+from service.http.pages.templates import WEB
+from service.jobs.store import MAX_FAILURES
+from service.settings import Settings
+from tests.server import EVIL, Server, a_plan, serving, until
+
+SPEC = EvaluationSpec.model_validate(
+    {
+        "models": ["tiny", "evil"],
+        "dataset": "shapes",
+        "images": 9,
+        "conditions": [
+            {"kind": "clean"},
+            {"kind": "transform", "name": "rotation", "parameters": {"degrees": 90}},
+            {
+                "kind": "adversarial",
+                "threat": {"norm": "Linf", "eps": "8/255"},
+                "attacks": [{"name": "pgd", "parameters": {"steps": 2}}],
+                "targets": "random",
+            },
+        ],
+    }
+)
+
+
+class Page(HTMLParser):
+    """Tags with their attributes, and the text of a page."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+    @property
+    def addresses(self) -> list[str]:
+        """Everything that the browser would load or follow."""
+        return [
+            value or "" for _, found in self.tags for name, value in found.items() if name in {"src", "href", "action"}
+        ]
+
+
+@pytest.fixture(scope="module")
+def report(server: Server) -> Iterator[Report]:
+    """The report of an evaluation that the server runs too, computed here."""
+    catalog, store = server.service.catalog, server.service.store
+    plan = make_plan(SPEC, catalog)
+    dataset = catalog.open_dataset("shapes")
+    results = [
+        run_shard(SPEC, shard, classifier=catalog.load_model(shard.model), dataset=dataset) for shard in plan.shards
+    ]
+    store.submit(plan)
+    server.service.dispatcher.wake()
+    yield merge(plan, results)
+    store.cancel(plan.id)
+
+
+@pytest.fixture
+def done(server: Server, report: Report) -> Report:
+    with server.http.stream("GET", f"/v1/evaluations/{report.plan.id}/events") as events:
+        events.read()
+    assert server.http.get(f"/v1/evaluations/{report.plan.id}").json()["status"] == "done"
+    return report
+
+
+def numbers(report: Report) -> list[str]:
+    scores = [condition.score for model in report.models for condition in model.conditions]
+    assert all(isinstance(each, Proportion) for each in scores)
+    return [f"{100 * each.value:.1f}" for each in scores if each] + [f"n = {each.n}" for each in scores if each]
+
+
+def page(http: httpx.Client, path: str) -> Page:
+    answer = http.get(path)
+    assert answer.status_code == 200, answer.text
+    assert answer.headers["content-type"] == "text/html; charset=utf-8"
+    return Page(answer.text)
+
+
+def test_the_page_of_an_evaluation_shows_the_numbers_of_its_report(http: httpx.Client, done: Report) -> None:
+    shown = page(http, f"/evaluations/{done.plan.id}")
+    cells = re.findall(r"([\d.]+)\s+([\d.]+) \S ([\d.]+) n = (\d+)", shown.text)
+    wanted = [condition.score for model in done.models for condition in model.conditions]
+    assert cells == [
+        (f"{100 * each.value:.1f}", f"{100 * each.low:.1f}", f"{100 * each.high:.1f}", "9") for each in wanted if each
+    ]
+    for text in (done.plan.id, "PGD-2 Linf 8/255 to random", "rotation 90", "attack success rate", *done.facts()):
+        assert text in shown.text
+    adversarial = done.models[0].conditions[2]
+    for rate in (adversarial.attack_success_rate, adversarial.target_rate):
+        assert rate is not None
+        assert f"{100 * rate.value:.1f} %" in shown.text
+
+
+def test_the_first_page_lists_models_data_and_evaluations(http: httpx.Client, done: Report) -> None:
+    until(lambda: "counting" not in page(http, "/").text)  # data sets are counted in the background
+    shown = page(http, "/")
+    for text in ("tiny, evil", "PGD-2 Linf 8/255 to random", "54 / 54 images", "done", "shapes", "33", "twin"):
+        assert text in shown.text
+    assert f"/evaluations/{done.plan.id}" in shown.addresses
+    assert "50.0 %" in shown.text, "the accuracy that a card claims"
+
+
+def test_the_html_report_needs_nothing_but_itself(http: httpx.Client, done: Report) -> None:
+    report = page(http, f"/v1/evaluations/{done.plan.id}/report?format=html")
+    for number in numbers(done):
+        assert number in report.text
+    assert '"norm": "Linf"' in report.text, "it holds the specification"
+    assert {tag for tag, _ in report.tags} & {"script", "iframe", "object"} == set()
+    assert [each for each in report.addresses if each != "/" and not each.startswith("data:")] == []
+    assert "url(" not in report.text
+    assert "@import" not in report.text
+
+
+def test_what_cards_say_is_escaped(http: httpx.Client, done: Report) -> None:
+    for path in ("/", f"/evaluations/{done.plan.id}", f"/v1/evaluations/{done.plan.id}/report?format=html"):
+        assert EVIL not in http.get(path).text
+        scripts = [attributes for tag, attributes in page(http, path).tags if tag == "script"]
+        assert all(attributes.get("src") == "/static/live.js" for attributes in scripts)
+    assert page(http, "/").text.count(EVIL) == 3, "training, data and claim are shown as they were written"
+
+
+def test_the_error_of_a_failed_evaluation_is_shown(server: Server) -> None:
+    """The file that the plan names has another hash, so that every try fails."""
+    store = server.service.store
+    plan = a_plan(77, images=1)
+    store.submit(plan)
+    server.service.dispatcher.wake()
+    with server.http.stream("GET", f"/v1/evaluations/{plan.id}/events") as events:
+        events.read()
+    found = store.evaluation(plan.id)
+    assert found is not None
+    assert found.progress.runs == MAX_FAILURES
+    shown = page(server.http, f"/evaluations/{plan.id}")
+    assert "CheckpointError: tiny has changed since the evaluation was submitted" in shown.text
+    assert "failed" in shown.text
+
+
+def test_a_partial_report_says_so(server: Server) -> None:
+    plan = a_plan(78)
+    server.service.store.submit(plan)
+    server.service.store.cancel(plan.id)
+    shown = page(server.http, f"/evaluations/{plan.id}")
+    assert "PARTIAL: not all images are done" in shown.text
+    assert "cancelled" in shown.text
+    assert "0 / 250 images" in shown.text
+
+
+def test_no_page_asks_another_host_for_anything(server: Server, done: Report) -> None:
+    """All that can be reached from these."""
+    paths = ["/", f"/evaluations/{done.plan.id}", f"/v1/evaluations/{done.plan.id}/report?format=html"]
+    seen: set[str] = set()
+    while paths:
+        path = paths.pop()
+        seen.add(path)
+        answer = server.http.get(path)
+        assert answer.status_code == 200, path
+        if not answer.headers["content-type"].startswith("text/html"):
+            continue
+        addresses = {each for each in Page(answer.text).addresses if not each.startswith("data:")}
+        assert all(re.match(r"/(?!/)", each) for each in addresses), addresses
+        paths += addresses - seen - set(paths)
+        assert "url(" not in answer.text
+    assert "/v1/models/tiny" in seen
+
+
+@pytest.mark.parametrize("file", sorted(path.name for path in (WEB / "static").iterdir()))
+def test_static_files_are_served_and_name_no_other_host(http: httpx.Client, file: str) -> None:
+    answer = http.get(f"/static/{file}")
+    assert answer.status_code == 200
+    assert answer.text == (WEB / "static" / file).read_text()
+    assert re.findall(r"//[\w-]+\.\w|url\(|@import", answer.text) == []
+
+
+def test_the_hint_on_an_empty_page_names_what_is_there(settings: Settings, tmp_path: Path) -> None:
+    with serving(settings.model_copy(update={"data_dir": tmp_path})) as fresh:
+        hint = page(fresh.http, "/").text
+        assert f"curl -X POST {fresh.url}/v1/evaluations/rotation-flip" in hint
+        body = json.loads(re.findall(r"-d '(.*)'", hint)[0])
+        assert body["models"][0] in fresh.service.catalog.checkpoints()
+        assert body["dataset"] in fresh.service.catalog.datasets()
+
+
+@pytest.mark.parametrize("path", ["/evaluations/0123456789abcdef", "/evaluations/short"])
+def test_a_page_that_is_not_there_is_a_problem(http: httpx.Client, path: str) -> None:
+    answer = http.get(path)
+    assert answer.status_code in {404, 422}
+    assert answer.headers["content-type"] == "application/problem+json"
