@@ -37,6 +37,7 @@ from service.jobs.executors import DeviceExecutor, available_devices
 from service.jobs.store import Store
 from service.kserve import repository
 from service.kserve import routes as inference
+from service.kserve.tensors import STATUSES
 from service.metrics import Metrics
 from service.serving.deployments import Deployments
 from service.serving.explainer import Explainer
@@ -85,7 +86,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(Gate)
     app.add_middleware(Telemetry, metrics=app.state.metrics)
     app.add_middleware(Prefix, root_path=settings.root_path)
-    problems.install(app)
+    problems.install(app, STATUSES)
     for probes in (health.router, inference.probes):
         app.include_router(probes)
     for resource in RESOURCES:

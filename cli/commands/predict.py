@@ -42,7 +42,8 @@ def predict(
 
 
 def _predict(classifier: "Classifier", path: Path, top_k: int) -> "Prediction":
-    from service.http.schemas import Prediction, top_classes
+    from service.http.schemas import Prediction
+    from service.serving.classes import top_classes
 
     image = read_picture(classifier, path).to(classifier.device)
     return Prediction(

@@ -16,7 +16,7 @@ from evaluation import Catalog
 from evaluation.spec import NAME_PATTERN
 from service.http.dataset_counts import DatasetCounts
 from service.http.pages.report_sections import ReportSections
-from service.http.problems import ServiceError
+from service.http.problems import ProblemError
 from service.jobs.dispatcher import Dispatcher
 from service.jobs.evaluations import Evaluation
 from service.jobs.store import Store
@@ -64,14 +64,13 @@ async def require_key(request: Request, service: ServiceDep) -> str:
     """Let a request pass that carries one of the keys, if any are asked for; returns the key.
 
     Raises:
-        ServiceError: 401.
+        ProblemError: 401.
     """
     settings, given = service.settings, _given_key(request)
     if settings.api_keys and not _is_one_of(settings.api_keys | settings.admin_keys, given):
         detail = "an API key is needed: send `Authorization: Bearer KEY` or `X-API-Key: KEY`"
-        error = ServiceError(HTTPStatus.UNAUTHORIZED, detail)
-        error.headers["WWW-Authenticate"] = 'Bearer, Basic realm="withstand"'
-        raise error
+        ask = {"WWW-Authenticate": 'Bearer, Basic realm="withstand"'}
+        raise ProblemError(HTTPStatus.UNAUTHORIZED, detail, headers=ask)
     return given
 
 
@@ -82,11 +81,11 @@ async def require_admin(service: ServiceDep, key: KeyDep) -> None:
     """Let a request pass that may change what is served.
 
     Raises:
-        ServiceError: 401 without a key, 403 with one that may not.
+        ProblemError: 401 without a key, 403 with one that may not.
     """
     keys = service.settings.admin_keys
     if keys and not _is_one_of(keys, key):
-        raise ServiceError(
+        raise ProblemError(
             HTTPStatus.FORBIDDEN, "this needs one of the admin keys; other keys may predict and evaluate"
         )
 
@@ -122,11 +121,11 @@ def find_evaluation(evaluation_id: EvaluationId, service: ServiceDep) -> Evaluat
     """Look up an evaluation.
 
     Raises:
-        ServiceError: there is none (404).
+        ProblemError: there is none (404).
     """
     found = service.store.evaluation(evaluation_id)
     if found is None:
-        raise ServiceError(
+        raise ProblemError(
             HTTPStatus.NOT_FOUND, f"there is no evaluation {evaluation_id!r}; GET /v1/evaluations lists them"
         )
     return found

@@ -13,7 +13,7 @@ from fastapi import Request
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
-from service.http.problems import FieldError, ServiceError
+from service.http.problems import FieldError, ProblemError
 
 if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks
@@ -52,7 +52,7 @@ class _Form:
         self.parts += 1
         self._disposition = b""
         if self.parts > MOST_PARTS:
-            raise ServiceError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"the form has more than {MOST_PARTS} parts")
+            raise ProblemError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"the form has more than {MOST_PARTS} parts")
 
     def _end(self) -> None:
         self.ended = True
@@ -81,11 +81,11 @@ class _Form:
         value.extend(data[start:end])
         if len(value) > LONGEST_FIELD_BYTES:
             detail = f"the field {self._name!r} has more than {LONGEST_FIELD_BYTES} bytes"
-            raise ServiceError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, detail)
+            raise ProblemError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, detail)
 
 
-def _wrong(name: str, message: str) -> ServiceError:
-    return ServiceError(
+def _wrong(name: str, message: str) -> ProblemError:
+    return ProblemError(
         HTTPStatus.UNPROCESSABLE_ENTITY, f"{name}: {message}", errors=[FieldError(field=name, message=message)]
     )
 
@@ -105,7 +105,7 @@ async def receive_file(
         Where it is, its name at the sender, and the other fields.
 
     Raises:
-        ServiceError: the form is broken (400), has no file, or one of another kind (422), or a field too long (413).
+        ProblemError: the form is broken (400), has no file, or one of another kind (422), or a field too long (413).
     """
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".upload-", dir=folder) as staging:
@@ -126,12 +126,12 @@ async def receive_file(
 async def _parse(request: Request, form: _Form) -> None:
     boundary = parse_options_header(request.headers.get("content-type", ""))[1].get(b"boundary")
     if not boundary:
-        raise ServiceError(HTTPStatus.BAD_REQUEST, "the form's Content-Type names no boundary")
+        raise ProblemError(HTTPStatus.BAD_REQUEST, "the form's Content-Type names no boundary")
     try:
         parser = MultipartParser(boundary, form.callbacks())
         async for chunk in request.stream():
             await asyncio.to_thread(parser.write, chunk)
     except FormParserError as error:
-        raise ServiceError(HTTPStatus.BAD_REQUEST, f"the form is broken: {error}") from error
+        raise ProblemError(HTTPStatus.BAD_REQUEST, f"the form is broken: {error}") from error
     if not form.ended:
-        raise ServiceError(HTTPStatus.BAD_REQUEST, "the form is broken: it ends before its last boundary")
+        raise ProblemError(HTTPStatus.BAD_REQUEST, "the form is broken: it ends before its last boundary")

@@ -14,7 +14,7 @@ from torch import Tensor
 import models
 from common.pictures import PictureError, open_picture
 from service.http.json_bodies import read_json
-from service.http.problems import LONGEST_ECHO, FieldError, ServiceError
+from service.http.problems import LONGEST_ECHO, FieldError, ProblemError
 
 ALLOWED = (
     "multipart/form-data with one or more fields `file`, the bytes of one picture with Content-Type image/*, or "
@@ -49,7 +49,7 @@ async def read_uploads(request: Request, *, most: int) -> list[Upload]:
     """Read the pictures of a request: a multipart form, one picture as the body, or JSON.
 
     Raises:
-        ServiceError: there is none (422), there are too many (413), or the content type is another (415).
+        ProblemError: there is none (422), there are too many (413), or the content type is another (415).
     """
     content_type = media_type(request.headers.get("content-type", ""))
     if content_type == "multipart/form-data":
@@ -59,12 +59,12 @@ async def read_uploads(request: Request, *, most: int) -> list[Upload]:
     elif content_type.startswith("image/") or content_type in RAW_TYPES:
         uploads = [Upload("body", await request.body())]
     else:
-        raise ServiceError(
+        raise ProblemError(
             HTTPStatus.UNSUPPORTED_MEDIA_TYPE, f"Content-Type {content_type!r} is not accepted; send {ALLOWED}"
         )
     if not uploads:
         error = FieldError(field="file", message="no file in the form")
-        raise ServiceError(HTTPStatus.UNPROCESSABLE_ENTITY, f"no picture was sent; send {ALLOWED}", errors=[error])
+        raise ProblemError(HTTPStatus.UNPROCESSABLE_ENTITY, f"no picture was sent; send {ALLOWED}", errors=[error])
     return uploads
 
 
@@ -78,7 +78,7 @@ def _read_json(body: bytes, *, most: int) -> list[Upload]:
     images = read_json(ImagesRequest, body).images
     if len(images) > most:
         detail = f"images: {len(images)} pictures were sent, allowed are {most}"
-        raise ServiceError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, detail)
+        raise ProblemError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, detail)
     return [upload_from_base64(f"images.{index}", text) for index, text in enumerate(images)]
 
 
@@ -86,13 +86,13 @@ def upload_from_base64(name: str, text: str) -> Upload:
     """Read a picture from base64, also from a data URI.
 
     Raises:
-        ServiceError: it is not base64 (422).
+        ProblemError: it is not base64 (422).
     """
     try:
         return Upload(name, from_base64(text))
     except PictureError as error:
         wrong = FieldError(field=name, message=str(error), received=repr(text[:LONGEST_ECHO]))
-        raise ServiceError(HTTPStatus.UNPROCESSABLE_ENTITY, str(wrong), errors=[wrong]) from error
+        raise ProblemError(HTTPStatus.UNPROCESSABLE_ENTITY, str(wrong), errors=[wrong]) from error
 
 
 def from_base64(text: str) -> bytes:

@@ -15,9 +15,13 @@ from starlette.responses import Response
 from attacks import AttackError
 from common import UnknownNameError
 from common.pictures import PictureError
-from evaluation import DatasetError
-from models import CheckpointError
-from service.kserve.tensors import TensorError, TooLargeError
+from evaluation import ComparisonError, DatasetError
+from evaluation.catalog import DatasetTakenError
+from evaluation.writers import FormatError
+from models import CheckpointError, NameTakenError, NoAttentionError
+from service.jobs.removal import InUseError
+from service.jobs.store import KeyReusedError
+from service.serving.errors import KeyLimitError, NotLoadedError, OverloadedError, TooLateError
 
 CLIENT_LEFT = 499
 """Status of requests whose client closed the connection, as nginx logs them; nobody receives it."""
@@ -58,8 +62,8 @@ def described() -> dict[str, Any]:
     }
 
 
-class ServiceError(Exception):
-    """An error with its HTTP status, and with more members of its body; raised by routes and what they call."""
+class ProblemError(Exception):
+    """An error that HTTP alone knows, with its status and more members of its body; raised by routes and what they call."""
 
     def __init__(
         self,
@@ -67,23 +71,39 @@ class ServiceError(Exception):
         detail: str,
         *,
         errors: Sequence[FieldError] = (),
-        retry_after_s: int | None = None,
+        headers: Mapping[str, str] | None = None,
         members: BaseModel | None = None,
     ) -> None:
         super().__init__(detail)
-        self.status, self.detail, self.errors, self.members = status, detail, list(errors), members
-        self.headers = {} if retry_after_s is None else {"Retry-After": str(retry_after_s)}
+        self.status, self.errors, self.headers, self.members = status, errors, headers, members
 
 
-_STATUS: dict[type[Exception], HTTPStatus] = {
+STATUSES: dict[type[Exception], HTTPStatus] = {
     UnknownNameError: HTTPStatus.NOT_FOUND,
+    InUseError: HTTPStatus.CONFLICT,
+    NameTakenError: HTTPStatus.CONFLICT,
+    DatasetTakenError: HTTPStatus.CONFLICT,
+    ComparisonError: HTTPStatus.CONFLICT,
+    KeyReusedError: HTTPStatus.UNPROCESSABLE_ENTITY,
     PictureError: HTTPStatus.UNPROCESSABLE_ENTITY,
     CheckpointError: HTTPStatus.UNPROCESSABLE_ENTITY,
+    NoAttentionError: HTTPStatus.UNPROCESSABLE_ENTITY,
     DatasetError: HTTPStatus.UNPROCESSABLE_ENTITY,
     AttackError: HTTPStatus.UNPROCESSABLE_ENTITY,
-    TooLargeError: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,  # a TensorError too, so it comes first
-    TensorError: HTTPStatus.UNPROCESSABLE_ENTITY,
+    KeyLimitError: HTTPStatus.TOO_MANY_REQUESTS,
+    FormatError: HTTPStatus.NOT_IMPLEMENTED,
+    OverloadedError: HTTPStatus.SERVICE_UNAVAILABLE,
+    NotLoadedError: HTTPStatus.SERVICE_UNAVAILABLE,
+    TooLateError: HTTPStatus.GATEWAY_TIMEOUT,
 }
+"""How errors of the layers below are answered; of a class that is not here, its nearest base class counts."""
+
+FIELDS: dict[type[Exception], str] = {
+    NameTakenError: "name",
+    DatasetTakenError: "name",
+    KeyReusedError: "Idempotency-Key",
+}
+"""The field of a request that such an error is about."""
 
 
 def problem(
@@ -100,31 +120,41 @@ def problem(
     return JSONResponse(body.model_dump() | more, status, headers=headers, media_type="application/problem+json")
 
 
-def install(app: FastAPI) -> None:
-    """Answer every error of the application with a problem."""
-    app.add_exception_handler(ServiceError, _service_error)
+def install(app: FastAPI, statuses: Mapping[type[Exception], HTTPStatus]) -> None:
+    """Answer every error of the application with a problem.
+
+    Args:
+        app: the application.
+        statuses: of errors of the layers above, which are answered as those of STATUSES are.
+    """
+    known = STATUSES | dict(statuses)
+
+    def known_error(_request: Request, error: Exception) -> JSONResponse:
+        return known_problem(error, known)
+
+    app.add_exception_handler(ProblemError, _problem_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(ClientDisconnect, _nobody_there)
     app.add_exception_handler(Exception, _unexpected)
-    for kind in _STATUS:
-        app.add_exception_handler(kind, _known_error)
+    for kind in known:
+        app.add_exception_handler(kind, known_error)
 
 
-def _service_error(_request: Request, error: Exception) -> JSONResponse:
-    return service_problem(cast(ServiceError, error))
+def known_problem(error: Exception, statuses: Mapping[type[Exception], HTTPStatus] = STATUSES) -> JSONResponse:
+    """Build the response of an error that has a status."""
+    kinds = type(error).__mro__
+    status = next(statuses[kind] for kind in kinds if kind in statuses)
+    errors = [FieldError(field=FIELDS[kind], message=str(error)) for kind in kinds if kind in FIELDS]
+    headers = {"Retry-After": str(error.retry_after_s)} if isinstance(error, OverloadedError) else None
+    return problem(status, str(error), errors=errors, headers=headers)
 
 
-def service_problem(failure: ServiceError) -> JSONResponse:
-    """Build the response of an error."""
+def _problem_error(_request: Request, error: Exception) -> JSONResponse:
+    failure = cast(ProblemError, error)
     return problem(
-        failure.status, failure.detail, errors=failure.errors, headers=failure.headers, members=failure.members
+        failure.status, str(failure), errors=failure.errors, headers=failure.headers, members=failure.members
     )
-
-
-def _known_error(_request: Request, error: Exception) -> JSONResponse:
-    status = next(status for kind, status in _STATUS.items() if isinstance(error, kind))
-    return problem(status, str(error))
 
 
 def _http_error(_request: Request, error: Exception) -> JSONResponse:

@@ -1,11 +1,9 @@
 """The bodies of requests and answers."""
 
-from collections.abc import Sequence
 from datetime import datetime
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
-from torch import Tensor
 
 from attacks import Norm, PixelScale, TargetRule, ThreatModel
 from common import printable
@@ -16,6 +14,7 @@ from evaluation.spec import Name, OnBroken
 from models import Added, Differences, ModelCard, Precision, Preprocessing, Question
 from service.http.problems import FieldError
 from service.jobs.evaluations import Evaluation, ShardStatus, Status
+from service.serving.classes import ClassScore
 
 STRICT = ConfigDict(extra="forbid")
 MOST_DIFFERENCES = 50
@@ -138,24 +137,6 @@ class DatasetView(BaseModel):
     def of(cls, name: str, dataset: ImageFolder) -> Self:
         """Count a data set, and hash it if it changed."""
         return cls(name=name, images=len(dataset), classes=dataset.classes, sha256=dataset.sha256)
-
-
-class ClassScore(BaseModel):
-    """One class with its softmax probability."""
-
-    label: str
-    index: int
-    probability: float
-
-
-def top_classes(logits: Tensor, classes: Sequence[str], k: int) -> list[ClassScore]:
-    """Name the k most probable classes of one picture's logits (K,), the most probable first; fewer if there are fewer."""
-    probabilities, indices = logits.softmax(0).topk(min(k, len(classes)))
-    chosen: list[int] = indices.tolist()
-    return [
-        ClassScore(label=classes[index], index=index, probability=probability)
-        for probability, index in zip(probabilities.tolist(), chosen, strict=True)
-    ]
 
 
 class Prediction(BaseModel):

@@ -17,7 +17,7 @@ from service.http.deps import DeploymentDep, KeyDep, Service, ServiceDep
 from service.http.disconnect import unless_gone
 from service.http.json_bodies import described
 from service.http.middleware.telemetry import server_timing
-from service.http.problems import FieldError, ServiceError
+from service.http.problems import FieldError, ProblemError
 from service.http.routes.health import require_ready
 from service.kserve import tensors
 from service.kserve.protocol import Asked, answer, inputs_of, outputs_of, read_request
@@ -37,6 +37,7 @@ from service.kserve.schemas import (
 )
 from service.kserve.tensors import Encoding
 from service.serving.deployments import Deployment
+from service.serving.errors import NotLoadedError
 from service.serving.queue import Answer
 
 probes = APIRouter(prefix="/v2", tags=["open inference protocol"])
@@ -99,7 +100,10 @@ async def model_metadata(deployment: DeploymentDep, service: ServiceDep) -> Mode
 @router.get("/models/{name}/versions/{version}/ready")
 async def model_ready(deployment: DeploymentDep, service: ServiceDep) -> Ready:
     """Answer 200 if the next picture would find the model in memory, else 503."""
-    service.fleet.require_loaded(deployment, Ready(ready=False))
+    try:
+        service.fleet.require_loaded(deployment)
+    except NotLoadedError as error:
+        raise ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, str(error), members=Ready(ready=False)) from error
     return Ready(ready=True)
 
 
@@ -178,7 +182,7 @@ def _logits(asked: Asked, answers: Sequence[Answer | PictureError]) -> Tensor:
     """Logits (N, K) of the pictures.
 
     Raises:
-        ServiceError: one of them could not be used (422).
+        ProblemError: one of them could not be used (422).
     """
     errors = [
         FieldError(field=f"{asked.input_name}.{index}", message=str(each))
@@ -186,7 +190,7 @@ def _logits(asked: Asked, answers: Sequence[Answer | PictureError]) -> Tensor:
         if isinstance(each, PictureError)
     ]
     if errors:
-        raise ServiceError(HTTPStatus.UNPROCESSABLE_ENTITY, "; ".join(map(str, errors)), errors=errors)
+        raise ProblemError(HTTPStatus.UNPROCESSABLE_ENTITY, "; ".join(map(str, errors)), errors=errors)
     return torch.stack([each.logits for each in answers if isinstance(each, Answer)])
 
 

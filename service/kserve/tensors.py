@@ -9,6 +9,7 @@ import re
 import struct
 import zlib
 from collections.abc import Iterator, Sequence
+from http import HTTPStatus
 from typing import Any, Literal, NoReturn
 
 import numpy as np
@@ -33,6 +34,13 @@ class TensorError(ValueError):
 
 class TooLargeError(TensorError):
     """What was sent is larger than allowed."""
+
+
+STATUSES: dict[type[Exception], HTTPStatus] = {
+    TensorError: HTTPStatus.UNPROCESSABLE_ENTITY,
+    TooLargeError: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+}
+"""How these errors are answered."""
 
 
 def inflate(body: bytes, encoding: str, *, max_bytes: int) -> bytes:

@@ -7,7 +7,6 @@ import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from http import HTTPStatus
 from typing import Annotated, Any, TypeVar
 
 import torch
@@ -17,9 +16,9 @@ from torch import Tensor
 
 import models
 from evaluation import Catalog
-from service.http.problems import ServiceError
-from service.http.schemas import ClassScore, top_classes
 from service.serving import drawing
+from service.serving.classes import ClassScore, top_classes
+from service.serving.errors import OverloadedError, TooLateError
 
 MOST_WAITING = 16
 """Explanations that may wait or run at once; more are refused."""
@@ -179,18 +178,18 @@ class Explainer:
         """Do some work on the thread.
 
         Raises:
-            ServiceError: too many explanations are waiting (503), or there was no answer in time (504).
+            OverloadedError: too many explanations are waiting.
+            TooLateError: there was no answer in time.
         """
         if self._waiting >= MOST_WAITING:
-            detail = f"{self._waiting} explanations are waiting, allowed are {MOST_WAITING}; try again later"
-            raise ServiceError(HTTPStatus.SERVICE_UNAVAILABLE, detail, retry_after_s=RETRY_AFTER_S)
+            message = f"{self._waiting} explanations are waiting, at most {MOST_WAITING} are allowed; try again later"
+            raise OverloadedError(message, retry_after_s=RETRY_AFTER_S)
         self._waiting += 1  # on the event loop only
         try:
             async with asyncio.timeout(self._timeout_s):
                 return await asyncio.wrap_future(self._thread.submit(work))
         except TimeoutError:
-            detail = f"no explanation within {self._timeout_s:g} s; the request was dropped"
-            raise ServiceError(HTTPStatus.GATEWAY_TIMEOUT, detail) from None
+            raise TooLateError(f"no explanation within {self._timeout_s:g} s; the request was dropped") from None
         finally:
             self._waiting -= 1
 
@@ -200,15 +199,11 @@ class Explainer:
         """Explain as `explain` does; to be called in `run`.
 
         Raises:
-            ServiceError: the model has no attention that can be shown (422).
+            NoAttentionError: the model has no attention that can be shown.
             UnknownNameError: there is no such model or layer.
             CheckpointError: the model cannot be loaded.
         """
-        classifier = self._classifier(model)
-        try:
-            return explain(classifier, image, model=model, file=file, layer=layer, query=query)
-        except models.NoAttentionError as error:
-            raise ServiceError(HTTPStatus.UNPROCESSABLE_ENTITY, str(error)) from error
+        return explain(self._classifier(model), image, model=model, file=file, layer=layer, query=query)
 
     def _classifier(self, model: str) -> models.Classifier:
         """Load a model, or take the last one again."""

@@ -15,16 +15,15 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from http import HTTPStatus
 from threading import Condition, Thread
 
 import torch
 
 import models
 from common.pictures import PictureError
-from service.http.problems import ServiceError
 from service.metrics import Metrics
 from service.serving.deployments import Deployment
+from service.serving.errors import OverloadedError, TooLateError
 from service.serving.queue import Answer, Item, Lane, Prepare
 
 CPU_BATCH_PIXELS, GPU_BATCH_PIXELS = 8 * 224**2, 64 * 224**2
@@ -112,7 +111,7 @@ class Predictor:
         """Refuse at once what could not be answered soon.
 
         Raises:
-            ServiceError: the queue is full (503); its Retry-After says when it will be empty.
+            OverloadedError: the queue is full; it says when it will be empty.
         """
         if self._has_room(pictures):
             return
@@ -124,10 +123,10 @@ class Predictor:
         self._metrics.refusals.labels("queue full").inc()
         detail = (
             f"{waiting} pictures are waiting, which takes about {expected_s:.1f} s; "
-            f"allowed are {self.limits.images} pictures and {self.limits.wait_s:g} s; try again later"
+            f"at most {self.limits.images} pictures and {self.limits.wait_s:g} s are allowed; try again later"
         )
         retry_s = min(LONGEST_RETRY_S, max(1, math.ceil(expected_s)))
-        raise ServiceError(HTTPStatus.SERVICE_UNAVAILABLE, detail, retry_after_s=retry_s)
+        raise OverloadedError(detail, retry_after_s=retry_s)
 
     def _has_room(self, pictures: int) -> bool:
         waiting = self.waiting
@@ -146,7 +145,8 @@ class Predictor:
             timeout_s: longest wait, if shorter than the limit.
 
         Raises:
-            ServiceError: there is no room (503), or there was no answer in time (504).
+            OverloadedError: the queue is full.
+            TooLateError: there was no answer in time.
             CheckpointError: the model cannot be loaded.
         """
         timeout_s = min(timeout_s or math.inf, self.limits.timeout_s)
@@ -156,8 +156,7 @@ class Predictor:
                 return await asyncio.gather(*(item.future for item in items))
         except TimeoutError:
             self._metrics.refusals.labels("deadline").inc()
-            detail = f"no prediction within {timeout_s:g} s; the request was dropped"
-            raise ServiceError(HTTPStatus.GATEWAY_TIMEOUT, detail) from None
+            raise TooLateError(f"no prediction within {timeout_s:g} s; the request was dropped") from None
         finally:
             for item in items:
                 item.future.cancel()  # what nobody waits for any more is not computed

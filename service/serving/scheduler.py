@@ -5,24 +5,18 @@ import logging
 from collections import Counter
 from collections.abc import Sequence
 from functools import partial
-from http import HTTPStatus
-
-from pydantic import BaseModel
 
 from common import UnknownNameError
 from common.cores import cores
 from common.pictures import PictureError
 from evaluation import Catalog
 from models import CheckpointError
-from service.http.problems import ServiceError
 from service.metrics import Metrics
 from service.serving.deployments import Deployment, Deployments, ServingSettings
+from service.serving.errors import KeyLimitError, NotLoadedError, OverloadedError, TooLateError
 from service.serving.loading import admit, load_served
 from service.serving.predictor import Limits, Predictor
 from service.serving.queue import Answer, Prepare
-
-_OUTCOMES = {HTTPStatus.SERVICE_UNAVAILABLE: "rejected", HTTPStatus.TOO_MANY_REQUESTS: "rejected"}
-_OUTCOMES[HTTPStatus.GATEWAY_TIMEOUT] = "timeout"
 
 LOOK_S = 5.0
 """How often it is looked whether loaded models are still there, seconds."""
@@ -103,7 +97,7 @@ class Fleet:
         """Refuse at once if no device could answer another picture soon.
 
         Raises:
-            ServiceError: 503.
+            OverloadedError: none could.
         """
         min(self.predictors.values(), key=lambda each: each.expected_s).require_room()
 
@@ -136,7 +130,9 @@ class Fleet:
             timeout_s: longest wait, if shorter than the service's own.
 
         Raises:
-            ServiceError: there is no room (503), the key has too many pictures waiting (429), or it took too long (504).
+            OverloadedError: there is no room.
+            KeyLimitError: the key has too many pictures waiting.
+            TooLateError: there was no answer in time.
             CheckpointError: the model cannot be loaded.
         """
         outcomes = ["gone"] * len(pictures)
@@ -146,9 +142,14 @@ class Fleet:
             answers = await self.choose(deployment).predict(deployment, pictures, timeout_s=timeout_s)
             outcomes = ["ok" if isinstance(each, Answer) else "invalid" for each in answers]
             return answers
-        except Exception as error:
-            outcome = _OUTCOMES.get(error.status, "error") if isinstance(error, ServiceError) else "error"
-            outcomes = [outcome] * len(pictures)
+        except OverloadedError:
+            outcomes = ["rejected"] * len(pictures)
+            raise
+        except TooLateError:
+            outcomes = ["timeout"] * len(pictures)
+            raise
+        except Exception:
+            outcomes = ["error"] * len(pictures)
             raise
         finally:
             self._of_key[key] -= len(pictures)
@@ -161,8 +162,9 @@ class Fleet:
         if self._key_images is None or not key or self._of_key[key] <= self._key_images:
             return
         self._metrics.refusals.labels("key over its limit").inc()
-        detail = f"this API key would have {self._of_key[key]} pictures waiting, allowed are {self._key_images}; wait for answers"
-        raise ServiceError(HTTPStatus.TOO_MANY_REQUESTS, detail, retry_after_s=1)
+        waiting, most = self._of_key[key], self._key_images
+        message = f"this API key would have {waiting} pictures waiting, at most {most} are allowed; wait for answers"
+        raise KeyLimitError(message, retry_after_s=1)
 
     async def load(self, deployment: Deployment) -> None:
         """Load a model on every device that it may use.
@@ -181,15 +183,15 @@ class Fleet:
         """Name the devices that have it in memory."""
         return [device for device, each in self.predictors.items() if each.is_loaded(deployment)]
 
-    def require_loaded(self, deployment: Deployment, members: BaseModel | None = None) -> None:
+    def require_loaded(self, deployment: Deployment) -> None:
         """Check that the next picture would find a model in memory.
 
         Raises:
-            ServiceError: it would not (503), with further members of the error.
+            NotLoadedError: it would not.
         """
         if not self.loaded_on(deployment):
-            detail = f"{deployment.name} version {deployment.version} is not in memory; a load, or the next picture, loads it"
-            raise ServiceError(HTTPStatus.SERVICE_UNAVAILABLE, detail, members=members)
+            version = f"{deployment.name} version {deployment.version}"
+            raise NotLoadedError(f"{version} is not in memory; a load, or the next picture, loads it")
 
     def configure(self, name: str, settings: ServingSettings) -> None:
         """Change how a model is served; another precision must give the answers of float32 on the model's own data.

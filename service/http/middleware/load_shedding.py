@@ -7,7 +7,8 @@ from typing import cast
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.http.deps import Service
-from service.http.problems import ServiceError, service_problem
+from service.http.problems import known_problem
+from service.serving.errors import OverloadedError
 
 PREDICTING = ("/predict", "/classify", "/infer")
 """How the paths of predictions end."""
@@ -36,9 +37,9 @@ class Gate:
         if scope["type"] == "http" and scope["method"] == "POST" and scope["path"].endswith(PREDICTING):
             try:
                 cast(Service, scope["app"].state.service).fleet.require_room()
-            except ServiceError as error:
+            except OverloadedError as error:
                 await self._pause()
-                answer = service_problem(error)
+                answer = known_problem(error)
         await answer(scope, receive, send)
 
     async def _pause(self) -> None:

@@ -1,14 +1,12 @@
 """Two models on the same images."""
 
-from http import HTTPStatus
 from typing import Annotated
 
 from fastapi import APIRouter, Query
 
-from evaluation import Comparison, ComparisonError, Side, compare
+from evaluation import Comparison, Side, compare
 from evaluation.spec import NAME_PATTERN
 from service.http.deps import Service, ServiceDep, find_evaluation
-from service.http.problems import ServiceError
 
 router = APIRouter(prefix="/v1/comparisons", tags=["evaluations"])
 
@@ -28,10 +26,7 @@ def read_comparison(
 ) -> Comparison:
     """Compare two models image by image: McNemar's test, the paired difference and the images on which they disagree."""
     sides = ((evaluation, model), (other_evaluation or evaluation, other_model))
-    try:
-        return compare(*(_side(service, *side) for side in sides))
-    except ComparisonError as error:
-        raise ServiceError(HTTPStatus.CONFLICT, str(error)) from error
+    return compare(*(_side(service, *side) for side in sides))
 
 
 def _side(service: Service, evaluation_id: str, model: str) -> Side:

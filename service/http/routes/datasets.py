@@ -7,11 +7,10 @@ from typing import Any
 
 from fastapi import APIRouter, Depends, Request
 
-from evaluation.catalog import DatasetTakenError
 from evaluation.sources import COMPRESSED_TARS, dataset_name
 from service.http.deps import ServiceDep, require_admin
 from service.http.file_uploads import receive_file
-from service.http.problems import FieldError, ServiceError
+from service.http.problems import ProblemError
 from service.http.schemas import DatasetView, Unusable
 
 router = APIRouter(prefix="/v1/datasets", tags=["datasets"])
@@ -57,12 +56,8 @@ def _check_ending(filename: str) -> None:
 async def add_dataset(request: Request, service: ServiceDep) -> DatasetView:
     """Add a data set: a multipart form with its `file`, a zip or tar of one folder of pictures a class."""
     if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
-        raise ServiceError(HTTPStatus.UNPROCESSABLE_ENTITY, "the body is no multipart form with the part `file`")
+        raise ProblemError(HTTPStatus.UNPROCESSABLE_ENTITY, "the body is no multipart form with the part `file`")
     async with receive_file(request, service.settings.data_dir / "datasets", _check_ending) as (file, sent_as, fields):
         name = fields.get("name", b"").decode(errors="replace") or dataset_name(Path(sent_as))
-        try:
-            dataset = await asyncio.to_thread(service.catalog.add_dataset, file, name)
-        except DatasetTakenError as error:
-            errors = [FieldError(field="name", message=str(error))]
-            raise ServiceError(HTTPStatus.CONFLICT, str(error), errors=errors) from error
+        dataset = await asyncio.to_thread(service.catalog.add_dataset, file, name)
         return await asyncio.to_thread(DatasetView.of, name, dataset)

@@ -30,11 +30,10 @@ from evaluation import preset as preset_conditions
 from models import CheckpointError
 from service.http.deps import EvaluationDep, KeyDep, Service, ServiceDep, find_evaluation, require_admin
 from service.http.formats import MEDIA_TYPES, ReportFormat, write
-from service.http.problems import FieldError, ServiceError
+from service.http.problems import FieldError, ProblemError
 from service.http.schemas import BudgetRequest, EvaluationList, EvaluationView, PgdRequest, PresetRequest
 from service.jobs import removal
 from service.jobs.evaluations import Evaluation
-from service.jobs.store import KeyReusedError
 
 POLL_S = 0.3
 """How often a watched evaluation is looked at, seconds."""
@@ -111,10 +110,7 @@ def _spec(body: PresetRequest, make: Callable[[], EvaluationSpec]) -> Evaluation
 
 def _submit(spec: EvaluationSpec, service: Service, response: Response, key: str | None) -> EvaluationView:
     plan = _plan(spec, service)
-    try:
-        service.store.submit(plan, key=key, body_sha256=text_sha256(spec.model_dump_json()))
-    except KeyReusedError as error:
-        raise _refusal(error) from error
+    service.store.submit(plan, key=key, body_sha256=text_sha256(spec.model_dump_json()))
     service.dispatcher.wake()
     view = _view(find_evaluation(plan.id, service), service)
     response.headers["Location"] = view.links["self"]
@@ -125,12 +121,8 @@ def _plan(spec: EvaluationSpec, service: Service) -> Plan:
     try:
         return make_plan(spec, service.catalog, device=service.device)
     except (UnknownNameError, DatasetError, CheckpointError) as error:
-        raise _refusal(error) from error
-
-
-def _refusal(error: Exception) -> ServiceError:
-    blamed = FieldError(field=_blamed_field(error), message=str(error))
-    return ServiceError(HTTPStatus.UNPROCESSABLE_ENTITY, str(error), errors=[blamed])
+        blamed = FieldError(field=_blamed_field(error), message=str(error))
+        raise ProblemError(HTTPStatus.UNPROCESSABLE_ENTITY, str(error), errors=[blamed]) from error
 
 
 def _blamed_field(error: Exception) -> str:
@@ -141,8 +133,6 @@ def _blamed_field(error: Exception) -> str:
             return "images"
         case DatasetError():
             return "dataset"
-        case KeyReusedError():
-            return "Idempotency-Key"
         case _:
             return "models"
 
@@ -192,10 +182,7 @@ def cancel_evaluation(
 
 
 def _remove(evaluation: Evaluation, service: Service) -> EvaluationView:
-    try:
-        removed = removal.remove_evaluation(evaluation.id, service.store)
-    except removal.InUseError as error:
-        raise ServiceError(HTTPStatus.CONFLICT, str(error)) from error
+    removed = removal.remove_evaluation(evaluation.id, service.store)
     service.dispatcher.wake()  # a process may still run a shard of it
     return _view(removed, service)
 
@@ -228,10 +215,7 @@ def read_report(
     ] = ReportFormat.JSON,
 ) -> Response:
     """Read the report; it says so when it is partial."""
-    try:
-        content = write(_report(evaluation, service), format, lambda: _rows(evaluation, service))
-    except writers.FormatError as error:
-        raise ServiceError(HTTPStatus.NOT_IMPLEMENTED, str(error)) from error
+    content = write(_report(evaluation, service), format, lambda: _rows(evaluation, service))
     return Response(content, media_type=MEDIA_TYPES[format])
 
 

@@ -11,7 +11,7 @@ from common.pictures import PictureError
 from models import Place
 from service.http.deps import DeploymentDep, ServiceDep
 from service.http.picture_uploads import decode, read_uploads
-from service.http.problems import LONGEST_ECHO, FieldError, ServiceError
+from service.http.problems import LONGEST_ECHO, FieldError, ProblemError
 from service.serving.explainer import Explanation, parse_place
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
@@ -60,7 +60,7 @@ async def explain(
         image = await asyncio.to_thread(decode, upload, preprocessing, max_pixels=max_pixels)
     except PictureError as error:
         wrong = upload.wrong(error)
-        raise ServiceError(HTTPStatus.UNPROCESSABLE_ENTITY, str(wrong), errors=[wrong]) from error
+        raise ProblemError(HTTPStatus.UNPROCESSABLE_ENTITY, str(wrong), errors=[wrong]) from error
 
     def work() -> Response:
         explained = service.explainer.explain(deployment.checkpoint, image, file=upload.name, layer=layer, query=place)
@@ -82,4 +82,4 @@ def _place(query: str | None) -> Place | None:
         return None if query is None else parse_place(query)
     except ValueError as wrong:
         error = FieldError(field="query", message=str(wrong), received=repr(query)[:LONGEST_ECHO])
-        raise ServiceError(HTTPStatus.UNPROCESSABLE_ENTITY, str(error), errors=[error]) from None
+        raise ProblemError(HTTPStatus.UNPROCESSABLE_ENTITY, str(error), errors=[error]) from None

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Depends, Response
 from pydantic import BaseModel
 
 from service.http.deps import Service, ServiceDep, require_key
-from service.http.problems import ServiceError
+from service.http.problems import ProblemError
 
 router = APIRouter(tags=["health"])
 
@@ -39,9 +39,9 @@ def require_ready(service: Service, members: BaseModel | None = None) -> None:
         members: further ones of the error.
 
     Raises:
-        ServiceError: there is no model (503).
+        ProblemError: there is no model (503).
     """
     if not service.catalog.checkpoints():
         detail = "there is no model: add a checkpoint with its card"
-        raise ServiceError(HTTPStatus.SERVICE_UNAVAILABLE, detail, members=members)
+        raise ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, detail, members=members)
     service.store.evaluations(limit=1)

@@ -17,14 +17,13 @@ from models import (
     Added,
     Checkpoint,
     CheckpointError,
-    NameTakenError,
     QuestionsError,
     UnrecognisedError,
     require_suffix,
 )
 from service.http.deps import DeploymentDep, ModelName, Service, ServiceDep, require_admin
 from service.http.file_uploads import receive_file
-from service.http.problems import FieldError, ServiceError
+from service.http.problems import FieldError, ProblemError
 from service.http.schemas import (
     AddedModel,
     DifferencesView,
@@ -125,7 +124,7 @@ async def _read_json(request: Request) -> object:
     try:
         return json.loads(await request.body())
     except ValueError as error:
-        raise ServiceError(
+        raise ProblemError(
             HTTPStatus.UNPROCESSABLE_ENTITY, f"the body is neither a multipart form nor JSON: {error}"
         ) from error
 
@@ -140,26 +139,22 @@ def _model_request(body: object) -> ModelRequest:
 def _add(service: Service, file: Path, body: ModelRequest) -> Added:
     if body.card.get("architecture") in OPAQUE and not service.settings.allow_graphs:
         detail = "files that bring their own graph can run code; the service accepts them only with WITHSTAND_ALLOW_GRAPHS=true"
-        raise ServiceError(HTTPStatus.FORBIDDEN, detail)
+        raise ProblemError(HTTPStatus.FORBIDDEN, detail)
     name = body.name or Path(body.path).stem
     try:
         return service.catalog.add_model(file, name, body.card, accept_likely=body.accept_likely)
-    except NameTakenError as error:
-        raise ServiceError(
-            HTTPStatus.CONFLICT, str(error), errors=[FieldError(field="name", message=str(error))]
-        ) from error
     except QuestionsError as error:
         raise _open_questions(error) from error
     except UnrecognisedError as error:
         members = DifferencesView.of(error.nearest)
-        raise ServiceError(HTTPStatus.UNPROCESSABLE_ENTITY, str(error), members=members) from error
+        raise ProblemError(HTTPStatus.UNPROCESSABLE_ENTITY, str(error), members=members) from error
 
 
-def _open_questions(error: QuestionsError) -> ServiceError:
+def _open_questions(error: QuestionsError) -> ProblemError:
     questions = [QuestionView.of(each) for each in error.draft.questions]
     errors = [FieldError(field=f"card.{each.field}", message=f"{each.why}; likely {each.likely}") for each in questions]
     members = OpenQuestions(questions=questions, card=error.draft.card)
-    return ServiceError(HTTPStatus.UNPROCESSABLE_ENTITY, str(error), errors=errors, members=members)
+    return ProblemError(HTTPStatus.UNPROCESSABLE_ENTITY, str(error), errors=errors, members=members)
 
 
 @router.get("/{name}")
@@ -177,10 +172,7 @@ def remove_model(name: ModelName, service: ServiceDep) -> None:
     """
     model, version = name.partition("@")[0], version_of(name)
     loaded = _usable(service, model, version)
-    try:
-        removal.remove_model(name, service.catalog, service.store)
-    except removal.InUseError as error:
-        raise ServiceError(HTTPStatus.CONFLICT, str(error)) from error
+    removal.remove_model(name, service.catalog, service.store)
     if loaded is not None:
         service.fleet.unload(loaded)
     service.deployments.forget(model)

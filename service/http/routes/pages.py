@@ -14,7 +14,7 @@ from service.http.formats import ReportFormat
 from service.http.pages.example_pictures import PictureKind, kinds, png
 from service.http.pages.sections import Section, changed, of_evaluation, of_start
 from service.http.pages.templates import render
-from service.http.problems import ServiceError
+from service.http.problems import ProblemError
 from service.http.routes.datasets import list_datasets
 from service.http.routes.evaluations import list_evaluations
 from service.http.routes.models import list_models
@@ -77,7 +77,7 @@ def picture(
     """One picture of an image that fell."""
     example = _example(evaluation, service, model, condition, image)
     if example is None or kind not in kinds(example):
-        raise ServiceError(
+        raise ProblemError(
             HTTPStatus.NOT_FOUND,
             f"evaluation {evaluation.id} has no such picture; its page links to those that there are",
         )

@@ -15,8 +15,9 @@ from service.http.disconnect import unless_gone
 from service.http.json_bodies import described, read_json
 from service.http.middleware.telemetry import server_timing
 from service.http.picture_uploads import ImagesRequest, Upload, decode, media_type, read_uploads, upload_from_base64
-from service.http.problems import ServiceError
-from service.http.schemas import Prediction, Predictions, top_classes
+from service.http.problems import ProblemError
+from service.http.schemas import Prediction, Predictions
+from service.serving.classes import top_classes
 from service.serving.deployments import Deployment
 from service.serving.queue import Answer
 
@@ -153,5 +154,5 @@ async def _ask(
     answers = await unless_gone(request, work)
     errors = [up.wrong(each) for up, each in zip(uploads, answers, strict=True) if isinstance(each, PictureError)]
     if len(errors) == len(answers):
-        raise ServiceError(HTTPStatus.UNPROCESSABLE_ENTITY, "; ".join(map(str, errors)), errors=errors)
+        raise ProblemError(HTTPStatus.UNPROCESSABLE_ENTITY, "; ".join(map(str, errors)), errors=errors)
     return answers

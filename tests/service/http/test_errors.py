@@ -10,9 +10,17 @@ from fastapi import APIRouter
 from attacks import AttackError
 from common import UnknownNameError
 from common.pictures import PictureError
-from evaluation import DatasetError
-from models import CheckpointError
+from evaluation import ComparisonError, DatasetError
+from evaluation.catalog import DatasetTakenError
+from evaluation.writers import FormatError
+from models import CheckpointError, NameTakenError, NoAttentionError
+from service.http import problems
 from service.http.problems import LONGEST_ECHO, Problem, field_errors
+from service.jobs.removal import InUseError
+from service.jobs.store import KeyReusedError
+from service.kserve import tensors
+from service.kserve.tensors import TensorError, TooLargeError
+from service.serving.errors import KeyLimitError, NotLoadedError, OverloadedError, TooLateError
 from service.settings import Settings
 from tests.server import Server, serving
 
@@ -23,6 +31,19 @@ ERRORS: dict[str, tuple[Exception, int]] = {
     "dataset": (DatasetError("no pictures"), 422),
     "picture": (PictureError("not a picture"), 422),
     "name": (UnknownNameError("model", "unknown model 'x'"), 404),
+    "in use": (InUseError("an evaluation needs it"), 409),
+    "taken": (NameTakenError("there is one"), 409),
+    "taken data set": (DatasetTakenError("x"), 409),
+    "comparison": (ComparisonError("other images"), 409),
+    "reused key": (KeyReusedError("another request"), 422),
+    "no attention": (NoAttentionError("no places"), 422),
+    "key limit": (KeyLimitError("2 pictures are waiting", retry_after_s=2), 429),
+    "format": (FormatError("no pyarrow"), 501),
+    "overload": (OverloadedError("9 pictures are waiting", retry_after_s=7), 503),
+    "not loaded": (NotLoadedError("not in memory"), 503),
+    "late": (TooLateError("no prediction"), 504),
+    "tensor": (TensorError("no datatype"), 422),
+    "large tensor": (TooLargeError("9 bytes"), 413),
 }
 
 
@@ -56,15 +77,27 @@ def problem(answer: httpx.Response, status: int) -> dict[str, Any]:
     return found
 
 
+def test_every_error_that_has_a_status_is_tried() -> None:
+    tried = {type(error) for error, _ in ERRORS.values()}
+    assert tried - {RuntimeError} == {*problems.STATUSES, *tensors.STATUSES}
+
+
 @pytest.mark.parametrize("case", ERRORS)
 def test_every_exception_becomes_a_problem(broken: Server, case: str) -> None:
     error, status = ERRORS[case]
-    found = problem(broken.http.get(f"/broken/{case}"), status)
+    answer = broken.http.get(f"/broken/{case}")
+    found = problem(answer, status)
+    assert answer.headers.get("Retry-After") == (
+        str(error.retry_after_s) if isinstance(error, OverloadedError) else None
+    )
     if status == 500:
         assert found["detail"] == "unexpected RuntimeError; the server's log has the details"
         assert "secret" not in str(found)
     else:
         assert found["detail"] == str(error)
+        assert [each["field"] for each in found["errors"]] == [
+            problems.FIELDS[type(error)] for kind in problems.FIELDS if isinstance(error, kind)
+        ]
     assert httpx.get(f"{broken.url}/healthz").status_code == 200
 
 

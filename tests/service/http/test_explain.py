@@ -24,8 +24,8 @@ import models
 from cli.client import Client, ClientError
 from common.pictures import open_picture
 from evaluation import Catalog
-from service.http.problems import ServiceError
 from service.serving import drawing
+from service.serving.errors import OverloadedError, TooLateError
 from service.serving.explainer import MOST_WAITING, Explainer, explain
 from service.settings import Settings
 from tests.conftest import CLASSES, picture_bytes, shape_picture
@@ -207,8 +207,7 @@ def test_more_explanations_than_may_wait_are_refused_and_late_ones_dropped(catal
 
     try:
         outcomes = asyncio.run(crowd())
-        statuses = [each.status for each in outcomes if isinstance(each, ServiceError)]
-        assert statuses == [504] * MOST_WAITING + [503]
+        assert [*map(type, outcomes)] == [TooLateError] * MOST_WAITING + [OverloadedError]
     finally:
         held.set()
     assert asyncio.run(explainer.run(lambda: "at work again")) == "at work again"

@@ -71,7 +71,7 @@ def test_a_key_over_its_limit_is_refused_alone(server: Server, held: Held) -> No
         waiting = [threads.submit(server.http.post, URL, content=DISC, headers=greedy) for _ in range(2)]
         until(lambda: server.service.fleet._of_key["greedy"] == 2)
         refused = server.http.post(URL, content=DISC, headers=greedy)
-        assert "this API key would have 3 pictures waiting, allowed are 2" in refusal(refused, 429)["detail"]
+        assert "this API key would have 3 pictures waiting, at most 2 are allowed" in refusal(refused, 429)["detail"]
         assert refused.headers["retry-after"] == "1"
         other = threads.submit(server.http.post, URL, content=SQUARE, headers=modest)
         until(lambda: server.service.fleet._of_key["modest"] == 1)

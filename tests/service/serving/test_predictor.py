@@ -19,10 +19,10 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 import models
 from common.pictures import PictureError, open_picture
 from evaluation import Catalog
-from service.http.problems import ServiceError
 from service.metrics import Metrics
 from service.serving import scheduler
 from service.serving.deployments import Deployment, Deployments, ServingSettings
+from service.serving.errors import OverloadedError, TooLateError
 from service.serving.loading import load_served
 from service.serving.predictor import Limits, Load, Predictor
 from service.serving.queue import Answer, Prepare
@@ -209,9 +209,9 @@ def test_a_full_queue_refuses_at_once_and_says_when_to_come_back(new: Start, fin
     async def ask() -> list[Answer | PictureError]:
         waiting = asyncio.ensure_future(predictor.predict(find("tiny"), pictures(*IMAGES)))
         await asyncio.sleep(0)
-        with pytest.raises(ServiceError, match="3 pictures are waiting") as refused:
+        with pytest.raises(OverloadedError, match="3 pictures are waiting") as refused:
             await predictor.predict(find("tiny"), pictures(*IMAGES[:2]))
-        assert (refused.value.status, refused.value.headers) == (503, {"Retry-After": "1"})
+        assert refused.value.retry_after_s == 1
         predictor.start()
         return await waiting
 
@@ -236,9 +236,9 @@ def test_a_slow_queue_refuses_before_it_is_full(new: Start, find: Find, held: He
         await asyncio.to_thread(held.busy.wait, DEADLINE_S)
         waits = asyncio.ensure_future(predictor.predict(find("tiny"), pictures(IMAGES[1])))  # nobody waits: let in
         await asyncio.sleep(0)
-        with pytest.raises(ServiceError, match=r"1 pictures are waiting, which takes about 2\.\d s") as refused:
+        with pytest.raises(OverloadedError, match=r"1 pictures are waiting, which takes about 2\.\d s") as refused:
             predictor.require_room()
-        assert int(refused.value.headers["Retry-After"]) >= 2
+        assert refused.value.retry_after_s >= 2
         held.release.set()
         await asyncio.gather(runs, waits)
         predictor.require_room()
@@ -248,9 +248,8 @@ def test_a_slow_queue_refuses_before_it_is_full(new: Start, find: Find, held: He
 
 def test_what_came_too_late_is_dropped_before_the_forward(new: Start, find: Find, forwarded: list[int]) -> None:
     predictor, tiny = new(), find("tiny")
-    with pytest.raises(ServiceError, match=r"no prediction within 0.05 s; the request was dropped") as late:
+    with pytest.raises(TooLateError, match=r"no prediction within 0.05 s; the request was dropped"):
         asyncio.run(predictor.predict(tiny, pictures(*IMAGES), timeout_s=0.05))
-    assert late.value.status == 504
     predictor.start()
     until(lambda: not predictor.waiting and predictor.is_loaded(tiny))
     predictor.stop()
@@ -263,7 +262,7 @@ def test_what_was_decoded_but_came_too_late_is_dropped_too(
     """The deadline passes while the model loads, whose warm-up is held."""
     predictor, tiny = new(), find("tiny")
     predictor.start()
-    with pytest.raises(ServiceError, match=r"no prediction within 0\.2 s"):
+    with pytest.raises(TooLateError, match=r"no prediction within 0\.2 s"):
         asyncio.run(predictor.predict(tiny, pictures(*IMAGES), timeout_s=0.2))
     (lane,) = predictor._lanes.values()
     assert len(lane.ready) == len(IMAGES), "all are decoded"
