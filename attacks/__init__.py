@@ -7,16 +7,14 @@
     adversarial = attack.perturb(model, images, labels, threat=attacks.ThreatModel("Linf", 8 / 255), draws=draws)
     turned = attacks.create_transform("rotation", degrees=90).apply(images, draws)
 
-An attack only proposes images; `run_attack` measures their distance and success. Every module of this package without a leading
-underscore holds attacks or transforms; importing the package registers them.
+An attack only proposes images; `run_attack` measures their distance and success. Every module of `attacks.methods` and
+`attacks.transforms` is found by itself; importing the package registers them.
 """
 
-import importlib
-import pkgutil
-
-from attacks._gradient import Captured, classify, compiled
-from attacks._random import Draws
-from attacks._registry import (
+from attacks import methods, transforms
+from attacks.draws import Draws
+from attacks.gradient import Captured, classify, compiled
+from attacks.registry import (
     Description,
     ParameterError,
     attack_names,
@@ -28,13 +26,9 @@ from attacks._registry import (
     register_transform,
     transform_names,
 )
-from attacks._run import AttackError, AttackRun, run_attack
-from attacks._targets import TargetRule, choose_targets, log_odds_against, predictions
-from attacks._types import Attack, ClassDependent, Norm, PixelScale, Stepwise, ThreatModel, Transform, format_eps
-
-for _module in pkgutil.iter_modules(__path__):
-    if not _module.name.startswith("_"):
-        importlib.import_module(f"{__name__}.{_module.name}")
+from attacks.run import AttackError, AttackRun, run_attack
+from attacks.targets import TargetRule, choose_targets, log_odds_against, predictions
+from attacks.task import Attack, ClassDependent, Norm, PixelScale, Stepwise, ThreatModel, Transform, format_eps
 
 __all__ = [
     "Attack",
@@ -60,10 +54,12 @@ __all__ = [
     "describe",
     "format_eps",
     "log_odds_against",
+    "methods",
     "parameters",
     "predictions",
     "register_attack",
     "register_transform",
     "run_attack",
     "transform_names",
+    "transforms",
 ]

@@ -24,12 +24,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import models
-import models.aa_resnet as aa_module
+import models.families.aa_resnet as aa_module
 from benchmarks.san_core import own_milliseconds, unfolding
 from benchmarks.san_ops import peak_mib
-from models._folded_san import FoldedSAN
-from models.aa_resnet import AugmentedConv2d
-from models.san import SAN
+from models.families.aa_resnet import AugmentedConv2d
+from models.families.san.folded import FoldedSAN
+from models.families.san.network import SAN
 
 PEER = "resnet50"
 NAMES = (

@@ -34,10 +34,10 @@ import torch
 from torch import Tensor, nn
 
 import attacks
-from attacks.pgd import PGD
+from attacks.methods.pgd import PGD
 from benchmarks.san_core import own_milliseconds
 from evaluation.catalog import Catalog
-from evaluation.classes import match_classes
+from evaluation.data.classes import match_classes
 from models import Classifier, fold
 
 EPS, STEP_SIZE = 8 / 255, 2 / 255

@@ -20,7 +20,7 @@ from unittest.mock import patch
 import torch
 from torch import Tensor, nn
 
-import models.san as san_module
+import models.families.san.network as san_module
 from benchmarks.san_ops import (
     FOOTPRINTS,
     MAPS,
@@ -28,9 +28,9 @@ from benchmarks.san_ops import (
     milliseconds,
     peak_mib,
 )
-from models._folded_san import FoldedPairwise, FoldedPatchwise, FoldedSAN
+from models.families.san.folded import FoldedPairwise, FoldedPatchwise, FoldedSAN
+from models.families.san.network import PUBLISHED, SAN, Block, Kind, PairwiseAttention, PatchwiseAttention
 from models.ops.neighbourhood import unfolded_aggregation, unfolded_subtraction
-from models.san import PUBLISHED, SAN, Block, Kind, PairwiseAttention, PatchwiseAttention
 
 TOLERANCES = {"plain": 0.01, "tiled": 1e-4, "folded": 0.01, "folded bf16": 0.5}
 """Of outputs and gradients, in the root mean square. Rounding flips single ReLUs, so gradients of whole networks differ more."""
@@ -48,7 +48,7 @@ def attend(module: PairwiseAttention | PatchwiseAttention, merged: Tensor) -> Te
 
 @contextmanager
 def unfolding() -> Generator[None]:
-    """Put the unfold formulation into models.san."""
+    """Put the unfold formulation into `models.families.san`."""
     with (
         patch.object(san_module, "subtraction", unfolded_subtraction),
         patch.object(san_module, "aggregation", unfolded_aggregation),

@@ -19,11 +19,11 @@ from torch import Tensor
 
 from benchmarks.san_core import gradient, unfolded
 from benchmarks.san_ops import FOOTPRINTS, MAPS, WIDTHS, milliseconds, peak_mib
-from models._folded_san import FoldedPairwise
+from models.families.san.folded import FoldedPairwise
+from models.families.san.network import PUBLISHED, Block, PairwiseAttention
 from models.ops import pairwise, triton_fit, triton_ops
 from models.ops.neighbourhood import aggregation, unfolded_aggregation
 from models.ops.triton_fit import Launch
-from models.san import PUBLISHED, Block, PairwiseAttention
 
 Call = Callable[[], tuple[Tensor, ...]]
 """Computes an output and gradients."""

@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
+from models.families.san.network import PUBLISHED
 from models.ops.neighbourhood import aggregation, subtraction, unfolded_aggregation, unfolded_subtraction
-from models.san import PUBLISHED
 
 WIDTHS, MAPS, FOOTPRINTS = (64, 256, 512, 1024, 2048), (112, 56, 28, 14, 7), (3, 7, 7, 7, 7)
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from attacks import Norm, ThreatModel
 from benchmarks.pgd import Search, Subject, parse, search_and_judge, still_standing, surroundings, table, timed, unit
 from evaluation import AdversarialCondition, preset
-from evaluation.conditions import Batch, run_condition
+from evaluation.compute.conditions import Batch, run_condition
 
 
 def ours(subject: Subject, threat: ThreatModel) -> Search:

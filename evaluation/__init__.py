@@ -11,20 +11,20 @@ spec = evaluation.EvaluationSpec(
 print(evaluation.evaluate(spec).to_markdown())
 """
 
-from evaluation import writers
-from evaluation.broken import BrokenPicture, BrokenPicturesError, find_broken, select_usable
 from evaluation.catalog import Catalog
-from evaluation.compare import Comparison, ComparisonError, Side, compare
-from evaluation.counting import merge
-from evaluation.datasets import ImageFolder, SelectionError, open_dataset
-from evaluation.estimate import Estimate, estimate
-from evaluation.evaluate import evaluate
-from evaluation.kept import ResultFolder
+from evaluation.compute.runner import ShardResult, best_device, run_shard
+from evaluation.data.broken import BrokenPicture, BrokenPicturesError, find_broken, select_usable
+from evaluation.data.datasets import ImageFolder, SelectionError, open_dataset
+from evaluation.data.sources import DatasetError
+from evaluation.local import evaluate
 from evaluation.plan import Plan, Shard, make_plan
 from evaluation.presets import Preset, conditions_of, list_presets, pgd_conditions, preset, preset_names
-from evaluation.report import Report
-from evaluation.runner import ShardResult, best_device, run_shard
-from evaluation.sources import DatasetError
+from evaluation.reports import writers
+from evaluation.reports.compare import Comparison, ComparisonError, Side, compare
+from evaluation.reports.counting import merge
+from evaluation.reports.estimate import Estimate, estimate
+from evaluation.reports.report import Report
+from evaluation.results.folder import ResultFolder
 from evaluation.spec import (
     AdversarialCondition,
     AttackChoice,

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Iterable
 
 import attacks
-from attacks.torchattacks import LEFT_OUT
+from attacks.methods.torchattacks import LEFT_OUT
 from evaluation.presets import list_presets
 
 _INTRODUCTION = """# Presets, attacks and transforms

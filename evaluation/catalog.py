@@ -13,10 +13,10 @@ from torch import nn
 import attacks
 import models
 from common import canonical_json, file_sha256, text_sha256, unknown_name
-from evaluation.checks import has_gradient
-from evaluation.datasets import ImageFolder, open_dataset
-from evaluation.pixel_cache import TEMPORARY, PixelCache
-from evaluation.sources import ARCHIVES, DatasetError, dataset_name, require_archive
+from evaluation.compute.checks import has_gradient
+from evaluation.data.datasets import ImageFolder, open_dataset
+from evaluation.data.pixel_cache import TEMPORARY, PixelCache
+from evaluation.data.sources import ARCHIVES, DatasetError, dataset_name, require_archive
 from evaluation.spec import NAME_PATTERN
 
 ZOO_DATASETS = models.ZOO.parent / "datasets"

@@ -12,10 +12,10 @@ from pydantic import BaseModel, ConfigDict
 import attacks
 import models
 from common import canonical_json, file_sha256, pictures, text_sha256
-from evaluation.broken import BrokenPicture, OnLook, select_usable
 from evaluation.catalog import Catalog
-from evaluation.classes import ClassMatch, match_classes
-from evaluation.counterchecks import TRANSFER_SOURCES, checked_attack
+from evaluation.compute.counterchecks import TRANSFER_SOURCES, checked_attack
+from evaluation.data.broken import BrokenPicture, OnLook, select_usable
+from evaluation.data.classes import ClassMatch, match_classes
 from evaluation.spec import AdversarialCondition, Condition, EvaluationSpec
 
 SHARD_IMAGES = 100
@@ -33,46 +33,37 @@ def code_version() -> str:
     return f"{version('withstand')} {text_sha256(' '.join(map(file_sha256, deciding_sources())))[:16]}"
 
 
-UNDECIDING = {
-    "models": {
-        "__main__",
-        "_complexity",
-        "_families",
-        "_fingerprints",
-        "_hub",
-        "_intake",
-        "_likely_preprocessing",
-        "_recognise",
-    },
-    "evaluation": {
-        "__main__",
-        "charts",
-        "compare",
-        "counting",
-        "dataset_check",
-        "estimate",
-        "evaluate",
-        "kept",
-        "mce",
-        "presets",
-        "report",
-        "trust",
-        "writers",
-    },
-}
-"""Modules that ask for results, read them or write them down, but do not decide what they are."""
+UNDECIDING = frozenset(
+    {
+        "models.__main__",
+        "models.fingerprints",
+        "models.hub",
+        "models.intake",
+        "models.likely_preprocessing",
+        "models.macs",
+        "models.proposals",
+        "models.recognition",
+        "evaluation.__main__",
+        "evaluation.data.dataset_check",
+        "evaluation.local",
+        "evaluation.presets",
+        "evaluation.reports",
+        "evaluation.results",
+    }
+)
+"""Modules and folders that ask for results, read them or write them down, but do not decide what they are."""
 
 
 def deciding_sources() -> list[Path]:
     """The files of the code that decides results, those that open pictures included; a new module is among them."""
     packages = (Path(attacks.__file__).parent, Path(models.__file__).parent, Path(__file__).parent)
-    sources = [
-        path
-        for package in packages
-        for path in sorted(package.rglob("*.py"))
-        if path.parent != package or path.stem not in UNDECIDING.get(package.name, set())
-    ]
+    sources = [path for package in packages for path in sorted(package.rglob("*.py")) if _decides(path, package.parent)]
     return [*sources, Path(pictures.__file__)]
+
+
+def _decides(path: Path, root: Path) -> bool:
+    parts = path.relative_to(root).with_suffix("").parts
+    return not any(".".join(parts[:length]) in UNDECIDING for length in range(2, len(parts) + 1))
 
 
 class Shard(BaseModel):

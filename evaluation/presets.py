@@ -4,8 +4,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from attacks import Norm, TargetRule, ThreatModel
-from attacks.corruptions import CORRUPTIONS
-from attacks.spatial import spatial_grid
+from attacks.transforms.corruptions import CORRUPTIONS
+from attacks.transforms.spatial import spatial_grid
 from common import Registry
 from evaluation.spec import (
     AdversarialCondition,

@@ -9,7 +9,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInf
 
 import attacks
 from attacks import Norm, PixelScale, TargetRule, ThreatModel, format_eps
-from evaluation.classes import ClassMap
+from evaluation.data.classes import ClassMap
 from models import Precision
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}(@[A-Za-z0-9][A-Za-z0-9._-]{0,31})?$"

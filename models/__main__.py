@@ -11,8 +11,8 @@ from collections.abc import Iterable
 import torch
 
 from models import complexity, create, find_checkpoints, names, spec
-from models._fingerprints import architectures, write_table
-from models._recognise import layout
+from models.fingerprints import architectures, write_table
+from models.recognition import layout
 
 TOLERANCES = {torch.float32: 1e-5, torch.bfloat16: 1e-2, torch.float16: 2e-3}
 """Largest difference of logits from float64, as a fraction of their norm, when weights and images are rounded to a type."""

@@ -10,7 +10,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 import models
 from evaluation import Catalog
 from evaluation.catalog import ZOO_DATASETS
-from evaluation.pixel_cache import LIMIT_BYTES, PixelCache
+from evaluation.data.pixel_cache import LIMIT_BYTES, PixelCache
 from models import MAX_CHECKPOINT_BYTES
 
 PREFIX = "WITHSTAND_"

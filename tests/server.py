@@ -15,7 +15,7 @@ from starlette.types import ASGIApp
 
 import evaluation.plan
 from evaluation import Catalog, EvaluationSpec, Plan, Shard, ShardResult
-from evaluation.conditions import Row
+from evaluation.compute.conditions import Row
 from service.app import create_app
 from service.http.deps import Service
 from service.settings import Settings

@@ -24,7 +24,7 @@ from torch.nn import functional as F
 import models
 from common import file_sha256
 from evaluation import EvaluationSpec, evaluate
-from models.attention_mask import AttentionMaskNet, diversity_loss
+from models.families.attention_mask import AttentionMaskNet, diversity_loss
 from zoo.fashion_mnist import CLASSES, TEST_ZIP, ZOO, arrays
 
 RUNS = ZOO / "runs"

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 import attacks
 import models
-from attacks._gradient import RecorderOnGpu, look
+from attacks.gradient import RecorderOnGpu, look
 from benchmarks.gpu.networks import in_precision, precisions, random_classifier
 from benchmarks.pgd import THREAT, bare, pgd, table, torchattacks_pgd
 from benchmarks.san_core import own_milliseconds

@@ -24,7 +24,7 @@ from torch import Tensor
 import attacks
 import evaluation
 import models
-from attacks.pgd import PGD
+from attacks.methods.pgd import PGD
 from benchmarks.gpu.busy import Samples, sampled
 from benchmarks.gpu.networks import card, precisions, random_classifier
 from benchmarks.pgd import THREAT, pgd, table

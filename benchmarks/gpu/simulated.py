@@ -31,11 +31,11 @@ from torch import Tensor, nn
 
 import evaluation
 import models
-from attacks.pgd import PGD
+from attacks.methods.pgd import PGD
 from benchmarks.gpu.evaluation import DATASET, MODEL, attacked, clean, prepare, specification
 from benchmarks.pgd import hardware, pgd, table
-from evaluation.pixel_cache import PixelCache
-from evaluation.pixels import Ahead
+from evaluation.data.pixel_cache import PixelCache
+from evaluation.data.pixels import Ahead
 from evaluation.plan import SHARD_IMAGES
 
 ARCHITECTURE, SIDE = "simulated", 32

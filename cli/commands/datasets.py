@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
     from evaluation import Catalog
-    from evaluation.broken import OnLook
-    from evaluation.dataset_check import DatasetCheck, Matched
+    from evaluation.data.broken import OnLook
+    from evaluation.data.dataset_check import DatasetCheck, Matched
 
 app = typer.Typer(invoke_without_command=True, add_completion=False)
 
@@ -60,8 +60,8 @@ def check(
     as_json: Json = False,
 ) -> None:
     """Look at every picture of a data set. Ends with status 1 if one is broken, or the classes are not the model's."""
-    from evaluation.classes import read_class_map
-    from evaluation.dataset_check import check_dataset, match_with
+    from evaluation.data.classes import read_class_map
+    from evaluation.data.dataset_check import check_dataset, match_with
 
     if class_map and not model:
         raise ValueError(f"--class-map {class_map} needs --model: whose classes does it name?")

@@ -100,8 +100,9 @@ def evaluate(
     import evaluation
     from attacks import ThreatModel
     from cli.display import console, describe_estimate, print_report
-    from evaluation import EvaluationSpec, ShardResult, writers
-    from evaluation.classes import read_class_map
+    from evaluation import EvaluationSpec, ShardResult
+    from evaluation.data.classes import read_class_map
+    from evaluation.reports import writers
     from service.http.formats import write
 
     forms = {path: _form(path) for path in out}

@@ -5,7 +5,7 @@ from pathlib import Path
 from threading import Lock
 
 from evaluation import Catalog, DatasetError
-from evaluation.notes import Notes
+from evaluation.data.notes import Notes
 from service.http.schemas import DatasetView, Unusable
 
 

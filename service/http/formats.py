@@ -5,7 +5,8 @@ from collections.abc import Callable
 from enum import StrEnum
 from typing import Any
 
-from evaluation import Report, writers
+from evaluation import Report
+from evaluation.reports import writers
 from service.http.pages.sections import render_report
 
 Rows = Callable[[], list[dict[str, Any]]]

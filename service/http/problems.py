@@ -17,7 +17,7 @@ from common import UnknownNameError
 from common.pictures import PictureError
 from evaluation import ComparisonError, DatasetError
 from evaluation.catalog import DatasetTakenError
-from evaluation.writers import FormatError
+from evaluation.reports.writers import FormatError
 from models import CheckpointError, NameTakenError, NoAttentionError
 from service.jobs.removal import InUseError
 from service.jobs.store import KeyReusedError

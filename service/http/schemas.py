@@ -8,8 +8,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from attacks import Norm, PixelScale, TargetRule, ThreatModel
 from common import printable
 from evaluation import Condition, EvaluationSpec, Report, pgd_conditions
-from evaluation.classes import ClassMap
-from evaluation.datasets import ImageFolder
+from evaluation.data.classes import ClassMap
+from evaluation.data.datasets import ImageFolder
 from evaluation.spec import Name, OnBroken
 from models import Added, Differences, ModelCard, Precision, Preprocessing, Question
 from service.http.problems import FieldError

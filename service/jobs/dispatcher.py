@@ -12,7 +12,7 @@ from threading import Event, Thread
 from typing import TextIO
 
 from evaluation import Catalog, ShardResult
-from evaluation.counting import sufficient
+from evaluation.reports.counting import sufficient
 from service.jobs.evaluations import Claim
 from service.jobs.executors import ProgressFile, compute, describe
 from service.jobs.store import Store

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
+from evaluation.compute.runner import ShardResult
 from evaluation.plan import Plan, Shard
-from evaluation.runner import ShardResult
 
 
 class ShardStatus(StrEnum):

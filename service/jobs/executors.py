@@ -19,7 +19,7 @@ from common.cores import cores
 from common.float32 import set_float32
 from evaluation import Catalog, DatasetError, Plan, Shard, ShardResult, best_device, run_shard
 from evaluation.catalog import Roles
-from evaluation.runner import OnProgress
+from evaluation.compute.runner import OnProgress
 
 MODELS_KEPT = 2
 """Classifiers that a device process keeps loaded."""

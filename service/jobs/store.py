@@ -9,8 +9,8 @@ from typing import Any
 from sqlalchemy import Connection, RowMapping, delete, func, insert, select, update
 from sqlalchemy.exc import DatabaseError
 
+from evaluation.compute.runner import ShardResult, furthest
 from evaluation.plan import Plan, Shard
-from evaluation.runner import ShardResult, furthest
 from service.jobs.database import EVALUATIONS, KEYS, SHARDS, open_engine, transaction
 from service.jobs.evaluations import Claim, Evaluation, Progress, ShardStatus
 

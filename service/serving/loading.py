@@ -9,9 +9,9 @@ from torch import Tensor
 
 import models
 from evaluation import Catalog, DatasetError, ImageFolder, SelectionError
-from evaluation.broken import select_usable
-from evaluation.classes import match_classes
-from evaluation.pixels import Ahead
+from evaluation.data.broken import select_usable
+from evaluation.data.classes import match_classes
+from evaluation.data.pixels import Ahead
 from evaluation.statistics import Proportion, proportion
 from models import CheckpointError
 from service.serving.deployments import Agreement, Deployment

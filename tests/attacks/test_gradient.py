@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 import attacks
 from attacks import AttackRun, Captured, Draws, Norm, run_attack
-from attacks._gradient import Passes, RecorderOnGpu, Seen, fastest_batch, look
-from attacks.apgd import _Losses
-from attacks.pgd import Goal
+from attacks.gradient import Passes, RecorderOnGpu, Seen, fastest_batch, look
+from attacks.methods.apgd import _Losses
+from attacks.methods.pgd import Goal
 from tests.attacks.digits import BUDGETS, Digits
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="captures on a GPU")
@@ -177,7 +177,7 @@ def test_a_compiled_model_is_used_where_its_gradients_hold_and_it_is_faster(
     said: str,
 ) -> None:
     times = cycle([1.0, 1 / speed])
-    monkeypatch.setattr(attacks._gradient, "seconds_on", lambda _, run: next(times))
+    monkeypatch.setattr(attacks.gradient, "seconds_on", lambda _, run: next(times))
     made: list[nn.Module] = []
 
     def counted(model: nn.Module) -> nn.Module:
@@ -205,7 +205,7 @@ def test_the_batch_is_measured_once_for_a_kind_of_pass(
         measured.append(len(logits))
         return 1 + max(0, len(logits) - 32)
 
-    monkeypatch.setattr(attacks._gradient, "seconds_on", timed)
+    monkeypatch.setattr(attacks.gradient, "seconds_on", timed)
     captured = Captured(network, recorder := Recorder())
     some = Digits(digits.images[:100], digits.labels[:100])
     for _ in range(2):

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 import attacks
 from attacks import Norm, ThreatModel, log_odds_against, predictions, run_attack
-from attacks._norms import steepest
+from attacks.norms import steepest
 from tests.attacks.digits import BUDGETS, Digits, draws
 
 SCALES = (1e-9, 1e-3, 1.0, 5.0, 8.0, 1e4)

@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 
 import attacks
 from attacks import AttackRun, Norm, run_attack
-from attacks._standing import Standing, _Answer
+from attacks.standing import Standing, _Answer
 from tests.attacks.digits import BUDGETS, Digits, draws
 
 MODULES = ("pgd", "apgd", "square", "fab", "smoothed")
@@ -31,7 +31,7 @@ CASES: list[tuple[str, dict[str, Any], Norm]] = [
 
 def leave_late(monkeypatch: pytest.MonkeyPatch, *, late: bool) -> None:
     for module in MODULES:
-        monkeypatch.setattr(f"attacks.{module}.Standing", partial(Standing, late=late))
+        monkeypatch.setattr(f"attacks.methods.{module}.Standing", partial(Standing, late=late))
 
 
 def attacked(name: str, parameters: dict[str, Any], norm: Norm, model: nn.Module, on: Digits) -> AttackRun:

@@ -10,8 +10,8 @@ from torch import Tensor
 
 import models
 from models import UnrecognisedError
-from models._families import Candidate
-from models._layout import Layout
+from models.layout import Layout
+from models.proposals import Candidate
 
 Shapes = dict[str, tuple[int, ...]]
 NAMES = [name for name in models.names() if "mini" in name] + ["resnet18", "se_resnet34"]
@@ -80,7 +80,7 @@ def altered(own: Shapes, draw: random.Random) -> Shapes:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_altered_tensors_are_recognised_or_not_and_nothing_else(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("models._recognise.nearest", lambda shapes: models.Differences(name, 0, (), (), ()))  # slow
+    monkeypatch.setattr("models.recognition.nearest", lambda shapes: models.Differences(name, 0, (), (), ()))  # slow
     with torch.device("meta"):
         own = {key: tuple(value.shape) for key, value in models.create(name, num_classes=7).state_dict().items()}
     draw, refused = random.Random(name), 0
@@ -107,7 +107,7 @@ def test_a_mistake_in_a_family_is_not_taken_for_another_architecture(
         raise kind("a mistake")
         yield
 
-    monkeypatch.setattr("models._recognise.FAMILIES", (toy,))
+    monkeypatch.setattr("models.recognition.FAMILIES", (toy,))
     with pytest.raises(kind, match="a mistake"):
         models.recognise({"x": torch.empty(3, device="meta")})
 
@@ -116,8 +116,8 @@ def test_a_family_without_a_tensor_lets_the_next_one_look(monkeypatch: pytest.Mo
     def toy(at: Layout) -> Iterator[Candidate]:
         yield Candidate(f"resnet{at.side('toy.weight')}", {}, "fc.weight")
 
-    families = models._recognise.FAMILIES
-    monkeypatch.setattr("models._recognise.FAMILIES", (toy, *families))
+    families = models.recognition.FAMILIES
+    monkeypatch.setattr("models.recognition.FAMILIES", (toy, *families))
     with torch.device("meta"):
         tensors = models.create("resnet18", num_classes=7).state_dict()
     assert models.recognise(tensors).architecture == "resnet18"

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 import models
 from common import UnknownNameError
-from models.aa_resnet import AugmentedConv2d
-from models.attention_mask import AttentionMaskNet
-from models.dat import DeformableAttention
-from models.san import PairwiseAttention, PatchwiseAttention
+from models.families.aa_resnet import AugmentedConv2d
+from models.families.attention_mask import AttentionMaskNet
+from models.families.dat import DeformableAttention
+from models.families.san.network import PairwiseAttention, PatchwiseAttention
 
 MINIS = {
     "san_mini_pairwise": ("layer0.0.sam", "layer1.0.sam", "layer1.1.sam", "layer2.0.sam"),

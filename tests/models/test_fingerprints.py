@@ -10,7 +10,7 @@ import torchvision
 import models
 from models import CheckpointError, QuestionsError
 from models.__main__ import table
-from models._fingerprints import TABLE, architectures
+from models.fingerprints import TABLE, architectures
 
 SAMPLE = ("torchvision:densenet121", "torchvision:inception_v3", "torchvision:regnet_y_400mf", "timm:convnext_atto",
           "timm:resnet50", "timm:resnetblur50", "timm:vit_tiny_patch16_224", "timm:mobilenetv3_small_050")  # fmt: skip

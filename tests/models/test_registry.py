@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 import models
 from common import UnknownNameError
-from models._registry import ModelSpec, register
+from models.registry import ModelSpec, register
 
 MINIS = [name for name in models.names() if "_mini" in name]
 every_model = pytest.mark.parametrize("name", models.names())

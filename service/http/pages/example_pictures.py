@@ -4,7 +4,7 @@ from base64 import b64decode, b64encode
 from collections.abc import Callable
 from enum import StrEnum
 
-from evaluation.examples import Example
+from evaluation.compute.examples import Example
 from service.serving.drawing import over_picture
 
 

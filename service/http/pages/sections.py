@@ -8,8 +8,8 @@ from markupsafe import Markup
 
 from common import text_sha256
 from evaluation import Report
-from evaluation.charts import charts
-from evaluation.writers import manifest, methods
+from evaluation.reports.charts import charts
+from evaluation.reports.writers import manifest, methods
 from service.http.pages.example_pictures import Source, inlined
 from service.http.pages.templates import macro, render
 from service.http.schemas import DatasetView, EvaluationView, ModelView, Unusable

@@ -6,7 +6,7 @@ from typing import cast
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from evaluation.charts import Chart
+from evaluation.reports.charts import Chart
 from evaluation.statistics import Proportion
 from service.http.pages.example_pictures import kinds
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from fastapi import APIRouter, Depends, Request
 
-from evaluation.sources import COMPRESSED_TARS, dataset_name
+from evaluation.data.sources import COMPRESSED_TARS, dataset_name
 from service.http.deps import ServiceDep, require_admin
 from service.http.file_uploads import receive_file
 from service.http.problems import ProblemError

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Path, Request, Response
 from fastapi.responses import HTMLResponse
 
 from common import text_sha256
-from evaluation.examples import Example
+from evaluation.compute.examples import Example
 from service.http.deps import EvaluationDep, Service, ServiceDep
 from service.http.formats import ReportFormat
 from service.http.pages.example_pictures import PictureKind, kinds, png

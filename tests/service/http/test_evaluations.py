@@ -11,7 +11,8 @@ import pytest
 
 import evaluation
 from attacks import Norm, ThreatModel
-from evaluation import Catalog, EvaluationSpec, Report, make_plan, pgd_conditions, preset, writers
+from evaluation import Catalog, EvaluationSpec, Report, make_plan, pgd_conditions, preset
+from evaluation.reports import writers
 from service.http.formats import MEDIA_TYPES, ReportFormat
 from service.jobs.evaluations import Status
 from service.settings import Settings

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 import evaluation.catalog
-import evaluation.datasets
+import evaluation.data.datasets
 import evaluation.plan
 from service.settings import Settings
 from tests.server import serving, until
@@ -41,8 +41,8 @@ def test_device_processes_read_what_planning_has_decoded(
     monkeypatch.setenv("DECODED", str(log := tmp_path / "decoded"))
     monkeypatch.setattr(evaluation.plan, "SHARD_IMAGES", 8)
     here: list[bytes] = []
-    opener = evaluation.datasets.open_picture
-    monkeypatch.setattr(evaluation.datasets, "open_picture", lambda data: (here.append(data), opener(data))[1])
+    opener = evaluation.data.datasets.open_picture
+    monkeypatch.setattr(evaluation.data.datasets, "open_picture", lambda data: (here.append(data), opener(data))[1])
     evaluation.catalog._open.cache_clear()
     own = settings.model_copy(update={"data_dir": tmp_path / "data", "devices": ("cpu:0", "cpu:1")})
     with serving(own) as server:

@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 
 import evaluation
+import evaluation.compute.runner
 import evaluation.plan
-import evaluation.runner
 from evaluation import Catalog, EvaluationSpec, Plan, ShardResult, make_plan, merge
-from evaluation.runner import OnProgress
+from evaluation.compute.runner import OnProgress
 from service.jobs.dispatcher import PROGRESS_S, Dispatcher
 from service.jobs.evaluations import Evaluation, ShardStatus, Status
 from service.jobs.executors import compute
@@ -351,7 +351,7 @@ class Halting(Threads):
 def test_the_images_of_a_running_shard_that_are_done_count(
     store: Store, catalog: Catalog, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(evaluation.runner, "BATCH_PIXELS", 11 * 32 * 32)
+    monkeypatch.setattr(evaluation.compute.runner, "BATCH_PIXELS", 11 * 32 * 32)
     plan = plan_of(catalog, conditions=[PGD])
     store.submit(plan)
     with Halting() as halting:
@@ -367,7 +367,7 @@ def test_the_images_of_a_running_shard_that_are_done_count(
 def test_progress_is_written_at_most_once_a_second(
     store: Store, catalog: Catalog, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(evaluation.runner, "BATCH_PIXELS", 32 * 32)
+    monkeypatch.setattr(evaluation.compute.runner, "BATCH_PIXELS", 32 * 32)
     monkeypatch.setattr("service.jobs.dispatcher.POLL_S", 0.01)
     written: list[float] = []
     advance = store.advance

@@ -1,0 +1,168 @@
+"""Fast adaptive boundary attack: the smallest change that reaches the decision boundary, which the budget is compared with."""
+
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from attacks.draws import Draws
+from attacks.gradient import look
+from attacks.norms import GRADIENT_NORMS, distance
+from attacks.registry import register_attack
+from attacks.standing import Standing
+from attacks.task import Norm, Stepwise, ThreatModel
+
+_TINY = 1e-8
+
+
+@register_attack("fab")
+@dataclass(frozen=True, kw_only=True)
+class FAB(Stepwise):
+    """Targeted fast adaptive boundary attack (Croce, Hein 2020, arXiv:1907.02044): FAB-T of AutoAttack.
+
+    Each step linearises the difference between the logits of a target and of the label, and projects both the iterate and the
+    clean image onto that hyperplane within [0, 1]; a misclassified iterate is drawn back towards the clean image. The targets are
+    the likeliest wrong classes in turn, each run starts at the clean image, and nothing is random.
+
+    An image for which no change within the budget is found is returned as it was. Deviations: an image leaves the batch at its
+    first misclassified iterate within the budget, which changes no verdict; there is no final search, as in AutoAttack.
+    """
+
+    norms: ClassVar[frozenset[Norm]] = GRADIENT_NORMS
+    targetable: ClassVar[bool] = False
+    kind: ClassVar[Literal["budget", "minimal"]] = "minimal"
+    uses_gradient: ClassVar[bool] = True
+
+    steps: Annotated[int, Field(ge=1, le=10_000, description="gradient steps towards a target")] = 100
+    targets_tried: Annotated[int, Field(ge=1, le=1_000, description="wrong classes aimed for, likeliest first")] = 9
+    alpha_max: Annotated[float, Field(ge=0, le=1, description="largest weight of the clean image's projection")] = 0.1
+    eta: Annotated[float, Field(ge=1, le=10, description="length of a step over that to the hyperplane")] = 1.05
+    beta: Annotated[float, Field(gt=0, le=1, description="share of the change that a misclassified iterate keeps")] = (
+        0.9
+    )
+
+    @property
+    def title(self) -> str:
+        """For example "FAB-T-100"."""
+        return f"FAB-T-{self.steps}"
+
+    @property
+    def passes(self) -> int:
+        """Four a step, three for the gradient and one for the verdict, and one for the ranking of the classes."""
+        return 4 * self.steps * self.targets_tried + 1
+
+    def trace(
+        self,
+        model: nn.Module,
+        images: Tensor,
+        labels: Tensor,
+        *,
+        threat: ThreatModel,
+        draws: Draws,
+        targets: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Propose adversarial images and their steps, those towards earlier targets included; see `Stepwise.trace`."""
+        with torch.no_grad():
+            logits = model(images)
+        ranking = logits.scatter(1, labels.unsqueeze(1), -torch.inf).argsort(1, descending=True)
+        adversarial, steps = images.clone(), torch.zeros_like(labels)
+        standing = (logits.argmax(1) == labels).nonzero().squeeze(1)
+        for aims in ranking[:, : min(self.targets_tried, ranking.shape[1] - 1)].unbind(1):
+            if not len(standing):
+                break
+            gap = _Gap(labels[standing], aims[standing])
+            found, taken, fallen = self._towards(model, images[standing], gap, threat)
+            adversarial[standing] = found
+            steps[standing] += taken
+            standing = standing[~fallen]
+        return adversarial, steps
+
+    def _towards(
+        self, model: nn.Module, images: Tensor, gap: "_Gap", threat: ThreatModel
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Run towards one target each; returns images (N, C, H, W), the steps to each (N,), and which have fallen (N,)."""
+        standing, current = Standing(images), images
+        for step in range(1, self.steps + 1):
+            current = self._step(model, images, current, gap, threat.norm)
+            with torch.no_grad():
+                wrong = model(current).argmax(1) != gap.labels
+            hit = wrong & (distance(current - images, threat.norm) <= threat.eps)
+            kept = standing.after(step, current, hit)
+            if kept is not None:
+                images, current, wrong, gap = images[kept], current[kept], wrong[kept], gap.of_images(kept)
+                if not len(standing):
+                    break
+            current = torch.where(_spread(wrong), images + self.beta * (current - images), current)
+        standing.end(self.steps, images)
+        return standing.adversarial, standing.steps, standing.fallen
+
+    def _step(self, model: nn.Module, images: Tensor, current: Tensor, gap: "_Gap", norm: Norm) -> Tensor:
+        """Iterate after the next step: between the projections of the current one and of the clean image."""
+        _, gaps, gradient = look(model, current, gap)
+        to_cover = -gaps
+        there = to_hyperplane(current, gradient, to_cover, norm)
+        from_clean = to_hyperplane(images, gradient, to_cover + (gradient * (current - images)).sum((1, 2, 3)), norm)
+        near, far = (distance(each, norm).clamp(min=_TINY) for each in (there, from_clean))
+        alpha = _spread((near / (near + far)).clamp(max=self.alpha_max))
+        ahead = (1 - alpha) * (current + self.eta * there) + alpha * (images + self.eta * from_clean)
+        return ahead.clamp(0, 1)
+
+
+@dataclass(frozen=True)
+class _Gap:
+    """Logit of a target minus that of the label, for N images with these classes (N,)."""
+
+    labels: Tensor
+    aims: Tensor
+
+    def of_images(self, chosen: Tensor) -> "_Gap":
+        return _Gap(self.labels[chosen], self.aims[chosen])
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        """Gap (N,) of logits (N, K), in float32 at least."""
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        aims, labels = (logits.gather(1, each.unsqueeze(1)).squeeze(1) for each in (self.aims, self.labels))
+        return aims - labels
+
+
+def to_hyperplane(images: Tensor, normal: Tensor, to_cover: Tensor, norm: Norm) -> Tensor:
+    """Shortest change, in Linf or L2, that leads images onto a hyperplane and keeps them within [0, 1].
+
+    Every value moves in its direction at one pace until it meets the side of the box: the sign of the normal is the direction in
+    Linf, the normal itself in L2. What that covers grows with time in straight pieces between the meetings.
+
+    Args:
+        images: (N, C, H, W) in [0, 1].
+        normal: of the hyperplane, (N, C, H, W).
+        to_cover: (N,), what the product of normal and change is to be.
+        norm: Linf or L2.
+
+    Returns:
+        Changes (N, C, H, W); where the box does not reach the hyperplane, those to the box's point nearest to it.
+    """
+    scale = normal.flatten(1).abs().amax(1).clamp(min=torch.finfo(normal.dtype).tiny)  # squares must not underflow
+    normal = normal.flatten(1) / scale.unsqueeze(1) * to_cover.sign().unsqueeze(1)
+    direction = normal.sign() if norm is Norm.LINF else normal
+    room = torch.where(normal > 0, 1 - images.flatten(1), images.flatten(1))
+    met_at = torch.where(direction == 0, 0, room / direction.abs())
+    time = _time_to_cover(to_cover.abs() / scale, normal * direction, met_at)
+    return (direction * torch.minimum(time.unsqueeze(1), met_at)).view_as(images)
+
+
+def _time_to_cover(whole: Tensor, speeds: Tensor, stops: Tensor) -> Tensor:
+    """When movers that go at their speeds (N, D) until they stop (N, D) have covered the whole (N,); infinite if never."""
+    stops, order = stops.sort(1)
+    speeds = speeds.gather(1, order)
+    stopped = torch.nn.functional.pad((speeds * stops).cumsum(1), (1, 0))  # what those before each have covered
+    moving = speeds.flip(1).cumsum(1).flip(1)
+    last = (stopped[:, :-1] + moving * stops < whole.unsqueeze(1)).sum(1, keepdim=True)  # the first piece that suffices
+    piece = last.clamp(max=stops.shape[1] - 1)
+    rest = whole.unsqueeze(1) - stopped.gather(1, piece)
+    time = rest / moving.gather(1, piece).clamp(min=torch.finfo(speeds.dtype).tiny)
+    return torch.where(last > piece, torch.inf, time).squeeze(1)
+
+
+def _spread(values: Tensor) -> Tensor:
+    return values.view(-1, 1, 1, 1)

@@ -1,0 +1,162 @@
+"""Projected gradient descent and its relatives of fewer steps."""
+
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+from torch import Tensor, nn
+
+from attacks.draws import Draws
+from attacks.gradient import look
+from attacks.norms import GRADIENT_NORMS, ascend, moved, random_difference
+from attacks.registry import register_attack
+from attacks.standing import Standing
+from attacks.targets import log_odds_against, predictions
+from attacks.task import Norm, PixelScale, Stepwise, ThreatModel
+
+
+@register_attack("pgd")
+@dataclass(frozen=True, kw_only=True)
+class PGD(Stepwise):
+    """Projected gradient descent (Madry et al. 2018, arXiv:1706.06083, Sec. 2.1).
+
+    Ascends the cross-entropy of the label, or descends that of the target, along the sign of the gradient (Linf) or the
+    normalised gradient (L2). The gradient is taken of the log-odds, which has the same direction and does not vanish in float32
+    where the model is certain: the result does not depend on the scale of the logits where the softmax saturates.
+
+    Two questions can be asked. "any_step": was the model ever wrong (or at the target) on the way? An image leaves the batch as
+    soon as it is, which the forward pass of the next step tells without a further one. "last_step": is it wrong on the last
+    iterate? That is the classic definition, and never finds more.
+    """
+
+    norms: ClassVar[frozenset[Norm]] = GRADIENT_NORMS
+    targetable: ClassVar[bool] = True
+    uses_gradient: ClassVar[bool] = True
+
+    steps: Annotated[int, Field(ge=1, le=10_000, description="gradient steps")] = 20
+    step_size: Annotated[PixelScale | None, Field(description="length of a step, 2.5 * eps / steps without it")] = None
+    random_start: Annotated[bool, Field(description="start at a random point of the ball")] = True
+    counts: Annotated[
+        Literal["any_step", "last_step"], Field(description="which iterates count: all of them, or the last one alone")
+    ] = "any_step"
+
+    @property
+    def title(self) -> str:
+        """For example "PGD-20" or "PGD-20 (last step)"."""
+        return f"PGD-{self.steps}" + (" (last step)" if self.counts == "last_step" else "")
+
+    @property
+    def passes(self) -> int:
+        """Three a step."""
+        return 3 * self.steps
+
+    def trace(
+        self,
+        model: nn.Module,
+        images: Tensor,
+        labels: Tensor,
+        *,
+        threat: ThreatModel,
+        draws: Draws,
+        targets: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Propose adversarial images and their steps; see `Stepwise.trace`."""
+        goal = Goal.of(labels, targets)
+        length = 2.5 * threat.eps / self.steps if self.step_size is None else self.step_size
+        start = random_difference(images, threat.norm, threat.eps, draws) if self.random_start else 0 * images
+        current = moved(images, start, threat.norm, threat.eps)
+        standing = Standing(images)
+        for step in range(self.steps):
+            logits, _, gradient = look(model, current, goal)
+            if self.counts == "any_step":
+                kept = standing.after(step, current, ~goal.missed(logits))
+                if kept is not None:
+                    images, current, gradient = (each[kept] for each in (images, current, gradient))
+                    goal = goal.of_images(kept)
+                    if not len(standing):
+                        break
+            current = ascend(images, current, gradient, norm=threat.norm, eps=threat.eps, length=length)
+        standing.end(self.steps, current)
+        return standing.adversarial, standing.steps
+
+
+@register_attack("fgsm")
+@dataclass(frozen=True, kw_only=True)
+class FGSM(Stepwise):
+    """Fast gradient (sign) method (Goodfellow, Shlens, Szegedy 2015, arXiv:1412.6572): PGD's single step of length eps."""
+
+    norms: ClassVar[frozenset[Norm]] = GRADIENT_NORMS
+    targetable: ClassVar[bool] = True
+    uses_gradient: ClassVar[bool] = True
+    title: ClassVar[str] = "FGSM"
+    passes: ClassVar[int] = 3
+
+    def trace(
+        self,
+        model: nn.Module,
+        images: Tensor,
+        labels: Tensor,
+        *,
+        threat: ThreatModel,
+        draws: Draws,
+        targets: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Propose adversarial images and their single step; see `Stepwise.trace`."""
+        step = PGD(steps=1, step_size=threat.eps, random_start=False, counts="last_step")
+        return step.trace(model, images, labels, threat=threat, draws=draws, targets=targets)
+
+
+@register_attack("noise")
+@dataclass(frozen=True, kw_only=True)
+class Noise:
+    """Uniform noise from the ball: the start of PGD without its steps, a floor that every attack must beat."""
+
+    norms: ClassVar[frozenset[Norm]] = GRADIENT_NORMS
+    targetable: ClassVar[bool] = False
+    uses_gradient: ClassVar[bool] = False
+    title: ClassVar[str] = "noise"
+    passes: ClassVar[int] = 0
+
+    def perturb(
+        self,
+        model: nn.Module,
+        images: Tensor,
+        labels: Tensor,
+        *,
+        threat: ThreatModel,
+        draws: Draws,
+        targets: Tensor | None = None,
+    ) -> Tensor:
+        """Propose noisy images; see `Attack.perturb`. Model, labels and targets are not looked at."""
+        difference = random_difference(images, threat.norm, threat.eps, draws)
+        return moved(images, difference, threat.norm, threat.eps)
+
+
+@dataclass(frozen=True)
+class Goal:
+    """Where N images are to be moved: away from a class, or towards one (N,)."""
+
+    classes: Tensor
+    towards: bool
+
+    @classmethod
+    def of(cls, labels: Tensor, targets: Tensor | None) -> "Goal":
+        """Make the goal of an attack from its arguments."""
+        return cls(labels, towards=False) if targets is None else cls(targets, towards=True)
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        """What leads there as it grows, (N,): the log-odds against the label, or for the target; steps are cross-entropy's."""
+        losses = log_odds_against(logits, self.classes)
+        return -losses if self.towards else losses
+
+    def missed(self, logits: Tensor) -> Tensor:
+        """Which images are still not where they are to be, (N,) bool."""
+        return (predictions(logits) == self.classes) != self.towards
+
+    def repeated(self, times: int) -> "Goal":
+        """The goal of so many copies of the images, one copy of all after the other."""
+        return Goal(self.classes.repeat(times), self.towards)
+
+    def of_images(self, chosen: Tensor) -> "Goal":
+        """Keep the images that a mask (N,) or indices (M,) choose."""
+        return Goal(self.classes[chosen], self.towards)

@@ -1,0 +1,183 @@
+"""The types everything here turns on."""
+
+import math
+from abc import ABC, abstractmethod
+from enum import StrEnum
+from typing import Annotated, ClassVar, Protocol, runtime_checkable
+
+from pydantic import BeforeValidator, ConfigDict, Field, model_validator
+from pydantic.dataclasses import dataclass
+from torch import Tensor, nn
+
+from attacks.draws import Draws
+
+
+class Norm(StrEnum):
+    """How the distance between an image and its adversarial image is measured, over all channels and pixels.
+
+    `Linf` is the largest change of a value, `L2` the root of the sum of squares, `L1` the sum of changes, `L0` the number of
+    pixels (places, whatever their channels) that changed.
+    """
+
+    LINF = "Linf"
+    L2 = "L2"
+    L1 = "L1"
+    L0 = "L0"
+
+
+def _parse_fraction(value: object) -> object:
+    if isinstance(value, bool):
+        raise ValueError(f"expected a number or a fraction such as 8/255, got {value!r}")
+    if not isinstance(value, str):
+        return value
+    numerator, slash, denominator = value.partition("/")
+    try:
+        return float(numerator) / float(denominator) if slash else float(numerator)
+    except (ValueError, ZeroDivisionError):
+        raise ValueError(f"expected a number or a fraction such as 8/255, got {value!r}") from None
+
+
+LARGEST = 1e9
+"""More than the length in any norm of a difference between two images of 10,000 pixels a side."""
+
+PixelScale = Annotated[float, BeforeValidator(_parse_fraction), Field(ge=0, le=LARGEST, allow_inf_nan=False)]
+"""A length on the [0, 1] pixel scale; text such as "8/255" is parsed, the number is kept."""
+
+
+def format_eps(eps: float) -> str:
+    """Write a length as people in this field read it: 0.1 where that is exact, else 8/255 or 0.5/255 where that is."""
+    decimal, halves = f"{eps:g}", round(eps * 510)
+    if float(decimal) == eps or not math.isclose(eps * 510, halves, rel_tol=1e-6):
+        return decimal
+    return f"{halves / 2:g}/255"
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class ThreatModel:
+    """What an attacker may do: move an image by at most `eps` in `norm`, within [0, 1].
+
+    Attributes:
+        norm: "Linf", "L2", "L1" or "L0".
+        eps: radius on the [0, 1] pixel scale, a number or a text such as "8/255"; for Linf at most 1; for L0 a number of pixels.
+
+    Raises:
+        pydantic.ValidationError: a ValueError; the norm is unknown, or eps is not a number, negative, above 1 for Linf, or above
+            1e9.
+    """
+
+    norm: Norm
+    eps: PixelScale
+
+    @model_validator(mode="after")
+    def _on_pixel_scale(self) -> "ThreatModel":
+        if self.norm is Norm.LINF and self.eps > 1:
+            raise ValueError(
+                f"eps is on the [0, 1] pixel scale, got {self.eps:g}; write {self.eps:g}/255 for 8-bit steps"
+            )
+        return self
+
+    def __str__(self) -> str:
+        return f"{self.norm} {format_eps(self.eps)}"
+
+
+class Attack(Protocol):
+    """Looks for images that the model gets wrong. A frozen dataclass whose fields are the attack's parameters."""
+
+    norms: ClassVar[frozenset[Norm]]
+    """Norms it can keep to."""
+
+    targetable: ClassVar[bool]
+    """Whether it accepts targets."""
+
+    uses_gradient: ClassVar[bool]
+    """Whether it asks for a gradient: a model may hide or lack it."""
+
+    @property
+    def title(self) -> str:
+        """A short name with the parameter that matters most, such as "PGD-20"."""
+        ...
+
+    @property
+    def passes(self) -> int:
+        """What it costs at most: passes of an image through the model, one with its gradient counted as three."""
+        ...
+
+    def perturb(
+        self,
+        model: nn.Module,
+        images: Tensor,
+        labels: Tensor,
+        *,
+        threat: ThreatModel,
+        draws: Draws,
+        targets: Tensor | None = None,
+    ) -> Tensor:
+        """Propose adversarial images.
+
+        Args:
+            model: takes images in [0, 1], returns logits (N, K); in evaluation mode.
+            images: (N, C, H, W), values in [0, 1].
+            labels: (N,) int64, the classes to move away from.
+            threat: norm and radius to keep to.
+            draws: the source of all randomness, of N images.
+            targets: (N,) int64, the classes to move towards instead, for attacks that are targetable.
+
+        Returns:
+            Images of the same shape and type.
+        """
+        ...
+
+
+class Stepwise(ABC):
+    """An attack that goes step by step and knows how many led to each image."""
+
+    @abstractmethod
+    def trace(
+        self,
+        model: nn.Module,
+        images: Tensor,
+        labels: Tensor,
+        *,
+        threat: ThreatModel,
+        draws: Draws,
+        targets: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Propose adversarial images as `Attack.perturb` does, and say how many steps, (N,) int64, led to each.
+
+        0 is the start itself.
+        """
+
+    def perturb(
+        self,
+        model: nn.Module,
+        images: Tensor,
+        labels: Tensor,
+        *,
+        threat: ThreatModel,
+        draws: Draws,
+        targets: Tensor | None = None,
+    ) -> Tensor:
+        """Propose adversarial images; see `Attack.perturb`."""
+        return self.trace(model, images, labels, threat=threat, draws=draws, targets=targets)[0]
+
+
+@runtime_checkable
+class ClassDependent(Protocol):
+    """An attack that does something else where there are few classes."""
+
+    def notice(self, classes: int) -> str | None:
+        """Say what it does with this number of classes; None if what its parameters say."""
+        ...
+
+
+class Transform(Protocol):
+    """Changes images without looking at a model. A frozen dataclass whose fields are the transform's parameters."""
+
+    @property
+    def title(self) -> str:
+        """A short name such as "rotation 90"."""
+        ...
+
+    def apply(self, images: Tensor, draws: Draws) -> Tensor:
+        """Change images (N, C, H, W) in [0, 1]; returns the same shape, type and range."""
+        ...

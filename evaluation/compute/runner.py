@@ -1,0 +1,356 @@
+"""Run one shard: the images of a range through a condition and a model, one row an image."""
+
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache, partial
+from importlib.metadata import version
+from typing import TypeVar
+
+import torch
+from pydantic import BaseModel, ConfigDict
+from torch import nn
+
+import attacks
+import models
+from common.float32 import float32_as
+from evaluation.compute.checks import Check, extreme, preflight, probe
+from evaluation.compute.conditions import Batch, Outcome, Row, run_condition
+from evaluation.compute.counterchecks import CHECKED, LEAST, checked_attack, counterchecks
+from evaluation.compute.examples import Example, make_examples
+from evaluation.data.classes import match_classes
+from evaluation.data.datasets import ImageFolder
+from evaluation.data.pixels import Ahead
+from evaluation.plan import Shard
+from evaluation.spec import AdversarialCondition, Attacking, EvaluationSpec, rounds
+
+BATCH_PIXELS = 2**20
+"""Height times width times images of one batch: 20 images at 224 x 224."""
+
+GROUP_PIXELS = 2**24
+"""The same of what a searched copy takes apart by itself: 334 images at 224 x 224, so that few of its batches are not full."""
+
+PREFLIGHT_IMAGES = 64
+"""Images on which a model is looked at before it is attacked."""
+
+EXAMPLES = 4
+"""Pictures of fallen images that are kept for a model and condition."""
+
+_FROZEN = ConfigDict(frozen=True, extra="forbid")
+
+T = TypeVar("T")
+
+OnProgress = Callable[[int, int], None]
+"""Receives the images that are done and how many there are."""
+
+
+class ShardResult(BaseModel):
+    """A finished shard; `preflight` comes with a model's first condition; `checks`, `flipped_by_checks` and `examples` with the
+    first images.
+
+    `rounds` is the number of the condition's rounds if it is a cascade, else 1. `not_run` names the attacks that need a gradient,
+    where the model has none.
+    """
+
+    model_config = _FROZEN
+
+    shard: Shard
+    rounds: int = 1
+    rows: tuple[Row, ...]
+    images_forwarded: int
+    seconds: float
+    preflight: tuple[Check, ...] = ()
+    checks: tuple[Check, ...] = ()
+    flipped_by_checks: tuple[Row, ...] = ()
+    not_run: tuple[str, ...] = ()
+    examples: tuple[Example, ...] = ()
+    made_with: str = ""
+
+    @property
+    def worst(self) -> "ShardResult":
+        """The same where the images that only checks have flipped count as flipped."""
+        worse = {row.index: row for row in self.flipped_by_checks}
+        rows = tuple(row if row.felled_by else worse.get(row.index, row) for row in self.rows)
+        return self.model_copy(update={"rows": rows}) if worse else self
+
+    def first(self, images: int) -> "ShardResult":
+        """Cut it to its first images; what it cost is shared out evenly."""
+        if images >= len(self.rows):
+            return self
+        rows, share = self.rows[:images], images / len(self.rows)
+        indices = {row.index for row in rows}
+        return self.model_copy(
+            update={
+                "shard": self.shard.model_copy(update={"stop": self.shard.start + images}),
+                "rows": rows,
+                "images_forwarded": round(share * self.images_forwarded),
+                "seconds": share * self.seconds,
+                "flipped_by_checks": tuple(each for each in self.flipped_by_checks if each.index in indices),
+                "examples": tuple(each for each in self.examples if each.index in indices),
+            }
+        )
+
+
+def furthest(results: Iterable[ShardResult], shard: Shard) -> ShardResult | None:
+    """Choose, of results at the addresses `Plan.beginnings`, the one from which a shard has least left to do."""
+    chosen = max(results, key=lambda each: each.rounds * min(each.shard.images, shard.images), default=None)
+    return None if chosen is None else chosen.first(shard.images)
+
+
+def best_device() -> str:
+    """Name the device to use when none is asked for."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def batch_size(side: int) -> int:
+    """How many square images of a side, in pixels, make a batch."""
+    return max(1, BATCH_PIXELS // side**2)
+
+
+@float32_as("ieee")
+def run_shard(
+    spec: EvaluationSpec,
+    shard: Shard,
+    *,
+    classifier: models.Classifier,
+    dataset: ImageFolder,
+    searched: nn.Module | None = None,
+    explained: models.Classifier | None = None,
+    known: ShardResult | None = None,
+    broken: Collection[int] = (),
+    has_gradient: bool = True,
+    sources: Callable[[], Sequence[models.Classifier]] = tuple,
+    following: Shard | None = None,
+    on_progress: OnProgress = lambda done, total: None,
+) -> ShardResult:
+    """Run a shard on the device that holds the classifier. A batch that does not fit into its memory is halved.
+
+    Args:
+        spec: the whole evaluation.
+        shard: which part of it.
+        classifier: the shard's model, whose verdict counts.
+        dataset: the evaluation's images.
+        searched: what attacks see instead of it; see `models.fold`.
+        explained: shows its attention in examples; None where it has none.
+        known: what came before of these images or the first of them, under this condition or the beginning of its cascade. What is
+            decided is not run again, if versions and hardware are the same. The result is that of a run from nothing; where that
+            cuts its batches elsewhere, confidences may differ in their last bits.
+        broken: indices of pictures that the selection passes over.
+        has_gradient: False leaves out the attacks that need one.
+        sources: gives other models whose adversarial images are tried on this one; see `Plan.sources`.
+        following: of the same model, likely to be run next: its pictures are decoded meanwhile.
+        on_progress: called with the images run so far and those to be run, after each batch but the last: checks follow that one.
+
+    Raises:
+        DatasetError: an image cannot be decoded.
+        AttackError: an attack cannot be run as asked.
+        PreflightError: the model cannot be evaluated as it is.
+    """
+    started = time.perf_counter()
+    made_with = _made_with(classifier.device)
+    if known is not None and known.made_with != made_with:
+        known = None
+    source = _Source(
+        spec,
+        shard,
+        classifier,
+        searched or classifier,
+        dataset,
+        broken,
+        has_gradient=has_gradient,
+        following=following,
+    )
+    found = _Found() if known is None else _Found.of(known, source.indices)
+    side = classifier.card.preprocessing.crop
+    few = min(batch_size(side), len(source.indices))
+    size = min(GROUP_PIXELS // side**2, len(source.indices)) if isinstance(searched, attacks.Captured) else few
+    preflights: tuple[Check, ...] = ()
+    checks: tuple[Check, ...] = ()
+    worse: tuple[Row, ...] = ()
+    if shard.start == 0 and shard.condition == 0:
+        preflights, few = _fitting(few, lambda count: _preflight(source.batch(range(count))))
+    left = [*source.left(known)]
+    run, total = 0, sum(len(places) for _, places in left)
+    for first_round, places in left:
+        done = 0
+        while done < len(places):
+            (batch, outcome), size = _fitting(size, partial(source.run, places[done:], first_round))
+            found.take(places[done:], batch, outcome, first_round)
+            if shard.start == 0:
+                found.show(places[done:], batch, outcome, explained)
+            done += len(batch.indices)
+            run += len(batch.indices)
+            if run < total:
+                on_progress(run, total)
+    if shard.start == 0:
+        checks, few = _fitting(few, lambda count: _probe(spec, shard, source.batch(range(count)), found.rows))
+        (more, worse), _ = _fitting(few, lambda count: source.countercheck(found.rows, sources, count))
+        checks = (*checks, *more)
+    return ShardResult(
+        shard=shard,
+        rounds=source.rounds,
+        rows=tuple(found.rows[place] for place in range(len(source.indices))),
+        images_forwarded=found.images_forwarded,
+        seconds=time.perf_counter() - started + (known.seconds if known else 0),
+        preflight=preflights,
+        checks=checks,
+        flipped_by_checks=worse,
+        not_run=source.not_run,
+        examples=tuple(found.examples[place] for place in sorted(found.examples)[:EXAMPLES]),
+        made_with=made_with,
+    )
+
+
+class _Source:
+    """The images of a shard, by their places in it, and what is to be done with them."""
+
+    def __init__(
+        self,
+        spec: EvaluationSpec,
+        shard: Shard,
+        classifier: models.Classifier,
+        searched: nn.Module,
+        dataset: ImageFolder,
+        broken: Collection[int],
+        *,
+        has_gradient: bool,
+        following: Shard | None,
+    ) -> None:
+        chosen = dataset.select(spec.images, spec.selection_seed, broken=broken)
+        self.indices = chosen[shard.start : shard.stop]
+        self._ahead = Ahead(
+            dataset.pixels(classifier.card.preprocessing),
+            self.indices,
+            () if following is None else chosen[following.start : following.stop],
+            pinned=classifier.device.type == "cuda",
+        )
+        self.condition = spec.conditions[shard.condition]
+        self.rounds = len(rounds(self.condition.attacks)) if isinstance(self.condition, AdversarialCondition) else 1
+        self._choices = self.condition.attacks if isinstance(self.condition, Attacking) else ()
+        self._has_gradient = has_gradient
+        self._roles = classifier, searched
+        self._dataset, self._spec = dataset, spec
+        match = match_classes(classifier.card.classes, dataset, shard.model, spec.class_map)
+        every = tuple(range(match.model_classes))
+        columns = match.columns if spec.logits == "dataset" else every
+        if (every if classifier.columns is None else classifier.columns) != columns:
+            raise ValueError(f"{shard.model} was not loaded for logits = {spec.logits!r}; see Classifier.restricted")
+        self._to_logit = torch.tensor([columns.index(logit) for logit in match.logits])
+
+    def batch(self, places: Sequence[int]) -> Batch:
+        """Bring the images at some places to the classifier's device."""
+        classifier, searched = self._roles
+        indices = [self.indices[place] for place in places]
+        pixels = self._ahead.take(places).to(classifier.device, non_blocking=True)
+        labels = self._to_logit[[self._dataset.labels[index] for index in indices]]
+        there = models.scaled(pixels), labels.to(classifier.device)
+        return Batch(
+            classifier,
+            searched,
+            *there,
+            indices,
+            self._spec.seed,
+            classifier.columns,
+            has_gradient=self._has_gradient,
+            precision=self._spec.precision,
+        )
+
+    @property
+    def not_run(self) -> tuple[str, ...]:
+        """Titles of the attacks that need a gradient, where the model has none."""
+        created = [choice.create() for choice in self._choices]
+        return tuple(each.title for each in created if each.uses_gradient and not self._has_gradient)
+
+    def countercheck(
+        self, rows: Mapping[int, Row], sources: Callable[[], Sequence[models.Classifier]], count: int
+    ) -> tuple[tuple[Check, ...], tuple[Row, ...]]:
+        """Attack the first `count` images that stand in another way; see `counterchecks`."""
+        standing = [place for place in sorted(rows) if rows[place].counts(self.condition)][: min(count, CHECKED)]
+        if checked_attack(self.condition) is None or len(standing) < LEAST or not self._has_gradient:
+            return (), ()
+        return counterchecks(self.condition, self.batch(standing), sources())
+
+    def run(self, places: Sequence[int], first_round: int, count: int) -> tuple[Batch, Outcome]:
+        """Run the condition, from a round on, on the first `count` places."""
+        batch = self.batch(places[:count])
+        return batch, run_condition(self.condition, batch, first_round=first_round)
+
+    def left(self, known: ShardResult | None) -> Iterator[tuple[int, Sequence[int]]]:
+        """Say what is left to do: a round of the condition, and the places at which it is the next."""
+        rows = known.rows if known else ()
+        repeated: list[int] = []  # what fell at the end of a shorter cascade might not reach the end of this one
+        if known is not None and isinstance(self.condition, AdversarialCondition) and known.rounds < self.rounds:
+            repeated = [place for place, row in enumerate(rows) if row.felled_in_float32]
+            yield known.rounds, [place for place, row in enumerate(rows) if row.open(self.condition)]
+        yield 0, [*repeated, *range(len(rows), len(self.indices))]
+
+
+@dataclass
+class _Found:
+    """What came of the images so far, by their places in the shard."""
+
+    rows: dict[int, Row] = field(default_factory=dict[int, Row])
+    examples: dict[int, Example] = field(default_factory=dict[int, Example])
+    images_forwarded: int = 0
+
+    @classmethod
+    def of(cls, known: ShardResult, indices: Sequence[int]) -> "_Found":
+        """Begin with what is known of the first images of a shard."""
+        examples = {indices.index(example.index): example for example in known.examples}
+        return cls(dict(enumerate(known.rows)), examples, known.images_forwarded)
+
+    def take(self, places: Sequence[int], batch: Batch, outcome: Outcome, first_round: int) -> None:
+        """Take in a batch, of the first of `places`; what earlier rounds found is joined with it."""
+        self.images_forwarded += outcome.images_forwarded
+        for place, row in zip(places, outcome.rows(batch), strict=False):
+            self.rows[place] = self.rows[place].followed_by(row) if first_round else row
+
+    def show(self, places: Sequence[int], batch: Batch, outcome: Outcome, explained: models.Classifier | None) -> None:
+        """Draw what fell in a batch, of the first of `places`, as far as it is among the first of all."""
+        before = sum(place < places[0] for place in self.examples)
+        for example in make_examples(batch, outcome, explained, EXAMPLES - before):
+            place = places[batch.indices.index(example.index)]
+            if place not in self.examples or self.rows[place].reached:  # as the rows were joined
+                self.examples[place] = example
+
+
+def _fitting(count: int, work: Callable[[int], T]) -> tuple[T, int]:
+    """Do work on a batch of `count` images, halved until it fits into memory; returns what came of it and the count that fits."""
+    while True:
+        try:
+            return work(count), count
+        except torch.OutOfMemoryError:
+            if count == 1:
+                raise
+            count //= 2
+
+
+@cache
+def _made_with(device: torch.device) -> str:
+    """Versions and hardware that an exact repetition needs."""
+    where = torch.cuda.get_device_name(device) if device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
+    return f"withstand {version('withstand')}, torch {torch.__version__}, {device.type} {where}"
+
+
+def _preflight(batch: Batch) -> tuple[Check, ...]:
+    few = slice(PREFLIGHT_IMAGES)
+    return preflight(batch.classifier, batch.images[few], batch.labels[few], batch.indices[few])
+
+
+def _probe(spec: EvaluationSpec, shard: Shard, batch: Batch, rows: Mapping[int, Row]) -> tuple[Check, ...]:
+    """Check an attack on its first batch; the extreme radius once a model, with the first condition that attacks."""
+    condition = spec.conditions[shard.condition]
+    if not isinstance(condition, Attacking) or getattr(condition, "targets", None) or not batch.has_gradient:
+        return ()
+    threat = condition.threat if isinstance(condition, AdversarialCondition) else condition.threats[-1]
+    model, images, labels = batch.classifier, batch.images, batch.labels
+    standing = torch.tensor([rows[place].counts(condition) for place in range(len(labels))], device=labels.device)
+    few = slice(PREFLIGHT_IMAGES)
+    return (
+        *probe(model, images, labels, batch.indices, threat, standing),
+        *(
+            [extreme(model, images[few], labels[few], batch.indices[few])]
+            if shard.condition == spec.attacking[0]
+            else []
+        ),
+    )

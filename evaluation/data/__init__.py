@@ -1,0 +1,1 @@
+"""Labelled pictures: found, matched with the classes of a model, decoded once."""

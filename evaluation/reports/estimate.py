@@ -1,0 +1,81 @@
+"""What an evaluation would cost, before it is run."""
+
+import time
+from collections.abc import Collection
+
+import torch
+from pydantic import BaseModel, ConfigDict
+
+from evaluation.catalog import Catalog
+from evaluation.compute.runner import ShardResult, batch_size
+from evaluation.plan import SHARD_IMAGES, Plan
+from evaluation.reports.counting import sufficient
+
+
+class Estimate(BaseModel):
+    """The cost of an evaluation at most: images that fall leave attacks early.
+
+    Attributes:
+        evaluation: the id it would have.
+        images: rows to compute, one for each image, model and condition.
+        images_done: of these, computed already, or not needed to be as certain as was asked.
+        passes: of an image through a model, one with its gradient counted as three, for what is left.
+        seconds: of computing on one device for what is left, from the speed of each model measured just now.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    evaluation: str
+    images: int
+    images_done: int
+    passes: int
+    seconds: float
+
+
+def estimate(plan: Plan, catalog: Catalog, device: str, done: Collection[ShardResult] = ()) -> Estimate:
+    """Estimate what a plan costs: one batch goes through every model.
+
+    Args:
+        plan: of the evaluation.
+        catalog: where its models are.
+        device: where it would run.
+        done: shards that are computed.
+
+    Raises:
+        CheckpointError: a checkpoint cannot be loaded.
+    """
+    there, conditions = frozenset(result.shard for result in done), plan.spec.conditions
+    certain = {
+        (model, place)
+        for model in plan.spec.models
+        for place, condition in enumerate(conditions)
+        if sufficient(plan, model, condition, done)
+    }
+    left = [shard for shard in plan.shards if shard not in there and (shard.model, shard.condition) not in certain]
+    passes = dict.fromkeys(plan.spec.models, 0)
+    for shard in left:
+        passes[shard.model] += shard.images * plan.spec.passes(conditions[shard.condition])
+    images = sum(shard.images for shard in plan.shards)
+    return Estimate(
+        evaluation=plan.id,
+        images=images,
+        images_done=images - sum(shard.images for shard in left),
+        passes=sum(passes.values()),
+        seconds=sum(count * _pass_seconds(plan, catalog, model, device) for model, count in passes.items() if count),
+    )
+
+
+def _pass_seconds(plan: Plan, catalog: Catalog, model: str, device: str) -> float:
+    """Time a third of a forward pass with the gradient to the image, for one image; without a gradient, a forward pass."""
+    roles = catalog.load_folded(model, device, plan.spec.precision, plan.columns(model))
+    side = roles.classifier.card.preprocessing.crop
+    images = torch.rand(
+        min(SHARD_IMAGES, plan.images, batch_size(side)), 3, side, side, device=device, requires_grad=True
+    )
+    started = 0.0
+    for _ in range(2):  # the first warms up
+        started = time.perf_counter()
+        logits = roles.searched(images)
+        answer = torch.autograd.grad(logits.sum(), images)[0] if roles.has_gradient else logits
+        answer.sum().item()  # waits for the device
+    return (time.perf_counter() - started) / ((3 if roles.has_gradient else 1) * len(images))

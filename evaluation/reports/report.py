@@ -1,0 +1,217 @@
+"""Numbers people can read, and what they must know to read them."""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from pydantic import BaseModel, ConfigDict
+
+from evaluation.compute.checks import Check, Grade
+from evaluation.compute.examples import Example
+from evaluation.data.broken import describe
+from evaluation.plan import Plan
+from evaluation.statistics import Proportion
+
+MOST_COLUMNS = 10
+"""Conditions that a table has side by side at most."""
+
+_FROZEN = ConfigDict(frozen=True, extra="forbid")
+
+
+class CurvePoint(BaseModel):
+    """Robust accuracy at a radius on the [0, 1] pixel scale."""
+
+    model_config = _FROZEN
+
+    eps: float
+    robust_accuracy: Proportion
+
+
+class ConditionReport(BaseModel):
+    """One model under one condition. Every fraction is over the images done so far and has its n.
+
+    Attributes:
+        title: of the condition.
+        images_done: images with a result.
+        clean_accuracy: right on the same images as they are / n.
+        accuracy: right under the condition / n.
+        top5_accuracy: right class among the five largest logits / n; None with five classes or fewer.
+        drop: clean accuracy minus accuracy, on the same images.
+        robust_accuracy: right on the clean image and not felled within budget / n; None where nothing attacks.
+        attack_success_rate: felled within budget / right on the clean image.
+        target_rate: predicted as the target, within budget / n; None without targets.
+        curve: robust accuracy at each eps of a curve; empty elsewhere.
+        median_minimal_eps: median over all images of the radius at which they fell, 0 where wrong already; None elsewhere, or if
+            most still stand.
+        not_run: attacks that need a gradient, where the model has none; without any other, nothing is counted.
+        felled_in_float32: images that stood after a search in lower precision and fell as it was repeated.
+        outside_budget: indices of images where an attack left the ball or [0, 1], or returned NaN; they count as standing.
+        seconds: of computing, summed over shards.
+        images_forwarded: passes of an image through the model.
+        examples: pictures of a few images that were right and are wrong under the condition.
+    """
+
+    model_config = _FROZEN
+
+    title: str
+    images_done: int
+    clean_accuracy: Proportion | None
+    accuracy: Proportion | None
+    top5_accuracy: Proportion | None
+    drop: float | None
+    robust_accuracy: Proportion | None
+    attack_success_rate: Proportion | None
+    target_rate: Proportion | None
+    curve: tuple[CurvePoint, ...] = ()
+    median_minimal_eps: float | None = None
+    not_run: tuple[str, ...] = ()
+    felled_in_float32: int = 0
+    outside_budget: tuple[int, ...]
+    seconds: float
+    images_forwarded: int
+    examples: tuple[Example, ...] = ()
+
+    @property
+    def score(self) -> Proportion | None:
+        """The number a table shows: robust accuracy where something attacks, else accuracy."""
+        return self.robust_accuracy or self.accuracy
+
+
+class ModelReport(BaseModel):
+    """One model under all conditions, in the order of the specification, with what was checked.
+
+    Attributes:
+        model: name of the checkpoint.
+        conditions: what was found.
+        checks: of the model, of each attack, and of the numbers against each other.
+        grade: the worst that a failed check means; unchecked while something is missing.
+        tried: the attacks that the grade is about; empty where none was run, or all of the preset standard.
+        mce: mean error over the fifteen common corruptions, if all of them were seen at all severities.
+        mce_of_alexnet: the same, each error divided by AlexNet's on ImageNet-C; None where there are other classes than ImageNet's.
+    """
+
+    model_config = _FROZEN
+
+    model: str
+    conditions: tuple[ConditionReport, ...]
+    checks: tuple[Check, ...] = ()
+    grade: Grade = "unchecked"
+    tried: tuple[str, ...] = ()
+    mce: float | None = None
+    mce_of_alexnet: float | None = None
+
+    @property
+    def verdict(self) -> str:
+        """The grade, and for which attacks a reliable number holds: others may find more."""
+        return f"reliable for {', '.join(self.tried)}" if self.grade == "reliable" and self.tried else self.grade
+
+    @property
+    def failed(self) -> tuple[Check, ...]:
+        """The checks that failed."""
+        return tuple(check for check in self.checks if check.failed)
+
+
+class Table(NamedTuple):
+    """Scores for people: a name of the first column, the others' names, and rows with their name."""
+
+    corner: str
+    columns: list[str]
+    rows: list[tuple[str, list[Proportion | None]]]
+
+
+class Report(BaseModel):
+    """What an evaluation found, with the plan it followed; `complete` is False while shards are missing."""
+
+    model_config = _FROZEN
+
+    schema_version: int = 5
+    plan: Plan
+    complete: bool
+    models: tuple[ModelReport, ...]
+    made_with: tuple[str, ...] = ()
+    warnings: tuple[str, ...]
+
+    @property
+    def table(self) -> "Table":
+        """The scores, a row a model; with more than `MOST_COLUMNS` conditions, a row a condition."""
+        titles = [condition.title for condition in self.plan.spec.conditions]
+        names = [model.model for model in self.models]
+        scores = [[each.score for each in model.conditions] for model in self.models]
+        if len(titles) > MOST_COLUMNS:
+            return Table("condition", names, [*zip(titles, map(list, zip(*scores, strict=True)), strict=True)])
+        return Table("model", titles, [*zip(names, scores, strict=True)])
+
+    def to_markdown(self) -> str:
+        """Write the table, each cell with its 95 % interval, and the protocol below."""
+        corner, columns, rows = self.table
+        lines = [f"| {corner} | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
+        lines += [f"| {name} | {' | '.join(map(format_score, scores))} |" for name, scores in rows]
+        lines += ["", *(f"- {fact}" for fact in self.facts())]
+        return "\n".join(lines) + "\n"
+
+    def facts(self) -> list[str]:
+        """List what one must know to read the table."""
+        spec = self.plan.spec
+        return [
+            *([] if self.complete else ["PARTIAL: not all images are done; every cell is over the images done so far"]),
+            f"{spec.dataset}, n = {self.plan.images} images drawn evenly from the classes (selection seed {spec.selection_seed}), "
+            f"seed {spec.seed}, {spec.precision}",
+            *_class_facts(self.plan),
+            *(
+                f"{model.model}: {_in_float32(model)} fell in float32 alone, after {spec.precision} had left them standing"
+                for model in self.models
+                if spec.precision != "float32"
+            ),
+            *(
+                [f"{len(self.plan.skipped)} broken pictures were skipped: {describe(self.plan.skipped)}"]
+                if self.plan.skipped
+                else []
+            ),
+            *(
+                []
+                if spec.stop_width is None
+                else [f"a condition ended once its interval was at most {100 * spec.stop_width:g} points wide"]
+            ),
+            "accuracy in percent with its 95 % Wilson interval; under an attack, robust accuracy: "
+            "right on the clean image and under every attack",
+            *(
+                f"mean corruption error of {model.model}: {_mce(model)}"
+                for model in self.models
+                if model.mce is not None
+            ),
+            *(f"trust in {model.model}: {model.verdict}" for model in self.models),
+            *(f"WARNING: {warning}" for warning in self.warnings),
+            f"evaluation {self.plan.id}, data sha256 {self.plan.dataset_sha256[:12]}",
+        ]
+
+
+def _class_facts(plan: Plan) -> Iterable[str]:
+    """How classes were matched where that was not by equal names, and the choice that a model has where that is not obvious."""
+    for model, match in plan.matches.items():
+        if match.rule != "name":
+            yield f"classes of {model} were matched by {match.rule}"
+        if len(match.columns) < match.model_classes:
+            masked = "masked" if plan.spec.logits == "dataset" else "not masked"
+            yield (
+                f"{plan.spec.dataset} has {len(match.columns)} of the {match.model_classes} classes of {model}; logits of the "
+                f"others are {masked}, so chance is 1 in {plan.choices(model)} ({100 / plan.choices(model):.2g} %)"
+            )
+
+
+def _in_float32(model: ModelReport) -> str:
+    attacked = [each for each in model.conditions if each.robust_accuracy]
+    fell = sum(each.felled_in_float32 for each in attacked)
+    return f"{fell} of {sum(each.images_done for each in attacked)} attacked images"
+
+
+def _mce(model: ModelReport) -> str:
+    of_alexnet = (
+        "" if model.mce_of_alexnet is None else f", {100 * model.mce_of_alexnet:.2f} % of AlexNet's on ImageNet-C"
+    )
+    return f"{100 * (model.mce or 0):.2f} %{of_alexnet}"
+
+
+def format_score(score: Proportion | None) -> str:
+    """Write a fraction in percent with its interval, such as "91.2 [88.5, 93.4] (n=300)"."""
+    if score is None:
+        return "-"
+    return f"{100 * score.value:.1f} [{100 * score.low:.1f}, {100 * score.high:.1f}] (n={score.n})"

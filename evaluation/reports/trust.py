@@ -1,0 +1,207 @@
+"""What the numbers of one model say about each other: checks that need more than one shard, or more than one condition."""
+
+import itertools
+import statistics
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from attacks import format_eps
+from evaluation.compute.checks import Check
+from evaluation.compute.conditions import Row
+from evaluation.spec import AdversarialCondition, Attacking, Condition, EvaluationSpec
+from evaluation.statistics import Proportion, binomial_below, proportion
+
+SIGNIFICANT = 0.01
+"""p value below which a clean accuracy is less than what the card claims."""
+
+
+def condition_checks(condition: Condition, rows: Sequence[Row]) -> Iterable[Check]:
+    """Check what happened to the images under one condition."""
+    wrong = tuple(row.index for row in rows if row.prediction is None or row.clean_prediction is None)
+    yield Check(
+        name="logits are finite",
+        failed=bool(wrong),
+        means="invalid",
+        message=f"{len(wrong)} of {len(rows)} images have a logit that is not finite, as they are or under the condition; they "
+        "count as wrong"
+        if wrong
+        else "all logits are finite",
+        images=wrong,
+    )
+    if not isinstance(condition, Attacking):
+        return
+    outside = tuple(row.index for row in rows if not row.within_budget)
+    yield Check(
+        name="adversarial images lie in the budget",
+        failed=bool(outside),
+        means="invalid",
+        message=f"{len(outside)} adversarial images lie outside the budget or hold NaN and count as standing"
+        if outside
+        else "all adversarial images lie within the budget and [0, 1]",
+        images=outside,
+    )
+    names = {choice.name for choice in condition.attacks}
+    without = {choice.name for choice in condition.attacks if not choice.create().uses_gradient}
+    if without and names - without:
+        felled = tuple(row.index for row in rows if row.felled_by in without)
+        yield Check(
+            name="gradient attacks are not beaten without gradients",
+            failed=bool(felled),
+            means="suspicious",
+            message=f"{len(felled)} images fell to an attack without gradients after those with gradients had failed: do gradients "
+            "mislead?"
+            if felled
+            else "no image fell only to an attack without gradients",
+            images=felled,
+        )
+
+
+FAR = 0.5
+"""Share of what another data set or another model promises below which a clean accuracy is far too low."""
+
+
+def chance_check(rows: Sequence[Row], choices: int) -> Check:
+    """Compare clean accuracy with that of a guess: always the most frequent class, where all are there; else any of them."""
+    right = sum(row.clean_prediction == row.label for row in rows)
+    counts = Counter(row.label for row in rows)
+    guess = max(counts.values()) / len(rows) if len(counts) == choices else 1 / choices
+    score = proportion(right, len(rows))
+    failed = score is not None and score.low <= guess
+    measured = f"clean accuracy is {right / len(rows):.3f} (n = {len(rows)}), a guess has {guess:.3f}"
+    return Check(
+        name="clean accuracy is above chance",
+        failed=failed,
+        means="at chance",
+        message=f"{measured}, within its interval or above it: what is measured here says nothing about robustness; are classes, "
+        "preprocessing and data those of the model?"
+        if failed
+        else measured,
+    )
+
+
+def distant_claim_check(rows: Sequence[Row], claimed: float, on: str) -> Check:
+    """Compare clean accuracy with what the model's card claims on other data: it may be lower, but not by half."""
+    score = proportion(sum(row.clean_prediction == row.label for row in rows), len(rows))
+    failed = score is not None and score.high < FAR * claimed
+    reached = score.value if score else 0.0
+    measured = (
+        f"clean accuracy is {reached:.3f} (n = {len(rows)}), the card claims {claimed:.3f} on {on or 'other data'}"
+    )
+    return Check(
+        name="clean accuracy is not far below the claim",
+        failed=failed,
+        means="suspicious",
+        message=f"{measured}, more than twice as much: are classes and preprocessing those of the model?"
+        if failed
+        else measured,
+    )
+
+
+def rival_check(score: Proportion, best: Proportion, rival: str) -> Check:
+    """Compare clean accuracy with the best of the other models on the same images."""
+    failed = score.high < FAR * best.value
+    measured = f"clean accuracy is {score.value:.3f} (n = {score.n}), that of {rival} {best.value:.3f}"
+    return Check(
+        name="clean accuracy is not far below the others'",
+        failed=failed,
+        means="suspicious",
+        message=f"{measured}, more than twice as much: is the preprocessing that of training?" if failed else measured,
+    )
+
+
+def claim_check(rows: Sequence[Row], claimed: float) -> Check:
+    """Compare clean accuracy with what the model's card claims on the same data, by the one-sided exact binomial test."""
+    right = sum(row.clean_prediction == row.label for row in rows)
+    p = binomial_below(right, len(rows), claimed)
+    measured = f"clean accuracy is {right / len(rows):.3f} (n = {len(rows)}), the card claims {claimed:.3f}"
+    return Check(
+        name="clean accuracy is what the card claims",
+        failed=p < SIGNIFICANT,
+        means="suspicious",
+        message=f"{measured} (p = {p:.1g}): is the preprocessing that of training?" if p < SIGNIFICANT else measured,
+    )
+
+
+def cross_checks(spec: EvaluationSpec, scores: Sequence[Proportion | None]) -> Iterable[Check]:
+    """Compare attacks that differ in one number: eps, steps or restarts. `scores` are robust accuracies, one a condition."""
+    attacked = [
+        (condition, score)
+        for condition, score in zip(spec.conditions, scores, strict=True)
+        if isinstance(condition, AdversarialCondition) and score is not None
+    ]
+    for first, second in itertools.permutations(attacked, 2):
+        yield from _larger_ball(*first, *second)
+    for effort, excluded in _EFFORTS.items():
+        families: dict[str, dict[int, Proportion]] = {}
+        for condition, score in attacked:
+            if (amount := _amount(condition, effort)) is not None:
+                rest = condition.model_dump_json(exclude={"attacks": {0: excluded}})
+                families.setdefault(rest, {})[amount] = score
+        for family in families.values():
+            if len(family) > 1:
+                yield _more(effort, *sorted(family.items(), key=lambda each: each[0])[-2:])
+
+
+def _larger_ball(
+    small: AdversarialCondition, found: Proportion, large: AdversarialCondition, then: Proportion
+) -> Iterable[Check]:
+    widened = replace(small.threat, eps=large.threat.eps) if small.threat.norm is large.threat.norm else small.threat
+    if small.threat.eps < large.threat.eps and large == small.model_copy(update={"threat": widened}):
+        failed = then.value > found.high
+        yield Check(
+            name="a larger ball fells more",
+            failed=failed,
+            means="invalid",
+            message=f"robust accuracy {'rises' if failed else 'goes'} from {found.value:.3f} at {format_eps(small.threat.eps)} to "
+            f"{then.value:.3f} at {format_eps(large.threat.eps)} ({_named(small)})",
+        )
+
+
+def _more(effort: str, few: tuple[int, Proportion], many: tuple[int, Proportion]) -> Check:
+    """Compare the two largest numbers of steps or restarts: whether the largest is enough."""
+    failed = many[1].value < few[1].low
+    return Check(
+        name=f"more {effort} change nothing",
+        failed=failed,
+        means="suspicious",
+        message=f"{few[1].value:.3f} stand with {effort} = {few[0]}, {many[1].value:.3f} with {effort} = {many[0]}"
+        + (": not converged, try more and quote the largest" if failed else ""),
+    )
+
+
+_EFFORTS: dict[str, Any] = {"steps": {"parameters": {"steps"}}, "restarts": {"restarts"}}
+"""What can be raised to see whether an attack has converged, and where it stands in an `AttackChoice`."""
+
+
+def _amount(condition: AdversarialCondition, effort: str) -> int | None:
+    """The steps or restarts of a condition with one attack."""
+    if len(condition.attacks) != 1:
+        return None
+    (attack,) = condition.attacks
+    amount = attack.restarts if effort == "restarts" else attack.parameters.get("steps")
+    return amount if isinstance(amount, int) else None
+
+
+def _named(condition: AdversarialCondition) -> str:
+    return " + ".join(choice.title for choice in condition.attacks)
+
+
+def curve(rows: Sequence[Row], eps: Sequence[float]) -> tuple[Proportion, ...]:
+    """Robust accuracy at each radius: right on the clean image, and not felled at that radius or a smaller one."""
+    right = [row for row in rows if row.clean_prediction == row.label]
+    counted = (
+        proportion(sum(row.felled_eps is None or row.felled_eps > radius for row in right), len(rows)) for radius in eps
+    )
+    return tuple(each for each in counted if each is not None)
+
+
+def median_minimal_eps(rows: Sequence[Row]) -> float | None:
+    """Median over all images of the smallest radius that fells them, 0 where wrong already; None if most still stand."""
+    fell_at = sorted(
+        0.0 if row.clean_prediction != row.label else float("inf") if row.felled_eps is None else row.felled_eps
+        for row in rows
+    )
+    middle = statistics.median(fell_at) if fell_at else float("inf")
+    return None if middle == float("inf") else middle

@@ -1,0 +1,115 @@
+"""Attention masks on a ResNet: one 1x1 convolution and a sigmoid give M masks over the last feature map.
+
+Each mask multiplies the features before global average pooling, so the classifier sees M weighted means. This is the form of a
+well-known tutorial on attention for telling dogs from cats; several masks are kept apart by a diversity loss. The masks are meant
+to be looked at: `masks(images)` returns them.
+"""
+
+from collections import OrderedDict
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from models.families.resnet import ResNetMini, resnet
+from models.registry import ModelSpec, register
+
+PAPER = "ResNet-34 (arXiv:1512.03385) with sigmoid attention masks"
+MAXIMUM_OFFSET = 0.01
+"""Added to a mask's maximum before division, so that an empty mask stays empty (diversity loss)."""
+
+
+class AttentionMaskNet(nn.Module):
+    """A backbone, its attention masks, and a classifier on the masked means.
+
+    Its form with one mask has a biased mask convolution and one linear layer; the form with several has neither.
+
+    Args:
+        features: maps normalised images (N, 3, H, W) to features (N, channels, h, w).
+        channels: of the features.
+        num_classes: number of logits.
+        masks: how many attention masks, M.
+        hidden: units between the masked means and the logits; 0 for one linear layer.
+        mask_bias: whether the mask convolution has a bias.
+    """
+
+    def __init__(
+        self, features: nn.Module, channels: int, num_classes: int, *, masks: int, hidden: int, mask_bias: bool
+    ) -> None:
+        super().__init__()
+        if masks < 1:
+            raise ValueError(f"masks must be at least 1, got {masks}")
+        self.features = features
+        self.attention = nn.Conv2d(channels, masks, 1, bias=mask_bias)
+        pooled = masks * channels
+        head = [nn.Dropout(0.5), nn.Linear(hidden or pooled, num_classes)]
+        self.classifier = nn.Sequential(*([nn.Linear(pooled, hidden), nn.ReLU(inplace=True)] if hidden else []), *head)
+        if not mask_bias:
+            nn.init.xavier_uniform_(self.attention.weight)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Classify normalised images (N, 3, H, W); returns logits (N, num_classes)."""
+        return self.logits_and_masks(images)[0]
+
+    def logits_and_masks(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the logits and the masks (N, M, h, w) in [0, 1] behind them."""
+        features = self.features(images)
+        masks = self.attention(features).sigmoid()
+        means = torch.einsum("nmhw,nchw->nmc", masks, features) / features[0, 0].numel()  # (N, M, channels)
+        return self.classifier(means.flatten(1)), masks
+
+
+_TUTORIAL_NAMES = {
+    "features.0.": "features.conv1.",
+    "features.1.": "features.bn1.",
+    **{f"features.{index + 3}.": f"features.layer{index}." for index in range(1, 5)},
+    "attn_conv.0.": "attention.",
+    "fc.": "classifier.",
+}
+
+
+def from_tutorial(name: str) -> str:
+    """Give a tensor of the tutorial's own code its name here; it numbers the ResNet's children."""
+    for theirs, ours in _TUTORIAL_NAMES.items():
+        if name.startswith(theirs):
+            return ours + name.removeprefix(theirs)
+    return name
+
+
+def diversity_loss(masks: Tensor) -> Tensor:
+    """Measure how much the masks of an image overlap: 0 for masks that share no position.
+
+    Every mask is divided by its maximum (+ 0.01); the loss is the mean of the squared entries of their Gram matrix over positions,
+    its diagonal set to zero.
+
+    Args:
+        masks: (N, M, h, w) in [0, 1].
+
+    Returns:
+        A scalar.
+    """
+    scaled = (masks / (masks.amax((2, 3), keepdim=True) + MAXIMUM_OFFSET)).flatten(2)  # (N, M, h*w)
+    gram = scaled @ scaled.transpose(1, 2)  # (N, M, M)
+    return (gram - torch.diag_embed(gram.diagonal(dim1=1, dim2=2))).square().mean()
+
+
+def _headless(network: nn.Module) -> nn.Module:
+    """A ResNet without pooling and classifier, under the names it had."""
+    return nn.Sequential(OrderedDict((n, m) for n, m in network.named_children() if n not in ("avgpool", "fc")))
+
+
+def _on_resnet34(num_classes: int, *, masks: int, hidden: int, mask_bias: bool) -> nn.Module:
+    features = _headless(resnet(1000, block="BasicBlock", layers=[3, 4, 6, 3]))  # (N, 512, H/32, W/32)
+    return AttentionMaskNet(features, 512, num_classes, masks=masks, hidden=hidden, mask_bias=mask_bias)
+
+
+def _on_mini(num_classes: int, *, masks: int, hidden: int, mask_bias: bool) -> nn.Module:
+    features = _headless(ResNetMini(num_classes, widths=(24, 48, 64), strides=(1, 2, 1)))  # (N, 64, H/4, W/4)
+    return AttentionMaskNet(features, 64, num_classes, masks=masks, hidden=hidden, mask_bias=mask_bias)
+
+
+for _prefix, _masks, _hidden in (("", 1, 0), ("multi_", 4, 256)):
+    _options = {"masks": _masks, "hidden": _hidden, "mask_bias": not _hidden}
+    for _name, _build, _side in (("resnet34", _on_resnet34, 224), ("mini", _on_mini, 32)):
+        _name = f"{_prefix}attention_mask_{_name}"
+        register(ModelSpec(_name, partial(_build, **_options), (3, _side, _side), PAPER))

@@ -1,0 +1,175 @@
+"""Networks of other makers: torchvision's and timm's by name, and files that bring their own graph.
+
+`torchvision:densenet121` and `timm:vit_tiny_patch16_224` are built by those libraries, without their weights. A *TorchScript* file
+(`torch.jit.save`) or a *torch.export* file (`torch.export.save`) has no architecture here: its card says "torchscript" or
+"torch_export". Such a file runs its own graph, and reading an exported one unpickles: both can run code of whoever made the file.
+"""
+
+import importlib
+import importlib.util
+import warnings
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NoReturn, Self
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from common import unknown_name
+from models.registry import ModelSpec, register_others
+
+TORCHSCRIPT, TORCH_EXPORT = "torchscript", "torch_export"
+OPAQUE = (TORCHSCRIPT, TORCH_EXPORT)
+"""Architectures of files that bring their own graph."""
+
+_SIDE = 224
+
+
+class OpaqueError(ValueError):
+    """A file that brings its own graph cannot be used; the message says why."""
+
+
+class OpaqueNetwork(nn.Module):
+    """A graph from a file, in whatever mode it was saved.
+
+    Args:
+        graph: maps normalised images (N, 3, H, W) to logits (N, K).
+    """
+
+    def __init__(self, graph: nn.Module) -> None:
+        super().__init__()
+        self.graph = graph
+
+    def train(self, mode: bool = True) -> Self:
+        """Change nothing: the graph has the mode that it was saved in, and an exported one refuses to be asked."""
+        self.training = mode
+        return self
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Classify normalised images (N, 3, H, W); returns logits (N, K)."""
+        return self.graph(images)
+
+
+def load_opaque(architecture: str, path: Path) -> OpaqueNetwork:
+    """Read a graph from a file. This can run code that the file holds.
+
+    Args:
+        architecture: one of OPAQUE.
+        path: of the file.
+
+    Raises:
+        OpaqueError: it is no such file.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # both formats warn of their age or youth
+            if architecture == TORCHSCRIPT:
+                return OpaqueNetwork(torch.jit.load(path, map_location="cpu").eval())
+            return OpaqueNetwork(torch.export.load(path).module())
+    except Exception as error:  # of too many kinds to list
+        raise OpaqueError(f"{path.name} is not a readable {architecture} file: {_first_line(error)}") from error
+
+
+def check_opaque(network: nn.Module, side: int) -> int:
+    """Run a graph on few images, and return its number of classes.
+
+    Args:
+        network: takes images (N, 3, side, side) for any N.
+        side: height and width of the images, pixels.
+
+    Raises:
+        OpaqueError: it does not run, not with batches of every size, does not return logits, or was saved in training mode.
+    """
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(3, 3, side, side, generator=generator)
+    every, alone = _run(network, images), _run(network, images[:1])
+    if every.ndim != 2 or len(every) != 3 or not every.is_floating_point():
+        raise OpaqueError(f"expected logits (3, classes) of 3 images, got {every.dtype} {tuple(every.shape)}")
+    if not torch.allclose(every[:1], alone, rtol=1e-3, atol=1e-3):
+        raise OpaqueError(
+            "an image's logits depend on chance or on the images beside it: save the network in evaluation mode"
+        )
+    return every.shape[1]
+
+
+def _run(network: nn.Module, images: Tensor) -> Tensor:
+    try:
+        with torch.no_grad():
+            logits: object = network(images)
+    except Exception as error:  # whatever the graph raises
+        raise OpaqueError(
+            f"the graph does not take images of shape {tuple(images.shape)}: {_first_line(error)}. It must take batches of every "
+            "size, exported with dynamic_shapes such as ({0: torch.export.Dim('batch')},), and images of the card's size"
+        ) from error
+    if not isinstance(logits, Tensor):
+        raise OpaqueError(f"the graph returns a {type(logits).__name__}, expected one tensor of logits")
+    return logits
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0][:200] if lines else ''}"
+
+
+class _RealNumbers(TorchFunctionMode):
+    """Give RegNets the numbers that they compute their widths and depths with, also where networks are built without memory."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Make ranges and given numbers on the CPU; leave everything else as it is."""
+        on_cpu = {"device": "cpu"} if func in {torch.arange, torch.tensor} else {}
+        return func(*args, **(on_cpu | (kwargs or {})))
+
+
+def _torchvision(name: str) -> ModelSpec:
+    models = importlib.import_module("torchvision.models")
+    known: list[str] = models.list_models(module=models)
+    if name not in known:
+        raise unknown_name("torchvision model", name, known)
+    return ModelSpec(f"torchvision:{name}", _builder(models, name), (3, _SIDE, _SIDE), "torchvision")
+
+
+def _builder(models: ModuleType, name: str) -> Callable[[int], nn.Module]:
+    def build(num_classes: int) -> nn.Module:
+        with warnings.catch_warnings(), _RealNumbers() if name.startswith("regnet") else nullcontext():
+            warnings.simplefilter("ignore", FutureWarning)  # of how weights will be drawn that a checkpoint replaces
+            return models.get_model(name, weights=None, num_classes=num_classes)
+
+    return build
+
+
+def _timm(name: str) -> ModelSpec:
+    if importlib.util.find_spec("timm") is None:
+        raise ValueError(f"timm:{name} needs the library timm: uv pip install '.[hub]'")
+    timm: Any = importlib.import_module("timm")
+    if not timm.is_model(name):
+        raise unknown_name("timm model", name, timm.list_models())
+
+    def build(num_classes: int) -> nn.Module:
+        return timm.create_model(name, pretrained=False, num_classes=num_classes)
+
+    return ModelSpec(f"timm:{name}", build, (3, _SIDE, _SIDE), "timm")
+
+
+def _of_a_file(architecture: str) -> Callable[[str], ModelSpec]:
+    def build(num_classes: int) -> NoReturn:
+        raise ValueError(
+            f"{architecture} is a kind of file: its network is in the file, and cannot be created with {num_classes=}"
+        )
+
+    def find(rest: str) -> ModelSpec:
+        if rest:
+            raise unknown_name("architecture", f"{architecture}:{rest}", OPAQUE)
+        return ModelSpec(architecture, build, (3, _SIDE, _SIDE), "the file itself")
+
+    return find
+
+
+register_others("torchvision", _torchvision)
+register_others("timm", _timm)
+for _architecture in OPAQUE:
+    register_others(_architecture, _of_a_file(_architecture))

@@ -1,0 +1,100 @@
+"""ResNet (He, Zhang, Ren, Sun, CVPR 2016, arXiv:1512.03385).
+
+torchvision's own classes, so its state dicts load unchanged. ResNet-26 and -38 are the baselines of the SAN paper (Zhao, Jia,
+Koltun, CVPR 2020, arXiv:2004.13621, Table 2): bottleneck blocks with the stride in the 3x3 convolution.
+"""
+
+import importlib
+from collections.abc import Sequence
+from functools import partial
+from types import ModuleType
+from typing import Literal
+
+from torch import Tensor, nn
+
+from models.registry import ModelSpec, register
+
+PAPER = "He et al., CVPR 2016, arXiv:1512.03385"
+
+Block = Literal["BasicBlock", "Bottleneck"]
+
+IMAGENET_SIZES: dict[int, tuple[Block, list[int]]] = {
+    18: ("BasicBlock", [2, 2, 2, 2]),
+    26: ("Bottleneck", [1, 2, 4, 1]),
+    34: ("BasicBlock", [3, 4, 6, 3]),
+    38: ("Bottleneck", [2, 3, 5, 2]),
+    50: ("Bottleneck", [3, 4, 6, 3]),
+    101: ("Bottleneck", [3, 4, 23, 3]),
+    152: ("Bottleneck", [3, 8, 36, 3]),
+}
+"""Block and blocks a stage, by depth."""
+
+
+def resnet(num_classes: int, *, block: Block, layers: list[int]) -> nn.Module:
+    """Build torchvision's ResNet."""
+    return _torchvision().ResNet(getattr(_torchvision(), block), layers, num_classes=num_classes)
+
+
+def _torchvision() -> ModuleType:
+    """Import torchvision's module when a network is built: that takes seconds, and many commands build none."""
+    return importlib.import_module("torchvision.models.resnet")
+
+
+_PUBLISHED = {26: (73.6, 91.7), 38: (76.0, 93.0), 50: (76.9, 93.5)}
+"""By the SAN paper, which trained them as it trained its own."""
+
+for _depth, (_block, _layers) in IMAGENET_SIZES.items():
+    _build = partial(resnet, block=_block, layers=_layers)
+    register(ModelSpec(f"resnet{_depth}", _build, (3, 224, 224), PAPER, _PUBLISHED.get(_depth, ())))
+
+
+class ResNetMini(nn.Module):
+    """A narrow ResNet of three stages for 32x32 images, after Sec. 4.2 of the paper.
+
+    It differs from the paper's CIFAR networks in the stride of 2 in the stem and in projection shortcuts.
+
+    Args:
+        num_classes: number of logits.
+        widths: channels of the three stages.
+        blocks: basic blocks in each stage.
+        strides: of the stages, after the stem's 2.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        widths: Sequence[int] = (32, 64, 128),
+        blocks: int = 2,
+        strides: Sequence[int] = (1, 2, 2),
+    ) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(
+            nn.Conv2d(3, widths[0], 3, stride=2, padding=1, bias=False),
+            nn.BatchNorm2d(widths[0]),
+            nn.ReLU(inplace=True),
+        )
+        inputs = [widths[0], *widths[:-1]]
+        self.stages = nn.Sequential(
+            *(
+                _stage(before, after, blocks, stride=stride)
+                for before, after, stride in zip(inputs, widths, strides, strict=True)
+            )
+        )
+        self.fc = nn.Linear(widths[-1], num_classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Classify normalised images (N, 3, H, W); returns logits (N, num_classes)."""
+        features = self.stages(self.stem(images))  # (N, C, H/8, W/8) at the default strides
+        return self.fc(features.mean((2, 3)))
+
+
+def _stage(inputs: int, width: int, blocks: int, *, stride: int) -> nn.Sequential:
+    shortcut = None
+    if stride != 1 or inputs != width:
+        shortcut = nn.Sequential(nn.Conv2d(inputs, width, 1, stride=stride, bias=False), nn.BatchNorm2d(width))
+    basic_block = _torchvision().BasicBlock
+    first = basic_block(inputs, width, stride=stride, downsample=shortcut)
+    return nn.Sequential(first, *(basic_block(width, width) for _ in range(blocks - 1)))
+
+
+register(ModelSpec("resnet_mini", ResNetMini, input_shape=(3, 32, 32), paper=PAPER))

@@ -1,0 +1,397 @@
+"""SAN for evaluation: the same function with frozen weights, in fewer and smaller operations.
+
+Every map is (N, H, W, C), so that a 1x1 convolution is one matrix product. Exact rewritings, each of which removes a pass over the
+map or the memory that it would keep for the gradient:
+
+- The norm of the input is part of the first convolution. Max-pooling comes before norm and ReLU, on four times as many pixels as
+  they then see; it may, because the maps of a stage are stored with the sign of the scale of that norm.
+- The three convolutions of an attention are one product. The first norm of its mapping is part of them, the second of the mapping's
+  first layer. The norm after the attention scales the values instead, and in pairwise attention, whose weights sum to one, shifts
+  them too; there the last bias of the mapping cancels in the softmax.
+- The bias that ends a block only moves the input of the norms after it.
+"""
+
+from collections.abc import Iterable
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from models.families.san.network import SAN, Block, PairwiseAttention, PatchwiseAttention
+from models.ops.pairwise import PairwiseWeights, class_representatives, pairwise_core
+from models.ops.patchwise import PatchwiseWeights, patchwise_core
+from models.ops.tiles import tiles
+
+
+class FoldedSAN(nn.Module):
+    """A copy of a network in evaluation mode; gradients go to the images only.
+
+    Args:
+        san: the network, with the paper's default attention; it is not changed and need not be in evaluation mode.
+        matmul_dtype: of the operands of the 1x1 convolutions, for example torch.bfloat16; the default is the network's own. All
+            else, the attention and the residual sums included, stays in the network's.
+
+    Raises:
+        ValueError: the attention is one of the paper's ablations.
+    """
+
+    stem_weight: Tensor
+    stem_bias: Tensor
+
+    def __init__(self, san: SAN, *, matmul_dtype: torch.dtype | None = None) -> None:
+        super().__init__()
+        if not is_foldable(san):
+            raise ValueError("only the published attention can be folded, not its ablations: use the network as it is")
+        scale, shift = _affine(san.bn_in)
+        self.register_buffer("stem_weight", (_matrix(san.conv_in) * scale[:, None]).t().contiguous())
+        self.register_buffer("stem_bias", shift)
+        self.stages = nn.ModuleList(_Stage(san, index) for index in range(san.stages))
+        self.fc = _Linear(_double(san.fc.weight), _double(san.fc.bias))
+        self.to(san.fc.weight)
+        if matmul_dtype is not None:
+            for layer in self.modules():
+                if isinstance(layer, _Linear) and layer is not self.fc:
+                    layer.weight = layer.weight.to(matmul_dtype)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Classify normalised images (N, 3, H, W); returns logits (N, num_classes)."""
+        x = cast(Tensor, _Stem.apply(images, self.stem_weight, self.stem_bias)).relu()
+        for stage in self.stages[:-1]:
+            x = stage(x, pool=True)  # (N, H/2, W/2, C)
+        return self.fc(self.stages[-1](x, pool=False).mean((1, 2)))
+
+
+def is_foldable(san: SAN) -> bool:
+    """Whether all attention of a network is the published one, whatever its reductions."""
+    attentions = (module for module in san.modules() if isinstance(module, PairwiseAttention | PatchwiseAttention))
+    return all(attention.is_published for attention in attentions)
+
+
+class _Stage(nn.Module):
+    """Convolution, blocks, pooling, norm and ReLU: from the pooled output of the stage before to its own."""
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, san: SAN, index: int) -> None:
+        super().__init__()
+        scale, shift = _affine(cast(nn.BatchNorm2d, san.get_submodule(f"bn{index}")))
+        sign = torch.where(scale < 0, -1.0, 1.0).to(scale)
+        offset = torch.zeros_like(scale)
+        self.conv = _Linear(_matrix(cast(nn.Conv2d, san.get_submodule(f"conv{index}"))) * sign[:, None])
+        self.blocks = nn.Sequential()
+        for block in cast(Iterable[Block], san.get_submodule(f"layer{index}")):
+            self.blocks.append(_Block(block, sign, offset))
+            offset = offset + _double(block.conv.bias)
+        self.register_buffer("scale", scale.abs())
+        self.register_buffer("shift", shift + scale * offset)
+
+    def forward(self, x: Tensor, *, pool: bool) -> Tensor:
+        x = self.blocks(self.conv(x))
+        return _norm_relu(_max_pool(x) if pool else x, self.scale, self.shift)
+
+
+class _Block(nn.Module):
+    """A residual block.
+
+    Args:
+        block: to fold.
+        sign: 1 or -1, the factor with which the maps of the stage are stored.
+        offset: what the stored maps lack, the biases of the blocks before.
+    """
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, block: Block, sign: Tensor, offset: Tensor) -> None:
+        super().__init__()
+        scale, shift = _affine(block.bn1)
+        self.register_buffer("scale", scale * sign)
+        self.register_buffer("shift", shift + scale * offset)
+        self.attention = _FOLDED[type(block.sam)](block)
+        self.conv = _Linear(_matrix(block.conv) * sign[:, None])
+
+    def forward(self, x: Tensor) -> Tensor:
+        attended = self.attention(_norm_relu(x, self.scale, self.shift))
+        return self.conv.add_to(x, attended.relu())
+
+
+class FoldedPairwise(nn.Module):
+    """Pairwise attention and the norm after it."""
+
+    first: Tensor
+    second: Tensor
+    positions: Tensor
+    position_scale: Tensor
+    position_shift: Tensor
+    position_layer: Tensor
+    bias: Tensor
+
+    def __init__(self, block: Block) -> None:
+        super().__init__()
+        sam = cast(PairwiseAttention, block.sam)
+        before, first, between, second = _mapping(sam.conv_w)
+        channels = self.channels = sam.conv1.out_channels
+        self.kernel_size = sam.kernel_size
+        relation = before[0][:channels], before[1][:channels]
+        convs = (sam.conv1, *relation), (sam.conv2, relation[0], 0 * relation[1]), (sam.conv3, *_affine(block.bn2))
+        self.convs = _merged(*convs)
+        first = first * between[0][:, None]
+        self.register_buffer("first", first[:, :channels].t().contiguous())
+        self.register_buffer("second", second.t().contiguous())
+        self.register_buffer("positions", _matrix(sam.conv_p).t())
+        self.register_buffer("position_scale", before[0][channels:])
+        self.register_buffer("position_shift", before[1][channels:])
+        self.register_buffer("position_layer", first[:, channels:].t())
+        self.register_buffer("bias", between[1])
+        self._last: tuple[tuple[int, int, torch.dtype, torch.device], Tensor] | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Attend: (N, H, W, C) -> (N, H, W, C/R2)."""
+        return self.attend(self.convs(x))
+
+    def attend(self, merged: Tensor) -> Tensor:
+        """Attend, given centres, neighbours and values (N, H, W, 2R + C/R2) beside each other."""
+        x1, x2, x3 = merged.split([self.channels, self.channels, merged.shape[-1] - 2 * self.channels], -1)
+        weights = PairwiseWeights(self.first, self.second, self._table(*merged.shape[1:3]))
+        return pairwise_core(x1, x2, x3, weights, kernel_size=self.kernel_size)
+
+    def _table(self, height: int, width: int) -> Tensor:
+        """The position term of a map of this size; that of the last size is kept."""
+        key = height, width, self.first.dtype, self.first.device
+        if self._last is None or self._last[0] != key:
+            self._last = key, self._positions(height, width)
+        return self._last[1]
+
+    @torch.no_grad()
+    def _positions(self, height: int, width: int) -> Tensor:
+        """Compute the position term of every tap and border class: (k*k, min(H, k), min(W, k), R)."""
+        ys, xs = (_displacements(size, self.kernel_size, self.first) for size in (height, width))  # (k, classes)
+        dy, dx = torch.broadcast_tensors(ys[:, None, :, None], xs[None, :, None, :])  # (k, k, row and column classes)
+        offsets = torch.stack([dx, dy], -1) @ self.positions
+        offsets = (offsets * self.position_scale + self.position_shift).relu()
+        return (offsets @ self.position_layer + self.bias).flatten(0, 1)
+
+
+class FoldedPatchwise(nn.Module):
+    """Patchwise attention and the norm after it."""
+
+    shift: Tensor
+
+    def __init__(self, block: Block) -> None:
+        super().__init__()
+        sam = cast(PatchwiseAttention, block.sam)
+        (scale, shift), first, between, second = _mapping(sam.conv_w)
+        channels = self.channels = sam.conv1.out_channels
+        k = self.kernel_size = sam.kernel_size
+        value_scale, value_shift = _affine(block.bn2)
+        one = torch.ones_like(scale[:channels])
+        convs = (sam.conv1, scale[:channels], shift[:channels]), (sam.conv2, one, 0 * one)
+        self.convs = _merged(*convs, (sam.conv3, value_scale, 0 * value_shift))
+        first = first * between[0][:, None]
+        maps = len(first)
+        bias = _double(cast(nn.Conv2d, sam.conv_w[5]).bias)
+        weights = PatchwiseWeights(
+            scale=_by_taps(scale[channels:], channels, k),
+            shift=_by_taps(shift[channels:], channels, k),
+            centre=first[:, :channels].t(),
+            taps=_by_taps(first[:, channels:], channels, k).permute(1, 2, 0),
+            bias=between[1],
+            second=second.view(maps, k * k, maps).permute(1, 2, 0),
+            second_bias=bias.view(maps, k * k).t(),
+        )
+        for name, value in weights._asdict().items():
+            self.register_buffer(f"map_{name}", value.contiguous())
+        self.register_buffer("shift", value_shift)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Attend: (N, H, W, C) -> (N, H, W, C/R2)."""
+        return self.attend(self.convs(x))
+
+    def attend(self, merged: Tensor) -> Tensor:
+        """Attend, given centres, neighbours and values (N, H, W, 2R + C/R2) beside each other."""
+        x1, x2, x3 = merged.split([self.channels, self.channels, merged.shape[-1] - 2 * self.channels], -1)
+        weights = PatchwiseWeights(*(self.get_buffer(f"map_{name}") for name in PatchwiseWeights._fields))
+        return patchwise_core(x1, x2, x3, weights, kernel_size=self.kernel_size).add_(self.shift)
+
+
+_FOLDED: dict[type[nn.Module], type[FoldedPairwise | FoldedPatchwise]] = {
+    PairwiseAttention: FoldedPairwise,
+    PatchwiseAttention: FoldedPatchwise,
+}
+
+
+class _Linear(nn.Module):
+    """A matrix product over the last dimension, whose operands may have a smaller type than its input and output."""
+
+    weight: Tensor
+    bias: Tensor | None
+
+    def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
+        super().__init__()
+        self.register_buffer("weight", weight)
+        self.register_buffer("bias", bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.weight.dtype == x.dtype:
+            return F.linear(x, self.weight, self.bias)
+        product = F.linear(x.to(self.weight.dtype), self.weight).to(x.dtype)
+        return product if self.bias is None else product + self.bias
+
+    def add_to(self, x: Tensor, y: Tensor) -> Tensor:
+        """X plus the product of y."""
+        if self.weight.dtype == x.dtype:
+            return torch.addmm(x.flatten(0, -2), y.flatten(0, -2), self.weight.t()).view(x.shape)
+        return x + F.linear(y.to(self.weight.dtype), self.weight)
+
+
+class _NormReLU(torch.autograd.Function):
+    """relu(scale * x + shift). Keeps its result: a mask of bytes would be a quarter of it, but several times as slow."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        result = torch.addcmul(shift, x, scale).relu_()
+        ctx.save_for_backward(result, scale)
+        return result
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        result, scale = ctx.saved_tensors
+        return torch.ops.aten.threshold_backward(gradient, result, 0).mul_(scale), None, None
+
+
+class _MaxPool(torch.autograd.Function):
+    """2x2 max-pooling of (N, H, W, C) that keeps two bytes a result."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        result, is_lower, is_right = _largest(*_quarters(x))
+        ctx.save_for_backward(is_lower, is_right)
+        ctx.shape = x.shape
+        return result
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        result = gradient.new_zeros(ctx.shape)
+        for target, value in zip(_quarters(result), _to_largest(gradient, *ctx.saved_tensors), strict=True):
+            target.copy_(value)
+        return result
+
+
+class _Stem(torch.autograd.Function):
+    """1x1 convolution of images (N, 3, H, W) and 2x2 max-pooling: (N, H/2, W/2, C), the full resolution only ever in tiles."""
+
+    @staticmethod
+    def forward(ctx: Any, images: Tensor, weight: Tensor, bias: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        quarters = _quarters(images.permute(0, 2, 3, 1))  # of (N, H, W, 3)
+        result = images.new_empty(*quarters[0].shape[:3], len(bias))
+        is_lower, is_right = (torch.empty_like(result, dtype=torch.bool) for _ in range(2))
+        for tile in tiles(result, 6 * result.shape[2] * len(bias)):
+            pixels = [quarter[tile].reshape(-1, 3) for quarter in quarters]
+            largest = _largest(*(torch.addmm(bias, pixel, weight) for pixel in pixels))
+            for target, value in zip((result, is_lower, is_right), largest, strict=True):
+                target[tile] = value.view(target[tile].shape)
+        ctx.save_for_backward(is_lower, is_right, weight)
+        ctx.shape = images.shape
+        return result
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        is_lower, is_right, weight = ctx.saved_tensors
+        result = gradient.new_zeros(ctx.shape)
+        quarters = _quarters(result.permute(0, 2, 3, 1))
+        for tile in tiles(gradient, 6 * gradient.shape[2] * gradient.shape[3]):
+            parts = _to_largest(gradient[tile], is_lower[tile], is_right[tile])
+            for quarter, part in zip(quarters, parts, strict=True):
+                quarter[tile] = part @ weight.t()
+        return result, None, None
+
+
+def _largest(
+    upper_left: Tensor, upper_right: Tensor, lower_left: Tensor, lower_right: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Largest of four, whether it is a lower one, and whether it is a right one; of equal numbers the first counts, as in torch."""
+    upper, lower = torch.maximum(upper_left, upper_right), torch.maximum(lower_left, lower_right)
+    is_lower = lower > upper
+    of_upper = upper_right > upper_left
+    of_lower = lower_right > lower_left
+    return torch.maximum(upper, lower), is_lower, of_upper ^ (is_lower & (of_upper ^ of_lower))
+
+
+def _to_largest(gradient: Tensor, is_lower: Tensor, is_right: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Adjoint of `_largest`, in arithmetic on numbers, which is faster than selection."""
+    right = is_right.to(gradient.dtype)
+    lower = gradient * is_lower.to(gradient.dtype)
+    upper = gradient - lower
+    upper_right, lower_right = upper * right, lower * right
+    return upper - upper_right, upper_right, lower - lower_right, lower_right
+
+
+def _quarters(x: Tensor) -> list[Tensor]:
+    """The four positions of all 2x2 squares of (N, H, W, C), row by row; an odd last row or column is left out."""
+    x = x[:, : x.shape[1] // 2 * 2, : x.shape[2] // 2 * 2]
+    return [x[:, row::2, column::2] for row in (0, 1) for column in (0, 1)]
+
+
+def _max_pool(x: Tensor) -> Tensor:
+    return cast(Tensor, _MaxPool.apply(x))
+
+
+def _norm_relu(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    return cast(Tensor, _NormReLU.apply(x, scale, shift))
+
+
+def _double(x: Tensor | None) -> Tensor:
+    """A detached float64 copy, in which everything is folded."""
+    if x is None:
+        raise ValueError("a layer of the network has no bias or scale where the published one has it")
+    return x.detach().double().clone()
+
+
+def _affine(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """Scale and shift of a norm in evaluation mode."""
+    scale = _double(norm.weight) / (_double(norm.running_var) + norm.eps).sqrt()
+    return scale, _double(norm.bias) - _double(norm.running_mean) * scale
+
+
+def _matrix(conv: nn.Conv2d) -> Tensor:
+    """Weight of a 1x1 convolution: (outputs, inputs)."""
+    return _double(conv.weight).flatten(1)
+
+
+def _merged(*parts: tuple[nn.Conv2d, Tensor, Tensor]) -> _Linear:
+    """Several 1x1 convolutions with biases of one input, each followed by scale and shift."""
+    weights = [_matrix(conv) * scale[:, None] for conv, scale, _ in parts]
+    biases = [_double(conv.bias) * scale + shift for conv, scale, shift in parts]
+    return _Linear(torch.cat(weights), torch.cat(biases))
+
+
+def _mapping(layers: nn.Sequential) -> tuple[tuple[Tensor, Tensor], Tensor, tuple[Tensor, Tensor], Tensor]:
+    """First norm, first matrix, second norm, second matrix of a mapping."""
+    before, _, first, between, _, second = layers
+    return (
+        _affine(cast(nn.BatchNorm2d, before)),
+        _matrix(cast(nn.Conv2d, first)),
+        _affine(cast(nn.BatchNorm2d, between)),
+        _matrix(cast(nn.Conv2d, second)),
+    )
+
+
+def _by_taps(x: Tensor, channels: int, kernel_size: int) -> Tensor:
+    """Turn a last dimension of channels, then taps, into rows of taps by taps of the row and channels: (..., k, k*R)."""
+    taps = x.unflatten(-1, (channels, kernel_size, kernel_size))
+    return taps.movedim(-3, -1).flatten(-2)
+
+
+def _displacements(size: int, kernel_size: int, like: Tensor) -> Tensor:
+    """Centre minus tap along one axis of positions from -1 to 1, for every tap and border class: (k, classes)."""
+    positions = torch.linspace(-1, 1, size, dtype=like.dtype, device=like.device)
+    centres = class_representatives(size, kernel_size, like.device)
+    taps = (centres + torch.arange(kernel_size, device=like.device)[:, None] - kernel_size // 2).abs()
+    reflected = torch.where(taps < size, taps, 2 * (size - 1) - taps)
+    return positions[centres] - positions[reflected]

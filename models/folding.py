@@ -1,0 +1,121 @@
+"""Copies of classifiers: the same function, with frozen weights, in fewer operations or a smaller type."""
+
+import copy
+from typing import Literal, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import fuse_conv_bn_eval
+
+from common.float32 import Float32, float32_as
+from models.classifier import Classifier
+from models.families.opaque import OpaqueNetwork
+from models.families.san.folded import FoldedSAN, is_foldable
+from models.families.san.network import SAN
+
+Precision = Literal["float32", "tf32", "bfloat16"]
+"""Where attacks look: float32; float32 with the inputs of products rounded on a GPU, see `common.float32`; weights and maps in
+bfloat16. Images, normalisation and logits are float32 always."""
+
+ServingPrecision = Literal["float32", "bfloat16", "float16"]
+"""The same where only predictions are asked for: gradients in float16 would vanish."""
+
+_DTYPES: dict[Precision | ServingPrecision, torch.dtype] = {
+    "float32": torch.float32,
+    "tf32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+
+TOLERANCE = 1e-3
+"""How far logits of a folded copy may be from the original's, over the largest of them; else norms are left where they are."""
+
+
+def float32_in(precision: Precision) -> Float32:
+    """What float32 means in a search: beside maps in bfloat16, what is left of it may be rounded too."""
+    return "ieee" if precision == "float32" else "tf32"
+
+
+class _InPrecision(nn.Module):
+    """Computes in another type between its border of float32."""
+
+    def __init__(self, network: nn.Module, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.network = network.to(dtype)
+        self.dtype = dtype
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.network(images.to(self.dtype)).float()
+
+
+@float32_as("ieee")
+def fold(classifier: Classifier, precision: Precision | ServingPrecision = "float32") -> Classifier:
+    """Copy a classifier for attacks and predictions: weights are frozen, norms are part of the convolutions before them.
+
+    SAN has a form of its own, see `FoldedSAN`; any other network keeps its modules, stored channels-last. The copy is compared
+    with the original on random images; where it differs, the norms are left as they are, and so is the graph of a file.
+
+    Args:
+        classifier: in evaluation mode; it is not changed.
+        precision: bfloat16 is for looking for adversarial images, whose verdict then belongs to the original; float16 for
+            predictions alone; tf32 is a copy like float32's, to be used within `common.float32`.
+    """
+    network, dtype = classifier.network, _DTYPES[precision]
+    if isinstance(network, SAN) and is_foldable(network):
+        matmul_dtype = None if dtype == torch.float32 else dtype
+        return _like(classifier, FoldedSAN(network, matmul_dtype=matmul_dtype))
+    if isinstance(network, OpaqueNetwork):
+        return classifier
+    folded = _folded(classifier)
+    if dtype != torch.float32:
+        folded = _InPrecision(folded, dtype)
+    return _like(classifier, folded.to(memory_format=torch.channels_last))  # pyright: ignore[reportCallIssue]
+
+
+def _like(classifier: Classifier, network: nn.Module) -> Classifier:
+    return Classifier(network.requires_grad_(False), classifier.card, classifier.columns).to(classifier.device).eval()
+
+
+def _folded(classifier: Classifier) -> nn.Module:
+    """A frozen copy of the network with its norms folded; a plain copy if that changes the logits."""
+    plain = copy.deepcopy(classifier.network).eval().requires_grad_(False)
+    size = classifier.card.preprocessing.crop
+    images = torch.rand(2, 3, size, size, generator=torch.Generator().manual_seed(0)).to(classifier.device)
+    with torch.no_grad():
+        normalised = classifier.normalise(images)
+        expected = plain(normalised)
+        folded = copy.deepcopy(plain)
+        names = {module: name for name, module in folded.named_modules()}
+        for convolution, norm in _pairs(folded, normalised):
+            folded.set_submodule(names[convolution], _merged(convolution, norm))
+            folded.set_submodule(names[norm], nn.Identity())
+        difference = (folded(normalised) - expected).abs().max()
+    return folded if difference <= TOLERANCE * expected.abs().max() else plain
+
+
+def _pairs(network: nn.Module, images: Tensor) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:
+    """Convolutions and the norms that take their output, found by watching a forward pass; modules used twice are left out."""
+    made_by: dict[int, tuple[nn.Conv2d, Tensor]] = {}  # the tensors are kept, so that none takes another's place
+    uses: dict[nn.Module, int] = {}
+    found: list[tuple[nn.Conv2d, nn.BatchNorm2d]] = []
+
+    def watch(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        uses[module] = uses.get(module, 0) + 1
+        if type(module) is nn.Conv2d:
+            made_by[id(output)] = (module, output)
+        elif id(inputs[0]) in made_by:
+            found.append((made_by[id(inputs[0])][0], cast(nn.BatchNorm2d, module)))
+
+    watched = [module for module in network.modules() if type(module) in {nn.Conv2d, nn.BatchNorm2d}]
+    hooks = [module.register_forward_hook(watch) for module in watched]
+    try:
+        network(images)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return [pair for pair in found if uses[pair[0]] == uses[pair[1]] == 1 and pair[1].running_mean is not None]
+
+
+def _merged(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:
+    fused = fuse_conv_bn_eval(copy.deepcopy(convolution).double(), copy.deepcopy(norm).double())
+    return fused.to(convolution.weight)

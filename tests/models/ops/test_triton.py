@@ -1,0 +1,367 @@
+"""The Triton kernels against the plain formulations: on a GPU where there is one, otherwise in Triton's interpreter.
+
+The interpreter must be chosen before Triton is imported, so the tests of kernels then run in a process of their own, which
+`test_kernels_in_the_interpreter` starts.
+"""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from models.ops import triton_fit, triton_ops
+from models.ops.neighbourhood import aggregation
+from models.ops.pairwise import PairwiseWeights, pairwise_core
+from models.ops.triton_fit import Launch
+
+ON_GPU = torch.cuda.is_available()
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+DEVICE = torch.device("cuda" if ON_GPU else "cpu")
+TOLERANCES = {torch.float32: 2e-6, torch.float16: 0.005, torch.bfloat16: 0.03}
+"""Largest error of an output or a gradient by its largest entry, against the same in float64."""
+MEAN_TOLERANCES = {torch.float32: 1e-3, torch.float16: 0.01, torch.bfloat16: 0.03}
+"""The same in the root mean square, for many random numbers: a hidden number near zero may pass the ReLU in one type and not in the
+other, so that single gradients differ by much more than rounding (1.8e-2 of the largest, measured on an H100 in float32), whichever
+of the two is right."""
+
+needs_triton = pytest.mark.skipif(not triton_ops.HAS_TRITON, reason="Triton is not installed")
+kernels = pytest.mark.skipif(not (ON_GPU or INTERPRETED), reason="runs in the process of the interpreter")
+
+
+def draw(*shape: int, seed: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    values = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+    return values.to(DEVICE, dtype)
+
+
+def pairwise_operands(
+    n: int, h: int, w: int, k: int, r: int, d: int, c: int, *, dtype: torch.dtype = torch.float32
+) -> tuple[list[Tensor], PairwiseWeights]:
+    """Inputs beside each other in one map, as the network makes them, and weights."""
+    merged = draw(n, h, w, 2 * r + c, seed=1, dtype=dtype)
+    table = draw(k * k, min(h, k), min(w, k), r, seed=2, dtype=dtype)
+    weights = draw(r, r, seed=3, dtype=dtype) / r**0.5, draw(r, d, seed=4, dtype=dtype) / r**0.5, table
+    return list(merged.split([r, r, c], -1)), PairwiseWeights(*weights)
+
+
+def with_gradients(call: Any, inputs: list[Tensor]) -> list[Tensor]:
+    inputs = [x.detach().requires_grad_() for x in inputs]
+    output = call(*inputs)
+    upstream = draw(*output.shape, seed=9).to(output.dtype)
+    return [output, *torch.autograd.grad(output, inputs, upstream)]
+
+
+def require_near(ours: list[Tensor], expected: list[Tensor], dtype: torch.dtype, *, in_the_mean: bool = False) -> None:
+    for i, (a, b) in enumerate(zip(ours, expected, strict=True)):
+        assert a.dtype == dtype
+        assert a.shape == b.shape
+        difference = a.cpu().double() - b
+        largest, mean = difference.abs().max() / b.abs().max(), difference.norm() / b.norm()
+        error, bound = (mean, MEAN_TOLERANCES[dtype]) if in_the_mean else (largest, TOLERANCES[dtype])
+        assert error <= bound, f"result {i}: {error:.1e}"
+
+
+def compare_pairwise(inputs: list[Tensor], weights: PairwiseWeights, k: int, *, in_the_mean: bool = False) -> None:
+    dtype = inputs[0].dtype
+    ours = with_gradients(lambda *x: triton_ops.pairwise(*x, *weights, k)[0], inputs)
+    exact = PairwiseWeights(*(x.cpu().double() for x in weights))
+    upstream = draw(*ours[0].shape, seed=9).to(dtype).cpu().double()
+    doubles = [x.detach().cpu().double().requires_grad_() for x in inputs]
+    expected = pairwise_core(*doubles, exact, kernel_size=k)
+    results = [expected, *torch.autograd.grad(expected, doubles, upstream)]
+    require_near(ours, results, dtype, in_the_mean=in_the_mean)
+
+
+def compare_aggregation(values: Tensor, weights: Tensor, k: int) -> None:
+    dtype = values.dtype
+    ours = with_gradients(lambda *x: triton_ops.aggregation(*x, k), [values, weights])
+    upstream = draw(*ours[0].shape, seed=9).to(dtype).cpu().double()
+    doubles = [x.detach().cpu().double().requires_grad_() for x in (values, weights)]
+    expected = aggregation(*doubles, k)
+    require_near(ours, [expected, *torch.autograd.grad(expected, doubles, upstream)], dtype)
+
+
+@kernels
+@pytest.mark.parametrize(
+    ("n", "h", "w", "k", "r", "d", "c", "tile"),
+    [
+        (2, 5, 3, 3, 16, 8, 32, (8, 4)),  # 8 maps, repeated to 16
+        (1, 4, 6, 3, 4, 2, 16, None),  # the first stage: 4 relation channels and 2 maps
+        (1, 3, 4, 5, 12, 16, 32, (4, 4)),  # relation channels no power of two; every pixel its own border class
+        (1, 3, 7, 3, 32, 32, 64, (4, 8)),  # more maps than 16
+        (1, 3, 2, 3, 48, 16, 32, (4, 4)),  # hidden channels in two parts, the second of them not full
+        (1, 2, 2, 3, 128, 64, 128, (4, 4)),  # hidden channels in four parts
+    ],
+)
+def test_pairwise(
+    n: int,
+    h: int,
+    w: int,
+    k: int,
+    r: int,
+    d: int,
+    c: int,
+    tile: tuple[int, int] | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if tile:
+        monkeypatch.setattr(triton_fit, "pairwise_launch", lambda *_: Launch(*tile, 4))
+    compare_pairwise(*pairwise_operands(n, h, w, k, r, d, c), k)
+
+
+@kernels
+def test_pairwise_on_a_map_larger_than_its_footprint(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(triton_fit, "pairwise_launch", lambda *_: Launch(8, 16, 4))
+    compare_pairwise(*pairwise_operands(1, 8, 9, 7, 4, 2, 16), 7)
+
+
+@kernels
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_pairwise_in_16_bits(dtype: torch.dtype) -> None:
+    if INTERPRETED and dtype == torch.bfloat16:
+        pytest.skip("the interpreter multiplies the bits of bfloat16 matrices as integers")
+    compare_pairwise(*pairwise_operands(1, 3, 4, 3, 16, 8, 16, dtype=dtype), 3, in_the_mean=True)
+
+
+@kernels
+def test_pairwise_survives_large_logits() -> None:
+    inputs, (first, second, table) = pairwise_operands(1, 3, 4, 3, 16, 8, 16)
+    y, _ = triton_ops.pairwise(*inputs, first, 1e4 * second, table, 3)
+    assert torch.isfinite(y).all()
+
+
+@kernels
+@pytest.mark.parametrize(
+    ("n", "c", "g", "h", "w", "k", "tile"),
+    [
+        (2, 4, 2, 3, 4, 3, None),
+        (1, 3, 1, 3, 4, 5, (4, 4)),  # three channels, padded to four
+        (1, 2, 1, 4, 9, 7, (4, 16)),
+        (1, 18, 1, 4, 2, 3, (4, 8)),  # more channels than one program takes
+        (1, 4, 4, 1, 1, 1, (4, 4)),
+    ],
+)
+def test_aggregation(
+    n: int, c: int, g: int, h: int, w: int, k: int, tile: tuple[int, int] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if tile:
+        monkeypatch.setattr(triton_fit, "aggregation_launch", lambda _: Launch(*tile, 4))
+    values = draw(n, c, w, h, seed=1).mT  # not contiguous
+    compare_aggregation(values, draw(n, g, k * k, h * w, seed=2), k)
+
+
+@kernels
+def test_aggregation_in_bfloat16() -> None:
+    values, weights = draw(1, 4, 3, 4, seed=1, dtype=torch.bfloat16), draw(1, 2, 9, 12, seed=2, dtype=torch.bfloat16)
+    compare_aggregation(values, weights, 3)
+
+
+@kernels
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # of opcheck's own
+def test_operators_keep_the_rules_of_torch_library() -> None:
+    """Schema, registration for autograd, shapes without data, and tracing as under torch.compile."""
+    inputs, weights = pairwise_operands(1, 2, 2, 1, 4, 2, 16)
+    inputs = [x.detach().clone().requires_grad_() for x in inputs]
+    torch.library.opcheck(triton_ops.pairwise, (*inputs, *weights, 1))
+    values, maps = draw(1, 2, 2, 2, seed=1).requires_grad_(), draw(1, 1, 1, 4, seed=2).requires_grad_()
+    torch.library.opcheck(triton_ops.aggregation, (values, maps, 1))
+
+
+@pytest.mark.skipif(not ON_GPU, reason="no GPU")
+def test_dispatch_on_a_gpu() -> None:
+    inputs, weights = pairwise_operands(2, 12, 11, 7, 16, 8, 64)
+    ours = with_gradients(lambda *x: pairwise_core(*x, weights, kernel_size=7), inputs)
+    plain = with_gradients(lambda *x: pairwise_core(*x, weights, kernel_size=7, tile_bytes=2**20), inputs)
+    require_near(ours, [x.cpu().double() for x in plain], torch.float32, in_the_mean=True)
+    assert triton_ops.pairwise_fits(*inputs, *weights, 7)
+    graph = torch.cuda.CUDAGraph()
+    with torch.no_grad(), torch.cuda.graph(graph):
+        captured = pairwise_core(*inputs, weights, kernel_size=7)
+    graph.replay()
+    assert torch.equal(captured, ours[0])
+
+
+@pytest.mark.skipif(not ON_GPU, reason="no GPU")
+@pytest.mark.parametrize(("r", "k", "size"), [(4, 3, 112), (16, 7, 56), (32, 7, 28), (64, 7, 14), (128, 7, 7)])
+def test_stages_of_san_on_a_gpu(r: int, k: int, size: int) -> None:
+    inputs, weights = pairwise_operands(2, size, size, k, r, r // 2, 4 * r)
+    assert triton_ops.pairwise_fits(*inputs, *weights, k)
+    compare_pairwise(inputs, weights, k, in_the_mean=True)
+
+
+@needs_triton
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.skipif(ON_GPU or INTERPRETED, reason="the kernels are tested in this process")
+def test_kernels_in_the_interpreter() -> None:
+    chosen = "test_pairwise or test_aggregation or test_operators"
+    result = in_a_process(["-m", "pytest", __file__, "-k", chosen, "-p", "no:xdist", "-p", "no:cacheprovider"])
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def in_a_process(arguments: list[str]) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
+    environment.pop("PYTEST_ADDOPTS", None)
+    root = Path(__file__).parents[3]
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=root,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=590,
+        check=False,
+    )
+
+
+def fits(
+    r: int, d: int, c: int, dtype: torch.dtype, device: str, capability: tuple[int, int], compiles: bool = True
+) -> tuple[bool, bool]:
+    """What is said of the pairwise and the aggregation kernels, asked with tensors that hold nothing."""
+    with FakeTensorMode(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+        patch.setattr(triton_ops, "HAS_TRITON", True)
+        patch.setattr(triton_ops, "kernels_fit", lambda *_: compiles)
+
+        def empty(*shape: int) -> Tensor:
+            return torch.empty(shape, dtype=dtype, device=device)
+
+        inputs = empty(2, 9, 8, r), empty(2, 9, 8, r), empty(2, 9, 8, c)
+        weights = empty(r, r), empty(r, d), empty(49, 7, 7, r)
+        attends = triton_ops.pairwise_fits(*inputs, *weights, 7)
+        return attends, triton_ops.aggregation_fits(empty(2, c, 9, 8), empty(2, d, 49, 72), 7)
+
+
+@pytest.mark.parametrize(
+    ("r", "d", "c", "dtype", "device", "capability", "expected"),
+    [
+        (16, 8, 64, torch.float32, "cuda", (9, 0), (True, True)),
+        (128, 64, 512, torch.bfloat16, "cuda", (8, 0), (True, True)),
+        (12, 4, 32, torch.float16, "cuda", (9, 0), (True, True)),
+        (16, 8, 64, torch.float32, "cpu", (9, 0), (False, False)),
+        (16, 8, 64, torch.float64, "cuda", (9, 0), (False, False)),
+        (256, 64, 512, torch.float32, "cuda", (9, 0), (False, True)),
+        (128, 128, 1024, torch.float32, "cuda", (9, 0), (False, True)),
+        (16, 6, 48, torch.float32, "cuda", (9, 0), (False, True)),
+        (16, 2, 8, torch.float32, "cuda", (9, 0), (False, True)),
+        (16, 8, 64, torch.float32, "cuda", (7, 5), (False, False)),
+    ],
+)
+def test_what_kernels_are_made_for(
+    r: int, d: int, c: int, dtype: torch.dtype, device: str, capability: tuple[int, int], expected: tuple[bool, bool]
+) -> None:
+    assert fits(r, d, c, dtype, device, capability) == expected
+    assert fits(r, d, c, dtype, device, capability, compiles=False) == (False, False)
+
+
+@pytest.mark.parametrize(
+    ("shared", "spills", "match"),
+    [
+        (458_752, None, "it needs 458752 bytes of shared memory, and there are 232448"),
+        (232_449, None, "232449"),
+        (232_448, triton_fit.MAX_SPILLS + 1, "201 registers of a thread lie in memory, and at most 200 may"),
+        (232_448, triton_fit.MAX_SPILLS, "^$"),
+        (0, 0, "^$"),
+    ],
+)
+def test_what_a_compiled_kernel_lacks(shared: int, spills: int | None, match: str) -> None:
+    assert re.search(match, triton_fit.shortage(shared, 232_448, spills))
+
+
+@needs_triton
+@pytest.mark.skipif(ON_GPU, reason="they can be compiled")
+def test_what_cannot_be_compiled_is_not_used_and_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    """Here for want of a driver."""
+    kernels, where = triton_fit.aggregation_kernels((2, 8, 5, 1234), 2, 3), torch.device("cuda", 0)
+    for _ in range(2):
+        assert not triton_fit.kernels_fit(kernels, torch.float32, where)
+    (line,) = caplog.messages
+    assert "aggregation_forward" in line
+    assert "is not used on cuda:0: " in line
+
+
+def test_nothing_is_compiled_while_a_graph_is_captured(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kernels, where = triton_fit.aggregation_kernels((2, 8, 5, 4321), 2, 3), torch.device("cuda", 0)
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    monkeypatch.setattr(triton_fit, "compile_kernel", lambda *_: pytest.fail("something was compiled"))
+    assert not triton_fit.kernels_fit(kernels, torch.float32, where)
+    assert "captured" in caplog.text
+    monkeypatch.setattr(triton_fit, "_why_not", lambda *_: "")
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+    assert triton_fit.kernels_fit(kernels, torch.float32, where)  # the answer during capture was not remembered
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    assert triton_fit.kernels_fit(kernels, torch.float32, where)
+
+
+def test_without_triton_nothing_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(triton_ops, "HAS_TRITON", False)
+    x = torch.empty(1, 4, 4, 4)
+    assert not triton_ops.aggregation_fits(x, x.view(1, 1, 4, 16), 2)
+
+
+def test_a_cpu_takes_the_plain_formulations(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise AssertionError("a kernel was started")
+
+    monkeypatch.setattr(triton_ops, "_start", fail)
+    inputs, weights = pairwise_operands(1, 4, 4, 3, 16, 8, 64)
+    pairwise_core(*(x.cpu() for x in inputs), PairwiseWeights(*(x.cpu() for x in weights)), kernel_size=3)
+    aggregation(torch.ones(1, 2, 4, 4), torch.ones(1, 1, 9, 16), 3)
+
+
+def test_models_work_where_triton_is_missing() -> None:
+    code = """
+import sys
+sys.modules["triton"] = None
+import torch, models
+from models.ops import triton_ops
+from models.ops.neighbourhood import aggregation
+assert not triton_ops.HAS_TRITON
+aggregation(torch.ones(1, 2, 4, 4), torch.ones(1, 1, 9, 16), 3)
+assert "models.ops.triton_kernels" not in sys.modules
+"""
+    result = in_a_process(["-c", code])
+    assert result.returncode == 0, result.stderr
+
+
+SHARED_MEMORY = {80: 166_912, 86: 101_376, 90: 232_448}
+"""Bytes that a block of these GPUs can have at most: A100, RTX 30, H100."""
+
+
+@needs_triton
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.skipif(INTERPRETED, reason="interpreted kernels cannot be compiled")
+@pytest.mark.parametrize(
+    ("capability", "dtype", "stages"),
+    [(80, "float32", "01234"), (90, "float32", "01234"), (80, "bfloat16", "4"), (90, "bfloat16", "4")],
+)
+def test_kernels_of_the_published_networks_fit(capability: int, dtype: str, stages: str, tmp_path: Path) -> None:
+    """Forward and backward, compiled as on that GPU; the compiler comes with Triton and needs none. float32 needs most."""
+    environment = os.environ | {"TRITON_CACHE_DIR": str(tmp_path), "OMP_NUM_THREADS": "1"}
+    environment.pop("TRITON_INTERPRET", None)
+    result = subprocess.run(
+        [sys.executable, "-m", "tests.models.ops.compiled", str(capability), dtype, stages],
+        cwd=Path(__file__).parents[3],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=590,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    kernels = [json.loads(line) for line in result.stdout.splitlines()]
+    assert len(kernels) == 6 * len(stages)  # forward and two backward kernels, pairwise and aggregation
+    for kernel in kernels:
+        for available in (SHARED_MEMORY[capability], min(SHARED_MEMORY.values())):
+            assert not triton_fit.shortage(kernel["shared"], available, kernel["frame"] // 4), kernel

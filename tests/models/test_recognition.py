@@ -1,0 +1,340 @@
+"""Architectures told from names and shapes, and checkpoints added by what was told."""
+
+import argparse
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import models
+from common import file_sha256
+from models import CheckpointError, NameTakenError, QuestionsError, UnrecognisedError
+from tests.models.formula import formula_images, formula_weights, golden
+
+CLASSES = 7
+
+
+def shapes_of(name: str, **options: object) -> dict[str, Tensor]:
+    with torch.device("meta"):
+        return models.create(name, num_classes=CLASSES, **options).state_dict()
+
+
+@pytest.mark.parametrize("name", models.names())
+def test_every_architecture_is_told_from_its_own_tensors(name: str) -> None:
+    found = models.recognise(shapes_of(name))
+    assert (found.architecture, found.options, found.num_classes) == (name, {}, CLASSES)
+
+
+TOLD: list[tuple[str, dict[str, Any]]] = [
+    ("san_mini_pairwise", {"relation": "concatenation", "position": "none", "mapping_layers": 3}),
+    ("san_mini_pairwise", {"relation": "dot", "position": "absolute", "mapping_layers": 1}),
+    ("san_mini_pairwise", {"position": "none", "transforms": "tied", "share": 4}),
+    ("san_mini_pairwise", {"transforms": "all_tied", "r2": 8}),
+    ("san10_pairwise", {"widths": [64, 128, 256, 512, 1024]}),
+    ("san10_patchwise", {"footprints": [3, 5, 5, 9, 11]}),
+    ("san_mini_patchwise", {"relation": "star", "blocks": [1, 1, 1]}),
+    ("san_mini_patchwise", {"relation": "clique", "footprints": [3, 3, 5]}),
+    ("san_mini_patchwise", {"transforms": "tied", "mapping_layers": 3, "r1": 8}),
+    ("san19_patchwise", {"transforms": "all_tied", "mapping_layers": 1}),
+    ("dat_mini", {"position": "fixed"}),
+    ("dat_mini", {"position": "depthwise"}),
+    ("dat_mini", {"position": "none", "image_size": 64}),
+    ("dat_mini", {"offset_range": 0.0}),
+    ("dat_mini", {"blocks": ["LS", "LS", "DD"]}),
+    ("dat_tiny", {"image_size": 384, "window": 12}),
+    ("dat_tiny", {"blocks": ["LD", "LD", "LDLDLD", "LD"], "groups": [3, 3, 3, 6]}),
+    ("aa_resnet34", {"kappa": 0.5, "upsilon": 0.5}),
+    ("aa_resnet50", {"kappa": 1.0, "upsilon": 1.0}),
+    ("aa_resnet50", {"positions": "none"}),
+    ("aa_resnet50", {"positions": "coord"}),
+    ("aa_resnet50", {"image_size": 320, "heads": 4}),
+    ("aa_resnet34", {"pooled": True}),
+    ("aa_resnet34", {"pool_first": False}),
+    ("aa_wide_resnet28_10", {"image_size": 64, "heads": 4, "kappa": 0.3}),
+    ("aa_resnet_mini", {"heads": 4, "upsilon": 0.6, "pool_first": False}),
+    ("se_resnet50", {"reduction": 8}),
+    ("se_resnet34", {"reduction": 24}),
+    ("attention_mask_mini", {"masks": 3}),
+    ("multi_attention_mask_mini", {"masks": 8, "hidden": 64}),
+    ("resnet_mini", {"widths": [8, 8, 16], "blocks": 1}),
+    ("torchvision:wide_resnet50_2", {}),
+]
+
+
+@pytest.mark.parametrize(("name", "options"), TOLD, ids=str)
+def test_options_are_read_off_the_shapes(name: str, options: dict[str, Any]) -> None:
+    found = models.recognise(shapes_of(name, **options))
+    assert (found.architecture, found.options, found.num_classes) == (name, options, CLASSES)
+
+
+UNTOLD: list[tuple[str, dict[str, Any], str]] = [
+    ("san_mini_pairwise", {"relation": "summation"}, "relation footprints"),
+    ("san_mini_pairwise", {"relation": "hadamard"}, "relation footprints"),
+    ("san_mini_pairwise", {"relation": "dot"}, "footprints"),
+    ("san_mini_patchwise", {}, ""),
+    ("dat_mini", {"offset_range": 1.0}, "offset_range"),
+    ("dat_mini", {"offset_range": 0.0}, ""),
+    ("dat_mini", {"blocks": ["LL", "LL", "LL"]}, "image_size"),
+    ("aa_resnet_mini", {"positions": "sine"}, "positions heads pooled pool_first"),
+    ("aa_resnet_mini", {"positions": "coord"}, "heads pooled pool_first"),
+    ("aa_resnet_mini", {"image_size": 63}, "image_size"),
+    ("resnet_mini", {}, "strides"),
+    ("resnet38", {}, ""),
+]
+
+
+@pytest.mark.parametrize(("name", "options", "untold"), UNTOLD, ids=str)
+def test_what_leaves_no_trace_is_asked_and_the_likely_answer_fits(name: str, options: dict, untold: str) -> None:
+    tensors = shapes_of(name, **options)
+    found = models.recognise(tensors)
+    assert {each.field for each in found.questions} == {f"options.{field}" for field in untold.split()}
+    answers = {each.field.partition(".")[2]: each.likely for each in found.questions}
+    likely = shapes_of(name, **found.options | answers)
+    assert {key: value.shape for key, value in likely.items()} == {key: value.shape for key, value in tensors.items()}
+    assert all(each.why and each.allowed for each in found.questions)
+
+
+def test_a_stranger_is_told_the_nearest_and_what_differs() -> None:
+    tensors = shapes_of("resnet34")
+    tensors["layer1.0.conv1.weight"] = torch.empty(64, 64, 5, 5, device="meta")
+    tensors["neck.weight"] = tensors.pop("layer4.0.conv1.weight")
+    with pytest.raises(UnrecognisedError) as caught:
+        models.recognise(tensors)
+    found = caught.value.nearest
+    assert (found.architecture, found.missing, found.unexpected) == (
+        "resnet34",
+        ("layer4.0.conv1.weight",),
+        ("neck.weight",),
+    )
+    assert found.shapes == ("layer1.0.conv1.weight: file (64, 64, 5, 5), architecture (64, 64, 3, 3)",)
+    assert 0.95 < found.share < 1
+    assert "neck.weight" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "tensors",
+    [
+        {"x": (3,)},
+        {"conv_in.weight": (4, 3, 1, 1)},
+        {"patch_proj.0.weight": (0, 3, 4, 4)},
+        {"layer1.0.conv1.qkv.weight": (3, 3, 1, 1)},
+        {"layer999999999.0.conv1.weight": (1,), "fc.weight": (2, 2), "conv1.weight": ()},
+        {"stages.999999999.0.conv1.weight": (8, 8, 3, 3), "stem.0.weight": (8, 3, 3, 3), "fc.weight": (9, 8)},
+        {"attention.weight": (), "classifier.1.weight": ()},
+    ],
+    ids=str,
+)
+def test_odd_tensors_are_unrecognised_and_cost_nothing(tensors: Mapping[str, tuple[int, ...]]) -> None:
+    with pytest.raises(UnrecognisedError):
+        models.recognise({name: torch.empty(shape, device="meta") for name, shape in tensors.items()})
+
+
+PICTURES = {"resize": 256, "crop": 224, "interpolation": "bilinear", "mean": [0.0] * 3, "std": [1.0] * 3}
+AUTHORS = {
+    "san10_pairwise": lambda tensors: {"state_dict": {f"module.{k}": v for k, v in tensors.items()}, "epoch": 100},
+    "dat_tiny": lambda tensors: {"model": tensors, "epoch": 300, "args": argparse.Namespace(lr=5e-4, name="dat")},
+}
+
+
+@pytest.mark.parametrize("name", AUTHORS)
+def test_a_checkpoint_in_its_authors_layout_is_added_and_gives_the_golden_logits(name: str, tmp_path: Path) -> None:
+    file = golden(f"{name}_224")
+    weights = formula_weights(file["state_dict"], file["derived_keys"])
+    full = models.create(name).state_dict() | weights
+    torch.save(AUTHORS[name](full), tmp_path / "published.pth")
+    given = {"preprocessing": PICTURES}
+    added = models.add(tmp_path / "published.pth", tmp_path / "store", "mine", given, accept_likely=True)
+    assert (added.card.architecture, added.card.options, len(added.card.classes)) == (name, {}, 1000)
+    assert added.parameters == file["num_params"]
+    assert added.facts == ({"epoch": 100} if "san" in name else {"epoch": 300, "args.lr": 5e-4, "args.name": "dat"})
+    assert {each.field.partition(".")[0] for each in added.assumed} == {"options", "classes"}
+    assert {each.likely for each in added.assumed if each.field == "classes"} == {
+        "class_0 to class_999 in ImageNet's order"
+    }
+    classifier = models.load("mine", folders=[tmp_path / "store"])
+    with torch.inference_mode():
+        logits = classifier(formula_images(file["input"]["shape"]))
+    torch.testing.assert_close(logits, torch.tensor(file["logits"]), atol=1e-4, rtol=0)
+
+
+def saved(path: Path, name: str = "resnet_mini", **options: object) -> Path:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        torch.save(models.create(name, num_classes=CLASSES, **options).state_dict(), path)
+    return path
+
+
+NAMES = [f"c{index}" for index in range(CLASSES)]
+
+
+def test_questions_are_answered_by_the_draft_card(tmp_path: Path) -> None:
+    path = saved(tmp_path / "a.pth", "san_mini_pairwise")
+    store = tmp_path / "store"
+    with pytest.raises(QuestionsError) as caught:
+        models.add(path, store, "a", {"classes": NAMES})
+    draft = caught.value.draft
+    assert not store.exists()
+    fields = [each.field for each in draft.questions]
+    assert fields[:2] == ["options.footprints", "options.relation"]
+    assert "classes" not in fields
+    completed = json.loads(draft.card.model_dump_json())
+    assert completed["options"] == {"footprints": [3, 5, 5], "relation": "subtraction"}
+    added = models.add(path, store, "a", completed)
+    assert (added.assumed, added.card.options, added.card.classes) == ((), {}, tuple(NAMES))
+    assert added.card.sha256 == file_sha256(path)
+    assert json.loads((store / "a.json").read_text()) == json.loads(added.card.model_dump_json())
+    assert sorted(each.name for each in store.iterdir()) == ["a.json", "a.pth"]
+
+
+@pytest.mark.parametrize("prefix", ["module.", "model.", "net.", "model.net.module."])
+def test_a_prefix_of_all_names_is_no_part_of_the_architecture(prefix: str, tmp_path: Path) -> None:
+    tensors = {f"{prefix}{key}": value for key, value in torch.load(saved(tmp_path / "a.pth")).items()}
+    torch.save({"state_dict": tensors}, tmp_path / "a.ckpt")
+    for given in ({}, {"architecture": "resnet_mini"}):
+        assert models.draft(tmp_path / "a.ckpt", given).card.architecture == "resnet_mini"
+    torch.save({**tensors, f"{prefix}neck.weight": torch.zeros(1)}, tmp_path / "b.ckpt")
+    with pytest.raises(UnrecognisedError) as caught:
+        models.draft(tmp_path / "b.ckpt")
+    assert caught.value.nearest.unexpected == ("neck.weight",)
+
+
+@pytest.mark.parametrize("prefix", ["", "model."])
+def test_the_tutorials_attention_mask_is_known_under_its_own_names(prefix: str, tmp_path: Path) -> None:
+    ours = models.create("attention_mask_resnet34", num_classes=2).eval()
+    backbone = [module for name, module in ours.features.named_children()]
+    theirs = nn.Module()
+    theirs.features = nn.Sequential(*backbone)
+    theirs.attn_conv = nn.Sequential(ours.attention, nn.Sigmoid())
+    theirs.fc = ours.classifier
+    tensors = {f"{prefix}{name}": value for name, value in theirs.state_dict().items()}
+    assert {f"{prefix}{name}" for name in ("features.0.weight", "attn_conv.0.weight", "fc.1.weight")} <= tensors.keys()
+    torch.save(tensors, tmp_path / "a.pth")
+    added = models.add(tmp_path / "a.pth", tmp_path, "a", accept_likely=True)
+    assert added.card.architecture == "attention_mask_resnet34"
+    images = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(models.load(added.checkpoint.path).network(images), ours(images))
+
+
+def test_two_kinds_of_weights_are_asked_about(tmp_path: Path) -> None:
+    plain = torch.load(saved(tmp_path / "a.pth"))
+    average = {key: value / 2 for key, value in plain.items()}
+    torch.save({"model": plain, "model_ema": average}, tmp_path / "a.pth")
+    with pytest.raises(QuestionsError) as caught:
+        models.add(tmp_path / "a.pth", tmp_path / "store", "a")
+    question = caught.value.draft.questions[0]
+    assert (question.field, question.likely) == ("weights", "ema")
+    for given, expected in (({}, average), ({"weights": "ema"}, average), ({"weights": "plain"}, plain)):
+        name = given.get("weights", "likely")
+        added = models.add(tmp_path / "a.pth", tmp_path / "store", name, given, accept_likely=True)
+        assert added.card.weights == given.get("weights", "ema")
+        assert ("weights" in {each.field for each in added.assumed}) == (not given)
+        assert torch.equal(models.load(added.checkpoint.path).network.fc.weight, expected["fc.weight"])
+    with pytest.raises(CheckpointError, match="weights: the file has plain and ema weights, got 'best'"):
+        models.draft(tmp_path / "a.pth", {"weights": "best"})
+
+
+def test_an_unusual_answer_is_kept_and_used(tmp_path: Path) -> None:
+    path = saved(tmp_path / "a.pth", "san_mini_pairwise")
+    given = {"options": {"relation": "summation"}, "preprocessing": {"crop": 48}}
+    added = models.add(path, tmp_path / "store", "a", given, accept_likely=True)
+    assert added.card.options == {"relation": "summation"}
+    assert (added.card.preprocessing.crop, added.card.preprocessing.resize, added.input_shape) == (48, 48, (3, 48, 48))
+    assert models.load(added.checkpoint.path).network.layer0[0].sam.relation_name == "summation"
+
+
+@pytest.mark.parametrize(
+    ("given", "match"),
+    [
+        ({"classes": ["a", "b"]}, r"classes: 2 names given, a\.pth has 7 classes"),
+        ({"architecture": "resnet18"}, "does not fit resnet18, which shares"),
+        ({"architecture": "resnet_mimi"}, "Did you mean 'resnet_mini'"),
+        ({"architecture": "torchvision:resnet1"}, "Did you mean 'resnet1"),
+        ({"options": 3}, "options: expected names and values, got 3"),
+        ({"options": {"depth": 3}}, "resnet_mini has no option depth"),
+        ({"options": {"blocks": 1}}, "unexpected keys"),
+        ({"preprocessing": {"crop": 0}}, "preprocessing.crop"),
+        ({"preprocessing": {"crop": "wide"}}, "preprocessing.crop"),
+        ({"colour": "red"}, "colour"),
+        ({"sha256": "0" * 64}, "its card says 0000"),
+    ],
+    ids=str,
+)
+def test_wrong_answers_are_refused_and_nothing_is_kept(tmp_path: Path, given: dict[str, Any], match: str) -> None:
+    path = saved(tmp_path / "a.pth")
+    with pytest.raises(CheckpointError, match=match):
+        models.add(path, tmp_path / "store", "a", given, accept_likely=True)
+    assert list((tmp_path / "store").glob("*")) == []
+
+
+def test_an_image_size_that_cannot_work_is_refused(tmp_path: Path) -> None:
+    path = saved(tmp_path / "a.pth", "dat_mini")
+    with pytest.raises(CheckpointError, match=r"cannot classify images of \(1, 3, 40, 40\)"):
+        models.add(path, tmp_path / "store", "a", {"preprocessing": {"crop": 40}}, accept_likely=True)
+
+
+def test_weights_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
+    tensors = torch.load(saved(tmp_path / "a.pth"))
+    tensors["fc.bias"][0] = torch.nan
+    torch.save(tensors, tmp_path / "a.pth")
+    with pytest.raises(CheckpointError, match="not finite"):
+        models.add(tmp_path / "a.pth", tmp_path / "store", "a", accept_likely=True)
+
+
+def test_a_taken_name_keeps_its_files(tmp_path: Path) -> None:
+    path, store = saved(tmp_path / "a.pth"), tmp_path / "store"
+    models.add(path, store, "a", accept_likely=True)
+    other = saved(tmp_path / "b.pt", "san_mini_patchwise")
+    before = {file.name: file.read_bytes() for file in store.iterdir()}
+    for file in (path, other):
+        with pytest.raises(NameTakenError):
+            models.add(file, store, "a", accept_likely=True)
+    assert {file.name: file.read_bytes() for file in store.iterdir()} == before
+
+
+def test_a_file_that_lies_in_the_store_already_only_gets_its_card(tmp_path: Path) -> None:
+    path = saved(tmp_path / "a.pth")
+    added = models.add(path, tmp_path, "a", accept_likely=True)
+    assert added.checkpoint.path.samefile(path)
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["a.json", "a.pth"]
+
+
+@pytest.mark.filterwarnings("ignore:Validating sparse tensor invariants")
+@pytest.mark.filterwarnings("ignore:Sparse invariant checks")  # of the oldest supported torch
+def test_tensors_that_are_larger_than_their_file_are_refused(tmp_path: Path) -> None:
+    for tensor in (
+        torch.zeros(1).expand(2**10),
+        torch.zeros(1).expand(2**30, 2**9),
+        torch.zeros(2, device="meta"),
+        torch.zeros(2).to_sparse(),
+    ):
+        torch.save({"fc.weight": tensor}, tmp_path / "a.pth")
+        with pytest.raises(CheckpointError, match=r"a\.pth"):
+            models.read_state_dict(tmp_path / "a.pth")
+
+
+def test_a_zip_that_unpacks_to_too_much_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = saved(tmp_path / "a.pth")
+    monkeypatch.setattr("models.state_dicts.MAX_CHECKPOINT_BYTES", path.stat().st_size)
+    models.read_state_dict(path)
+    monkeypatch.setattr("models.state_dicts.MAX_CHECKPOINT_BYTES", path.stat().st_size - 2000)
+    with pytest.raises(CheckpointError, match="allowed are"):
+        models.read_state_dict(path)
+
+
+def test_only_numbers_and_short_texts_are_facts(tmp_path: Path) -> None:
+    tensors = torch.load(saved(tmp_path / "a.pth"))
+    beside = {
+        "epoch": 3,
+        "best_acc1": torch.tensor(74.5),
+        "arch": "x" * 999,
+        "optimizer": {"lr": 1},
+        "loss": float("nan"),
+    }
+    torch.save({"state_dict": tensors, **beside, "args": {"lr": 0.5, "deep": {"a": 1}}}, tmp_path / "a.pth")
+    found = models.draft(tmp_path / "a.pth")
+    assert found.facts == {"epoch": 3, "best_acc1": 74.5, "arch": "x" * 200, "args.lr": 0.5}
