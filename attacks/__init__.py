@@ -4,7 +4,8 @@
 
     attack = attacks.create("pgd", steps=10)
     draws = attacks.Draws.of(0, range(len(images)))
-    adversarial = attack.perturb(model, images, labels, threat=attacks.ThreatModel("Linf", 8 / 255), draws=draws)
+    threat = attacks.ThreatModel("Linf", 8 / 255)
+    adversarial = attack.perturb(attacks.Task(model, images, labels, threat, draws)).images
     turned = attacks.create_transform("rotation", degrees=90).apply(images, draws)
 
 An attack only proposes images; `run_attack` measures their distance and success. Every module of `attacks.methods` and
@@ -28,7 +29,7 @@ from attacks.registry import (
 )
 from attacks.run import AttackError, AttackRun, run_attack
 from attacks.targets import TargetRule, choose_targets, log_odds_against, predictions
-from attacks.task import Attack, ClassDependent, Norm, PixelScale, Stepwise, ThreatModel, Transform, format_eps
+from attacks.task import Attack, ClassDependent, Norm, PixelScale, Proposal, Task, ThreatModel, Transform, format_eps
 
 __all__ = [
     "Attack",
@@ -41,8 +42,9 @@ __all__ = [
     "Norm",
     "ParameterError",
     "PixelScale",
-    "Stepwise",
+    "Proposal",
     "TargetRule",
+    "Task",
     "ThreatModel",
     "Transform",
     "attack_names",

@@ -1,6 +1,6 @@
 """The harness: runs an attack and measures what it did. An attack never grades itself."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from threading import get_ident
 
 import torch
@@ -10,7 +10,7 @@ from attacks.draws import Draws
 from attacks.gradient import classify
 from attacks.norms import distance
 from attacks.targets import predictions
-from attacks.task import Attack, Stepwise, ThreatModel
+from attacks.task import Attack, Task, ThreatModel
 from common.float32 import Float32, float32_as
 
 TOLERANCE = 1e-6
@@ -102,10 +102,10 @@ def run_attack(
     hooks = [each.register_forward_pre_hook(count) for each in {model, searched}]
     try:
         clean = classify(model, images) if clean_logits is None else clean_logits
+        task = Task(searched, images.clone(), labels, threat, draws, targets)
         with float32_as(searched_as):
-            adversarial, steps = _propose(
-                attack, searched, images.clone(), labels, threat=threat, draws=draws, targets=targets
-            )
+            proposal = attack.perturb(task)
+        adversarial, steps = proposal.images.detach(), proposal.steps
         _require_alike(attack, adversarial, images)
         logits, let_off = classify(model, adversarial), None
         if searched is not model or searched_as != "ieee":
@@ -113,17 +113,10 @@ def run_attack(
                 seen = classify(searched, adversarial)
             let_off = _let_off(logits, seen, labels, targets)
         if let_off is not None and let_off.any():
-            adversarial[let_off], again = _propose(
-                attack,
-                model,
-                images[let_off],
-                labels[let_off],
-                threat=threat,
-                draws=draws[let_off],
-                targets=None if targets is None else targets[let_off],
-            )
-            if steps is not None and again is not None:
-                steps[let_off] = again
+            again = attack.perturb(replace(task, model=model, images=images).of_images(let_off))
+            adversarial[let_off] = again.images.detach()
+            if steps is not None and again.steps is not None:
+                steps[let_off] = again.steps
             logits[let_off] = classify(model, adversarial[let_off])
     finally:
         for hook in hooks:
@@ -145,23 +138,6 @@ def run_attack(
     )
 
 
-def _propose(
-    attack: Attack,
-    model: nn.Module,
-    images: Tensor,
-    labels: Tensor,
-    *,
-    threat: ThreatModel,
-    draws: Draws,
-    targets: Tensor | None,
-) -> tuple[Tensor, Tensor | None]:
-    """What the attack proposes (N, C, H, W), and the steps (N,) that led there if it says so."""
-    if isinstance(attack, Stepwise):
-        adversarial, steps = attack.trace(model, images, labels, threat=threat, draws=draws, targets=targets)
-        return adversarial.detach(), steps
-    return attack.perturb(model, images, labels, threat=threat, draws=draws, targets=targets).detach(), None
-
-
 def _let_off(logits: Tensor, searched: Tensor, labels: Tensor, targets: Tensor | None) -> Tensor:
     """Which images fool what was searched, but not the model, (N,) bool."""
     if targets is None:
@@ -177,7 +153,7 @@ def _require_evaluation_mode(model: nn.Module) -> None:
 def _require_runnable(attack: Attack, images: Tensor, threat: ThreatModel, targets: Tensor | None) -> None:
     if threat.norm not in attack.norms:
         known = ", ".join(sorted(attack.norms))
-        raise AttackError(f"{attack.title} cannot keep to {threat.norm}; it knows {known}")
+        raise AttackError(f"{attack.title} does not support {threat.norm} (supported: {known})")
     if targets is not None and not attack.targetable:
         raise AttackError(f"{attack.title} has no targeted form")
     if images.ndim != 4 or len(images) == 0:

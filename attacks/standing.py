@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from attacks.task import Proposal
+
 
 class Standing:
     """The images of a batch that an attack still works on, and where the others ended.
@@ -49,6 +51,11 @@ class Standing:
         """Take in where the rows that are left have come to, (n, C, H, W), unless they fell before."""
         self._take(step, current, ~self.fallen[self._rows])
         self._rows = self._rows[:0]
+
+    @property
+    def proposal(self) -> Proposal:
+        """What came of all rows, after the end."""
+        return Proposal(self.adversarial, self.steps)
 
     def _leave(self, step: int, current: Tensor, fallen: Tensor) -> Tensor | None:
         if not fallen.any():

@@ -1,12 +1,12 @@
 """The types everything here turns on."""
 
 import math
-from abc import ABC, abstractmethod
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Annotated, ClassVar, Protocol, runtime_checkable
 
 from pydantic import BeforeValidator, ConfigDict, Field, model_validator
-from pydantic.dataclasses import dataclass
+from pydantic.dataclasses import dataclass as validated
 from torch import Tensor, nn
 
 from attacks.draws import Draws
@@ -52,7 +52,7 @@ def format_eps(eps: float) -> str:
     return f"{halves / 2:g}/255"
 
 
-@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+@validated(frozen=True, config=ConfigDict(extra="forbid"))
 class ThreatModel:
     """What an attacker may do: move an image by at most `eps` in `norm`, within [0, 1].
 
@@ -80,6 +80,47 @@ class ThreatModel:
         return f"{self.norm} {format_eps(self.eps)}"
 
 
+@dataclass(frozen=True)
+class Task:
+    """Images to be attacked.
+
+    Attributes:
+        model: takes images in [0, 1], returns logits (N, K); in evaluation mode.
+        images: (N, C, H, W), values in [0, 1].
+        labels: (N,) int64, the classes to move away from.
+        threat: norm and radius to keep to.
+        draws: the source of all randomness, of N images.
+        targets: (N,) int64, the classes to move towards instead, for attacks that are targetable.
+    """
+
+    model: nn.Module
+    images: Tensor
+    labels: Tensor
+    threat: ThreatModel
+    draws: Draws
+    targets: Tensor | None = None
+
+    def of_images(self, chosen: Tensor) -> "Task":
+        """The same for the images that a mask (N,) or indices (M,) choose."""
+        targets = None if self.targets is None else self.targets[chosen]
+        return replace(
+            self, images=self.images[chosen], labels=self.labels[chosen], draws=self.draws[chosen], targets=targets
+        )
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """What an attack proposes.
+
+    Attributes:
+        images: (N, C, H, W), of the type of the images attacked.
+        steps: (N,) int64, after how many steps each was found, 0 for the start itself; None where the attack has no steps.
+    """
+
+    images: Tensor
+    steps: Tensor | None = None
+
+
 class Attack(Protocol):
     """Looks for images that the model gets wrong. A frozen dataclass whose fields are the attack's parameters."""
 
@@ -102,63 +143,9 @@ class Attack(Protocol):
         """What it costs at most: passes of an image through the model, one with its gradient counted as three."""
         ...
 
-    def perturb(
-        self,
-        model: nn.Module,
-        images: Tensor,
-        labels: Tensor,
-        *,
-        threat: ThreatModel,
-        draws: Draws,
-        targets: Tensor | None = None,
-    ) -> Tensor:
-        """Propose adversarial images.
-
-        Args:
-            model: takes images in [0, 1], returns logits (N, K); in evaluation mode.
-            images: (N, C, H, W), values in [0, 1].
-            labels: (N,) int64, the classes to move away from.
-            threat: norm and radius to keep to.
-            draws: the source of all randomness, of N images.
-            targets: (N,) int64, the classes to move towards instead, for attacks that are targetable.
-
-        Returns:
-            Images of the same shape and type.
-        """
+    def perturb(self, task: Task) -> Proposal:
+        """Propose adversarial images."""
         ...
-
-
-class Stepwise(ABC):
-    """An attack that goes step by step and knows how many led to each image."""
-
-    @abstractmethod
-    def trace(
-        self,
-        model: nn.Module,
-        images: Tensor,
-        labels: Tensor,
-        *,
-        threat: ThreatModel,
-        draws: Draws,
-        targets: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """Propose adversarial images as `Attack.perturb` does, and say how many steps, (N,) int64, led to each.
-
-        0 is the start itself.
-        """
-
-    def perturb(
-        self,
-        model: nn.Module,
-        images: Tensor,
-        labels: Tensor,
-        *,
-        threat: ThreatModel,
-        draws: Draws,
-        targets: Tensor | None = None,
-    ) -> Tensor:
-        """Propose adversarial images; see `Attack.perturb`."""
-        return self.trace(model, images, labels, threat=threat, draws=draws, targets=targets)[0]
 
 
 @runtime_checkable

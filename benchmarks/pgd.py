@@ -163,8 +163,8 @@ def equal_work(subject: Subject, steps: int, rounds: int) -> str:
     calls: dict[str, Callable[[], object]] = {}
     for precision, model in (("float32", subject.folded), ("bfloat16", subject.bfloat16)):
         calls[f"floor, {precision}"] = partial(bare, model, images, steps)
-        search = partial(pgd(steps, "last_step").perturb, threat=THREAT, draws=attacks.Draws.of(0, range(len(images))))
-        calls[f"ours, {precision}"] = partial(search, model, images, labels)
+        task = attacks.Task(model, images, labels, THREAT, attacks.Draws.of(0, range(len(images))))
+        calls[f"ours, {precision}"] = partial(pgd(steps, "last_step").perturb, task)
     for name, search in subject.peers(steps).items():
         calls[name] = partial(search, images, labels)
     seconds = alternate(calls, rounds, subject.device)

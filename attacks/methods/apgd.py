@@ -14,7 +14,7 @@ from attacks.norms import GRADIENT_NORMS, distance, moved, steepest
 from attacks.registry import register_attack
 from attacks.standing import Standing
 from attacks.targets import log_odds_against, predictions
-from attacks.task import Norm, Stepwise, ThreatModel
+from attacks.task import Norm, Proposal, Task, ThreatModel
 
 MOMENTUM = 0.75
 """Weight of the new direction against the last one."""
@@ -22,7 +22,7 @@ MOMENTUM = 0.75
 
 @register_attack("apgd")
 @dataclass(frozen=True, kw_only=True)
-class APGD(Stepwise):
+class APGD:
     """Auto-PGD (Croce, Hein 2020, arXiv:2003.01690, Sec. 3 and 4).
 
     The step size begins at twice eps and is halved, going back to the best point so far, wherever the loss has not risen often
@@ -63,17 +63,9 @@ class APGD(Stepwise):
             return f"the targeted DLR loss needs 4 classes, there are {classes}: the difference of the two logits is used instead"
         return None
 
-    def trace(
-        self,
-        model: nn.Module,
-        images: Tensor,
-        labels: Tensor,
-        *,
-        threat: ThreatModel,
-        draws: Draws,
-        targets: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """Propose adversarial images and their steps, those towards earlier aims included; see `Stepwise.trace`."""
+    def perturb(self, task: Task) -> Proposal:
+        """See `Attack.perturb`."""
+        model, images, labels, threat, draws = task.model, task.images, task.labels, task.threat, task.draws
         with torch.no_grad():
             ranking = model(images).scatter(1, labels.unsqueeze(1), -torch.inf).argsort(1, descending=True)
         adversarial, standing = images.clone(), torch.ones_like(labels, dtype=torch.bool)
@@ -88,7 +80,7 @@ class APGD(Stepwise):
             adversarial[standing] = found
             steps[standing] += taken
             standing = standing.masked_scatter(standing, ~fallen)
-        return adversarial, steps
+        return Proposal(adversarial, steps)
 
     def _aims(self, ranking: Tensor) -> Sequence[Tensor | None]:
         """One class an image (N,) for each run, the likeliest wrong one first; none where the loss has no aim."""

@@ -7,19 +7,18 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from attacks.draws import Draws
 from attacks.gradient import look
 from attacks.norms import GRADIENT_NORMS, distance
 from attacks.registry import register_attack
 from attacks.standing import Standing
-from attacks.task import Norm, Stepwise, ThreatModel
+from attacks.task import Norm, Proposal, Task, ThreatModel
 
 _TINY = 1e-8
 
 
 @register_attack("fab")
 @dataclass(frozen=True, kw_only=True)
-class FAB(Stepwise):
+class FAB:
     """Targeted fast adaptive boundary attack (Croce, Hein 2020, arXiv:1907.02044): FAB-T of AutoAttack.
 
     Each step linearises the difference between the logits of a target and of the label, and projects both the iterate and the
@@ -53,17 +52,9 @@ class FAB(Stepwise):
         """Four a step, three for the gradient and one for the verdict, and one for the ranking of the classes."""
         return 4 * self.steps * self.targets_tried + 1
 
-    def trace(
-        self,
-        model: nn.Module,
-        images: Tensor,
-        labels: Tensor,
-        *,
-        threat: ThreatModel,
-        draws: Draws,
-        targets: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """Propose adversarial images and their steps, those towards earlier targets included; see `Stepwise.trace`."""
+    def perturb(self, task: Task) -> Proposal:
+        """See `Attack.perturb`."""
+        model, images, labels, threat = task.model, task.images, task.labels, task.threat
         with torch.no_grad():
             logits = model(images)
         ranking = logits.scatter(1, labels.unsqueeze(1), -torch.inf).argsort(1, descending=True)
@@ -77,7 +68,7 @@ class FAB(Stepwise):
             adversarial[standing] = found
             steps[standing] += taken
             standing = standing[~fallen]
-        return adversarial, steps
+        return Proposal(adversarial, steps)
 
     def _towards(
         self, model: nn.Module, images: Tensor, gap: "_Gap", threat: ThreatModel

@@ -4,20 +4,19 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
-from attacks.draws import Draws
 from attacks.gradient import look
 from attacks.norms import GRADIENT_NORMS, ascend, moved, random_difference
 from attacks.registry import register_attack
 from attacks.standing import Standing
 from attacks.targets import log_odds_against, predictions
-from attacks.task import Norm, PixelScale, Stepwise, ThreatModel
+from attacks.task import Norm, PixelScale, Proposal, Task
 
 
 @register_attack("pgd")
 @dataclass(frozen=True, kw_only=True)
-class PGD(Stepwise):
+class PGD:
     """Projected gradient descent (Madry et al. 2018, arXiv:1706.06083, Sec. 2.1).
 
     Ascends the cross-entropy of the label, or descends that of the target, along the sign of the gradient (Linf) or the
@@ -50,24 +49,15 @@ class PGD(Stepwise):
         """Three a step."""
         return 3 * self.steps
 
-    def trace(
-        self,
-        model: nn.Module,
-        images: Tensor,
-        labels: Tensor,
-        *,
-        threat: ThreatModel,
-        draws: Draws,
-        targets: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """Propose adversarial images and their steps; see `Stepwise.trace`."""
-        goal = Goal.of(labels, targets)
-        length = 2.5 * threat.eps / self.steps if self.step_size is None else self.step_size
-        start = random_difference(images, threat.norm, threat.eps, draws) if self.random_start else 0 * images
-        current = moved(images, start, threat.norm, threat.eps)
+    def perturb(self, task: Task) -> Proposal:
+        """See `Attack.perturb`."""
+        images, norm, eps, goal = task.images, task.threat.norm, task.threat.eps, Goal.of(task)
+        length = 2.5 * eps / self.steps if self.step_size is None else self.step_size
+        start = random_difference(images, norm, eps, task.draws) if self.random_start else 0 * images
+        current = moved(images, start, norm, eps)
         standing = Standing(images)
         for step in range(self.steps):
-            logits, _, gradient = look(model, current, goal)
+            logits, _, gradient = look(task.model, current, goal)
             if self.counts == "any_step":
                 kept = standing.after(step, current, ~goal.missed(logits))
                 if kept is not None:
@@ -75,14 +65,14 @@ class PGD(Stepwise):
                     goal = goal.of_images(kept)
                     if not len(standing):
                         break
-            current = ascend(images, current, gradient, norm=threat.norm, eps=threat.eps, length=length)
+            current = ascend(images, current, gradient, norm=norm, eps=eps, length=length)
         standing.end(self.steps, current)
-        return standing.adversarial, standing.steps
+        return standing.proposal
 
 
 @register_attack("fgsm")
 @dataclass(frozen=True, kw_only=True)
-class FGSM(Stepwise):
+class FGSM:
     """Fast gradient (sign) method (Goodfellow, Shlens, Szegedy 2015, arXiv:1412.6572): PGD's single step of length eps."""
 
     norms: ClassVar[frozenset[Norm]] = GRADIENT_NORMS
@@ -91,19 +81,9 @@ class FGSM(Stepwise):
     title: ClassVar[str] = "FGSM"
     passes: ClassVar[int] = 3
 
-    def trace(
-        self,
-        model: nn.Module,
-        images: Tensor,
-        labels: Tensor,
-        *,
-        threat: ThreatModel,
-        draws: Draws,
-        targets: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """Propose adversarial images and their single step; see `Stepwise.trace`."""
-        step = PGD(steps=1, step_size=threat.eps, random_start=False, counts="last_step")
-        return step.trace(model, images, labels, threat=threat, draws=draws, targets=targets)
+    def perturb(self, task: Task) -> Proposal:
+        """See `Attack.perturb`."""
+        return PGD(steps=1, step_size=task.threat.eps, random_start=False, counts="last_step").perturb(task)
 
 
 @register_attack("noise")
@@ -117,19 +97,10 @@ class Noise:
     title: ClassVar[str] = "noise"
     passes: ClassVar[int] = 0
 
-    def perturb(
-        self,
-        model: nn.Module,
-        images: Tensor,
-        labels: Tensor,
-        *,
-        threat: ThreatModel,
-        draws: Draws,
-        targets: Tensor | None = None,
-    ) -> Tensor:
-        """Propose noisy images; see `Attack.perturb`. Model, labels and targets are not looked at."""
-        difference = random_difference(images, threat.norm, threat.eps, draws)
-        return moved(images, difference, threat.norm, threat.eps)
+    def perturb(self, task: Task) -> Proposal:
+        """See `Attack.perturb`."""
+        norm, eps = task.threat.norm, task.threat.eps
+        return Proposal(moved(task.images, random_difference(task.images, norm, eps, task.draws), norm, eps))
 
 
 @dataclass(frozen=True)
@@ -140,9 +111,9 @@ class Goal:
     towards: bool
 
     @classmethod
-    def of(cls, labels: Tensor, targets: Tensor | None) -> "Goal":
-        """Make the goal of an attack from its arguments."""
-        return cls(labels, towards=False) if targets is None else cls(targets, towards=True)
+    def of(cls, task: Task) -> "Goal":
+        """Away from the labels, or towards the targets where there are any."""
+        return cls(task.labels, towards=False) if task.targets is None else cls(task.targets, towards=True)
 
     def __call__(self, logits: Tensor) -> Tensor:
         """What leads there as it grows, (N,): the log-odds against the label, or for the target; steps are cross-entropy's."""

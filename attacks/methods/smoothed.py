@@ -13,7 +13,7 @@ from attacks.methods.pgd import Goal
 from attacks.norms import GRADIENT_NORMS, ascend, moved, random_difference, steepest
 from attacks.registry import register_attack
 from attacks.standing import Standing
-from attacks.task import Norm, Stepwise, ThreatModel
+from attacks.task import Norm, Proposal, Task, ThreatModel
 
 BATCH_PIXELS = 2**20
 """Height times width times noisy images that are looked at at once."""
@@ -21,7 +21,7 @@ BATCH_PIXELS = 2**20
 
 @register_attack("smoothed_pgd")
 @dataclass(frozen=True, kw_only=True)
-class SmoothedPGD(Stepwise):
+class SmoothedPGD:
     """PGD on the model smoothed by noise: each step follows the sum of all gradients so far, each a mean over noisy copies.
 
     Where a defence adds a ripple to the loss, a gradient tells of the ripple alone; the mean over a neighbourhood larger than its
@@ -47,18 +47,10 @@ class SmoothedPGD(Stepwise):
         """Three for each copy and step, and one to look at each iterate."""
         return self.steps * (3 * self.samples + 1)
 
-    def trace(
-        self,
-        model: nn.Module,
-        images: Tensor,
-        labels: Tensor,
-        *,
-        threat: ThreatModel,
-        draws: Draws,
-        targets: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """Propose adversarial images and their steps; see `Stepwise.trace`."""
-        norm, eps, goal = threat.norm, threat.eps, Goal.of(labels, targets)
+    def perturb(self, task: Task) -> Proposal:
+        """See `Attack.perturb`."""
+        model, images, threat, draws = task.model, task.images, task.threat, task.draws
+        norm, eps, goal = threat.norm, threat.eps, Goal.of(task)
         length = 2.5 * eps / self.steps
         current = moved(images, random_difference(images, norm, eps, draws.stream(0)), norm, eps)
         standing, direction = Standing(images), torch.zeros_like(images)
@@ -75,7 +67,7 @@ class SmoothedPGD(Stepwise):
                 if not len(standing):
                     break
         standing.end(self.steps, current)
-        return standing.adversarial, standing.steps
+        return standing.proposal
 
     def _mean_gradient(self, model: nn.Module, images: Tensor, goal: Goal, threat: ThreatModel, draws: Draws) -> Tensor:
         """Sum over noisy copies, as many at a time as make a batch: one of few images takes as long as one of many."""

@@ -7,12 +7,11 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from attacks.draws import Draws
 from attacks.methods.square_search import Pyramids, Search, Squares
 from attacks.norms import moved
 from attacks.registry import register_attack
 from attacks.standing import Standing
-from attacks.task import Norm, ThreatModel
+from attacks.task import Norm, Proposal, Task
 
 SCHEDULE = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 """Of 10,000 queries, those after which the share of changed pixels is halved (Sec. 4.1 and the authors' code)."""
@@ -58,18 +57,10 @@ class Square:
         """One a query."""
         return self.queries
 
-    def perturb(
-        self,
-        model: nn.Module,
-        images: Tensor,
-        labels: Tensor,
-        *,
-        threat: ThreatModel,
-        draws: Draws,
-        targets: Tensor | None = None,
-    ) -> Tensor:
-        """Propose adversarial images; see `Attack.perturb`."""
-        norm, eps = threat.norm, threat.eps
+    def perturb(self, task: Task) -> Proposal:
+        """See `Attack.perturb`."""
+        model, images, labels, draws = task.model, task.images, task.labels, task.draws
+        norm, eps = task.threat.norm, task.threat.eps
         kind = Squares if norm is Norm.LINF else Pyramids
         search: Search = kind(eps, to_edge=self.variant == "rescaled")
         best = moved(images, search.start(images, draws.stream(0)), norm, eps)
@@ -93,7 +84,7 @@ class Square:
             torch.where(better.view(-1, 1, 1, 1), proposed, best, out=best)
             margin = torch.where(better, after, margin)
         standing.end(self.queries, best)
-        return standing.adversarial
+        return Proposal(standing.adversarial)
 
     def _share(self, query: int) -> float:
         """Share of the pixels that a query changes: p of the paper, halved as the schedule says."""

@@ -19,11 +19,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from attacks.draws import Draws
 from attacks.norms import distance
 from attacks.registry import register_attack
 from attacks.run import AttackError
-from attacks.task import Norm, ThreatModel
+from attacks.task import Norm, Proposal, Task, ThreatModel
 
 PREFIX = "torchattacks:"
 
@@ -187,37 +186,32 @@ class _Adapter:
         a_step = 4 if self.class_name == "FAB" else 3  # it looks at the image once more after the step
         return a_step * int(np.prod(repeats))
 
-    def perturb(
-        self,
-        model: nn.Module,
-        images: Tensor,
-        labels: Tensor,
-        *,
-        threat: ThreatModel,
-        draws: Draws,
-        targets: Tensor | None = None,
-    ) -> Tensor:
-        """Propose adversarial images; see `Attack.perturb`.
+    def perturb(self, task: Task) -> Proposal:
+        """See `Attack.perturb`.
 
         Raises:
             AttackError: torchattacks failed.
         """
+        images, threat = task.images, task.threat
         if threat.eps == 0:
-            return images
-        classes, targeted = (labels, False) if targets is None else (targets, True)
-        if self.entry.alone is True or (self.entry.alone and getattr(self, "n_restarts", 1) > 1):
-            seeds = draws.integers(2**31).tolist()
-            parts = zip(images.split(1), classes.split(1), seeds, strict=True)
-            found = torch.cat([self._call(model, *part[:2], threat, part[2], targeted=targeted) for part in parts])
-        else:
-            size = max(1, BATCH_PIXELS // images[0, 0].numel())
-            batches = zip(images.split(size), classes.split(size), strict=True)
-            found = torch.cat([self._call(model, some, aims, threat, 0, targeted=targeted) for some, aims in batches])
+            return Proposal(images)
+        found = self._search(task)
         if self.kind == "budget":
-            return found
+            return Proposal(found)
         found = found.clamp(0, 1)
         beyond = distance(found - images, threat.norm) > threat.eps
-        return torch.where(beyond.view(-1, 1, 1, 1), images, found)
+        return Proposal(torch.where(beyond.view(-1, 1, 1, 1), images, found))
+
+    def _search(self, task: Task) -> Tensor:
+        model, images, threat = task.model, task.images, task.threat
+        classes, targeted = (task.labels, False) if task.targets is None else (task.targets, True)
+        if self.entry.alone is True or (self.entry.alone and getattr(self, "n_restarts", 1) > 1):
+            seeds = task.draws.integers(2**31).tolist()
+            parts = zip(images.split(1), classes.split(1), seeds, strict=True)
+            return torch.cat([self._call(model, *part[:2], threat, part[2], targeted=targeted) for part in parts])
+        size = max(1, BATCH_PIXELS // images[0, 0].numel())
+        batches = zip(images.split(size), classes.split(size), strict=True)
+        return torch.cat([self._call(model, some, aims, threat, 0, targeted=targeted) for some, aims in batches])
 
     def _call(
         self, model: nn.Module, images: Tensor, classes: Tensor, threat: ThreatModel, seed: int, *, targeted: bool

@@ -93,19 +93,20 @@ def ours(
 ) -> Run:
     """Our attack alone, or as `run_attack`; draws belong to images, as in an evaluation."""
     attack = replace(pgd(work.steps, "last_step"), random_start=random_start)
-    call: Any = (
-        partial(
-            attacks.run_attack,
-            attack,
-            judge,
-            searched=searched,
-            searched_as=models.float32_in(precision),
-        )
-        if harness
-        else partial(attack.perturb, searched)
-    )
     draws = attacks.Draws.of(0, range(len(work.images)), device=work.images.device)
-    return lambda: call(work.images, work.labels, threat=THREAT, draws=draws)
+    if not harness:
+        return partial(attack.perturb, attacks.Task(searched, work.images, work.labels, THREAT, draws))
+    return partial(
+        attacks.run_attack,
+        attack,
+        judge,
+        work.images,
+        work.labels,
+        threat=THREAT,
+        draws=draws,
+        searched=searched,
+        searched_as=models.float32_in(precision),
+    )
 
 
 def contenders(work: Work) -> dict[Contender, Make]:

@@ -9,11 +9,11 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 import attacks
 import models
-from attacks import Attack, AttackRun, Norm, Stepwise, ThreatModel
+from attacks import Attack, AttackRun, Norm, ThreatModel
 from evaluation.compute.checks import PROBE_STREAM, Check
 from evaluation.compute.conditions import Batch, Outcome, Row
 from evaluation.spec import AdversarialCondition, AttackChoice, Attacking, Condition
@@ -55,7 +55,7 @@ def _threat(condition: Attacking) -> ThreatModel:
 
 
 @dataclass(frozen=True)
-class _Made(Stepwise):
+class _Made:
     """Hands in images that were made elsewhere."""
 
     images: Tensor
@@ -73,18 +73,9 @@ class _Made(Stepwise):
         """None through the model."""
         return 0
 
-    def trace(
-        self,
-        model: nn.Module,
-        images: Tensor,
-        labels: Tensor,
-        *,
-        threat: ThreatModel,
-        draws: attacks.Draws,
-        targets: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """Propose them; see `Stepwise.trace`."""
-        return self.images, torch.zeros_like(labels)
+    def perturb(self, task: attacks.Task) -> attacks.Proposal:
+        """See `attacks.Attack.perturb`."""
+        return attacks.Proposal(self.images)
 
 
 def counterchecks(
@@ -140,14 +131,9 @@ def _attacks(
 def _on_source(batch: Batch, threat: ThreatModel, source: models.Classifier) -> Tensor:
     """Adversarial images (N, C, H, W) for another model, whose classes may be in another order."""
     names = source.card.classes
-    labels = [names.index(batch.classifier.card.classes[batch.logit(label) or 0]) for label in batch.labels.tolist()]
-    return _ON_SOURCE.create().perturb(
-        source,
-        batch.images,
-        torch.tensor(labels).to(batch.labels),
-        threat=threat,
-        draws=batch.draws.stream(PROBE_STREAM),
-    )
+    numbers = [names.index(batch.classifier.card.classes[batch.logit(label) or 0]) for label in batch.labels.tolist()]
+    draws, labels = batch.draws.stream(PROBE_STREAM), torch.tensor(numbers).to(batch.labels)
+    return _ON_SOURCE.create().perturb(attacks.Task(source, batch.images, labels, threat, draws)).images
 
 
 def _run(attack: Attack, batch: Batch, threat: ThreatModel) -> AttackRun:

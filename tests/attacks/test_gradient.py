@@ -50,7 +50,7 @@ class Recorder:
 
 
 def loss(digits: Digits, count: int) -> Goal:
-    return Goal.of(digits.labels[:count], None)
+    return Goal(digits.labels[:count], towards=False)
 
 
 def assert_alike(found: Seen, expected: Seen) -> None:
@@ -229,7 +229,7 @@ def test_what_was_returned_stays_when_the_capture_is_replayed(network: nn.Module
     look(captured, digits.images[:8], loss(digits, 8))
     first = look(captured, digits.images[:8], loss(digits, 8))
     kept = Seen(*(each.clone() for each in first))
-    look(captured, digits.images[8:16], Goal.of(digits.labels[8:16], None))
+    look(captured, digits.images[8:16], Goal(digits.labels[8:16], towards=False))
     assert all(torch.equal(ours, theirs) for ours, theirs in zip(first, kept, strict=True))
 
 
@@ -237,8 +237,8 @@ def test_every_loss_and_type_has_its_own_capture(network: nn.Module, digits: Dig
     images, labels, aim = digits.images[:8], digits.labels[:8], (digits.labels[:8] + 1) % 10
     captured = Captured(network, recorder := Recorder(), batch=16)
     losses = [
-        Goal.of(labels, None),
-        Goal.of(labels, aim),
+        Goal(labels, towards=False),
+        Goal(aim, towards=True),
         _Losses("ce", labels, None),
         _Losses("dlr", labels, None),
         _Losses("targeted_dlr", labels, aim),
@@ -348,7 +348,7 @@ def test_graphs_give_the_logits_losses_and_gradients(network: nn.Module, digits:
     model = copy.deepcopy(network).cuda()
     captured = Captured(model, recorder := counted_on_gpu(), batch=16)
     for count in (13, 13, 12, 5, 1, 8, 13):
-        images, goal = digits.images[:count].cuda(), Goal.of(digits.labels[:count].cuda(), None)
+        images, goal = digits.images[:count].cuda(), Goal(digits.labels[:count].cuda(), towards=False)
         for ours, theirs in zip(look(captured, images, goal), look(model, images, goal), strict=True):
             assert torch.allclose(ours, theirs, atol=1e-3)
     assert recorder.recorded == 3
@@ -381,7 +381,7 @@ def test_a_model_that_waits_for_the_gpu_is_run_as_it_is(
 
     model = Waiting(copy.deepcopy(network)).cuda().eval()
     captured = Captured(model)
-    images, goal = digits.images[:8].cuda(), Goal.of(digits.labels[:8].cuda(), None)
+    images, goal = digits.images[:8].cuda(), Goal(digits.labels[:8].cuda(), towards=False)
     for _ in range(2):
         for ours, theirs in zip(look(captured, images, goal), look(model, images, goal), strict=True):
             assert torch.allclose(ours, theirs, atol=1e-3)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import attacks
-from attacks import AttackError, AttackRun, Draws, Norm, ThreatModel, run_attack
+from attacks import AttackError, AttackRun, Draws, Norm, Proposal, Task, ThreatModel, run_attack
 from common.float32 import Float32, float32_as, float32_meaning
 from tests.attacks.digits import Digits, draws
 
@@ -27,17 +27,8 @@ class Broken:
 
     change: Callable[[Tensor], Tensor]
 
-    def perturb(
-        self,
-        model: nn.Module,
-        images: Tensor,
-        labels: Tensor,
-        *,
-        threat: ThreatModel,
-        draws: Draws,
-        targets: Tensor | None = None,
-    ) -> Tensor:
-        return self.change(images)
+    def perturb(self, task: Task) -> Proposal:
+        return Proposal(self.change(task.images))
 
 
 class Brightness(nn.Module):
@@ -203,7 +194,7 @@ def test_a_part_of_the_model_in_training_mode_is_refused() -> None:
 
 
 def test_a_norm_that_the_attack_does_not_know_is_refused() -> None:
-    refused("broken cannot keep to L2; it knows Linf", threat=ThreatModel(Norm.L2, 0.1))
+    refused("broken does not support L2 \(supported: Linf\)", threat=ThreatModel(Norm.L2, 0.1))
 
 
 def test_targets_for_an_attack_without_targets_are_refused() -> None:

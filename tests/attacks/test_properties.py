@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 import attacks
-from attacks import Draws, Norm, ThreatModel, choose_targets, run_attack
+from attacks import Draws, Norm, Task, ThreatModel, choose_targets, run_attack
 from tests.attacks.digits import BUDGETS, OWN, Digits, draws, generator, robust, small
 
 
@@ -53,9 +53,8 @@ def test_same_seed_same_images(network: nn.Module, digits: Digits, name: str, no
     images, labels, targets = chosen(digits, 8, targeted=targeted)
 
     def once() -> Tensor:
-        return small(name).perturb(
-            network, images, labels, threat=BUDGETS[norm], draws=draws(images, 5), targets=targets
-        )
+        task = Task(network, images, labels, BUDGETS[norm], draws(images, 5), targets)
+        return small(name).perturb(task).images
 
     first = once()
     torch.rand(3)  # the global generator plays no part
@@ -71,7 +70,7 @@ def test_leaves_its_inputs_and_the_model_alone(
     assert labels is not None
     model = copy.deepcopy(network)
     before = copy.deepcopy(model.state_dict())
-    small(name).perturb(model, images, labels, threat=BUDGETS[norm], draws=draws(images), targets=targets)
+    small(name).perturb(Task(model, images, labels, BUDGETS[norm], draws(images), targets))
     for given, kept in zip((images, labels, targets), chosen(digits, 8, targeted=targeted), strict=True):
         assert given is kept is None or torch.equal(given, kept)
     assert not images.requires_grad
@@ -87,7 +86,7 @@ def test_a_budget_of_zero_changes_nothing(
 ) -> None:
     images, labels, targets = chosen(digits, 8, targeted=targeted)
     threat = ThreatModel(norm, 0)
-    adversarial = small(name).perturb(network, images, labels, threat=threat, draws=draws(images), targets=targets)
+    adversarial = small(name).perturb(Task(network, images, labels, threat, draws(images), targets)).images
     assert torch.equal(adversarial, images)
 
 
@@ -99,14 +98,9 @@ def test_batches_and_order_do_not_matter(
     images, labels, targets = chosen(Digits(digits.images.double(), digits.labels), 20, targeted=targeted)
 
     def some(indices: list[int]) -> Tensor:
-        return small(name).perturb(
-            model,
-            images[indices],
-            labels[indices],
-            threat=BUDGETS[norm],
-            draws=Draws.of(3, indices),
-            targets=None if targets is None else targets[indices],
-        )
+        aims = None if targets is None else targets[indices]
+        task = Task(model, images[indices], labels[indices], BUDGETS[norm], Draws.of(3, indices), aims)
+        return small(name).perturb(task).images
 
     whole = some(list(range(20)))
     sevens = torch.cat([some(list(range(start, min(start + 7, 20)))) for start in range(0, 20, 7)])

@@ -13,7 +13,7 @@ import torchattacks
 from torch import nn
 
 import attacks
-from attacks import AttackError, Norm, ThreatModel, run_attack
+from attacks import AttackError, Norm, Task, ThreatModel, run_attack
 from attacks.methods.torchattacks import ENTRIES, HANDED_OVER, LEFT_OUT, PREFIX
 from tests.attacks.digits import BUDGETS, Digits, draws, robust
 from tests.attacks.test_known_answers import exactly_robust
@@ -92,7 +92,7 @@ def test_batches_do_not_matter_and_the_seed_decides(network: nn.Module, digits: 
 
     def found(count: int) -> torch.Tensor:
         images, labels = digits.images[:count], digits.labels[:count]
-        return attack.perturb(network, images, labels, threat=WITHIN[norm], draws=draws(images, 7))
+        return attack.perturb(Task(network, images, labels, WITHIN[norm], draws(images, 7))).images
 
     few, more = found(2), found(3)
     assert torch.allclose(few, more[:2], rtol=0, atol=1e-5)

@@ -25,7 +25,7 @@ def compare(captured: Captured, plain: torch.nn.Module, device: str) -> None:
     images = torch.rand(6, 3, 32, 32, generator=torch.Generator().manual_seed(0)).to(device)
     labels = torch.arange(6, device=device)
     for count in (6, 5, 3, 2, 5):
-        goal = Goal.of(labels[:count], None)
+        goal = Goal(labels[:count], towards=False)
         found, expected = look(captured, images[:count], goal), look(plain, images[:count], goal)
         for ours, theirs in zip(found, expected, strict=True):
             assert (ours - theirs).abs().max() <= 1e-4 * theirs.abs().max()

@@ -163,10 +163,10 @@ def test_a_broken_attack_is_found_and_its_images_are_listed(
     name: str,
     expected: str,
 ) -> None:
-    def broken(_self: object, _model: object, images: Tensor, labels: Tensor, **_rest: object) -> tuple[Tensor, Tensor]:
-        return change(images), torch.zeros_like(labels)
+    def broken(_self: object, task: attacks.Task) -> attacks.Proposal:
+        return attacks.Proposal(change(task.images), torch.zeros_like(task.labels))
 
-    monkeypatch.setattr(attacks.methods.apgd.APGD, "trace", broken)
+    monkeypatch.setattr(attacks.methods.apgd.APGD, "perturb", broken)
     report = evaluated(catalog)
     found = next(check for check in report.failed if check.name == name)
     assert found.images

@@ -242,13 +242,9 @@ def test_an_attack_from_a_prompt(catalog: Catalog) -> None:
     classifier, dataset = catalog.load_model("tiny"), catalog.open_dataset("shapes")
     images = torch.stack([classifier.card.preprocessing(dataset.picture(index)) for index in range(8)])
     labels = torch.tensor(dataset.labels[:8])
-    adversarial = attacks.create("pgd", steps=10).perturb(
-        classifier,
-        images,
-        labels,
-        threat=attacks.ThreatModel("Linf", 8 / 255),
-        draws=attacks.Draws.of(0, range(len(images))),
-    )
+    threat, draws = attacks.ThreatModel("Linf", 8 / 255), attacks.Draws.of(0, range(len(images)))
+    task = attacks.Task(classifier, images, labels, threat, draws)
+    adversarial = attacks.create("pgd", steps=10).perturb(task).images
     assert (adversarial - images).abs().max() <= 8 / 255 + 1e-6
     assert (classifier(adversarial).argmax(1) == labels).sum() < (classifier(images).argmax(1) == labels).sum()
 

@@ -81,7 +81,7 @@ def test_gradients_reach_the_image(kind: str, tmp_path: Path) -> None:
     attack = attacks.create("pgd", steps=2)
     draws = attacks.Draws.of(0, range(3))
     labels, threat = torch.tensor([0, 1, 2]), attacks.ThreatModel("Linf", 8 / 255)
-    moved = attack.perturb(classifier, images.detach(), labels, threat=threat, draws=draws)
+    moved = attack.perturb(attacks.Task(classifier, images.detach(), labels, threat, draws)).images
     assert (moved - images).abs().amax() > 1e-3
 
 
