@@ -90,7 +90,7 @@ def run_attack(
         clean_logits: (N, K) of the images as they are, if they are known; they are not looked at again then.
 
     Raises:
-        AttackError: the model is in training mode, the attack cannot keep to the norm or has no targeted form, the images are
+        AttackError: the model is in training mode, the attack does not support the norm or has no targeted form, the images are
             not in [0, 1], or what the attack returned has another shape.
     """
     searched = searched or model

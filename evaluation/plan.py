@@ -49,6 +49,7 @@ UNDECIDING = frozenset(
         "evaluation.presets",
         "evaluation.reports",
         "evaluation.results",
+        "evaluation.worker",
     }
 )
 """Modules and folders that ask for results, read them or write them down, but do not decide what they are."""

@@ -81,7 +81,7 @@ def preset(name: str, threat: ThreatModel | None = None) -> tuple[Condition, ...
 
     Raises:
         UnknownNameError: there is no such preset.
-        ValueError: the preset does not attack within one budget, or its attacks cannot keep to the norm.
+        ValueError: the preset does not attack within one budget, or its attacks do not support the norm.
     """
     found = _PRESETS[name]
     if threat is None:

@@ -210,7 +210,7 @@ def _passes(chosen: tuple[AttackChoice, ...]) -> int:
 def _require_norm(chosen: tuple[AttackChoice, ...], norm: Norm | None) -> None:
     for attack in (choice.create() for choice in chosen):
         if norm is not None and norm not in attack.norms:
-            raise ValueError(f"{attack.title} cannot keep to {norm}; it knows {', '.join(sorted(attack.norms))}")
+            raise ValueError(f"{attack.title} does not support {norm} (supported: {', '.join(sorted(attack.norms))})")
 
 
 class AdversarialCondition(BaseModel):

@@ -162,7 +162,7 @@ def evaluate(
             spec,
             catalog=catalog,
             device=usable(device),
-            kept=kept,
+            results=kept,
             on_shard=on_shard,
             on_progress=on_progress,
             on_look=on_look,

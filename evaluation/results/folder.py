@@ -37,7 +37,7 @@ class ResultFolder:
         """Read the result from which a shard has least left to do."""
         return furthest(self._beginnings(plan, shard), shard)
 
-    def keep(self, plan: Plan, result: ShardResult) -> None:
+    def store(self, plan: Plan, result: ShardResult) -> None:
         """Write a result.
 
         Raises:

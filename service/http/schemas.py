@@ -227,7 +227,7 @@ class ProgressView(BaseModel):
 
 
 def _needed(counts: dict[ShardStatus, int]) -> int:
-    return sum(count for status, count in counts.items() if status is not ShardStatus.SPARED)
+    return sum(count for status, count in counts.items() if status is not ShardStatus.SKIPPED)
 
 
 class EvaluationView(BaseModel):

@@ -1,4 +1,4 @@
-"""The tables, and how a database is opened: its first process makes them, those of an earlier version are brought up to date."""
+"""The tables, and how a database is opened: its first process makes them."""
 
 import sqlite3
 import time
@@ -18,14 +18,16 @@ from sqlalchemy import (
     String,
     Table,
     Text,
-    column,
+    UniqueConstraint,
     create_engine,
     event,
-    insert,
     inspect,
-    select,
-    table,
 )
+
+
+class StoreError(RuntimeError):
+    """The database cannot be used; the message says why and what to do."""
+
 
 BUSY_S = 30
 """How long to wait for another process that writes to the database, seconds."""
@@ -47,7 +49,9 @@ SHARDS = Table(
     _METADATA,
     Column("id", Integer, primary_key=True),
     Column("evaluation_id", ForeignKey("evaluations.id"), nullable=False),
-    Column("shard", Text, nullable=False),
+    Column("model", String, nullable=False),
+    Column("condition", Integer, nullable=False),
+    Column("start", Integer, nullable=False),
     Column("address", String, index=True),
     Column("images", Integer, nullable=False),
     Column("images_done", Integer, nullable=False, server_default="0"),
@@ -59,6 +63,7 @@ SHARDS = Table(
     Column("result", Text),
     Column("seconds", Float),
     Index("shards_by_evaluation", "evaluation_id", "status"),
+    UniqueConstraint("evaluation_id", "model", "condition", "start"),
     sqlite_autoincrement=True,  # the id of a removed shard, which may still be running, is never given to another
 )
 
@@ -72,14 +77,28 @@ KEYS = Table(
 
 
 def open_engine(url: str) -> Engine:
-    """Open a database, and make what is missing in it."""
+    """Open a database, and make the tables that are missing in it.
+
+    Raises:
+        StoreError: another version made it.
+    """
     engine = create_engine(url)
     if engine.dialect.name == "sqlite":
         event.listen(engine, "connect", _prepare_sqlite)
     with transaction(engine) as db:  # several processes may open a new database at once
         _METADATA.create_all(db)
-        _bring_up_to_date(db)
+        _require_current(db)
     return engine
+
+
+def _require_current(db: Connection) -> None:
+    for table in _METADATA.sorted_tables:
+        there = {each["name"] for each in inspect(db).get_columns(table.name)}
+        if missing := sorted(set(table.columns.keys()) - there):
+            raise StoreError(
+                f"the database {db.engine.url.database} is of another version: its table {table.name} lacks {', '.join(missing)}; "
+                "move it aside, and a new one is made, or name another folder"
+            )
 
 
 @contextmanager
@@ -104,20 +123,3 @@ def _prepare_sqlite(connection: Any, _record: object) -> None:
             time.sleep(0.01)
         else:
             return
-
-
-def _bring_up_to_date(db: Connection) -> None:
-    """Write the shards of an earlier version anew: it gave ids of removed ones again, and knew neither addresses nor progress."""
-    if db.dialect.name != "sqlite":
-        return
-    definition = db.exec_driver_sql("SELECT sql FROM sqlite_master WHERE name = 'shards'").scalar_one()
-    if "AUTOINCREMENT" in definition:
-        return
-    kept = [each["name"] for each in inspect(db).get_columns("shards")]
-    for index in SHARDS.indexes:
-        index.drop(db, checkfirst=True)
-    db.exec_driver_sql("ALTER TABLE shards RENAME TO earlier_shards")
-    SHARDS.create(db)
-    earlier = table("earlier_shards", *map(column, kept))
-    db.execute(insert(SHARDS).from_select(kept, select(earlier)))
-    db.exec_driver_sql("DROP TABLE earlier_shards")

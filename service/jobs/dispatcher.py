@@ -126,7 +126,7 @@ class Dispatcher:
             self._store.fail(claim.id, describe(error))
             return
         self._store.complete(claim.id, result)
-        self._spare(claim)
+        self._skip_rest(claim)
 
     def _advance(self) -> None:
         """Write down how far running shards are, where that has changed."""
@@ -156,19 +156,20 @@ class Dispatcher:
     def _claim(self) -> Claim | None:
         """Take a shard that is needed: what other evaluations computed may have made its condition certain enough."""
         while claim := self._store.claim():
-            if not self._spare(claim):
+            if not self._skip_rest(claim):
                 return claim
         return None
 
-    def _spare(self, claim: Claim) -> bool:
+    def _skip_rest(self, claim: Claim) -> bool:
         """Drop what is left of a condition that is as certain as was asked; returns whether it is."""
         plan, shard = claim.plan, claim.shard
         if plan.spec.stop_width is None:
             return False
         condition = plan.spec.conditions[shard.condition]
-        enough = sufficient(plan, shard.model, condition, self._store.results(plan.id)) is not None
+        results = self._store.results(plan.id, model=shard.model, condition=shard.condition)
+        enough = sufficient(plan, shard.model, condition, results) is not None
         if enough:
-            self._store.spare(claim)
+            self._store.skip(claim)
         return enough
 
     def _start(self, executor: Executor, claim: Claim, progress: ProgressFile) -> Future[ShardResult]:

@@ -9,14 +9,14 @@ from evaluation.plan import Plan, Shard
 
 
 class ShardStatus(StrEnum):
-    """Where a shard stands; spared are those that a condition did not need to be as certain as was asked."""
+    """Where a shard stands; skipped are those that a condition did not need to be as certain as was asked."""
 
     PENDING = "pending"
     RUNNING = "running"
     DONE = "done"
     FAILED = "failed"
     DROPPED = "dropped"
-    SPARED = "spared"
+    SKIPPED = "skipped"
 
 
 class Status(StrEnum):
@@ -97,7 +97,7 @@ class Evaluation:
         counts = self.progress.shards
         if counts.get(ShardStatus.FAILED):
             return Status.FAILED
-        if counts.get(ShardStatus.DONE, 0) + counts.get(ShardStatus.SPARED, 0) == sum(counts.values()):
+        if counts.get(ShardStatus.DONE, 0) + counts.get(ShardStatus.SKIPPED, 0) == sum(counts.values()):
             return Status.DONE
         if self.cancelled:
             return Status.CANCELLED

@@ -2,11 +2,11 @@
 
 import multiprocessing
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
 from threading import Thread
 from typing import ParamSpec, TypeVar
@@ -14,15 +14,11 @@ from typing import ParamSpec, TypeVar
 import torch
 from pebble import ProcessPool
 
-import models
 from common.cores import cores
 from common.float32 import set_float32
-from evaluation import Catalog, DatasetError, Plan, Shard, ShardResult, best_device, run_shard
-from evaluation.catalog import Roles
+from evaluation import Catalog, Plan, Shard, ShardResult, best_device
 from evaluation.compute.runner import OnProgress
-
-MODELS_KEPT = 2
-"""Classifiers that a device process keeps loaded."""
+from evaluation.worker import Worker
 
 MAX_CPU_PROCESSES = 4
 """Processes on a CPU: one core each is the most work for the time, but each holds a model and a batch with its gradient."""
@@ -133,57 +129,13 @@ def compute(
     side_by_side: int = 1,
     on_progress: OnProgress = lambda done, total: None,
 ) -> ShardResult:
-    """Run a shard on this process's device; files that have changed since the evaluation was submitted are refused.
-
-    Args:
-        catalog: where models and data are.
-        plan: the evaluation, with the hashes of the files it is about.
-        shard: the part of it to run.
-        known: what came of its first images before.
-        side_by_side: processes that run shards of the evaluation: the one likely to be next here is as many further.
-        on_progress: see `run_shard`.
-
-    Raises:
-        CheckpointError: the checkpoint or its card is not the one that was asked about.
-        DatasetError: the data set is not.
-    """
-    sha256, dataset = catalog.model_sha256(shard.model), catalog.open_dataset(plan.spec.dataset)
-    if sha256 != plan.model_sha256[shard.model]:
-        raise models.CheckpointError(_changed(shard.model, sha256, plan.model_sha256[shard.model]))
-    if dataset.sha256 != plan.dataset_sha256:
-        raise DatasetError(_changed(plan.spec.dataset, dataset.sha256, plan.dataset_sha256))
-    roles = _load(catalog, shard.model, plan.spec.precision, plan.columns(shard.model), sha256)
-    sources = partial(_sources, catalog, plan.sources.get(shard.model, {}))
-    return run_shard(
-        plan.spec,
-        shard,
-        dataset=dataset,
-        known=known,
-        broken=plan.broken,
-        sources=sources,
-        following=plan.following(shard, side_by_side),
-        on_progress=on_progress,
-        **roles._asdict(),
-    )
+    """Run a shard on this process's device; see `Worker.run`."""
+    return _worker(catalog).run(plan, shard, known, side_by_side=side_by_side, on_progress=on_progress)
 
 
-def _sources(catalog: Catalog, names: Mapping[str, str]) -> list[models.Classifier]:
-    """Load the models whose adversarial images are tried on another; changed ones are refused like the model itself."""
-    for name, sha256 in names.items():
-        if (now := catalog.model_sha256(name)) != sha256:
-            raise models.CheckpointError(_changed(name, now, sha256))
-    return [_load(catalog, name, "float32", None, sha256).classifier for name, sha256 in names.items()]
-
-
-def _changed(name: str, now: str, then: str) -> str:
-    return f"{name} has changed since the evaluation was submitted: sha256 {now}, then {then}"
-
-
-@lru_cache(maxsize=MODELS_KEPT)
-def _load(
-    catalog: Catalog, model: str, precision: models.Precision, columns: tuple[int, ...] | None, _sha256: str
-) -> Roles:
-    return catalog.load_folded(model, best_device(), precision, columns)
+@lru_cache(maxsize=1)
+def _worker(catalog: Catalog) -> Worker:
+    return Worker(catalog, best_device())
 
 
 def describe(error: BaseException) -> str:

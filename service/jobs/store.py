@@ -6,12 +6,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, RowMapping, delete, func, insert, select, update
 from sqlalchemy.exc import DatabaseError
 
 from evaluation.compute.runner import ShardResult, furthest
 from evaluation.plan import Plan, Shard
-from service.jobs.database import EVALUATIONS, KEYS, SHARDS, open_engine, transaction
+from service.jobs.database import EVALUATIONS, KEYS, SHARDS, StoreError, open_engine, transaction
 from service.jobs.evaluations import Claim, Evaluation, Progress, ShardStatus
 
 MAX_FAILURES = 3
@@ -19,10 +19,6 @@ MAX_FAILURES = 3
 
 ADDRESSES_A_QUERY = 500
 """SQLite allows some thousand parameters."""
-
-
-class StoreError(RuntimeError):
-    """The database cannot be used; the message says why and what to do."""
 
 
 class KeyReusedError(ValueError):
@@ -40,7 +36,7 @@ class Store:
         """Open or create an SQLite database file.
 
         Raises:
-            StoreError: it cannot be read or written, or is no database.
+            StoreError: it cannot be read or written, is no database, or is of another version.
         """
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -101,17 +97,19 @@ class Store:
         with self._engine.connect() as db:
             return [_evaluation(db, row) for row in db.execute(query).mappings().all()]
 
-    def results(self, evaluation_id: str) -> list[ShardResult]:
-        """Read the finished shards."""
-        query = select(SHARDS.c.result).where(
-            SHARDS.c.evaluation_id == evaluation_id, SHARDS.c.status == ShardStatus.DONE
-        )
+    def results(
+        self, evaluation_id: str, *, model: str | None = None, condition: int | None = None
+    ) -> list[ShardResult]:
+        """Read the finished shards, those of a model or a condition where one is given."""
+        asked = {"evaluation_id": evaluation_id, "model": model, "condition": condition, "status": ShardStatus.DONE}
+        here = [SHARDS.c[name] == value for name, value in asked.items() if value is not None]
+        query = select(SHARDS.c.result).where(*here)
         with self._engine.connect() as db:
             return [ShardResult.model_validate_json(result) for (result,) in db.execute(query)]
 
     def result(self, evaluation_id: str, shard: Shard) -> ShardResult | None:
         """Read one finished shard."""
-        here = (SHARDS.c.evaluation_id == evaluation_id, SHARDS.c.shard == shard.model_dump_json())
+        here = (SHARDS.c.evaluation_id == evaluation_id, *_of_condition(shard), SHARDS.c.start == shard.start)
         with self._engine.connect() as db:
             found = db.execute(select(SHARDS.c.result).where(*here)).scalar()
             return None if found is None else ShardResult.model_validate_json(found)
@@ -168,7 +166,7 @@ class Store:
             .scalar_subquery()
         )
         query = (
-            select(SHARDS.c.id, SHARDS.c.shard, EVALUATIONS.c.id.label("evaluation_id"), EVALUATIONS.c.plan)
+            select(SHARDS, EVALUATIONS.c.plan)
             .join(EVALUATIONS)
             .where(SHARDS.c.status == ShardStatus.PENDING)
             .order_by(running, EVALUATIONS.c.sequence, SHARDS.c.id)
@@ -183,7 +181,8 @@ class Store:
                 .where(SHARDS.c.id == row["id"])
                 .values(status=ShardStatus.RUNNING, runs=SHARDS.c.runs + 1, error=None, images_done=0)
             )
-            plan, shard = Plan.model_validate_json(row["plan"]), Shard.model_validate_json(row["shard"])
+            plan, stop = Plan.model_validate_json(row["plan"]), row["start"] + row["images"]
+            shard = Shard(model=row["model"], condition=row["condition"], start=row["start"], stop=stop)
             return Claim(row["id"], row["evaluation_id"], plan, shard, _known(db, plan, shard))
 
     def advance(self, images_done: Mapping[int, int]) -> None:
@@ -203,16 +202,14 @@ class Store:
             )
             return changed.rowcount == 1
 
-    def spare(self, claim: Claim) -> None:
+    def skip(self, claim: Claim) -> None:
         """Drop a claim, if it is not done, and the pending shards of its model and condition: their numbers are certain enough."""
-        here = (SHARDS.c.evaluation_id == claim.evaluation_id, SHARDS.c.status == ShardStatus.PENDING)
+        here = (SHARDS.c.evaluation_id == claim.evaluation_id, *_of_condition(claim.shard))
+        unfinished = (SHARDS.c.status == ShardStatus.PENDING) | (
+            (SHARDS.c.id == claim.id) & (SHARDS.c.status == ShardStatus.RUNNING)
+        )
         with transaction(self._engine) as db:
-            for shard_id, text in db.execute(select(SHARDS.c.id, SHARDS.c.shard).where(*here)).all():
-                shard = Shard.model_validate_json(text)
-                if (shard.model, shard.condition) == (claim.shard.model, claim.shard.condition):
-                    db.execute(update(SHARDS).where(SHARDS.c.id == shard_id).values(status=ShardStatus.SPARED))
-            unfinished = (SHARDS.c.id == claim.id, SHARDS.c.status == ShardStatus.RUNNING)
-            db.execute(update(SHARDS).where(*unfinished).values(status=ShardStatus.SPARED))
+            db.execute(update(SHARDS).where(*here, unfinished).values(status=ShardStatus.SKIPPED))
 
     def fail(self, shard_id: int, error: str) -> None:
         """Count a failure; after the last try the shard has failed, and nothing more of its evaluation is started."""
@@ -243,6 +240,10 @@ class Store:
             return status == ShardStatus.RUNNING
 
 
+def _of_condition(shard: Shard) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
+    return SHARDS.c.model == shard.model, SHARDS.c.condition == shard.condition
+
+
 def _now() -> float:
     return datetime.now(UTC).timestamp()
 
@@ -260,7 +261,9 @@ def _insert(db: Connection, plan: Plan) -> bool:
         rows.append(
             {
                 "evaluation_id": plan.id,
-                "shard": shard.model_dump_json(),
+                "model": shard.model,
+                "condition": shard.condition,
+                "start": shard.start,
                 "address": plan.address(shard),
                 "images": shard.images,
                 "passes": shard.images * passes[shard.condition],

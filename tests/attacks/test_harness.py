@@ -194,7 +194,7 @@ def test_a_part_of_the_model_in_training_mode_is_refused() -> None:
 
 
 def test_a_norm_that_the_attack_does_not_know_is_refused() -> None:
-    refused("broken does not support L2 \(supported: Linf\)", threat=ThreatModel(Norm.L2, 0.1))
+    refused(r"broken does not support L2 \(supported: Linf\)", threat=ThreatModel(Norm.L2, 0.1))
 
 
 def test_targets_for_an_attack_without_targets_are_refused() -> None:

@@ -61,7 +61,7 @@ def test_a_budget_is_refused_where_it_means_nothing(name: str) -> None:
 
 
 def test_a_norm_that_the_attacks_do_not_know_is_refused() -> None:
-    with pytest.raises(ValueError, match="PGD-20 cannot keep to L0"):
+    with pytest.raises(ValueError, match="PGD-20 does not support L0"):
         preset("pgd-20", ThreatModel(Norm.L0, 5))
 
 

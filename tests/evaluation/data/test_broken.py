@@ -1,7 +1,6 @@
 """Broken pictures are found before anything is computed, and refused or left out as was asked."""
 
 import io
-import sys
 from collections import Counter
 from pathlib import Path
 
@@ -85,9 +84,7 @@ def test_all_are_found_with_their_reasons(folder: Path) -> None:
 
 
 def test_to_fail_names_all_before_the_first_pass(mixed: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        sys.modules["evaluation.local"], "run_shard", lambda *_, **__: pytest.fail("something was computed")
-    )
+    monkeypatch.setattr("evaluation.worker.run_shard", lambda *_, **__: pytest.fail("something was computed"))
     with pytest.raises(BrokenPicturesError) as refused:
         evaluate(spec(), catalog=mixed, device="cpu")
     message = str(refused.value)
@@ -168,8 +165,8 @@ def without_rows_and_ids(report: Report) -> object:
 
 def test_growing_a_selection_computes_only_the_new_images(mixed: Catalog, tmp_path: Path) -> None:
     kept = ResultFolder(tmp_path / "results")
-    small = evaluate(spec(on_broken="skip", images=20), catalog=mixed, device="cpu", kept=kept)
-    grown = evaluate(spec(on_broken="skip", images=32), catalog=mixed, device="cpu", kept=kept)
+    small = evaluate(spec(on_broken="skip", images=20), catalog=mixed, device="cpu", results=kept)
+    grown = evaluate(spec(on_broken="skip", images=32), catalog=mixed, device="cpu", results=kept)
     anew = evaluate(spec(on_broken="skip", images=32), catalog=mixed, device="cpu")
     first, second = (each.models[0].conditions[0] for each in (small, grown))
     assert second.images_forwarded - first.images_forwarded == 12

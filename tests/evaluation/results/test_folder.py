@@ -34,7 +34,7 @@ def run(catalog: Catalog, folder: Path | None, **changes: object) -> tuple[Repor
     results: list[ShardResult] = []
     kept = ResultFolder(folder) if folder else None
     report = evaluate(
-        spec(**changes), catalog=catalog, device="cpu", kept=kept, on_shard=lambda each, *_: results.append(each)
+        spec(**changes), catalog=catalog, device="cpu", results=kept, on_shard=lambda each, *_: results.append(each)
     )
     return report, results
 
@@ -79,7 +79,7 @@ def test_what_was_found_before_is_not_run_again(catalog: Catalog, tmp_path: Path
     kept, plan = ResultFolder(tmp_path), make_plan(spec(seed=6, conditions=restarted(1)), catalog)
     for result in run(catalog, None, seed=6, conditions=restarted(1))[1]:
         marked = tuple(row.model_copy(update={"confidence": 0.123}) for row in result.rows)
-        kept.keep(plan, result.model_copy(update={"rows": marked}))
+        kept.store(plan, result.model_copy(update={"rows": marked}))
     _, results = run(catalog, tmp_path, seed=6, conditions=restarted(3))
     rows = [row for result in results[3:] for row in result.rows]
     assert [row.confidence == 0.123 for row in rows] == [row.felled_restart == 0 for row in rows]

@@ -154,7 +154,7 @@ def test_what_was_computed_before_can_make_a_condition_certain_enough(
     store.submit(wide)
     until(lambda: read(store, wide).status is Status.DONE)
     assert len(threads.futures) == 2, "nothing more was run"
-    assert read(store, wide).progress.shards == {ShardStatus.DONE: 2, ShardStatus.SPARED: 2}
+    assert read(store, wide).progress.shards == {ShardStatus.DONE: 2, ShardStatus.SKIPPED: 2}
     report = merge(wide, store.results(wide.id))
     assert report.complete
     assert report.models[0].conditions[0].images_done == 20

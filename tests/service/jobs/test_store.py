@@ -14,7 +14,7 @@ import pytest
 from attacks import Norm, ThreatModel
 from evaluation import AdversarialCondition, AttackChoice, CleanCondition, EvaluationSpec, Plan, preset
 from service.jobs.evaluations import Claim, Evaluation, ShardStatus, Status
-from service.jobs.store import MAX_FAILURES, KeyReusedError, Store
+from service.jobs.store import MAX_FAILURES, KeyReusedError, Store, StoreError
 from tests.server import a_plan, a_result
 
 
@@ -245,7 +245,7 @@ def test_a_shard_that_runs_while_its_evaluation_is_removed_is_nobody_elses(store
     assert not store.wanted(removed.id)
     assert not complete(store, removed)
     store.fail(removed.id, "killed")
-    store.spare(removed)
+    store.skip(removed)
     assert store.results(a_plan(0).id) == store.results(a_plan(1).id) == []
     assert read(store, 0).progress.error is None
     assert all(complete(store, each) for each in new)
@@ -590,40 +590,14 @@ def test_images_of_a_running_shard_count_until_it_is_handed_out_again(store: Sto
     assert read(store).progress.images_done == 100, "it is finished"
 
 
-EARLIER = """
-DROP TABLE shards;
-CREATE TABLE shards (
-    id INTEGER NOT NULL, evaluation_id VARCHAR NOT NULL, shard TEXT NOT NULL, images INTEGER NOT NULL, passes INTEGER NOT NULL,
-    status VARCHAR NOT NULL, failures INTEGER NOT NULL, runs INTEGER NOT NULL, error TEXT, result TEXT, seconds FLOAT,
-    PRIMARY KEY (id), FOREIGN KEY(evaluation_id) REFERENCES evaluations (id)
-);
-CREATE INDEX shards_by_evaluation ON shards (evaluation_id, status);
-INSERT INTO shards SELECT id, evaluation_id, shard, images, passes, status, failures, runs, error, result, seconds FROM now;
-DROP TABLE now;
-"""
-"""Makes the shards those of a version that knew no addresses."""
-
-
-def test_a_database_of_an_earlier_version_is_taken_over(database: Path) -> None:
-    first = Store.at(database)
-    first.submit(a_plan())
-    complete(first, claim(first))
-    last = [claim(first) for _ in range(2)][-1]
-    before, results = read(first), first.results(a_plan().id)
-    first.close()
+def test_a_database_of_another_version_is_refused_and_left_as_it_is(database: Path) -> None:
+    Store.at(database).close()
     with closing(sqlite3.connect(database)) as db:
-        db.execute("CREATE TABLE now AS SELECT * FROM shards")
-        db.executescript(EARLIER)
-    with ThreadPoolExecutor(4) as threads:
-        stores = list(threads.map(lambda _: Store.at(database), range(4)))
-    store = stores[0]
-    assert (read(store), store.results(a_plan().id)) == (before, results)
-    store.cancel(a_plan().id)
-    store.remove(a_plan().id)
-    store.submit(a_plan())
-    assert min(each.id for each in drain(store)) > last.id
-    for each in stores:
-        each.close()
+        db.execute("ALTER TABLE shards RENAME COLUMN start TO beginning")
+    with pytest.raises(StoreError, match=r"is of another version: its table shards lacks start; move it aside"):
+        Store.at(database)
+    with closing(sqlite3.connect(database)) as db:
+        assert "beginning" in {name for _, name, *_ in db.execute("PRAGMA table_info(shards)")}
 
 
 def test_a_new_database_can_be_opened_by_many_at_once(tmp_path: Path) -> None:
