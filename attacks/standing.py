@@ -9,9 +9,9 @@ from attacks.task import Proposal
 class Standing:
     """The images of a batch that an attack still works on, and where the others ended.
 
-    On a CPU an image leaves as soon as it has fallen. Asking a GPU which images fell would wait for all that it has to do: there
-    the answer to one question is read when the next is asked, an image leaves one step late, and what became of it meanwhile does
-    not count.
+    On a CPU an image leaves as soon as it is flipped. Asking a GPU which images are flipped would wait for all that it has to do:
+    there the answer to one question is read when the next is asked, an image leaves one step late, and what became of it
+    meanwhile does not count.
 
     Args:
         images: the batch, (N, C, H, W).
@@ -25,7 +25,7 @@ class Standing:
     def __init__(self, images: Tensor, *, late: bool | None = None) -> None:
         self.adversarial = torch.empty_like(images)
         self.steps = torch.zeros(len(images), dtype=torch.int64, device=images.device)
-        self.fallen = torch.zeros_like(self.steps, dtype=torch.bool)
+        self.flipped = torch.zeros_like(self.steps, dtype=torch.bool)
         self._rows = torch.arange(len(images), device=images.device)
         self._late = images.is_cuda if late is None else late
         self._asked: _Answer | None = None
@@ -34,22 +34,22 @@ class Standing:
         """How many rows are left, those that have yet to leave included."""
         return len(self._rows)
 
-    def after(self, step: int, current: Tensor, fallen: Tensor) -> Tensor | None:
-        """Take in that images have fallen.
+    def after(self, step: int, current: Tensor, flipped: Tensor) -> Tensor | None:
+        """Take in that images are flipped.
 
         Args:
             step: the number of steps so far.
             current: the iterates of the rows that are left, (n, C, H, W).
-            fallen: which of them have fallen, (n,) bool; those that had before may be anything.
+            flipped: which of them are flipped, (n,) bool; those that were before may be anything.
 
         Returns:
             Which rows stay, as indices (m,) for whatever has a row for each of n; None if all stay.
         """
-        return self._leave_late(step, current, fallen) if self._late else self._leave(step, current, fallen)
+        return self._leave_late(step, current, flipped) if self._late else self._leave(step, current, flipped)
 
     def end(self, step: int, current: Tensor) -> None:
-        """Take in where the rows that are left have come to, (n, C, H, W), unless they fell before."""
-        self._take(step, current, ~self.fallen[self._rows])
+        """Take in where the rows that are left have come to, (n, C, H, W), unless they were flipped before."""
+        self._take(step, current, ~self.flipped[self._rows])
         self._rows = self._rows[:0]
 
     @property
@@ -57,22 +57,22 @@ class Standing:
         """What came of all rows, after the end."""
         return Proposal(self.adversarial, self.steps)
 
-    def _leave(self, step: int, current: Tensor, fallen: Tensor) -> Tensor | None:
-        if not fallen.any():
+    def _leave(self, step: int, current: Tensor, flipped: Tensor) -> Tensor | None:
+        if not flipped.any():
             return None
-        gone, kept = fallen.nonzero().squeeze(1), (~fallen).nonzero().squeeze(1)
-        rows = self._rows[gone]
-        self.adversarial[rows], self.steps[rows], self.fallen[rows] = current[gone], step, True
+        left, kept = flipped.nonzero().squeeze(1), (~flipped).nonzero().squeeze(1)
+        rows = self._rows[left]
+        self.adversarial[rows], self.steps[rows], self.flipped[rows] = current[left], step, True
         self._rows = self._rows[kept]
         return kept
 
-    def _leave_late(self, step: int, current: Tensor, fallen: Tensor) -> Tensor | None:
-        self._take(step, current, fallen & ~self.fallen[self._rows])
-        self.fallen[self._rows] |= fallen
+    def _leave_late(self, step: int, current: Tensor, flipped: Tensor) -> Tensor | None:
+        self._take(step, current, flipped & ~self.flipped[self._rows])
+        self.flipped[self._rows] |= flipped
         kept = self._asked and self._asked.kept(self._rows.device)
         if kept is not None:
             self._rows = self._rows[kept]
-        self._asked = _Answer(~self.fallen[self._rows])
+        self._asked = _Answer(~self.flipped[self._rows])
         return kept
 
     def _take(self, step: int, current: Tensor, now: Tensor) -> None:

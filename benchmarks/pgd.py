@@ -11,7 +11,7 @@ Equal work: every image goes through every step. The floor is that many forward 
 frozen, channels-last model, and nothing else.
 
 Same robust accuracy: from the clean images to the verdict of the folded float32 model, the same for all; ours are timed as
-`run_attack`, which looks at the clean images too. "Any step" takes images that have fallen out of the batch, "last step" keeps all;
+`run_attack`, which looks at the clean images too. "Any step" takes flipped images out of the batch, "last step" keeps all;
 adv-lib remembers any step but the last.
 
 All take turns, batch by batch, so that a slow moment hits them all. Times are medians, on a CPU of the process's own time.

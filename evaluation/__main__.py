@@ -16,8 +16,8 @@ _ATTACKS = """## Attacks
 
 A *budget* attack makes the most of a radius; a *minimal* one looks for the smallest change and counts where that lies within the
 radius. What an attack returns is measured by the harness in float32: only an image that was right, is wrong now, and lies within
-radius and [0, 1] has fallen. Each can be run several times (`restarts` beside `parameters`). Names that begin with `torchattacks:`
-are run through that library (Kim 2020, arXiv:2010.01950)."""
+radius and [0, 1] counts as flipped. Each can be run several times (`restarts` beside `parameters`). Names that begin with
+`torchattacks:` are run through that library (Kim 2020, arXiv:2010.01950)."""
 
 
 def page() -> str:

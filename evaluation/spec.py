@@ -270,7 +270,7 @@ class CurveCondition(BaseModel):
     """Robust accuracy against eps: for each image the smallest radius at which an attack fells it.
 
     The radii are tried from the smallest on, each on the images that still stand, so the curve never rises. `refine` halves the
-    interval in which an image fell that many times more: the minimal eps of each image.
+    interval in which an image was flipped that many times more: the minimal eps of each image.
     """
 
     model_config = _STRICT

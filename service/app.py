@@ -15,7 +15,7 @@ from service.http.dataset_counts import DatasetCounts
 from service.http.deps import Service, require_key
 from service.http.middleware.body_limit import BodyLimit
 from service.http.middleware.compression import Compression
-from service.http.middleware.load_shedding import Gate
+from service.http.middleware.load_shedding import LoadShedding
 from service.http.middleware.prefix import Prefix
 from service.http.middleware.telemetry import Telemetry
 from service.http.pages.report_sections import ReportSections
@@ -42,7 +42,7 @@ from service.metrics import Metrics
 from service.serving.deployments import Deployments
 from service.serving.explainer import Explainer
 from service.serving.predictor import Limits
-from service.serving.scheduler import Fleet
+from service.serving.scheduler import Scheduler
 from service.settings import Settings
 
 FORM_OVERHEAD_BYTES = 2**20
@@ -83,7 +83,7 @@ def create_app(settings: Settings) -> FastAPI:
     }
     app.add_middleware(Compression)
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes, forms=forms)
-    app.add_middleware(Gate)
+    app.add_middleware(LoadShedding)
     app.add_middleware(Telemetry, metrics=app.state.metrics)
     app.add_middleware(Prefix, root_path=settings.root_path)
     problems.install(app, STATUSES)
@@ -110,7 +110,9 @@ async def _lifespan(app: FastAPI) -> AsyncGenerator[None]:
     )
     metrics: Metrics = app.state.metrics
     deployments = Deployments(catalog, settings.data_dir / "serving")
-    fleet = Fleet(catalog, deployments, _whole(devices), limits=limits, metrics=metrics, key_images=settings.key_images)
+    scheduler = Scheduler(
+        catalog, deployments, _whole(devices), limits=limits, metrics=metrics, key_images=settings.key_images
+    )
     threads = max(1, cores() // len(devices))
     executors = {each: DeviceExecutor(each, timeout_s=settings.shard_timeout_s, threads=threads) for each in devices}
     dispatcher = Dispatcher(store, catalog, executors, settings.data_dir / "dispatcher.lock")
@@ -122,20 +124,20 @@ async def _lifespan(app: FastAPI) -> AsyncGenerator[None]:
         store,
         dispatcher,
         deployments,
-        fleet,
+        scheduler,
         explainer,
         metrics,
         devices[0],
         dataset_counts,
         ReportSections(store, settings.root_path),
     )
-    fleet.start()
+    scheduler.start()
     dispatcher.start()
     try:
         yield
     finally:
         dispatcher.stop()
-        fleet.stop()
+        scheduler.stop()
         explainer.stop()
         dataset_counts.stop()
         for executor in executors.values():

@@ -25,7 +25,7 @@ class Metrics:
     """The numbers of one application.
 
     Outcomes of a picture: `ok`; `invalid`, it cannot be decoded; `rejected`, there was no room; `timeout`, its deadline passed;
-    `gone`, its client left; `error`, the model failed.
+    `disconnected`, its client left; `error`, the model failed.
     """
 
     def __init__(self) -> None:

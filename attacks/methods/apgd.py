@@ -29,7 +29,7 @@ class APGD:
     enough between two checkpoints. The loss is the cross-entropy ("ce"), the difference of logits ratio ("dlr"), or its targeted
     form towards each of the likeliest wrong classes in turn ("targeted_dlr": APGD-T of the paper).
 
-    The first misclassified iterate is returned, or the one of largest loss. Deviations: images that have fallen leave the batch,
+    The first misclassified iterate is returned, or the one of largest loss. Deviations: images that were flipped leave the batch,
     which changes no verdict; the cross-entropy is looked at through the log-odds, which rise and fall with it and do not saturate
     in float32 where the model is certain.
     """
@@ -74,12 +74,12 @@ class APGD:
             if not standing.any():
                 break
             loss = _Losses(self.loss, labels[standing], None if aim is None else aim[standing])
-            found, taken, fallen = self._run_once(
+            found, taken, flipped = self._run_once(
                 model, images[standing], labels[standing], loss, threat, draws[standing].stream(run)
             )
             adversarial[standing] = found
             steps[standing] += taken
-            standing = standing.masked_scatter(standing, ~fallen)
+            standing = standing.masked_scatter(standing, ~flipped)
         return Proposal(adversarial, steps)
 
     def _aims(self, ranking: Tensor) -> Sequence[Tensor | None]:
@@ -113,7 +113,7 @@ class APGD:
                 state.halve(threshold=self.rho * (step + 1 - last_checkpoint))
                 last_checkpoint = step + 1
         standing.end(self.steps, state.best)
-        return standing.adversarial, standing.steps, standing.fallen
+        return standing.adversarial, standing.steps, standing.flipped
 
 
 def _checkpoints(steps: int) -> Iterator[int]:
@@ -164,7 +164,7 @@ def _start(images: Tensor, norm: Norm, draws: Draws) -> Tensor:
 
 @dataclass
 class _State:
-    """Where a run stands with the N images that have not fallen.
+    """Where a run stands with the N images that are not flipped.
 
     Attributes:
         images: as they are without attack.

@@ -64,16 +64,16 @@ class FAB:
             if not len(standing):
                 break
             gap = _Gap(labels[standing], aims[standing])
-            found, taken, fallen = self._towards(model, images[standing], gap, threat)
+            found, taken, flipped = self._towards(model, images[standing], gap, threat)
             adversarial[standing] = found
             steps[standing] += taken
-            standing = standing[~fallen]
+            standing = standing[~flipped]
         return Proposal(adversarial, steps)
 
     def _towards(
         self, model: nn.Module, images: Tensor, gap: "_Gap", threat: ThreatModel
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Run towards one target each; returns images (N, C, H, W), the steps to each (N,), and which have fallen (N,)."""
+        """Run towards one target each; returns images (N, C, H, W), the steps to each (N,), and which are flipped (N,)."""
         standing, current = Standing(images), images
         for step in range(1, self.steps + 1):
             current = self._step(model, images, current, gap, threat.norm)
@@ -87,7 +87,7 @@ class FAB:
                     break
             current = torch.where(_spread(wrong), images + self.beta * (current - images), current)
         standing.end(self.steps, images)
-        return standing.adversarial, standing.steps, standing.fallen
+        return standing.adversarial, standing.steps, standing.flipped
 
     def _step(self, model: nn.Module, images: Tensor, current: Tensor, gap: "_Gap", norm: Norm) -> Tensor:
         """Iterate after the next step: between the projections of the current one and of the clean image."""

@@ -32,7 +32,7 @@ class Square:
     windows end one short, and the schedule of their sizes is rescaled from 10,000 queries to the number given, as in the paper,
     where its first 5000 queries end with windows still large. `variant` "autoattack" does both as AutoAttack does.
 
-    Each image has its own windows, whatever the batch; images that have fallen leave it. `p_init` is that of AutoAttack (Croce
+    Each image has its own windows, whatever the batch; images that were flipped leave it. `p_init` is that of AutoAttack (Croce
     and Hein 2020, arXiv:2003.01690) in both norms; the paper has 0.05 in Linf and 0.1 in L2.
     """
 

@@ -263,7 +263,7 @@ def probe(
         labels: (N,).
         indices: of the images in their data set.
         threat: within which they were attacked.
-        standing: (N,) bool: right on the clean image and not felled.
+        standing: (N,) bool: right on the clean image and not flipped.
     """
     if threat.norm not in attacks.create("noise").norms or threat.eps == 0 or not standing.any():
         return ()
@@ -283,7 +283,7 @@ _WEAKER = {"noise": "noise fells no image that stands", "fgsm": "a single step i
 
 
 def _weaker(name: str, title: str, flipped: Tensor, left: Sequence[int], n: int) -> Check:
-    """Noise may fell none; a single step, of another direction, may fell some, but not more than the interval allows."""
+    """Noise may flip none; a single step, of another direction, may flip some, but not more than the interval allows."""
     count = int(flipped.sum())
     bar = proportion(n - len(left), n)
     beyond = bar is not None and (n - len(left) + count) / n > bar.high

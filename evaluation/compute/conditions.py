@@ -46,11 +46,11 @@ class Row(BaseModel):
         distance: from the clean image in the threat's norm; None without a threat, or if not finite.
         within_budget: False where an attack left the ball or [0, 1], or returned NaN.
         reached: predicted as the target, within budget; None without targets.
-        felled_by: the attack that flipped it; None if it was wrong already or still stands.
-        felled_restart: in which of that attack's restarts, 0 the first run; None as felled_by.
-        felled_step: after how many steps of that run, 0 at its start; None if the attack does not say, or as felled_by.
-        felled_eps: smallest radius of a curve at which it was flipped; None where there is no curve, or as felled_by.
-        felled_in_float32: it stood, or did not reach its target, until what was searched in lower precision was repeated.
+        flipped_by: the attack that flipped it; None if it was wrong already or still stands.
+        flipped_restart: in which of that attack's restarts, 0 the first run; None as flipped_by.
+        flipped_step: after how many steps of that run, 0 at its start; None if the attack does not say, or as flipped_by.
+        flipped_eps: smallest radius of a curve at which it was flipped; None where there is no curve, or as flipped_by.
+        flipped_in_float32: it stood, or did not reach its target, until what was searched in lower precision was repeated.
     """
 
     model_config = _FROZEN
@@ -65,16 +65,16 @@ class Row(BaseModel):
     distance: float | None = None
     within_budget: bool = True
     reached: bool | None = None
-    felled_by: str | None = None
-    felled_restart: int | None = None
-    felled_step: int | None = None
-    felled_eps: float | None = None
-    felled_in_float32: bool = False
+    flipped_by: str | None = None
+    flipped_restart: int | None = None
+    flipped_step: int | None = None
+    flipped_eps: float | None = None
+    flipped_in_float32: bool = False
 
     def counts(self, condition: Condition) -> bool:
-        """Whether it counts for the score: right under the condition; where something attacks, right before and not felled."""
+        """Whether it counts for the score: right under the condition; where something attacks, right before and not flipped."""
         if isinstance(condition, Attacking):
-            return self.clean_prediction == self.label and self.felled_by is None
+            return self.clean_prediction == self.label and self.flipped_by is None
         return self.prediction == self.label
 
     def open(self, condition: AdversarialCondition) -> bool:
@@ -84,7 +84,7 @@ class Row(BaseModel):
     def followed_by(self, later: "Row") -> "Row":
         """Join what the first rounds of a cascade did with what the later ones did."""
         within = self.within_budget and later.within_budget
-        last = self if self.felled_by and not later.reached else later
+        last = self if self.flipped_by and not later.reached else later
         return last.model_copy(update={"within_budget": within})
 
 
@@ -120,7 +120,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Fall:
-    """The end of an image; see `Row.felled_by` and its neighbours."""
+    """The end of an image; see `Row.flipped_by` and its neighbours."""
 
     by: str
     restart: int
@@ -139,7 +139,7 @@ class Outcome:
     distances: Tensor | None = None
     within_budget: Tensor | None = None
     reached: Tensor | None = None
-    felled_eps: Tensor | None = None
+    flipped_eps: Tensor | None = None
     falls: list[Fall | None] = field(default_factory=list[Fall | None])
 
     @classmethod
@@ -153,14 +153,14 @@ class Outcome:
         """Which images are right as they are, (N,) bool."""
         return attacks.predictions(self.clean_logits) == batch.labels
 
-    def fallen(self, batch: Batch) -> Tensor:
+    def flipped(self, batch: Batch) -> Tensor:
         """Which images an attack has flipped, (N,) bool."""
         return torch.tensor([fall is not None for fall in self.falls], device=batch.labels.device)
 
     def attack(
         self, batch: Batch, chosen: Tensor, run: Round, threat: ThreatModel, targets: Tensor | None = None
     ) -> Tensor:
-        """Attack the images that the mask (N,) chooses and take in what came of it, but for failures on images that fell before.
+        """Attack the images that the mask (N,) chooses and take in what came of it, but not what failed on images flipped before.
 
         Args:
             batch: the images.
@@ -201,7 +201,7 @@ class Outcome:
         reached = None if found.reached is None else _merged(None, found.reached, chosen)
         steps = None if found.steps is None else _merged(None, found.steps, chosen)
         done = flipped if reached is None else reached
-        into = chosen & (done | ~self.fallen(batch))
+        into = chosen & (done | ~self.flipped(batch))
         taken = into[chosen]
         self.logits[into], self.images[into] = found.logits[taken], found.adversarial[taken]
         self.images_forwarded += found.images_forwarded
@@ -230,14 +230,14 @@ class Outcome:
         if self.distances is not None and self.within_budget is not None:
             columns["distance"] = _finite(self.distances)
             columns["within_budget"] = self.within_budget.tolist()
-            columns["felled_by"] = [fall and fall.by for fall in self.falls]
-            columns["felled_restart"] = [fall and fall.restart for fall in self.falls]
-            columns["felled_step"] = [fall and fall.step for fall in self.falls]
-            columns["felled_in_float32"] = [fall is not None and fall.repeated for fall in self.falls]
+            columns["flipped_by"] = [fall and fall.by for fall in self.falls]
+            columns["flipped_restart"] = [fall and fall.restart for fall in self.falls]
+            columns["flipped_step"] = [fall and fall.step for fall in self.falls]
+            columns["flipped_in_float32"] = [fall is not None and fall.repeated for fall in self.falls]
         if self.reached is not None:
             columns["reached"] = self.reached.tolist()
-        if self.felled_eps is not None:
-            columns["felled_eps"] = _finite(self.felled_eps)
+        if self.flipped_eps is not None:
+            columns["flipped_eps"] = _finite(self.flipped_eps)
         values = zip(*columns.values(), strict=True)
         return [Row.model_validate(dict(zip(columns, row, strict=True))) for row in values]
 
@@ -338,16 +338,16 @@ def _curve(condition: CurveCondition, batch: Batch) -> Outcome:
     for threat in condition.threats:
         if not standing.any():
             break
-        fallen = _cascade(total, batch, runs, threat, standing)
-        fell_at[fallen] = threat.eps
-        standing = total.right(batch) & ~total.fallen(batch)
+        flipped = _cascade(total, batch, runs, threat, standing)
+        fell_at[flipped] = threat.eps
+        standing = total.right(batch) & ~total.flipped(batch)
         stood_at[standing] = threat.eps
     for _ in range(condition.refine):
         middle = (stood_at + fell_at) / 2
         for eps in middle[~fell_at.isnan()].unique().tolist():
             chosen = middle == eps
             threat = ThreatModel(condition.norm, eps)
-            fallen = _cascade(total, batch, runs, threat, chosen)
-            fell_at[fallen], stood_at[chosen & ~fallen] = eps, eps
-    total.felled_eps = fell_at
+            flipped = _cascade(total, batch, runs, threat, chosen)
+            fell_at[flipped], stood_at[chosen & ~flipped] = eps, eps
+    total.flipped_eps = fell_at
     return total

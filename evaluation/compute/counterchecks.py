@@ -173,4 +173,4 @@ def _compare(by: str, explanation: str, choice: AttackChoice, control: Tensor, f
 def _flipped_rows(by: str, batch: Batch, run: AttackRun) -> Iterator[Row]:
     total = Outcome.of(batch)
     total.take(batch, torch.ones_like(run.flipped), run, by=by)
-    return (row for row in total.rows(batch) if row.felled_by)
+    return (row for row in total.rows(batch) if row.flipped_by)

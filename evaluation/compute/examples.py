@@ -1,4 +1,4 @@
-"""Pictures of images that fell, for looking at."""
+"""Pictures of images that were flipped, for looking at."""
 
 import base64
 import io

@@ -34,7 +34,7 @@ PREFLIGHT_IMAGES = 64
 """Images on which a model is looked at before it is attacked."""
 
 EXAMPLES = 4
-"""Pictures of fallen images that are kept for a model and condition."""
+"""Pictures of flipped images that are kept for a model and condition."""
 
 _FROZEN = ConfigDict(frozen=True, extra="forbid")
 
@@ -70,7 +70,7 @@ class ShardResult(BaseModel):
     def worst(self) -> "ShardResult":
         """The same where the images that only checks have flipped count as flipped."""
         worse = {row.index: row for row in self.flipped_by_checks}
-        rows = tuple(row if row.felled_by else worse.get(row.index, row) for row in self.rows)
+        rows = tuple(row if row.flipped_by else worse.get(row.index, row) for row in self.rows)
         return self.model_copy(update={"rows": rows}) if worse else self
 
     def first(self, images: int) -> "ShardResult":
@@ -278,9 +278,9 @@ class _Source:
     def left(self, known: ShardResult | None) -> Iterator[tuple[int, Sequence[int]]]:
         """Say what is left to do: a round of the condition, and the places at which it is the next."""
         rows = known.rows if known else ()
-        repeated: list[int] = []  # what fell at the end of a shorter cascade might not reach the end of this one
+        repeated: list[int] = []  # what was flipped at the end of a shorter cascade might not reach the end of this one
         if known is not None and isinstance(self.condition, AdversarialCondition) and known.rounds < self.rounds:
-            repeated = [place for place, row in enumerate(rows) if row.felled_in_float32]
+            repeated = [place for place, row in enumerate(rows) if row.flipped_in_float32]
             yield known.rounds, [place for place, row in enumerate(rows) if row.open(self.condition)]
         yield 0, [*repeated, *range(len(rows), len(self.indices))]
 
@@ -306,7 +306,7 @@ class _Found:
             self.rows[place] = self.rows[place].followed_by(row) if first_round else row
 
     def show(self, places: Sequence[int], batch: Batch, outcome: Outcome, explained: models.Classifier | None) -> None:
-        """Draw what fell in a batch, of the first of `places`, as far as it is among the first of all."""
+        """Draw what was flipped in a batch, of the first of `places`, as far as it is among the first of all."""
         before = sum(place < places[0] for place in self.examples)
         for example in make_examples(batch, outcome, explained, EXAMPLES - before):
             place = places[batch.indices.index(example.index)]

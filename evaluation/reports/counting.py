@@ -179,7 +179,7 @@ def _condition(plan: Plan, model: str, index: int, results: Sequence[ShardResult
     n = len(rows)
     clean_right = sum(row.clean_prediction == row.label for row in rows)
     right = sum(row.prediction == row.label for row in rows)
-    felled = sum(row.felled_by is not None for row in rows)
+    flipped = sum(row.flipped_by is not None for row in rows)
     not_run = tuple(dict.fromkeys(title for result in results for title in result.not_run))
     attacked = isinstance(condition, Attacking)
     if isinstance(condition, Attacking) and len(not_run) == len(condition.attacks):  # nothing was tried, nothing counts
@@ -196,15 +196,15 @@ def _condition(plan: Plan, model: str, index: int, results: Sequence[ShardResult
         if plan.choices(model) > TOP_K and not nothing_tried
         else None,
         drop=(clean_right - right) / n if n and not nothing_tried else None,
-        robust_accuracy=proportion(clean_right - felled, n) if attacked else None,
-        attack_success_rate=proportion(felled, clean_right) if attacked else None,
+        robust_accuracy=proportion(clean_right - flipped, n) if attacked else None,
+        attack_success_rate=proportion(flipped, clean_right) if attacked else None,
         target_rate=proportion(sum(row.reached is True for row in rows), n) if targeted else None,
         curve=tuple(
             CurvePoint(eps=radius, robust_accuracy=each) for radius, each in zip(eps, curve(rows, eps), strict=True)
         ),
         median_minimal_eps=median_minimal_eps(rows) if eps else None,
         not_run=not_run,
-        felled_in_float32=sum(row.felled_in_float32 for row in rows),
+        flipped_in_float32=sum(row.flipped_in_float32 for row in rows),
         outside_budget=tuple(row.index for row in rows if not row.within_budget),
         seconds=sum(result.seconds for result in results),
         images_forwarded=sum(result.images_forwarded for result in results),

@@ -36,14 +36,14 @@ class ConditionReport(BaseModel):
         accuracy: right under the condition / n.
         top5_accuracy: right class among the five largest logits / n; None with five classes or fewer.
         drop: clean accuracy minus accuracy, on the same images.
-        robust_accuracy: right on the clean image and not felled within budget / n; None where nothing attacks.
-        attack_success_rate: felled within budget / right on the clean image.
+        robust_accuracy: right on the clean image and not flipped within budget / n; None where nothing attacks.
+        attack_success_rate: flipped within budget / right on the clean image.
         target_rate: predicted as the target, within budget / n; None without targets.
         curve: robust accuracy at each eps of a curve; empty elsewhere.
-        median_minimal_eps: median over all images of the radius at which they fell, 0 where wrong already; None elsewhere, or if
+        median_minimal_eps: median over all images of the radius that flipped them, 0 where wrong already; None elsewhere, or if
             most still stand.
         not_run: attacks that need a gradient, where the model has none; without any other, nothing is counted.
-        felled_in_float32: images that stood after a search in lower precision and fell as it was repeated.
+        flipped_in_float32: images that stood after a search in lower precision and were flipped as it was repeated.
         outside_budget: indices of images where an attack left the ball or [0, 1], or returned NaN; they count as standing.
         seconds: of computing, summed over shards.
         images_forwarded: passes of an image through the model.
@@ -64,7 +64,7 @@ class ConditionReport(BaseModel):
     curve: tuple[CurvePoint, ...] = ()
     median_minimal_eps: float | None = None
     not_run: tuple[str, ...] = ()
-    felled_in_float32: int = 0
+    flipped_in_float32: int = 0
     outside_budget: tuple[int, ...]
     seconds: float
     images_forwarded: int
@@ -157,7 +157,7 @@ class Report(BaseModel):
             f"seed {spec.seed}, {spec.precision}",
             *_class_facts(self.plan),
             *(
-                f"{model.model}: {_in_float32(model)} fell in float32 alone, after {spec.precision} had left them standing"
+                f"{model.model}: {_in_float32(model)} were flipped in float32 alone, after {spec.precision} had left them standing"
                 for model in self.models
                 if spec.precision != "float32"
             ),
@@ -199,8 +199,8 @@ def _class_facts(plan: Plan) -> Iterable[str]:
 
 def _in_float32(model: ModelReport) -> str:
     attacked = [each for each in model.conditions if each.robust_accuracy]
-    fell = sum(each.felled_in_float32 for each in attacked)
-    return f"{fell} of {sum(each.images_done for each in attacked)} attacked images"
+    flipped = sum(each.flipped_in_float32 for each in attacked)
+    return f"{flipped} of {sum(each.images_done for each in attacked)} attacked images"
 
 
 def _mce(model: ModelReport) -> str:

@@ -45,16 +45,16 @@ def condition_checks(condition: Condition, rows: Sequence[Row]) -> Iterable[Chec
     names = {choice.name for choice in condition.attacks}
     without = {choice.name for choice in condition.attacks if not choice.create().uses_gradient}
     if without and names - without:
-        felled = tuple(row.index for row in rows if row.felled_by in without)
+        flipped = tuple(row.index for row in rows if row.flipped_by in without)
         yield Check(
             name="gradient attacks are not beaten without gradients",
-            failed=bool(felled),
+            failed=bool(flipped),
             means="suspicious",
-            message=f"{len(felled)} images fell to an attack without gradients after those with gradients had failed: do gradients "
-            "mislead?"
-            if felled
-            else "no image fell only to an attack without gradients",
-            images=felled,
+            message=f"{len(flipped)} images were flipped by an attack without gradients after those with gradients had failed: "
+            "do gradients mislead?"
+            if flipped
+            else "no image was flipped by an attack without gradients alone",
+            images=flipped,
         )
 
 
@@ -189,10 +189,11 @@ def _named(condition: AdversarialCondition) -> str:
 
 
 def curve(rows: Sequence[Row], eps: Sequence[float]) -> tuple[Proportion, ...]:
-    """Robust accuracy at each radius: right on the clean image, and not felled at that radius or a smaller one."""
+    """Robust accuracy at each radius: right on the clean image, and not flipped at that radius or a smaller one."""
     right = [row for row in rows if row.clean_prediction == row.label]
     counted = (
-        proportion(sum(row.felled_eps is None or row.felled_eps > radius for row in right), len(rows)) for radius in eps
+        proportion(sum(row.flipped_eps is None or row.flipped_eps > radius for row in right), len(rows))
+        for radius in eps
     )
     return tuple(each for each in counted if each is not None)
 
@@ -200,7 +201,7 @@ def curve(rows: Sequence[Row], eps: Sequence[float]) -> tuple[Proportion, ...]:
 def median_minimal_eps(rows: Sequence[Row]) -> float | None:
     """Median over all images of the smallest radius that fells them, 0 where wrong already; None if most still stand."""
     fell_at = sorted(
-        0.0 if row.clean_prediction != row.label else float("inf") if row.felled_eps is None else row.felled_eps
+        0.0 if row.clean_prediction != row.label else float("inf") if row.flipped_eps is None else row.flipped_eps
         for row in rows
     )
     middle = statistics.median(fell_at) if fell_at else float("inf")

@@ -62,7 +62,7 @@ def methods(report: Report) -> str:
         "tf32": "Attacks searched with the inputs of products rounded to TF32",
         "bfloat16": "Attacks searched in bfloat16 on copies of the models",
     }[spec.precision]
-    judged = ", and once more in float32 where an image still stood; whether it fell was decided in float32. "
+    judged = ", and once more in float32 where an image still stood; whether it was flipped was decided in float32. "
     precision = searched + judged if searched else ""
     return (
         f"{'PARTIAL RESULT. ' if not report.complete else ''}"

@@ -23,7 +23,7 @@ from service.jobs.store import Store
 from service.metrics import Metrics
 from service.serving.deployments import Deployment, Deployments
 from service.serving.explainer import Explainer
-from service.serving.scheduler import Fleet
+from service.serving.scheduler import Scheduler
 from service.settings import Settings
 
 
@@ -36,7 +36,7 @@ class Service:
     store: Store
     dispatcher: Dispatcher
     deployments: Deployments
-    fleet: Fleet
+    scheduler: Scheduler
     explainer: Explainer
     metrics: Metrics
     device: str

@@ -14,7 +14,7 @@ from torch import Tensor
 from common.pictures import PictureError
 from models import CheckpointError
 from service.http.deps import DeploymentDep, KeyDep, Service, ServiceDep
-from service.http.disconnect import unless_gone
+from service.http.disconnect import unless_disconnected
 from service.http.json_bodies import described
 from service.http.middleware.telemetry import server_timing
 from service.http.problems import FieldError, ProblemError
@@ -101,7 +101,7 @@ async def model_metadata(deployment: DeploymentDep, service: ServiceDep) -> Mode
 async def model_ready(deployment: DeploymentDep, service: ServiceDep) -> Ready:
     """Answer 200 if the next picture would find the model in memory, else 503."""
     try:
-        service.fleet.require_loaded(deployment)
+        service.scheduler.require_loaded(deployment)
     except NotLoadedError as error:
         raise ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, str(error), members=Ready(ready=False)) from error
     return Ready(ready=True)
@@ -157,8 +157,8 @@ async def infer(request: Request, service: ServiceDep, key: KeyDep, deployment: 
     that cannot be used makes the answer 422, which names it by its index. `parameters.timeout` is in microseconds.
     """
     asked = await _read(request, await request.body(), service, deployment)
-    work = service.fleet.predict(deployment, asked.pictures, key=key, timeout_s=asked.timeout_s)
-    answers = await unless_gone(request, work)
+    work = service.scheduler.predict(deployment, asked.pictures, key=key, timeout_s=asked.timeout_s)
+    answers = await unless_disconnected(request, work)
     head, parts = answer(asked.request, _logits(asked, answers), deployment)
     response = await _respond(head, parts, request.headers.get("accept-encoding", ""))
     response.headers.update(server_timing(answers))

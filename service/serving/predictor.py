@@ -24,7 +24,7 @@ from common.pictures import PictureError
 from service.metrics import Metrics
 from service.serving.deployments import Deployment
 from service.serving.errors import OverloadedError, TooLateError
-from service.serving.queue import Answer, Item, Lane, Prepare
+from service.serving.queue import Answer, Item, ModelQueue, Prepare
 
 CPU_BATCH_PIXELS, GPU_BATCH_PIXELS = 8 * 224**2, 64 * 224**2
 """Height times width times pictures of one batch, where a model's settings do not say: more would hardly be faster."""
@@ -70,7 +70,9 @@ class Predictor:
         self._load, self._metrics = load, metrics
         self._on_cpu = device.partition(":")[0] == "cpu"
         self._free = self._slots = threads if self._on_cpu else 1
-        self._lanes: OrderedDict[tuple[str, str, str], Lane] = OrderedDict()  # the one that ran longest ago first
+        self._queues: OrderedDict[tuple[str, str, str], ModelQueue] = (
+            OrderedDict()
+        )  # the one that ran longest ago first
         self._changed = Condition()
         self._stopping = False
         self._threads = [Thread(target=self._work, name=f"predictor {device}", daemon=True) for _ in range(threads)]
@@ -85,11 +87,11 @@ class Predictor:
         """End; what waits is cancelled, what runs is finished."""
         with self._changed:
             self._stopping = True
-            for lane in self._lanes.values():
-                for item in (*lane.raw, *lane.ready):
+            for queue in self._queues.values():
+                for item in (*queue.raw, *queue.ready):
                     item.cancel()
-                lane.raw.clear()
-                lane.ready.clear()
+                queue.raw.clear()
+                queue.ready.clear()
             self._changed.notify_all()
         self._loader.shutdown(cancel_futures=True)
         for thread in self._threads:
@@ -99,13 +101,13 @@ class Predictor:
     @property
     def waiting(self) -> int:
         """Pictures that wait."""
-        return sum(lane.waiting for lane in tuple(self._lanes.values()))
+        return sum(queue.waiting for queue in tuple(self._queues.values()))
 
     @property
     def expected_s(self) -> float:
         """Seconds until what waits and runs now will be done, as far as it is known how long its models take."""
-        lanes = tuple(self._lanes.values())
-        return sum((lane.waiting + lane.running) * lane.image_s for lane in lanes) / self._slots
+        queues = tuple(self._queues.values())
+        return sum((queue.waiting + queue.running) * queue.image_s for queue in queues) / self._slots
 
     def require_room(self, pictures: int = 1) -> None:
         """Refuse at once what could not be answered soon.
@@ -116,7 +118,7 @@ class Predictor:
         if self._has_room(pictures):
             return
         with self._changed:
-            self._forget_the_gone()
+            self._drop_cancelled()
         if self._has_room(pictures):
             return
         waiting, expected_s = self.waiting, self.expected_s
@@ -168,90 +170,90 @@ class Predictor:
             CheckpointError: it cannot be loaded.
         """
         with self._changed:
-            lane = self._lane(deployment)
-        await asyncio.wrap_future(lane.loaded)
+            queue = self._queue(deployment)
+        await asyncio.wrap_future(queue.loaded)
 
     def unload(self, deployment: Deployment) -> None:
         """Forget a model, once what waits for it is answered."""
         with self._changed:
-            if lane := self._lanes.get(deployment.key):
-                lane.retired = True
-                self._retire(lane)
+            if queue := self._queues.get(deployment.key):
+                queue.retired = True
+                self._retire(queue)
 
     @property
     def deployments(self) -> list[Deployment]:
         """The models in memory, and those that are being loaded."""
-        return [lane.deployment for lane in tuple(self._lanes.values())]
+        return [queue.deployment for queue in tuple(self._queues.values())]
 
     def is_loaded(self, deployment: Deployment) -> bool:
         """Whether a model is in memory and warm."""
-        lane = self._lanes.get(deployment.key)
-        return lane is not None and lane.usable
+        queue = self._queues.get(deployment.key)
+        return queue is not None and queue.usable
 
     def _enqueue(self, deployment: Deployment, pictures: Sequence[Prepare]) -> list[Item]:
         loop = asyncio.get_running_loop()
         items = [Item(each, loop.create_future()) for each in pictures]
         with self._changed:
             self.require_room(len(items))
-            self._lane(deployment).raw.extend(items)
+            self._queue(deployment).raw.extend(items)
             self._changed.notify(len(items))
             self._count()
         return items
 
-    def _forget_the_gone(self) -> None:
-        for lane in self._lanes.values():
-            lane.raw = deque(item for item in lane.raw if not item.future.done())
-            lane.ready = deque(item for item in lane.ready if not item.future.done())
+    def _drop_cancelled(self) -> None:
+        for queue in self._queues.values():
+            queue.raw = deque(item for item in queue.raw if not item.future.done())
+            queue.ready = deque(item for item in queue.ready if not item.future.done())
 
-    def _lane(self, deployment: Deployment) -> Lane:
-        """The lane of a model; a new one begins to load."""
-        lane = self._lanes.get(deployment.key)
-        if lane is None:
+    def _queue(self, deployment: Deployment) -> ModelQueue:
+        """The queue of a model; a new one begins to load."""
+        queue = self._queues.get(deployment.key)
+        if queue is None:
             pixels = CPU_BATCH_PIXELS if self._on_cpu else GPU_BATCH_PIXELS
             by_size = max(1, pixels // deployment.card.preprocessing.crop**2)
-            lane = self._lanes[deployment.key] = Lane(deployment, deployment.settings.max_batch or by_size)
-            self._loader.submit(self._load_lane, lane)
-        lane.retired = False
-        return lane
+            queue = self._queues[deployment.key] = ModelQueue(deployment, deployment.settings.max_batch or by_size)
+            self._loader.submit(self._load_queue, queue)
+        queue.retired = False
+        return queue
 
-    def _load_lane(self, lane: Lane) -> None:
+    def _load_queue(self, queue: ModelQueue) -> None:
         try:
-            classifier = self._load(lane.deployment, self.device)
+            classifier = self._load(queue.deployment, self.device)
         except Exception as error:  # the model's fault; the others go on
-            _log.warning("%s: %s", lane.deployment.checkpoint, error)
+            _log.warning("%s: %s", queue.deployment.checkpoint, error)
             with self._changed:
-                del self._lanes[lane.deployment.key]
-                lane.loaded.set_exception(error)
-                for item in (*lane.raw, *lane.ready):
+                del self._queues[queue.deployment.key]
+                queue.loaded.set_exception(error)
+                for item in (*queue.raw, *queue.ready):
                     item.settle(error)
             return
         with self._changed:
-            lane.size_bytes = sum(each.nbytes for each in (*classifier.parameters(), *classifier.buffers()))
-            lane.loaded.set_result(classifier)
-            self._make_room(lane)
+            queue.size_bytes = sum(each.nbytes for each in (*classifier.parameters(), *classifier.buffers()))
+            queue.loaded.set_result(classifier)
+            self._make_room(queue)
             self._changed.notify_all()
             self._count()
 
-    def _make_room(self, newest: Lane) -> None:
+    def _make_room(self, newest: ModelQueue) -> None:
         """Forget models that nobody asks for, the one that ran longest ago first, until the rest fits; the newest stays."""
-        for lane in tuple(self._lanes.values()):
-            if sum(each.size_bytes for each in self._lanes.values()) <= self.limits.memory_bytes:
+        for queue in tuple(self._queues.values()):
+            if sum(each.size_bytes for each in self._queues.values()) <= self.limits.memory_bytes:
                 return
-            if lane is not newest:
-                lane.retired = True
-                self._retire(lane)
+            if queue is not newest:
+                queue.retired = True
+                self._retire(queue)
 
-    def _retire(self, lane: Lane) -> None:
-        if lane.retired and lane.usable and not lane.waiting and not lane.running:
-            del self._lanes[lane.deployment.key]
+    def _retire(self, queue: ModelQueue) -> None:
+        if queue.retired and queue.usable and not queue.waiting and not queue.running:
+            del self._queues[queue.deployment.key]
             self._count()
 
     def _count(self) -> None:
-        lanes, metrics = self._lanes.values(), self._metrics
-        metrics.waiting_images.labels(self.device).set(sum(lane.waiting for lane in lanes))
-        metrics.running_images.labels(self.device).set(sum(lane.running for lane in lanes))
-        metrics.loaded_models.labels(self.device).set(sum(lane.usable for lane in lanes))
-        metrics.model_bytes.labels(self.device).set(sum(lane.size_bytes for lane in lanes))
+        queues, metrics = self._queues.values(), self._metrics
+        metrics.waiting_images.labels(self.device).set(sum(queue.waiting for queue in queues))
+        metrics.running_images.labels(self.device).set(sum(queue.running for queue in queues))
+        metrics.loaded_models.labels(self.device).set(sum(queue.usable for queue in queues))
+        metrics.model_bytes.labels(self.device).set(sum(queue.size_bytes for queue in queues))
 
     def _work(self) -> None:
         while job := self._next_job():
@@ -261,78 +263,78 @@ class Predictor:
         """Wait for something to do: a batch to run, a picture to decode; None when it is time to stop."""
         with self._changed:
             while not self._stopping:
-                for lane in self._lanes.values():
-                    if self._is_ripe(lane):
-                        return self._take_batch(lane)
-                    if lane.raw and len(lane.ready) < 2 * lane.most:
-                        lane.preparing += 1
-                        return partial(self._prepare, lane, lane.raw.popleft())
+                for queue in self._queues.values():
+                    if self._is_ripe(queue):
+                        return self._take_batch(queue)
+                    if queue.raw and len(queue.ready) < 2 * queue.most:
+                        queue.preparing += 1
+                        return partial(self._prepare, queue, queue.raw.popleft())
                 self._changed.wait()
             return None
 
-    def _is_ripe(self, lane: Lane) -> bool:
+    def _is_ripe(self, queue: ModelQueue) -> bool:
         """Whether decoded pictures should run now: nothing is left to decode, a batch is full, or others go on decoding."""
-        if not (lane.ready and self._free and lane.usable):
+        if not (queue.ready and self._free and queue.usable):
             return False
-        return not lane.raw or len(lane.ready) >= lane.most or not self._on_cpu
+        return not queue.raw or len(queue.ready) >= queue.most or not self._on_cpu
 
-    def _take_batch(self, lane: Lane) -> Callable[[], None]:
+    def _take_batch(self, queue: ModelQueue) -> Callable[[], None]:
         """Take what is ready, as far as a batch goes, and leave an equal share to each other free thread."""
-        share = min(lane.most, math.ceil(len(lane.ready) / self._free))
-        batch = [lane.ready.popleft() for _ in range(share)]
+        share = min(queue.most, math.ceil(len(queue.ready) / self._free))
+        batch = [queue.ready.popleft() for _ in range(share)]
         alone = self._free == self._slots and not self.waiting
         self._free -= 1
-        lane.running += len(batch)
-        self._lanes.move_to_end(lane.deployment.key)
+        queue.running += len(batch)
+        self._queues.move_to_end(queue.deployment.key)
         self._count()
-        return partial(self._run, lane, batch, len(self._threads) if alone else 1)
+        return partial(self._run, queue, batch, len(self._threads) if alone else 1)
 
-    def _prepare(self, lane: Lane, item: Item) -> None:
+    def _prepare(self, queue: ModelQueue, item: Item) -> None:
         decoded = item.decode()
         with self._changed:
-            lane.preparing -= 1
+            queue.preparing -= 1
             if self._stopping:
                 item.cancel()
-            elif lane.failure:
-                item.settle(lane.failure)
+            elif queue.failure:
+                item.settle(queue.failure)
             elif decoded:
-                lane.ready.append(item)
-            self._retire(lane)
+                queue.ready.append(item)
+            self._retire(queue)
             self._changed.notify_all()
 
-    def _run(self, lane: Lane, batch: Sequence[Item], threads: int) -> None:
+    def _run(self, queue: ModelQueue, batch: Sequence[Item], threads: int) -> None:
         wanted = [item for item in batch if not item.future.done()]
         try:
             if wanted:
-                self._answer(lane, wanted, threads)
+                self._answer(queue, wanted, threads)
         except Exception as error:  # the model's fault; the thread goes on
-            _log.warning("%s: %s", lane.deployment.checkpoint, error)
+            _log.warning("%s: %s", queue.deployment.checkpoint, error)
             for item in wanted:
                 item.settle(error)
         finally:
             with self._changed:
                 self._free += 1
-                lane.running -= len(batch)
+                queue.running -= len(batch)
                 self._count()
-                self._retire(lane)
+                self._retire(queue)
                 self._changed.notify_all()
 
-    def _answer(self, lane: Lane, items: Sequence[Item], threads: int) -> None:
+    def _answer(self, queue: ModelQueue, items: Sequence[Item], threads: int) -> None:
         if self._on_cpu and torch.get_num_threads() != threads:
             torch.set_num_threads(threads)  # of this thread alone
         began = time.perf_counter()
         with torch.inference_mode():
             images = torch.stack([item.image for item in items]).to(self.device)
-            logits = lane.loaded.result()(images).float().cpu()
+            logits = queue.loaded.result()(images).float().cpu()
         forward_s = time.perf_counter() - began
-        lane.took(forward_s / len(items) + sum(item.preprocess_s for item in items) / len(items))
+        queue.took(forward_s / len(items) + sum(item.preprocess_s for item in items) / len(items))
         answers = [
             Answer(row, began - item.since - item.preprocess_s, item.preprocess_s, forward_s)
             for item, row in zip(items, logits, strict=True)
         ]
         for item, answer in zip(items, answers, strict=True):
             item.settle(answer)
-        self._observe(lane.deployment.name, answers, forward_s)
+        self._observe(queue.deployment.name, answers, forward_s)
 
     def _observe(self, model: str, answers: Sequence[Answer], forward_s: float) -> None:
         metrics = self._metrics

@@ -1,4 +1,4 @@
-"""Pictures on their way to a model, and the lane of each model in which they wait."""
+"""Pictures on their way to a model, and the queue of each model in which they wait."""
 
 import asyncio
 import time
@@ -75,7 +75,7 @@ class Item:
 
 
 @dataclass
-class Lane:
+class ModelQueue:
     """One model, and the pictures that wait for it: as they came, and decoded."""
 
     deployment: Deployment

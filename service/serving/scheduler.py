@@ -24,7 +24,7 @@ LOOK_S = 5.0
 _log = logging.getLogger(__name__)
 
 
-class Fleet:
+class Scheduler:
     """One predictor a device.
 
     Args:
@@ -135,7 +135,7 @@ class Fleet:
             TooLateError: there was no answer in time.
             CheckpointError: the model cannot be loaded.
         """
-        outcomes = ["gone"] * len(pictures)
+        outcomes = ["disconnected"] * len(pictures)
         self._of_key[key] += len(pictures)
         try:
             self._require_room_for(key)

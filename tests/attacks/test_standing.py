@@ -67,14 +67,14 @@ def test_rows_leave_with_the_iterate_and_step_at_which_they_fell(late: bool) -> 
     places = torch.arange(4)
     for step, falling in enumerate([[1], [], [3, 1], [], [0]]):
         current = (10 * step + places + 1.0).view(-1, 1, 1, 1).expand(-1, 1, 2, 2)
-        fallen = torch.isin(places, torch.tensor(falling, dtype=torch.int64))
-        kept = standing.after(step, current, fallen)
+        flipped = torch.isin(places, torch.tensor(falling, dtype=torch.int64))
+        kept = standing.after(step, current, flipped)
         places = places if kept is None else places[kept]
         assert len(places) == len(standing)
     standing.end(9, torch.full((len(places), 1, 2, 2), 100.0))
     assert standing.adversarial[:, 0, 0, 0].tolist() == [41, 2, 100, 24]
     assert standing.steps.tolist() == [4, 0, 9, 2]
-    assert standing.fallen.tolist() == [True, True, False, True]
+    assert standing.flipped.tolist() == [True, True, False, True]
 
 
 def test_when_all_have_fallen_nothing_is_left() -> None:

@@ -20,7 +20,7 @@ PAUSE_S = 1.0
 """How long further ones are held back: as long as their Retry-After asks for at least."""
 
 
-class Gate:
+class LoadShedding:
     """Lets requests pass while some device has room for another picture.
 
     Args:
@@ -36,7 +36,7 @@ class Gate:
         answer = self._app
         if scope["type"] == "http" and scope["method"] == "POST" and scope["path"].endswith(PREDICTING):
             try:
-                cast(Service, scope["app"].state.service).fleet.require_room()
+                cast(Service, scope["app"].state.service).scheduler.require_room()
             except OverloadedError as error:
                 await self._pause()
                 answer = known_problem(error)

@@ -1,4 +1,4 @@
-"""The pictures of an image that fell: as files, and as what a page loads."""
+"""The pictures of an image that was flipped: as files, and as what a page loads."""
 
 from base64 import b64decode, b64encode
 from collections.abc import Callable

@@ -74,7 +74,7 @@ def evaluation_changes(known: list[str], evaluation: EvaluationDep, service: Ser
 def picture(
     evaluation: EvaluationDep, model: Place, condition: Place, image: Place, kind: PictureKind, service: ServiceDep
 ) -> Response:
-    """One picture of an image that fell."""
+    """One picture of an image that was flipped."""
     example = _example(evaluation, service, model, condition, image)
     if example is None or kind not in kinds(example):
         raise ProblemError(

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from common.pictures import PictureError
 from service.http.deps import DeploymentDep, KeyDep, Service, ServiceDep
-from service.http.disconnect import unless_gone
+from service.http.disconnect import unless_disconnected
 from service.http.json_bodies import described, read_json
 from service.http.middleware.telemetry import server_timing
 from service.http.picture_uploads import ImagesRequest, Upload, decode, media_type, read_uploads, upload_from_base64
@@ -150,8 +150,8 @@ async def _ask(
 ) -> list[Answer | PictureError]:
     preprocessing, max_pixels = deployment.card.preprocessing, service.settings.max_pixels
     pictures = [partial(decode, upload, preprocessing, max_pixels=max_pixels) for upload in uploads]
-    work = service.fleet.predict(deployment, pictures, key=key, timeout_s=timeout_s)
-    answers = await unless_gone(request, work)
+    work = service.scheduler.predict(deployment, pictures, key=key, timeout_s=timeout_s)
+    answers = await unless_disconnected(request, work)
     errors = [up.wrong(each) for up, each in zip(uploads, answers, strict=True) if isinstance(each, PictureError)]
     if len(errors) == len(answers):
         raise ProblemError(HTTPStatus.UNPROCESSABLE_ENTITY, "; ".join(map(str, errors)), errors=errors)

@@ -51,37 +51,37 @@ def configure(deployment: DeploymentDep, settings: ServingSettings, service: Ser
     A precision other than float32 is first held against float32 on 200 images of the model's own data set, where there is one,
     and refused if more than 2 % of the top-1 classes differ.
     """
-    service.fleet.configure(deployment.name, settings)
+    service.scheduler.configure(deployment.name, settings)
     return _view(service, deployment.name)
 
 
 @router.post("/{name}/load", dependencies=_ADMIN)
 async def load(deployment: DeploymentDep, service: ServiceDep) -> ServingView:
     """Load a version into memory and warm it; answers once that is done. Models load by themselves at their first picture."""
-    await service.fleet.load(deployment)
+    await service.scheduler.load(deployment)
     return await asyncio.to_thread(_view, service, deployment.name)
 
 
 @router.post("/{name}/unload", dependencies=_ADMIN)
 def unload(deployment: DeploymentDep, service: ServiceDep) -> ServingView:
     """Take a version out of memory once what waits for it is answered. The next picture loads it again."""
-    service.fleet.unload(deployment)
+    service.scheduler.unload(deployment)
     return _view(service, deployment.name)
 
 
 @router.get("/{name}/ready")
 def ready(deployment: DeploymentDep, service: ServiceDep) -> ServingView:
     """Answer 200 if the next picture would find the model in memory, else 503."""
-    service.fleet.require_loaded(deployment)
+    service.scheduler.require_loaded(deployment)
     return _view(service, deployment.name)
 
 
 def _view(service: Service, name: str) -> ServingView:
-    deployments, fleet = service.deployments, service.fleet
+    deployments, scheduler = service.deployments, service.scheduler
     found = [deployments.find(name, version) for version in deployments.versions(name)]
     versions = [
         VersionView(
-            version=each.version, checkpoint=each.checkpoint, sha256=each.sha256, loaded_on=fleet.loaded_on(each)
+            version=each.version, checkpoint=each.checkpoint, sha256=each.sha256, loaded_on=scheduler.loaded_on(each)
         )
         for each in found
     ]

@@ -134,9 +134,9 @@ def test_images_that_have_fallen_cost_no_more(network: nn.Module, digits: Digits
     images, labels = digits.images[:60], digits.labels[:60]
     threat = ThreatModel(Norm.LINF, 0.3)
     run = run_attack(attacks.create("fab", steps=50), network, images, labels, threat=threat, draws=draws(images))
-    fallen = run.flipped
-    assert fallen.sum() > 50
+    flipped = run.flipped
+    assert flipped.sum() > 50
     assert run.steps is not None
-    assert (run.steps[fallen] >= 1).all()
+    assert (run.steps[flipped] >= 1).all()
     assert run.images_forwarded == 3 * len(images) + 2 * run.steps.sum()
     assert (run.steps[run.clean_logits.argmax(1) != labels] == 0).all()

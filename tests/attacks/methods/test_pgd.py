@@ -130,18 +130,18 @@ def plain_pgd(model: nn.Module, digits: Digits, *, steps: int, step_size: float,
     """The loop as in the paper: the first wrong iterate of each image, or the last one; and the passes until then."""
     images = digits.images
     current, found = images.clone(), images.clone()
-    fallen, passes = torch.zeros(len(images), dtype=torch.bool), torch.zeros(len(images), dtype=torch.int64)
+    flipped, passes = torch.zeros(len(images), dtype=torch.bool), torch.zeros(len(images), dtype=torch.int64)
     for _ in range(steps):
-        passes += ~fallen
+        passes += ~flipped
         leaf = current.clone().requires_grad_()
         logits = model(leaf)
         wrong = logits.argmax(1) != digits.labels
-        found[wrong & ~fallen] = current[wrong & ~fallen]
-        fallen |= wrong
+        found[wrong & ~flipped] = current[wrong & ~flipped]
+        flipped |= wrong
         (gradient,) = torch.autograd.grad(nn.functional.cross_entropy(logits, digits.labels, reduction="sum"), leaf)
         ahead = torch.clamp(current + step_size * gradient.sign() - images, -eps, eps)
         current = torch.clamp(images + ahead, 0, 1)
-    found[~fallen] = current[~fallen]
+    found[~flipped] = current[~flipped]
     return found, passes
 
 

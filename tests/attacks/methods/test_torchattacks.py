@@ -29,7 +29,7 @@ QUICK: dict[str, dict[str, Any]] = {
     "OnePixel": {"pixels": 3},
     "SPSA": {"nb_iter": 20, "lr": 0.02},
 }
-"""Parameters that fell at least one digit, soon."""
+"""Parameters that flip at least one digit, soon."""
 
 WEAK = {
     Norm.LINF: ThreatModel(Norm.LINF, 0.25),
@@ -37,7 +37,7 @@ WEAK = {
     Norm.L1: ThreatModel(Norm.L1, 20),
     Norm.L0: ThreatModel(Norm.L0, 32),
 }
-"""Budgets within which most digits can be felled."""
+"""Budgets within which most digits can be flipped."""
 
 WITHIN = BUDGETS | {Norm.L1: ThreatModel(Norm.L1, 8), Norm.L0: ThreatModel(Norm.L0, 12)}
 

@@ -40,9 +40,9 @@ def test_a_curve_has_the_exact_counts_and_brackets_each_image(linear: nn.Module,
     found = rows(CurveCondition(norm=Norm.LINF, eps=eps, attacks=(TARGETED,), refine=3), linear, digits)
     right = [row for row in found if row.clean_prediction == row.label]
     for radius, count in EXACT.items():
-        assert sum(row.felled_eps is None or row.felled_eps > radius for row in right) == count
-    # Where an image fell it is not robust, and one eighth of the interval below it was.
-    radii = torch.tensor([row.felled_eps or 1 for row in right])
+        assert sum(row.flipped_eps is None or row.flipped_eps > radius for row in right) == count
+    # Where an image was flipped it is not robust, and one eighth of the interval below it was.
+    radii = torch.tensor([row.flipped_eps or 1 for row in right])
     assert radii.unique().numel() > 20
     chosen = torch.tensor([row.index for row in right])
     part = known.Digits(digits.images[chosen], digits.labels[chosen])
@@ -62,8 +62,8 @@ def test_a_curve_never_rises_even_where_the_attack_is_weak(digits: known.Digits)
     attack = AttackChoice(name="pgd", parameters={"steps": 1})
     condition = CurveCondition(norm=Norm.LINF, eps=(0.02, 0.05, 0.1, 0.5), attacks=(attack,), refine=2)
     for row in rows(condition, network, few):
-        assert (row.felled_eps is None) == (row.felled_by is None)
-        assert row.felled_eps is None or row.distance is None or row.distance <= row.felled_eps + 1e-6
+        assert (row.flipped_eps is None) == (row.flipped_by is None)
+        assert row.flipped_eps is None or row.distance is None or row.distance <= row.flipped_eps + 1e-6
 
 
 def test_a_grid_counts_the_worst(linear: nn.Module, digits: known.Digits) -> None:
@@ -94,11 +94,13 @@ def test_what_attacks_see_does_not_judge(digits: known.Digits) -> None:
             return -network(images)
 
     plain = rows(condition, network, few)
-    assert sum(row.felled_by is not None for row in plain) > 20
-    assert all(row.felled_by is None for row in rows(condition, network, few, Blind().eval()))
+    assert sum(row.flipped_by is not None for row in plain) > 20
+    assert all(row.flipped_by is None for row in rows(condition, network, few, Blind().eval()))
     # What fools the copy alone is attacked again as the model sees it.
     again = rows(condition, network, few, Opposite().eval())
-    assert [(row.felled_by, row.felled_step) for row in again] == [(row.felled_by, row.felled_step) for row in plain]
+    assert [(row.flipped_by, row.flipped_step) for row in again] == [
+        (row.flipped_by, row.flipped_step) for row in plain
+    ]
 
 
 def test_a_cascade_spares_the_fallen(digits: known.Digits) -> None:
@@ -115,12 +117,12 @@ def test_a_cascade_spares_the_fallen(digits: known.Digits) -> None:
         return outcome.images_forwarded, outcome.rows(batch)
 
     once, found = forwarded(strong)
-    standing = sum(row.felled_by is None and row.clean_prediction == row.label for row in found)
+    standing = sum(row.flipped_by is None and row.clean_prediction == row.label for row in found)
     assert 0 < standing < 50
     twice, again = forwarded(strong, {"name": "noise"})
     assert twice - once == standing  # looked at once more
-    assert all(row.prediction != row.label for row in again if row.felled_by)
-    assert sum(row.felled_by == "fgsm" for row in again) == sum(row.felled_by == "fgsm" for row in found)
+    assert all(row.prediction != row.label for row in again if row.flipped_by)
+    assert sum(row.flipped_by == "fgsm" for row in again) == sum(row.flipped_by == "fgsm" for row in found)
 
 
 def test_rows_name_the_step_of_the_attack_that_felled(digits: known.Digits) -> None:
@@ -130,11 +132,13 @@ def test_rows_name_the_step_of_the_attack_that_felled(digits: known.Digits) -> N
     condition = AdversarialCondition.model_validate({"threat": {"norm": "Linf", "eps": 0.12}, "attacks": chosen})
     found = rows(condition, network, few)
     steps = {
-        name: {row.felled_step for row in found if row.felled_by == name} for name in ("noise", "fgsm", "pgd", None)
+        name: {row.flipped_step for row in found if row.flipped_by == name} for name in ("noise", "fgsm", "pgd", None)
     }
     assert steps["noise"] | steps[None] == {None}  # noise flips an image or none, by the processor
     assert steps["fgsm"] == {1}
-    left = torch.tensor([row.clean_prediction == row.label and row.felled_by not in ("noise", "fgsm") for row in found])
+    left = torch.tensor(
+        [row.clean_prediction == row.label and row.flipped_by not in ("noise", "fgsm") for row in found]
+    )
     run = run_attack(
         create("pgd", steps=7),
         network,
@@ -144,7 +148,7 @@ def test_rows_name_the_step_of_the_attack_that_felled(digits: known.Digits) -> N
         draws=Draws.of(0, left.nonzero().flatten().tolist()).stream(0),
     )
     assert run.steps is not None
-    assert [row.felled_step for row in found if row.felled_by == "pgd"] == run.steps[run.flipped].tolist()
+    assert [row.flipped_step for row in found if row.flipped_by == "pgd"] == run.steps[run.flipped].tolist()
     assert run.steps[run.flipped].unique().numel() > 1
     assert not run.flipped[0]
 
@@ -168,7 +172,7 @@ def test_restarts_meet_only_what_still_stands(digits: known.Digits) -> None:
     (once, first), (twice, second), (thrice, third) = (restarted(network, few, restarts) for restarts in (1, 2, 3))
     assert first == 300 * (1 + 3 + 1)  # the harness looks first, and after each run
     for fewer, more, cost in ((once, twice, second - first), (twice, thrice, third - second)):
-        standing = [row.index for row in fewer if row.clean_prediction == row.label and row.felled_by is None]
+        standing = [row.index for row in fewer if row.clean_prediction == row.label and row.flipped_by is None]
         assert 0 < len(standing) < 300
         assert cost == len(standing) * (3 + 1)
         assert all(more[row.index] == row for row in fewer if row.index not in standing)
@@ -178,7 +182,7 @@ def test_every_restart_has_draws_of_its_own_and_names_what_it_felled(digits: kno
     network = known.small_network(digits)
     few = known.Digits(digits.images[:300], digits.labels[:300])
     found, _ = restarted(network, few, 6)
-    assert {row.felled_restart for row in found} == {None, 0, 1, 2, 3, 4, 5}
+    assert {row.flipped_restart for row in found} == {None, 0, 1, 2, 3, 4, 5}
     standing = torch.ones(300, dtype=torch.bool)
     for restart in range(6):
         run = run_attack(
@@ -189,9 +193,9 @@ def test_every_restart_has_draws_of_its_own_and_names_what_it_felled(digits: kno
             threat=ThreatModel(Norm.LINF, 0.15),
             draws=Draws.of(0, range(300)).stream(restart),
         )
-        felled = (run.flipped & standing).nonzero().flatten().tolist()
-        assert [row.index for row in found if row.felled_restart == restart] == felled
-        assert all(found[index].felled_step == 3 for index in felled)
+        flipped = (run.flipped & standing).nonzero().flatten().tolist()
+        assert [row.index for row in found if row.flipped_restart == restart] == flipped
+        assert all(found[index].flipped_step == 3 for index in flipped)
         standing &= ~run.flipped
 
 
@@ -200,14 +204,14 @@ def test_more_restarts_reach_more_targets_and_lose_nothing_that_fell(digits: kno
     few = known.Digits(digits.images[:300], digits.labels[:300])
     (once, _), (often, _) = (restarted(network, few, restarts, targets="random") for restarts in (1, 6))
     assert sum(row.reached is True for row in often) > sum(row.reached is True for row in once) > 0
-    beside = [row.index for row in once if row.felled_by and not row.reached]
+    beside = [row.index for row in once if row.flipped_by and not row.reached]
     assert beside, "some are flipped to a class that is not their target"
     for row in once:
         now = often[row.index]
         if row.reached:
             assert now == row
-        if row.felled_by:
-            assert now.felled_by == "pgd"
+        if row.flipped_by:
+            assert now.flipped_by == "pgd"
             assert now.prediction != now.label
 
 
@@ -215,12 +219,12 @@ def test_a_curve_restarts_too(digits: known.Digits) -> None:
     network = known.small_network(digits)
     few = known.Digits(digits.images[:100], digits.labels[:100])
 
-    def felled(restarts: int) -> int:
+    def flipped(restarts: int) -> int:
         attack = AttackChoice(name="pgd", parameters={"steps": 1}, restarts=restarts)
         found = rows(CurveCondition(norm=Norm.LINF, eps=(0.05, 0.1), attacks=(attack,), refine=1), network, few)
-        return sum(row.felled_by is not None for row in found)
+        return sum(row.flipped_by is not None for row in found)
 
-    assert felled(8) > felled(1)
+    assert flipped(8) > flipped(1)
 
 
 class Small(nn.Module):
@@ -261,7 +265,7 @@ def test_a_batch_that_does_not_fit_is_halved(catalog: Catalog) -> None:
 
 
 def facts(found: tuple[Row, ...]) -> list[tuple[Any, ...]]:
-    return [(row.index, row.prediction, row.felled_by, row.within_budget) for row in found]
+    return [(row.index, row.prediction, row.flipped_by, row.within_budget) for row in found]
 
 
 def test_bfloat16_is_said_and_judged_in_float32(catalog: Catalog) -> None:

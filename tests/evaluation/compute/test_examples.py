@@ -1,4 +1,4 @@
-"""Pictures of images that fell."""
+"""Pictures of images that were flipped."""
 
 import base64
 import io

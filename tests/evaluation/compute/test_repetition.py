@@ -89,14 +89,14 @@ def test_a_search_that_finds_nothing_ends_with_what_float32_finds(asked: dict[st
     exact, _ = attacked(condition, network, digits, "float32", network)
     blind, _ = attacked(condition, network, digits, "float32", Coarse(network, 10_000))
     rough, _ = attacked(condition, network, digits, "bfloat16", Coarse(network, 10_000))
-    fell = [row.index for row in exact if row.felled_by]
-    assert len([row for row in blind if row.felled_by]) < len(fell) / 2
-    assert {row.index for row in rough if row.felled_by} >= set(fell)
-    again = [row for row in rough if row.felled_in_float32]
+    flipped = [row.index for row in exact if row.flipped_by]
+    assert len([row for row in blind if row.flipped_by]) < len(flipped) / 2
+    assert {row.index for row in rough if row.flipped_by} >= set(flipped)
+    again = [row for row in rough if row.flipped_in_float32]
     assert again
     for row in again:
-        assert (row.felled_by, row.felled_eps) == (exact[row.index].felled_by, exact[row.index].felled_eps)
-    assert not any(row.felled_in_float32 for row in [*exact, *blind])
+        assert (row.flipped_by, row.flipped_eps) == (exact[row.index].flipped_by, exact[row.index].flipped_eps)
+    assert not any(row.flipped_in_float32 for row in [*exact, *blind])
 
 
 def test_the_last_restart_is_repeated_on_what_stands_and_counted(digits: known.Digits) -> None:
@@ -104,11 +104,11 @@ def test_the_last_restart_is_repeated_on_what_stands_and_counted(digits: known.D
     assert isinstance(condition, AdversarialCondition)
     without, before = attacked(condition, network, digits, "float32", coarse := Coarse(network, 7))
     rough, after = attacked(condition, network, digits, "bfloat16", coarse)
-    standing = [row.index for row in without if row.clean_prediction == row.label and not row.felled_by]
+    standing = [row.index for row in without if row.clean_prediction == row.label and not row.flipped_by]
     assert after.images_forwarded - before.images_forwarded == len(standing) * (3 + 1)
-    felled = [row for row in rough if row.felled_in_float32]
-    assert {row.index for row in felled} < set(standing)
-    assert {row.felled_restart for row in felled} == {1}
+    flipped = [row for row in rough if row.flipped_in_float32]
+    assert {row.index for row in flipped} < set(standing)
+    assert {row.flipped_restart for row in flipped} == {1}
     asked = EvaluationSpec(models=("a",), dataset="b", conditions=(condition,), precision="bfloat16")
     once = condition.attacks[0].create().passes + 1
     assert asked.passes(condition) == condition.passes + once == 1 + 3 * once
@@ -136,7 +136,7 @@ def test_longer_cascades_go_on_from_shorter_ones_as_if_from_nothing(
     whole, repeated = run(condition, 20), 0
     for shorter in condition.beginnings:
         first = run(shorter, 12)
-        repeated += sum(row.felled_in_float32 for row in first.rows)
+        repeated += sum(row.flipped_in_float32 for row in first.rows)
         assert run(condition, 20, first) == whole
     assert repeated
 
@@ -149,8 +149,8 @@ def test_a_report_says_what_fell_in_float32_alone(catalog: Catalog) -> None:
     }
     results = [run_shard(asked, shard, dataset=catalog.open_dataset("shapes"), **roles) for shard in plan.shards]
     report = merge(plan, results)
-    fell = [each.felled_in_float32 for each in report.models[0].conditions]
-    assert fell[0] == 0 < fell[2] == sum(row.felled_in_float32 for row in results[2].rows)
-    assert f"tiny: {sum(fell)} of 66 attacked images fell in float32 alone" in report.to_markdown()
+    flipped = [each.flipped_in_float32 for each in report.models[0].conditions]
+    assert flipped[0] == 0 < flipped[2] == sum(row.flipped_in_float32 for row in results[2].rows)
+    assert f"tiny: {sum(flipped)} of 66 attacked images were flipped in float32 alone" in report.to_markdown()
     exact = merge(make_plan(asked.model_copy(update={"precision": "float32"}), catalog), [])
     assert "in float32 alone" not in exact.to_markdown()

@@ -142,11 +142,11 @@ def test_the_worst_case_names_the_attack_that_felled_and_spares_the_fallen(catal
     classifier, dataset = catalog.load_model("tiny"), catalog.open_dataset("shapes")
     shard = Shard(model="tiny", condition=3, start=0, stop=33)
     result = run_shard(spec(), shard, classifier=classifier, dataset=dataset)
-    felled = {row.felled_by for row in result.rows}
-    assert felled <= {None, "noise", "fgsm", "pgd"}
-    assert len(felled) > 1
+    flipped = {row.flipped_by for row in result.rows}
+    assert flipped <= {None, "noise", "fgsm", "pgd"}
+    assert len(flipped) > 1
     for row in result.rows:
-        if row.felled_by:
+        if row.flipped_by:
             assert row.clean_prediction == row.label != row.prediction
         assert row.distance is not None
         assert row.distance <= 1.5 + 1e-6
@@ -156,7 +156,9 @@ def test_the_worst_case_names_the_attack_that_felled_and_spares_the_fallen(catal
         classifier=classifier,
         dataset=dataset,
     )
-    assert sum(row.felled_by is not None for row in result.rows) >= sum(row.felled_by is not None for row in alone.rows)
+    assert sum(row.flipped_by is not None for row in result.rows) >= sum(
+        row.flipped_by is not None for row in alone.rows
+    )
 
 
 def test_classes_in_another_order_are_matched_by_name(catalog: Catalog, tmp_path: Path, put_checkpoint: Put) -> None:

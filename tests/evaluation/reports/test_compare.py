@@ -55,7 +55,7 @@ def test_ten_images_compared_by_hand() -> None:
         2,
         8,
         9,
-    )  # 3 was not felled within the budget; 8 and 9 were wrong before
+    )  # 3 was not flipped within the budget; 8 and 9 were wrong before
     assert clean.difference == pytest.approx(-0.2)
     assert clean.p == pytest.approx(0.5)
     assert rotated.p == pytest.approx(2 / 2**7)

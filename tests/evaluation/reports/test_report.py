@@ -36,11 +36,11 @@ def result(condition: int, rows: list[Row], start: int = 0) -> ShardResult:
     return ShardResult(shard=shard, rows=tuple(rows), images_forwarded=3 * len(rows), seconds=0.5)
 
 
-# Clean: images 0 to 7 are right. Under the attack: 0, 1, 2 are felled; 3 is wrong but outside the budget; 8 becomes right.
+# Clean: images 0 to 7 are right. Under the attack: 0, 1, 2 are flipped; 3 is wrong but outside the budget; 8 becomes right.
 CLEAN = [row(i, 1, 1 if i < 8 else 2, 1 if i < 8 else 2) for i in range(10)]
 ROTATED = [row(i, 1, 1 if i < 8 else 2, 1 if i in (0, 1, 9) else 4, rank=0 if i in (0, 1, 9) else i) for i in range(10)]
 ATTACKED = [
-    *(row(i, 1, 1, 5, felled_by="pgd", reached=i == 0, distance=0.1) for i in (0, 1, 2)),
+    *(row(i, 1, 1, 5, flipped_by="pgd", reached=i == 0, distance=0.1) for i in (0, 1, 2)),
     row(3, 1, 1, 5, within_budget=False, reached=False, distance=0.3),
     *(row(i, 1, 1, 1, reached=False, distance=0.1) for i in (4, 5, 6, 7)),
     row(8, 1, 2, 1, reached=False, distance=0.1),
@@ -65,7 +65,7 @@ def test_ten_images_counted_by_hand() -> None:
         "curve": (),
         "median_minimal_eps": None,
         "not_run": (),
-        "felled_in_float32": 0,
+        "flipped_in_float32": 0,
         "examples": (),
     }
     nothing = empty | {"robust_accuracy": None, "attack_success_rate": None, "target_rate": None, "outside_budget": ()}
@@ -89,7 +89,7 @@ def test_ten_images_counted_by_hand() -> None:
         "accuracy": (5, 10),
         "top5_accuracy": (10, 10),
         "drop": pytest.approx(0.3),
-        "robust_accuracy": (5, 10),  # 4 to 7, and 3: what leaves the budget has not felled it
+        "robust_accuracy": (5, 10),  # 4 to 7, and 3: what leaves the budget has not flipped it
         "attack_success_rate": (3, 8),
         "target_rate": (2, 10),
         "outside_budget": (3,),

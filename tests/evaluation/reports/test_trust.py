@@ -62,8 +62,8 @@ def test_attacks_without_gradients_must_not_win() -> None:
         {"threat": {"norm": "Linf", "eps": 0.1}, "attacks": [{"name": "pgd"}, {"name": "square"}]}
     )
 
-    def failing(*felled_by: str | None) -> dict[str, Check]:
-        rows: list[Row] = [row(i, 1, 1, 5 if name else 1, felled_by=name) for i, name in enumerate(felled_by)]
+    def failing(*flipped_by: str | None) -> dict[str, Check]:
+        rows: list[Row] = [row(i, 1, 1, 5 if name else 1, flipped_by=name) for i, name in enumerate(flipped_by)]
         return {check.name: check for check in condition_checks(condition, rows) if check.failed}
 
     assert failing("pgd", None, "pgd") == {}
@@ -90,8 +90,8 @@ def test_binomial_tail_equals_a_sum_by_hand() -> None:
 def test_curves_and_minimal_eps_by_hand() -> None:
     rows = [
         row(0, 1, 2, 2),  # wrong already
-        row(1, 1, 1, 5, felled_by="pgd", felled_eps=0.1),
-        row(2, 1, 1, 5, felled_by="pgd", felled_eps=0.15),
+        row(1, 1, 1, 5, flipped_by="pgd", flipped_eps=0.1),
+        row(2, 1, 1, 5, flipped_by="pgd", flipped_eps=0.15),
         row(3, 1, 1, 1),
     ]
     assert [(point.count, point.n) for point in curve(rows, (0.05, 0.1, 0.2))] == [(3, 4), (2, 4), (1, 4)]

@@ -59,8 +59,8 @@ def test_csv_and_parquet_hold_every_row(report: Report) -> None:
     read = list(csv.DictReader(io.StringIO(writers.to_csv(rows()))))
     assert len(read) == 30
     assert [each["condition"] for each in read[::10]] == [each.title for each in report.models[0].conditions]
-    fallen = read[20]
-    assert (fallen["index"], fallen["felled_by"], fallen["distance"], fallen["file"]) == (
+    flipped = read[20]
+    assert (flipped["index"], flipped["flipped_by"], flipped["distance"], flipped["file"]) == (
         "0",
         "pgd",
         "0.1",
@@ -69,7 +69,7 @@ def test_csv_and_parquet_hold_every_row(report: Report) -> None:
     table = pyarrow.parquet.read_table(io.BytesIO(writers.to_parquet(rows(), report)))
     assert table.num_rows == 30
     assert set(Row.model_fields) < set(table.column_names)
-    assert table.column("felled_by").to_pylist()[20:24] == ["pgd", "pgd", "pgd", None]
+    assert table.column("flipped_by").to_pylist()[20:24] == ["pgd", "pgd", "pgd", None]
     assert json.loads(table.schema.metadata[b"withstand"])["evaluation"] == PLAN.id
 
 

@@ -82,8 +82,8 @@ def test_what_was_found_before_is_not_run_again(catalog: Catalog, tmp_path: Path
         kept.store(plan, result.model_copy(update={"rows": marked}))
     _, results = run(catalog, tmp_path, seed=6, conditions=restarted(3))
     rows = [row for result in results[3:] for row in result.rows]
-    assert [row.confidence == 0.123 for row in rows] == [row.felled_restart == 0 for row in rows]
-    assert {row.felled_restart for row in rows} == {None, 0, 1, 2}
+    assert [row.confidence == 0.123 for row in rows] == [row.flipped_restart == 0 for row in rows]
+    assert {row.flipped_restart for row in rows} == {None, 0, 1, 2}
 
 
 def test_what_other_code_computed_is_computed_anew(

@@ -140,7 +140,7 @@ def test_more_restarts_and_attacks_go_on_from_fewer_as_if_from_nothing(
     assert isinstance(condition, AdversarialCondition)
     whole = run(condition, 33)
     from_nothing = counting.images
-    assert {row.felled_restart for row in whole.rows} == {None, 0, 1, 2}
+    assert {row.flipped_restart for row in whole.rows} == {None, 0, 1, 2}
     for shorter in condition.beginnings:
         first = run(shorter, stop)
         spent = counting.images
@@ -153,9 +153,9 @@ def test_more_restarts_and_attacks_go_on_from_fewer_as_if_from_nothing(
 def test_what_left_the_ball_in_an_early_round_is_not_forgotten() -> None:
     early = a_row(0, 1, 1, 1, within_budget=False, distance=0.3)
     assert not early.followed_by(a_row(0, 1, 1, 1, within_budget=True, distance=0.1)).within_budget
-    beside = a_row(0, 1, 1, 5, felled_by="pgd", reached=False)
+    beside = a_row(0, 1, 1, 5, flipped_by="pgd", reached=False)
     assert beside.followed_by(a_row(0, 1, 1, 1, reached=False)) == beside
-    reached = a_row(0, 1, 1, 7, felled_by="pgd", felled_restart=1, reached=True)
+    reached = a_row(0, 1, 1, 7, flipped_by="pgd", flipped_restart=1, reached=True)
     assert beside.followed_by(reached) == reached
 
 

@@ -46,7 +46,7 @@ def block(server: Server, held: Held) -> None:
 
 def test_a_client_that_leaves_is_dropped_before_the_forward(server: Server, held: Held, forwarded: list[int]) -> None:
     block(server, held)
-    predictor = server.service.fleet.predictors["cpu"]
+    predictor = server.service.scheduler.predictors["cpu"]
     with ThreadPoolExecutor(4) as threads:
         stay = [threads.submit(server.http.post, URL, content=DISC) for _ in range(2)]
         until(lambda: sample(server, "withstand_running_images", device="cpu") == 2 or predictor.waiting)
@@ -56,7 +56,7 @@ def test_a_client_that_leaves_is_dropped_before_the_forward(server: Server, held
             head = f"POST {URL} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(SQUARE)}\r\n\r\n"
             leaves.sendall(head.encode() + SQUARE)
             until(lambda: predictor.waiting)
-        until(lambda: count(server, "gone") == 1)
+        until(lambda: count(server, "disconnected") == 1)
         held.release.set()
         assert [labels(each.result()) for each in stay] == [["disc"], ["disc"]]
     until(lambda: not predictor.waiting)
@@ -69,12 +69,12 @@ def test_a_key_over_its_limit_is_refused_alone(server: Server, held: Held) -> No
     greedy, modest = {"X-API-Key": "greedy"}, {"X-API-Key": "modest"}
     with ThreadPoolExecutor(4) as threads:
         waiting = [threads.submit(server.http.post, URL, content=DISC, headers=greedy) for _ in range(2)]
-        until(lambda: server.service.fleet._of_key["greedy"] == 2)
+        until(lambda: server.service.scheduler._of_key["greedy"] == 2)
         refused = server.http.post(URL, content=DISC, headers=greedy)
         assert "this API key would have 3 pictures waiting, at most 2 are allowed" in refusal(refused, 429)["detail"]
         assert refused.headers["retry-after"] == "1"
         other = threads.submit(server.http.post, URL, content=SQUARE, headers=modest)
-        until(lambda: server.service.fleet._of_key["modest"] == 1)
+        until(lambda: server.service.scheduler._of_key["modest"] == 1)
         held.release.set()
         assert labels(other.result()) == ["square"]
         assert [labels(each.result()) for each in waiting] == [["disc"], ["disc"]]

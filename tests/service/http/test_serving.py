@@ -155,7 +155,7 @@ def test_another_precision_is_admitted_by_its_agreement(server: Server, precisio
     assert agreement["speedup"] > 0
     assert label(server.http.post("/v1/models/mine/predict", content=DISC)) == ("10", "disc")
     assert view["versions"][2]["loaded_on"] == []
-    (loaded,) = [lane.loaded.result() for lane in server.service.fleet.predictors["cpu"]._lanes.values()]
+    (loaded,) = [queue.loaded.result() for queue in server.service.scheduler.predictors["cpu"]._queues.values()]
     assert {each.dtype for each in loaded.network.parameters()} == {getattr(torch, precision)}
 
 

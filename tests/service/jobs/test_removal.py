@@ -37,10 +37,10 @@ def own(settings: Settings, tmp_path: Path, put_checkpoint: Put) -> Iterator[Ser
 def test_a_model_is_removed_from_disk_and_from_memory(own: Server, tmp_path: Path) -> None:
     assert own.http.post("/v1/models/mine@2/predict", content=DISC).status_code == 200
     deployment = own.service.deployments.find("mine", "2")
-    assert own.service.fleet.loaded_on(deployment)
+    assert own.service.scheduler.loaded_on(deployment)
     refusal(own.http.delete("/v1/models/mine@2", headers={"X-API-Key": "user"}), 403)
     assert own.http.delete("/v1/models/mine@2").status_code == 204
-    assert not own.service.fleet.loaded_on(deployment)
+    assert not own.service.scheduler.loaded_on(deployment)
     assert sorted(each.name for each in (tmp_path / "data" / "models").iterdir()) == ["mine.json", "mine.safetensors"]
     assert own.http.post("/v1/models/mine/predict", content=DISC).json()["version"] == "1"
     refusal(own.http.delete("/v1/models/mine@2"), 404)
@@ -61,8 +61,8 @@ def test_what_another_process_removes_leaves_the_memory_too(
             assert answer.status_code == 200
         first, second = (own.service.deployments.find("mine", version) for version in ("1", "2"))
         own.service.catalog.remove_model("mine@2")
-        until(lambda: not own.service.fleet.loaded_on(second))
-        assert own.service.fleet.loaded_on(first)
+        until(lambda: not own.service.scheduler.loaded_on(second))
+        assert own.service.scheduler.loaded_on(first)
         refusal(own.http.post("/v1/models/mine@2/predict", content=DISC), 404)
 
 

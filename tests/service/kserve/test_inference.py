@@ -520,7 +520,7 @@ def test_a_full_queue_refuses_before_the_body_is_read(settings: Settings, tmp_pa
     changed = {"data_dir": tmp_path, "max_images": 1, "queue_images": 1}
     with serving(settings.model_copy(update=changed)) as server, ThreadPoolExecutor(1) as threads:
         waiting = threads.submit(server.http.post, INFER, json=json_request())  # the model is held while it loads
-        until(lambda: server.service.fleet.predictors["cpu"].waiting == 1)
+        until(lambda: server.service.scheduler.predictors["cpu"].waiting == 1)
         address = httpx.URL(server.url)
         with socket.create_connection((address.host, address.port), DEADLINE_S) as client:
             client.sendall(f"POST {INFER} HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n".encode())

@@ -264,8 +264,8 @@ def test_what_was_decoded_but_came_too_late_is_dropped_too(
     predictor.start()
     with pytest.raises(TooLateError, match=r"no prediction within 0\.2 s"):
         asyncio.run(predictor.predict(tiny, pictures(*IMAGES), timeout_s=0.2))
-    (lane,) = predictor._lanes.values()
-    assert len(lane.ready) == len(IMAGES), "all are decoded"
+    (queue,) = predictor._queues.values()
+    assert len(queue.ready) == len(IMAGES), "all are decoded"
     held.release.set()
     until(lambda: predictor.is_loaded(tiny) and not predictor.waiting)
     predictor.stop()
@@ -395,7 +395,7 @@ def test_over_http_a_busy_server_answers_503_and_504(
         first = threads.submit(small.http.post, URL, content=DISC)
         until(held.busy.is_set)
         second = threads.submit(small.http.post, URL, files=[("file", ("a", DISC)), ("file", ("b", SQUARE))])
-        until(lambda: small.service.fleet.predictors["cpu"].waiting == 2)
+        until(lambda: small.service.scheduler.predictors["cpu"].waiting == 2)
         answer = small.http.post(URL, content=DISC)
         assert refusal(answer, 503)["detail"].startswith("2 pictures are waiting")
         assert answer.headers["retry-after"] == "1"
@@ -452,7 +452,7 @@ def test_a_picture_decoded_for_a_model_that_failed_to_load_is_told_why(
     async def ask() -> None:
         asked = asyncio.ensure_future(predictor.predict(mine, [slow], timeout_s=10))
         await asyncio.to_thread(slow.begun.wait, DEADLINE_S)
-        await asyncio.to_thread(until, lambda: not predictor._lanes)
+        await asyncio.to_thread(until, lambda: not predictor._queues)
         slow.release.set()
         await asked
 
