@@ -1,6 +1,7 @@
 """What the Triton kernels of SAN are compiled for, and whether a GPU can run them: that is tried, once for each shape."""
 
 import logging
+from importlib import import_module
 from typing import Any, NamedTuple
 
 import torch
@@ -39,7 +40,7 @@ class Kernel(NamedTuple):
     """What a kernel is compiled for, its types and the GPU aside.
 
     Attributes:
-        name: in `triton_kernels`.
+        name: in `triton_pairwise` or `triton_aggregation`.
         numbers: its arguments after the tensors.
         constants: those after the numbers, by name.
         launch: how it is started.
@@ -53,9 +54,8 @@ class Kernel(NamedTuple):
     @property
     def function(self) -> Any:
         """What Triton made of its code."""
-        from models.ops import triton_kernels  # noqa: PLC0415  # where Triton is missing, nothing fits
-
-        return getattr(triton_kernels, self.name)
+        module, _, _ = self.name.partition("_")
+        return getattr(import_module(f"models.ops.triton_{module}"), self.name)  # where Triton is missing, nothing fits
 
     @property
     def all_constants(self) -> dict[str, Any]:
