@@ -20,11 +20,21 @@ _log = logging.getLogger(__name__)
 
 
 class Launch(NamedTuple):
-    """Tile of pixels and warps of a program."""
+    """How a kernel is started.
+
+    Attributes:
+        height: of the tile of pixels of a program.
+        width: of that tile.
+        warps: of a program.
+        taps: that a pairwise kernel computes at once.
+        stages: of the pipeline into which the compiler makes loops.
+    """
 
     height: int
     width: int
     warps: int
+    taps: int = 1
+    stages: int = 2
 
     def programs(self, images: int, height: int, width: int) -> int:
         """Programs for all tiles of maps."""
@@ -33,7 +43,7 @@ class Launch(NamedTuple):
     @property
     def options(self) -> dict[str, Any]:
         """What the compiler is told."""
-        return {"num_warps": self.warps, "num_stages": 2, "enable_fp_fusion": True}
+        return {"num_warps": self.warps, "num_stages": self.stages, "enable_fp_fusion": True}
 
 
 class Kernel(NamedTuple):
@@ -59,8 +69,10 @@ class Kernel(NamedTuple):
 
     @property
     def all_constants(self) -> dict[str, Any]:
-        """Those of the tile included."""
-        return {**dict(self.constants), "BLOCK_H": self.launch.height, "BLOCK_W": self.launch.width}
+        """Those of the launch included."""
+        height, width, _, taps, _ = self.launch
+        of_launch = {"BLOCK_H": height, "BLOCK_W": width, "TAPS": taps}
+        return {**dict(self.constants), **{key: of_launch[key] for key in of_launch if key in self.function.arg_names}}
 
     @property
     def tensors(self) -> list[str]:

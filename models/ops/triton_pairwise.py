@@ -148,39 +148,100 @@ def _small_matrices(
     )
 
 
+@triton.jit
+def _tap_of_lane(first, PIXELS: tl.constexpr, TAPS: tl.constexpr):
+    """TAPS numbers from `first` on, each for all pixels; where there is one, that number."""
+    tap = first
+    if TAPS > 1:
+        tap = first + tl.arange(0, TAPS * PIXELS) // PIXELS
+    return tap
+
+
+@triton.jit
+def _for_taps(x, TAPS: tl.constexpr):
+    """Repeat (P, M) for every tap: (TAPS * P, M)."""
+    if TAPS > 1:
+        x = tl.reshape(tl.broadcast_to(x[None, :, :], [TAPS, x.shape[0], x.shape[1]]), [TAPS * x.shape[0], x.shape[1]])
+    return x
+
+
+@triton.jit
+def _largest_of_taps(x, TAPS: tl.constexpr):
+    """(TAPS * P, M) -> (P, M)."""
+    if TAPS > 1:
+        x = tl.max(tl.reshape(x, [TAPS, x.shape[0] // TAPS, x.shape[1]]), 0)
+    return x
+
+
+@triton.jit
+def _sum_of_taps(x, TAPS: tl.constexpr):
+    """(TAPS * P, M) -> (P, M)."""
+    if TAPS > 1:
+        x = tl.sum(tl.reshape(x, [TAPS, x.shape[0] // TAPS, x.shape[1]]), 0)
+    return x
+
+
+@triton.jit
+def _weighted_values(weights, values, TAPS: tl.constexpr):
+    """Weights (TAPS * P, M) times values (TAPS * P, G, M), summed over taps: (P, G, M)."""
+    x = weights[:, None, :] * values
+    if TAPS > 1:
+        x = tl.sum(tl.reshape(x, [TAPS, x.shape[0] // TAPS, x.shape[1], x.shape[2]]), 0)
+    return x
+
+
+@triton.jit
+def _value_products(under, values, TAPS: tl.constexpr):
+    """Values under taps (TAPS * P, G, M) times those of pixels (P, G, M), summed over groups: (TAPS * P, M)."""
+    if TAPS > 1:
+        under = tl.reshape(under, [TAPS, under.shape[0] // TAPS, under.shape[1], under.shape[2]])
+        x = tl.reshape(tl.sum(under * values[None, :, :, :], 2), [TAPS * values.shape[0], values.shape[2]])
+    else:
+        x = tl.sum(under * values, 1)
+    return x
+
+
 # The operands of the three pairwise kernels: x1, x2 and x3 (N, H, W, R or C), whose pixels lie stride numbers apart; `first`,
 # (R, R), `second`, (R, D), and the table of `PairwiseWeights`; result and gradients, contiguous. R = RELATION is padded to PADDED.
 # The D = DISTINCT maps are repeated up to MAPS, a power of two from 16 on: with C = GROUPS * MAPS, channel c uses map c modulo D
-# either way.
+# either way. TAPS taps are computed at once, the pixels of the tile one tap after the other in the rows of one matrix: so products fill
+# the tensor cores and a layer is read once for all of them, while sums are held for the tile alone. What lies around a tile is read
+# from global memory, that is from the cache, at every tap: Triton has no indexed reads of shared memory, and `tl.gather` would write all
+# of it there again for every tap.
 
 
 @triton.jit
 def pairwise_forward(
     x1, x2, x3, first, second, table, result, logsumexp, stride1, stride2, stride3, height, width,
     RELATION: tl.constexpr, PADDED: tl.constexpr, DISTINCT: tl.constexpr, MAPS: tl.constexpr, GROUPS: tl.constexpr,
-    K: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_W: tl.constexpr, PRECISION: tl.constexpr,
+    K: tl.constexpr, PRECISION: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_W: tl.constexpr, TAPS: tl.constexpr,
 ):  # fmt: skip
     """Attend with a softmax that runs over the taps; also stores the logarithm of its denominator, (N, H * W, MAPS)."""
     image, y, x, inside = tile_of_program(height, width, BLOCK_H, BLOCK_W)
+    _, lane_y, lane_x, lane_inside = tile_of_program(height, width, BLOCK_H, BLOCK_W, TAPS)
     start = image * height * width
     pixel = y * width + x
     w1, w2 = _small_matrices(first, second, RELATION, PADDED, DISTINCT, MAPS)
-    centre = _load_rows(x1 + start * stride1, pixel, stride1, RELATION, PADDED)
+    centre = _for_taps(_load_rows(x1 + start * stride1, pixel, stride1, RELATION, PADDED), TAPS)
     largest = tl.full([BLOCK_H * BLOCK_W, MAPS], float("-inf"), tl.float32)
     total = tl.zeros([BLOCK_H * BLOCK_W, MAPS], tl.float32)
     weighted = tl.zeros([BLOCK_H * BLOCK_W, GROUPS, MAPS], tl.float32)
-    for tap in range(K * K):
-        under = under_tap(y, x, tap, height, width, K)
+    for first_tap in range(0, K * K, TAPS):
+        tap = _tap_of_lane(first_tap, BLOCK_H * BLOCK_W, TAPS)
+        known = tl.minimum(tap, K * K - 1)
+        under = under_tap(lane_y, lane_x, known, height, width, K)
         neighbour = _load_rows(x2 + start * stride2, under, stride2, RELATION, PADDED)
-        row = _table_row(y, x, tap, height, width, K)
+        row = _table_row(lane_y, lane_x, known, height, width, K)
         features = tl.maximum(centre - neighbour, 0.0)
         logits = _logits(features, first, second, w1, w2, table, row, RELATION, PADDED, DISTINCT, MAPS, PRECISION)
+        if K * K % TAPS != 0:
+            logits = tl.where((tap < K * K)[:, None], logits, float("-inf"))
         values = _load_values(x3 + start * stride3, under, stride3, GROUPS, MAPS)
-        larger = tl.maximum(largest, logits)
+        larger = tl.maximum(largest, _largest_of_taps(logits, TAPS))
         shrink = tl.exp(largest - larger)
-        weight = tl.exp(logits - larger)
-        total = total * shrink + weight
-        weighted = weighted * shrink[:, None, :] + weight[:, None, :] * values
+        weight = tl.exp(logits - _for_taps(larger, TAPS))
+        total = total * shrink + _sum_of_taps(weight, TAPS)
+        weighted = weighted * shrink[:, None, :] + _weighted_values(weight, values, TAPS)
         largest = larger
     weighted = (weighted / total[:, None, :]).to(result.dtype.element_ty)
     offsets = _value_offsets(pixel, GROUPS * MAPS, GROUPS, MAPS)
@@ -192,30 +253,39 @@ def pairwise_forward(
 def pairwise_backward_centres(
     gradient, result, x1, x2, x3, first, second, table, logsumexp, row_sums, gradient1, stride1, stride2, stride3, height, width,
     RELATION: tl.constexpr, PADDED: tl.constexpr, DISTINCT: tl.constexpr, MAPS: tl.constexpr, GROUPS: tl.constexpr,
-    K: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_W: tl.constexpr, PRECISION: tl.constexpr,
+    K: tl.constexpr, PRECISION: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_W: tl.constexpr, TAPS: tl.constexpr,
 ):  # fmt: skip
     """Gradient to x1, and the sums over channels of gradient * result, (N, H * W, MAPS), that the softmax subtracts."""
     image, y, x, inside = tile_of_program(height, width, BLOCK_H, BLOCK_W)
+    _, lane_y, lane_x, lane_inside = tile_of_program(height, width, BLOCK_H, BLOCK_W, TAPS)
     start = image * height * width
     pixel = y * width + x
     channels: tl.constexpr = GROUPS * MAPS
     w1, w2 = _small_matrices(first, second, RELATION, PADDED, DISTINCT, MAPS)
-    centre = _load_rows(x1 + start * stride1, pixel, stride1, RELATION, PADDED)
+    centre = _for_taps(_load_rows(x1 + start * stride1, pixel, stride1, RELATION, PADDED), TAPS)
     upstream = _load_values(gradient + start * channels, pixel, channels, GROUPS, MAPS)
     row_sum = tl.sum(upstream * _load_values(result + start * channels, pixel, channels, GROUPS, MAPS), 1)
     _store_rows(row_sums + start * MAPS, pixel, row_sum, inside, MAPS, MAPS)
-    normaliser = _load_rows(logsumexp + start * MAPS, pixel, MAPS, MAPS, MAPS)
+    lane_sum = _for_taps(row_sum, TAPS)
+    normaliser = _for_taps(_load_rows(logsumexp + start * MAPS, pixel, MAPS, MAPS, MAPS), TAPS)
     collected = tl.zeros([BLOCK_H * BLOCK_W, PADDED], tl.float32)
-    for tap in range(K * K):
-        under = under_tap(y, x, tap, height, width, K)
+    for first_tap in range(0, K * K, TAPS):
+        tap = _tap_of_lane(first_tap, BLOCK_H * BLOCK_W, TAPS)
+        known = tl.minimum(tap, K * K - 1)
+        under = under_tap(lane_y, lane_x, known, height, width, K)
         neighbour = _load_rows(x2 + start * stride2, under, stride2, RELATION, PADDED)
-        row = _table_row(y, x, tap, height, width, K)
+        row = _table_row(lane_y, lane_x, known, height, width, K)
         features = tl.maximum(centre - neighbour, 0.0)
         logits = _logits(features, first, second, w1, w2, table, row, RELATION, PADDED, DISTINCT, MAPS, PRECISION)
+        if K * K % TAPS != 0:
+            logits = tl.where((tap < K * K)[:, None], logits, float("-inf"))
         values = _load_values(x3 + start * stride3, under, stride3, GROUPS, MAPS)
-        to_logits = tl.exp(logits - normaliser) * (tl.sum(upstream * values, 1) - row_sum)
-        collected += _features_gradient(
-            to_logits, features, first, second, w1, w2, table, row, RELATION, PADDED, DISTINCT, MAPS, PRECISION
+        to_logits = tl.exp(logits - normaliser) * (_value_products(values, upstream, TAPS) - lane_sum)
+        collected += _sum_of_taps(
+            _features_gradient(
+                to_logits, features, first, second, w1, w2, table, row, RELATION, PADDED, DISTINCT, MAPS, PRECISION
+            ),
+            TAPS,
         )
     _store_rows(gradient1 + start * RELATION, pixel, collected, inside, RELATION, PADDED)
 
@@ -224,26 +294,28 @@ def pairwise_backward_centres(
 def pairwise_backward_neighbours(
     gradient, x1, x2, x3, first, second, table, logsumexp, row_sums, gradient2, gradient3, stride1, stride2, stride3, height, width,
     RELATION: tl.constexpr, PADDED: tl.constexpr, DISTINCT: tl.constexpr, MAPS: tl.constexpr, GROUPS: tl.constexpr,
-    K: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_W: tl.constexpr, PRECISION: tl.constexpr,
+    K: tl.constexpr, PRECISION: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_W: tl.constexpr, TAPS: tl.constexpr,
 ):  # fmt: skip
     """Gradients to x2 and x3, gathered from all centres in whose footprints a pixel lies."""
     image, y, x, inside = tile_of_program(height, width, BLOCK_H, BLOCK_W)
+    _, lane_y, lane_x, lane_inside = tile_of_program(height, width, BLOCK_H, BLOCK_W, TAPS)
     start = image * height * width
     pixel = y * width + x
     channels: tl.constexpr = GROUPS * MAPS
     w1, w2 = _small_matrices(first, second, RELATION, PADDED, DISTINCT, MAPS)
-    neighbour = _load_rows(x2 + start * stride2, pixel, stride2, RELATION, PADDED)
+    neighbour = _for_taps(_load_rows(x2 + start * stride2, pixel, stride2, RELATION, PADDED), TAPS)
     values = _load_values(x3 + start * stride3, pixel, stride3, GROUPS, MAPS)
     collected = tl.zeros([BLOCK_H * BLOCK_W, PADDED], tl.float32)
     weighted = tl.zeros([BLOCK_H * BLOCK_W, GROUPS, MAPS], tl.float32)
     for row in range(3 * K):
-        cy, in_rows = centre_of(y, height, row, K)
-        in_rows = in_rows & inside
+        cy, in_rows = centre_of(lane_y, height, row, K)
+        in_rows = in_rows & lane_inside
         if any_of(in_rows):
-            for column in range(3 * K):
-                cx, in_columns = centre_of(x, width, column, K)
-                valid = (in_rows & in_columns)[:, None]
-                if any_of(in_rows & in_columns):
+            for first_column in range(0, 3 * K, TAPS):
+                column = _tap_of_lane(first_column, BLOCK_H * BLOCK_W, TAPS)
+                cx, in_columns = centre_of(lane_x, width, column, K)
+                valid = in_rows & in_columns & (column < 3 * K)
+                if any_of(valid):
                     at = cy * width + cx
                     tap = row % K * K + column % K
                     centre = _load_rows(x1 + start * stride1, at, stride1, RELATION, PADDED)
@@ -255,10 +327,10 @@ def pairwise_backward_neighbours(
                     upstream = _load_values(gradient + start * channels, at, channels, GROUPS, MAPS)
                     normaliser = _load_rows(logsumexp + start * MAPS, at, MAPS, MAPS, MAPS)
                     row_sum = _load_rows(row_sums + start * MAPS, at, MAPS, MAPS, MAPS)
-                    weight = tl.exp(tl.where(valid, logits - normaliser, float("-inf")))
-                    weighted += weight[:, None, :] * upstream
-                    to_logits = weight * (tl.sum(upstream * values, 1) - row_sum)
-                    collected -= _features_gradient(
+                    weight = tl.exp(tl.where(valid[:, None], logits - normaliser, float("-inf")))
+                    weighted += _weighted_values(weight, upstream, TAPS)
+                    to_logits = weight * (_value_products(upstream, values, TAPS) - row_sum)
+                    to_features = _features_gradient(
                         to_logits,
                         features,
                         first,
@@ -273,6 +345,7 @@ def pairwise_backward_neighbours(
                         MAPS,
                         PRECISION,
                     )
+                    collected -= _sum_of_taps(to_features, TAPS)
     _store_rows(gradient2 + start * RELATION, pixel, collected, inside, RELATION, PADDED)
     offsets = _value_offsets(pixel, channels, GROUPS, MAPS)
     tl.store(

@@ -16,12 +16,12 @@ import triton.language as tl
 
 
 @triton.jit
-def tile_of_program(height, width, BLOCK_H: tl.constexpr, BLOCK_W: tl.constexpr):
-    """Image of this program, rows and columns of its pixels, and whether they lie in the map."""
+def tile_of_program(height, width, BLOCK_H: tl.constexpr, BLOCK_W: tl.constexpr, TAPS: tl.constexpr = 1):
+    """Image of this program, rows and columns of its pixels, and whether they lie in the map; all pixels once for every tap."""
     across = tl.cdiv(width, BLOCK_W)
     tiles = tl.cdiv(height, BLOCK_H) * across
     tile = tl.program_id(0) % tiles
-    lane = tl.arange(0, BLOCK_H * BLOCK_W)
+    lane = tl.arange(0, TAPS * BLOCK_H * BLOCK_W) % (BLOCK_H * BLOCK_W)
     y = tile // across * BLOCK_H + lane // BLOCK_W
     x = tile % across * BLOCK_W + lane % BLOCK_W
     inside = (y < height) & (x < width)

@@ -90,14 +90,23 @@ def compare_aggregation(values: Tensor, weights: Tensor, k: int) -> None:
 
 @kernels
 @pytest.mark.parametrize(
-    ("n", "h", "w", "k", "r", "d", "c", "tile"),
+    ("n", "h", "w", "k", "r", "d", "c", "launch"),
     [
-        (2, 5, 3, 3, 16, 8, 32, (8, 4)),  # 8 maps, repeated to 16
+        (2, 5, 3, 3, 16, 8, 32, Launch(8, 4, 4)),  # 8 maps, repeated to 16
         (1, 4, 6, 3, 4, 2, 16, None),  # the first stage: 4 relation channels and 2 maps
-        (1, 3, 4, 5, 12, 16, 32, (4, 4)),  # relation channels no power of two; every pixel its own border class
-        (1, 3, 7, 3, 32, 32, 64, (4, 8)),  # more maps than 16
-        (1, 3, 2, 3, 48, 16, 32, (4, 4)),  # hidden channels in two parts, the second of them not full
-        (1, 2, 2, 3, 128, 64, 128, (4, 4)),  # hidden channels in four parts
+        (
+            1,
+            3,
+            4,
+            5,
+            12,
+            16,
+            32,
+            Launch(4, 4, 4, taps=2),
+        ),  # relation channels no power of two; every pixel its own border class
+        (1, 3, 7, 3, 32, 32, 64, Launch(4, 8, 4)),  # more maps than 16
+        (1, 3, 2, 3, 48, 16, 32, Launch(4, 4, 4)),  # hidden channels in two parts, the second of them not full
+        (1, 2, 2, 3, 128, 64, 128, Launch(4, 4, 4, taps=4)),  # hidden channels in four parts
     ],
 )
 def test_pairwise(
@@ -108,17 +117,17 @@ def test_pairwise(
     r: int,
     d: int,
     c: int,
-    tile: tuple[int, int] | None,
+    launch: Launch | None,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    if tile:
-        monkeypatch.setattr(triton_fit, "pairwise_launch", lambda *_: Launch(*tile, 4))
+    if launch:
+        monkeypatch.setattr(triton_fit, "pairwise_launch", lambda *_: launch)
     compare_pairwise(*pairwise_operands(n, h, w, k, r, d, c), k)
 
 
 @kernels
 def test_pairwise_on_a_map_larger_than_its_footprint(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(triton_fit, "pairwise_launch", lambda *_: Launch(8, 16, 4))
+    monkeypatch.setattr(triton_fit, "pairwise_launch", lambda *_: Launch(4, 8, 4, taps=4))
     compare_pairwise(*pairwise_operands(1, 8, 9, 7, 4, 2, 16), 7)
 
 
