@@ -204,10 +204,12 @@ def _value_products(under, values, TAPS: tl.constexpr):
 # The operands of the three pairwise kernels: x1, x2 and x3 (N, H, W, R or C), whose pixels lie stride numbers apart; `first`,
 # (R, R), `second`, (R, D), and the table of `PairwiseWeights`; result and gradients, contiguous. R = RELATION is padded to PADDED.
 # The D = DISTINCT maps are repeated up to MAPS, a power of two from 16 on: with C = GROUPS * MAPS, channel c uses map c modulo D
-# either way. TAPS taps are computed at once, the pixels of the tile one tap after the other in the rows of one matrix: so products fill
-# the tensor cores and a layer is read once for all of them, while sums are held for the tile alone. What lies around a tile is read
-# from global memory, that is from the cache, at every tap: Triton has no indexed reads of shared memory, and `tl.gather` would write all
-# of it there again for every tap.
+# either way.
+#
+# TAPS taps are computed at once: the pixels of the tile, one tap after the other, are the rows of one matrix. So products fill the
+# tensor cores and a layer is read once for all of them, while sums are held for the tile alone. What lies around the tile is read
+# from global memory, which is to say from the cache, at every tap: Triton cannot index shared memory, and `tl.gather` would write
+# its whole source there for every tap.
 
 
 @triton.jit
@@ -218,7 +220,7 @@ def pairwise_forward(
 ):  # fmt: skip
     """Attend with a softmax that runs over the taps; also stores the logarithm of its denominator, (N, H * W, MAPS)."""
     image, y, x, inside = tile_of_program(height, width, BLOCK_H, BLOCK_W)
-    _, lane_y, lane_x, lane_inside = tile_of_program(height, width, BLOCK_H, BLOCK_W, TAPS)
+    _, lane_y, lane_x, _ = tile_of_program(height, width, BLOCK_H, BLOCK_W, TAPS)
     start = image * height * width
     pixel = y * width + x
     w1, w2 = _small_matrices(first, second, RELATION, PADDED, DISTINCT, MAPS)
@@ -257,7 +259,7 @@ def pairwise_backward_centres(
 ):  # fmt: skip
     """Gradient to x1, and the sums over channels of gradient * result, (N, H * W, MAPS), that the softmax subtracts."""
     image, y, x, inside = tile_of_program(height, width, BLOCK_H, BLOCK_W)
-    _, lane_y, lane_x, lane_inside = tile_of_program(height, width, BLOCK_H, BLOCK_W, TAPS)
+    _, lane_y, lane_x, _ = tile_of_program(height, width, BLOCK_H, BLOCK_W, TAPS)
     start = image * height * width
     pixel = y * width + x
     channels: tl.constexpr = GROUPS * MAPS
