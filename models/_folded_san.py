@@ -157,7 +157,7 @@ class FoldedPairwise(nn.Module):
     def attend(self, merged: Tensor) -> Tensor:
         """Attend, given centres, neighbours and values (N, H, W, 2R + C/R2) beside each other."""
         x1, x2, x3 = merged.split([self.channels, self.channels, merged.shape[-1] - 2 * self.channels], -1)
-        weights = self._weights(*merged.shape[1:3], merged.dtype)
+        weights = self._weights(merged.shape[1], merged.shape[2], merged.dtype)
         return pairwise_core(x1, x2, x3, weights, kernel_size=self.kernel_size)
 
     def _weights(self, height: int, width: int, dtype: torch.dtype) -> PairwiseWeights:

@@ -15,6 +15,8 @@ MAX_SPILLS = 200
 """Registers of a thread that lie in memory; a kernel with more is taken to be slower than what it replaces."""
 MAX_NUMBERS = 64
 """Of float32 that a thread may hold of what lies under taps: launches that hold more spill, as the compiler reports."""
+PIPELINED = ("pairwise_forward", "pairwise_backward_centres")
+"""Kernels of which the compiler makes something else for another number of stages."""
 FLOAT32 = ("logsumexp", "row_sums")
 """Operands that have this type whatever that of the others."""
 
@@ -104,9 +106,9 @@ def launches(kernel: Kernel, dtype: torch.dtype) -> list[Launch]:
     height, width, warps, _, _ = default
     larger = (2 * height, width) if height < width else (height, 2 * width)
     tiles = [default._replace(warps=12 - warps), Launch(*larger, 8)]
-    taps = [default._replace(taps=2), default._replace(taps=4, warps=8), default._replace(stages=3)]
-    if kernel.name.startswith("aggregation"):
-        taps = []
+    taps = [default._replace(taps=2), default._replace(taps=4, warps=8)] * kernel.name.startswith("pairwise")
+    if kernel.name in PIPELINED:
+        taps.append(default._replace(stages=3))
     room = MAX_NUMBERS * 4 // dtype.itemsize
     return [
         default,

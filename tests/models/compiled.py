@@ -21,9 +21,9 @@ from triton import knobs
 from triton.backends.compiler import GPUTarget
 from triton.runtime.driver import driver
 
-from benchmarks.san_ops import FOOTPRINTS, MAPS, WIDTHS
-from models.ops.triton_fit import Kernel, aggregation_kernels, compile_kernel, launches, pairwise_kernels
-from models.san import PUBLISHED
+from benchmarks.san_gpu import kernels_of
+from benchmarks.san_ops import WIDTHS
+from models.ops.triton_fit import Kernel, compile_kernel, launches
 
 CAPABILITIES = (80, 90)
 HARDEST = {torch.float32: 80, torch.bfloat16: 90}
@@ -58,15 +58,10 @@ class Case(NamedTuple):
 
 def published(dtype: torch.dtype) -> Iterator[tuple[int, Kernel]]:
     """Kernels of SAN10, SAN15 and SAN19, whose stages are alike; aggregation, which multiplies no matrices, in float32."""
-    for stage, (width, size, k) in enumerate(zip(WIDTHS, MAPS, FOOTPRINTS, strict=True)):
-        relation, channels = width // PUBLISHED.r1, width // PUBLISHED.r2
-        maps = channels // PUBLISHED.share
-        merged = torch.empty(1, size, size, 2 * relation + channels, device="meta", dtype=dtype)
-        operands = merged.split([relation, relation, channels], -1)
-        kernels = pairwise_kernels(*operands, torch.empty(relation, maps, device="meta"), k)
-        aggregation = aggregation_kernels((1, channels, size, size), maps, k)
-        for kernel in (*kernels, *aggregation) if dtype == torch.float32 else kernels:
-            yield stage, kernel
+    for stage in range(len(WIDTHS)):
+        for kind in ("pairwise", "aggregation") if dtype == torch.float32 else ("pairwise",):
+            for kernel in kernels_of(kind, stage, dtype):
+                yield stage, kernel
 
 
 def cases(*, everywhere: bool) -> Iterator[Case]:

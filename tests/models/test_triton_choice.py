@@ -263,6 +263,7 @@ def test_there_is_a_choice_but_a_small_one(relation: int, channels: int, dtype: 
     for kernel in (*attention(relation, channels), *ours):
         all_launches = launches(kernel, dtype)
         assert all_launches[0] == kernel.launch
-        assert 2 <= len(set(all_launches)) == len(all_launches) <= 6
+        assert len(set(all_launches)) == len(all_launches) <= 6
+        assert len(all_launches) > 2 or kernel.name == "pairwise_backward_neighbours"
         assert max(triton_fit.numbers_of_thread(kernel, each) for each in all_launches) <= 128
         assert json.loads(json.dumps(all_launches)) == [list(each) for each in all_launches]
