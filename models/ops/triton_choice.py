@@ -1,7 +1,7 @@
 """How a Triton kernel of SAN is started on a GPU: as was the fastest there, which is measured once for each shape and stored.
 
 `triton.autotune` would time whatever it is called with, compile one variant after another, and end a call whose measurement fails;
-it asks neither for spilled registers nor whether all variants compute the same.
+it asks neither for spilled registers nor whether all variants compute the same. Here they do, up to rounding.
 """
 
 import hashlib
@@ -57,18 +57,21 @@ def kernels_fit(kernels: tuple[Kernel, ...], dtype: torch.dtype, device: torch.d
 
     Nothing is compiled while a CUDA graph is captured; the answer is then no, and not remembered. An eager pass comes first.
     """
-    with _lock:
-        unknown = [kernel for kernel in kernels if (kernel, dtype, device) not in _choices]
-        if unknown and torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing():
+    if unknown := _unknown(kernels, dtype, device):
+        if torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing():
             names = ", ".join(kernel.name for kernel in unknown)
             _log.warning("%s: first met while a CUDA graph was captured: the graph does without", names)
             return False
-        if unknown:
-            with ThreadPoolExecutor(
-                1
-            ) as pool:  # modes of the caller, such as that of fake tensors, are those of its thread
-                pool.submit(_choose, unknown, dtype, device).result()
+        with (
+            _lock,
+            ThreadPoolExecutor(1) as pool,
+        ):  # modes of the caller, such as that of fake tensors, are its thread's
+            pool.submit(_choose, kernels, dtype, device).result()
     return all(choice_of(kernel, dtype, device).launch for kernel in kernels)
+
+
+def _unknown(kernels: tuple[Kernel, ...], dtype: torch.dtype, device: torch.device) -> list[Kernel]:
+    return [kernel for kernel in kernels if (kernel, dtype, device) not in _choices]
 
 
 def choice_of(kernel: Kernel, dtype: torch.dtype, device: torch.device) -> Choice:
@@ -81,9 +84,9 @@ def chosen(kernel: Kernel, dtype: torch.dtype, device: torch.device) -> Kernel:
     return kernel._replace(launch=choice_of(kernel, dtype, device).launch or kernel.launch)
 
 
-def _choose(kernels: list[Kernel], dtype: torch.dtype, device: torch.device) -> None:
+def _choose(kernels: tuple[Kernel, ...], dtype: torch.dtype, device: torch.device) -> None:
     began = time.monotonic()
-    known = {kernel: _stored(kernel, dtype, device) for kernel in kernels}
+    known = {kernel: _stored(kernel, dtype, device) for kernel in _unknown(kernels, dtype, device)}
     measuring = sum(_seconds) < SECONDS
     for_all = [
         kernel._replace(launch=launch)

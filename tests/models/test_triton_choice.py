@@ -149,6 +149,35 @@ def test_modes_of_the_caller_do_not_reach_what_is_measured(gpu: Gpu, monkeypatch
 
 
 @needs_triton
+@pytest.mark.skipif(INTERPRETED, reason="interpreted kernels cannot be compiled")
+def test_launches_are_compiled_ahead_even_if_one_cannot_be(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from triton.runtime.driver import driver  # noqa: PLC0415  # Triton may be missing
+
+    from tests.models.compiled import Absent  # noqa: PLC0415
+
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(driver, "_active", Absent(90))
+    asked: list[str] = []
+    compile_kernel = triton_choice.compile_kernel
+
+    def note(kernel: Kernel, dtype: torch.dtype) -> object:
+        asked.append(kernel.name)
+        return compile_kernel(kernel, dtype)
+
+    monkeypatch.setattr(triton_choice, "compile_kernel", note)
+    impossible = ours[0]._replace(launch=Launch(3, 8, 4))
+    triton_choice._compile([impossible, *ours], torch.float32)
+    assert asked == [kernel.name for kernel in (impossible, *ours)]
+    stored = {file.stem for file in tmp_path.rglob("*.cubin")}
+    assert stored == {kernel.name for kernel in ours}
+    for kernel in ours:
+        compile_kernel(kernel, torch.float32)
+    assert {file.stem for file in tmp_path.rglob("*.cubin")} == stored
+    with pytest.raises(Exception, match="tile_of_program"):
+        compile_kernel(impossible, torch.float32)
+
+
+@needs_triton
 @pytest.mark.skipif(ON_GPU, reason="they can be compiled")
 def test_what_cannot_be_compiled_is_not_used_and_said_once(caplog: pytest.LogCaptureFixture) -> None:
     """Here for want of a driver."""
