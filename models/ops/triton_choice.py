@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor
 
-from models.ops.triton_fit import FLOAT32, Kernel, Launch, compile_kernel, launches, why_not
+from models.ops.triton_fit import FLOAT32, Kernel, Launch, compile_kernel, current, launches, why_not
 
 SECONDS = 30.0
 """After so many of compiling and measuring in this process, what is met for the first time keeps its default launch."""
@@ -62,10 +62,7 @@ def kernels_fit(kernels: tuple[Kernel, ...], dtype: torch.dtype, device: torch.d
             names = ", ".join(kernel.name for kernel in unknown)
             _log.warning("%s: first met while a CUDA graph was captured: the graph does without", names)
             return False
-        with (
-            _lock,
-            ThreadPoolExecutor(1) as pool,
-        ):  # modes of the caller, such as that of fake tensors, are its thread's
+        with _lock, ThreadPoolExecutor(1) as pool:  # modes of the caller, such as that of fake tensors, end there
             pool.submit(_choose, kernels, dtype, device).result()
     return all(choice_of(kernel, dtype, device).launch for kernel in kernels)
 
@@ -88,15 +85,18 @@ def _choose(kernels: tuple[Kernel, ...], dtype: torch.dtype, device: torch.devic
     began = time.monotonic()
     known = {kernel: _stored(kernel, dtype, device) for kernel in _unknown(kernels, dtype, device)}
     measuring = sum(_seconds) < SECONDS
-    for_all = [
-        kernel._replace(launch=launch)
-        for kernel, times in known.items()
-        for launch in ([times[0][0]] if times else launches(kernel, dtype) if measuring else [kernel.launch])
-    ]
-    _compile(for_all, dtype)
-    for kernel, times in known.items():
-        _choices[kernel, dtype, device] = _choice(kernel, times, dtype, device, measuring=measuring)
+    with current(device):
+        _compile([each for kernel in known for each in _candidates(kernel, known[kernel], dtype, measuring)], dtype)
+        for kernel, times in known.items():
+            _choices[kernel, dtype, device] = _choice(kernel, times, dtype, device, measuring=measuring)
     _seconds.append(time.monotonic() - began)
+
+
+def _candidates(kernel: Kernel, times: Times, dtype: torch.dtype, measuring: bool) -> list[Kernel]:
+    """What must be compiled: the fastest if it is known, otherwise all that will be measured, or the default."""
+    if times:
+        return [kernel._replace(launch=times[0][0])]
+    return [kernel._replace(launch=launch) for launch in launches(kernel, dtype)] if measuring else [kernel]
 
 
 def _choice(kernel: Kernel, times: Times, dtype: torch.dtype, device: torch.device, *, measuring: bool) -> Choice:
@@ -108,10 +108,8 @@ def _choice(kernel: Kernel, times: Times, dtype: torch.dtype, device: torch.devi
         if measuring and not times:
             times = measured(kernel, dtype, device)
             _store(times, kernel, dtype, device)
-    except (
-        Exception
-    ) as error:  # of the compiler, the GPU or the disk: whatever it is, the default launch is known to run
-        _log.warning("%s (%s) keeps its default launch on %s: %s", kernel, dtype, device, error)
+    except Exception as error:  # of the compiler, the GPU or the disk: the default launch is known to run
+        _log.warning("%s (%s) could not be measured or stored on %s: %s", kernel, dtype, device, error)
     return Choice(times[0][0] if times else kernel.launch, times)
 
 

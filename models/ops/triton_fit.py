@@ -1,6 +1,7 @@
 """What the Triton kernels of SAN are compiled for, how they may be started, and whether a GPU can run them: that is tried."""
 
 from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from importlib import import_module
 from typing import Any, NamedTuple
 
@@ -182,6 +183,11 @@ def aggregation_kernels(shape: tuple[int, ...], maps: int, kernel_size: int) -> 
         for part, chunks in grids.items()  # a program takes a chunk of the channels of a map, or all of them
     )
     return forward, of_values, of_weights
+
+
+def current(device: torch.device) -> AbstractContextManager[Any]:
+    """Make a GPU the current one; without any, the absent one of a test or Triton's interpreter serves."""
+    return torch.cuda.device(device) if device.type == "cuda" and torch.cuda.is_available() else nullcontext()
 
 
 def pixel_stride(x: Tensor) -> int:

@@ -6,7 +6,6 @@ shape. What does not fit runs in other formulations, which are the reference.
 """
 # ruff: noqa: PLR0917  (operators take their tensors in order)
 
-from contextlib import AbstractContextManager, nullcontext
 from importlib.util import find_spec
 from typing import Any
 
@@ -14,7 +13,7 @@ import torch
 from torch import Tensor
 
 from models.ops.triton_choice import chosen, kernels_fit
-from models.ops.triton_fit import MIN_DOT, Kernel, aggregation_kernels, pairwise_kernels, pixel_stride
+from models.ops.triton_fit import MIN_DOT, Kernel, aggregation_kernels, current, pairwise_kernels, pixel_stride
 
 HAS_TRITON = find_spec("triton") is not None
 MIN_CAPABILITY = 8, 0
@@ -135,12 +134,8 @@ def _per_map(x3: Tensor, second: Tensor) -> Tensor:
 
 def _start(kernel: Kernel, *tensors: Tensor) -> None:
     first = tensors[0]
-    with _on_device_of(first):
+    with current(first.device):
         chosen(kernel, first.dtype, first.device).start(len(first), tensors)
-
-
-def _on_device_of(x: Tensor) -> AbstractContextManager[Any]:
-    return torch.cuda.device(x.device) if x.is_cuda else nullcontext()  # on a CPU, Triton's interpreter
 
 
 def _by_pixels(x: Tensor) -> Tensor:

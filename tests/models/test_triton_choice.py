@@ -116,7 +116,7 @@ def test_where_measuring_fails_the_default_launch_stays_and_one_line_says_so(
     assert chosen(ours[0], torch.float32, GPU) == ours[0]
     (line,) = caplog.messages
     assert "aggregation_forward" in line
-    assert "keeps its default launch on cuda:0: CUDA out of memory" in line
+    assert "could not be measured or stored on cuda:0: CUDA out of memory" in line
 
 
 def test_where_nothing_can_be_stored_the_fastest_is_still_chosen(gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
