@@ -60,6 +60,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Gpu:
 def another_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(triton_choice, "_choices", {})
     monkeypatch.setattr(triton_choice, "_seconds", [])
+    monkeypatch.setattr(triton_choice, "SECONDS", 30.0)
 
 
 @needs_triton
@@ -126,7 +127,7 @@ def test_where_nothing_can_be_stored_the_fastest_is_still_chosen(gpu: Gpu, monke
 
 
 def test_measuring_ends_after_some_seconds_of_a_process(gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(triton_choice, "_seconds", [triton_choice.SECONDS + 1])
+    monkeypatch.setattr(triton_choice, "_seconds", [30.0])
     assert kernels_fit(ours[:1], torch.float32, GPU)
     assert choice_of(ours[0], torch.float32, GPU) == Choice(SLOW)
     another_process(monkeypatch)
@@ -265,6 +266,16 @@ def test_measured_choices_are_what_operators_start(monkeypatch: pytest.MonkeyPat
     after, _ = triton_ops.pairwise(*inputs, *weights, 3)
     assert started == [Launch(4, 4, 4, 2)]
     assert (after - before).abs().max() <= 1e-6 * before.abs().max()
+
+
+@pytest.mark.skipif(not ON_GPU, reason="no GPU")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("r", "k", "size"), [(4, 3, 112), (64, 7, 14), (128, 7, 7)])
+def test_all_launches_agree_on_a_gpu(r: int, k: int, size: int, dtype: torch.dtype, caplog: Any) -> None:
+    inputs, weights = pairwise_operands(1, size, size, k, r, r // 2, 4 * r, dtype=dtype)
+    for kernel in pairwise_kernels(*inputs, weights.second, k):
+        assert kernel.launch in dict(triton_choice.measured(kernel, dtype, inputs[0].device))
+    assert not caplog.messages
 
 
 @pytest.mark.skipif(not ON_GPU, reason="no GPU")
