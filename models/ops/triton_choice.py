@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor
 
-from models.ops.triton_fit import FLOAT32, Kernel, Launch, compile_kernel, current, launches, why_not
+from models.ops.triton_fit import FLOAT32, Kernel, Launch, compile_kernel, current, launches, offsets, why_not
 
 SECONDS = 30.0
 """After so many of compiling and measuring in this process, what is met for the first time keeps its default launch."""
@@ -173,9 +173,7 @@ def operands(kernel: Kernel, images: int, dtype: torch.dtype, device: torch.devi
     for name, (size, scale) in _sizes(kernel, images).items():
         tensor = torch.randn(size, generator=generator, device=device) * scale
         tensors[name] = tensor.to(torch.float32 if name in FLOAT32 else dtype)
-    if "x1" in tensors and len(set(kernel.numbers[:3])) == 1:
-        relation = dict(kernel.constants)["RELATION"]
-        tensors |= {"x2": tensors["x1"][relation:], "x3": tensors["x1"][2 * relation :]}
+    tensors |= {name: tensors["x1"][before:] for name, before in offsets(kernel).items()}
     return [tensors[name] for name in kernel.tensors]
 
 

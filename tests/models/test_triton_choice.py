@@ -179,6 +179,29 @@ def test_launches_are_compiled_ahead_even_if_one_cannot_be(monkeypatch: pytest.M
 
 
 @needs_triton
+@pytest.mark.skipif(INTERPRETED, reason="interpreted kernels cannot be compiled")
+@pytest.mark.parametrize("beside", [True, False])
+def test_what_is_compiled_is_what_starts(beside: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """In bfloat16, the neighbours of the first stage lie 8 bytes behind its centres."""
+    from triton.runtime.driver import driver  # noqa: PLC0415  # Triton may be missing
+
+    from tests.models.compiled import Absent  # noqa: PLC0415
+
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(driver, "_active", Absent(90))
+    kernel, *_ = attention()
+    if not beside:
+        kernel = kernel._replace(numbers=(4, 4, 16, 3, 3))
+    compiled = triton_fit.compile_kernel(kernel, torch.bfloat16)
+    tensors = triton_choice.operands(kernel, 1, torch.bfloat16, torch.device("cpu"))
+    assert [x.data_ptr() % 16 for x in tensors[:3]] == [0, 8 if beside else 0, 0]
+    arguments = kernel.all_constants | kernel.launch.options
+    assert kernel.function.warmup(*tensors, *kernel.numbers, grid=(1,), **arguments) is compiled
+    aligned = kernel.function.warmup(*(x.clone() for x in tensors), *kernel.numbers, grid=(1,), **arguments)
+    assert (aligned is compiled) != beside
+
+
+@needs_triton
 @pytest.mark.skipif(ON_GPU, reason="they can be compiled")
 def test_what_cannot_be_compiled_is_not_used_and_said_once(caplog: pytest.LogCaptureFixture) -> None:
     """Here for want of a driver."""
