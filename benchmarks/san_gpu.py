@@ -4,7 +4,8 @@
 
 Forward and gradient to the operands at the shapes of SAN10; `pairwise` is the whole attention after its three convolutions, with
 frozen weights, `aggregation` its last step. All formulations must agree before they are timed; they are timed in turns. Times are
-medians; memory is the peak above the operands.
+medians; memory is the peak above the operands. How each kernel was started, and what else was tried, follows: see
+`models.ops.triton_choice`, which measured it, now or in an earlier process.
 """
 
 import argparse
@@ -21,18 +22,20 @@ from benchmarks.san_core import gradient, unfolded
 from benchmarks.san_ops import FOOTPRINTS, MAPS, WIDTHS, milliseconds, peak_mib
 from models.families.san.folded import FoldedPairwise
 from models.families.san.network import PUBLISHED, Block, PairwiseAttention
-from models.ops import pairwise, triton_fit, triton_ops
+from models.ops import triton_ops
 from models.ops.neighbourhood import aggregation, unfolded_aggregation
-from models.ops.triton_fit import Launch
+from models.ops.triton_choice import choice_of
+from models.ops.triton_fit import Kernel, Launch, aggregation_kernels, pairwise_kernels
 
 Call = Callable[[], tuple[Tensor, ...]]
 """Computes an output and gradients."""
 
-LAUNCHES = tuple(Launch(*tile, warps) for tile in ((4, 4), (4, 8), (8, 8), (8, 16)) for warps in (4, 8))
-"""Of the pairwise kernels, to be tried; `models.ops.triton_fit.pairwise_launch` makes the choice."""
-
-TOLERANCE = 0.01
+TOLERANCES = {"fallback": 0.01, "kernels": 0.01, "bfloat16": 0.03}
 """Of outputs and gradients, in the root mean square: rounding flips single ReLUs."""
+
+
+DTYPES = {"pairwise": (torch.float32, torch.bfloat16), "aggregation": (torch.float32,)}
+"""In which kernels are measured."""
 
 
 def without_kernels(call: Call) -> tuple[Tensor, ...]:
@@ -70,62 +73,59 @@ def attentions(stage: int, batch: int, device: torch.device) -> dict[str, Call]:
         x1, x2, x3 = merged.split([r, r, merged.shape[1] - 2 * r], 1)
         return aggregation(x3, block.sam.weights(x1, x2), block.sam.kernel_size)
 
-    def ours() -> tuple[Tensor, ...]:
-        return tuple(y.permute(0, 3, 1, 2) for y in gradient(folded.attend, nhwc))
+    def ours(x: Tensor) -> tuple[Tensor, ...]:
+        return tuple(y.permute(0, 3, 1, 2) for y in gradient(folded.attend, x))
 
     return {
         "unfold": partial(unfolded, partial(gradient, attend, nchw)),
-        "fallback": partial(without_kernels, ours),
-        "kernels": ours,
+        "fallback": partial(without_kernels, partial(ours, nhwc)),
+        "kernels": partial(ours, nhwc),
+        "bfloat16": partial(ours, x.bfloat16().requires_grad_()),
     }
 
 
-def launched(launch: Launch, call: Call) -> tuple[Tensor, ...]:
-    """The same call with other tiles and warps of the pairwise kernels.
+def kernels_of(kind: str, stage: int, dtype: torch.dtype) -> tuple[Kernel, ...]:
+    """Forward and backward kernels of one stage; all published networks have the same."""
+    width, size, k = WIDTHS[stage], MAPS[stage], FOOTPRINTS[stage]
+    relation, channels = width // PUBLISHED.r1, width // PUBLISHED.r2
+    maps = channels // PUBLISHED.share
+    if kind == "aggregation":
+        return aggregation_kernels((1, channels, size, size), maps, k)
+    merged = torch.empty(1, size, size, 2 * relation + channels, device="meta", dtype=dtype)
+    x1, x2, x3 = merged.split([relation, relation, channels], -1)
+    return pairwise_kernels(x1, x2, x3, torch.empty(relation, maps, device="meta"), k)
 
-    Raises:
-        RuntimeError: kernels of this kind do not fit the GPU.
-    """
-    with (
-        patch.object(triton_fit, "pairwise_launch", return_value=launch),
-        patch.object(pairwise, "unfolded_pairwise", side_effect=RuntimeError("does not fit")),
-    ):
-        return call()
 
-
-def fastest(calls: dict[str, Call], repeats: int, device: torch.device) -> str:
-    """Try all LAUNCHES, which must agree with unfold, and name the fastest in one line, and those that fail."""
-    times: dict[Launch, float] = {}
-    failed: list[str] = []
-    for launch in LAUNCHES:
-        call = partial(launched, launch, calls["kernels"])
-        try:
-            require_agreement({"unfold": calls["unfold"], "kernels": call})
-        except Exception as error:
-            failed.append(f"{describe(launch)} ({str(error).splitlines()[0]})")
-        else:
-            times[launch] = statistics.median(milliseconds(call, device) for _ in range(repeats))
-    order = ", ".join(f"{describe(launch)} {times[launch]:.2f} ms" for launch in sorted(times, key=times.__getitem__))
-    return f"fastest first: {order}" + (f"; failed: {', '.join(failed)}" if failed else "")
+def decisions(kind: str, stage: int, dtype: torch.dtype, device: torch.device) -> str:
+    """What was chosen for the kernels of one stage: all times, fastest first, one line for each kernel."""
+    lines: list[str] = []
+    for kernel in kernels_of(kind, stage, dtype):
+        choice = choice_of(kernel, dtype, device)
+        times = [
+            f"{ms:.3f} ms {describe(launch)}{' (default)' * (launch == kernel.launch)}" for launch, ms in choice.times
+        ]
+        unmeasured = f"{describe(choice.launch)}, not measured" if choice.launch else "does not fit"
+        lines.append(f"{kernel.name} stage {stage} {str(dtype).split('.')[1]}: {', '.join(times) or unmeasured}")
+    return "\n".join(lines)
 
 
 def describe(launch: Launch) -> str:
-    """In words."""
-    return f"{launch.height}x{launch.width} pixels in {launch.warps} warps"
+    """In short."""
+    return "{}x{} pixels, {} warps, {} taps, {} stages".format(*launch)
 
 
 def require_agreement(calls: dict[str, Call]) -> None:
     """Compare with the first formulation; its results are not kept.
 
     Raises:
-        RuntimeError: a result differs by more than TOLERANCE, relative to the first.
+        RuntimeError: a result differs by more than its entry in TOLERANCES, relative to the first.
     """
     (_, reference), *others = calls.items()
     expected = reference()
     for name, call in others:
         for ours, theirs in zip(call(), expected, strict=True):
             error = ((ours - theirs).norm() / theirs.norm()).item()
-            if not error <= TOLERANCE:
+            if not error <= TOLERANCES[name]:
                 raise RuntimeError(f"{name}: differs from unfold by {error:g}")
 
 
@@ -161,11 +161,8 @@ def main() -> None:
             calls = make(stage, flags.batch, device)
             require_agreement(calls)
             print(report(f"{kind} stage {stage}", calls, flags.repeats, device), flush=True)
-    for stage in range(len(WIDTHS)):
-        print(
-            f"pairwise stage {stage}, {fastest(attentions(stage, flags.batch, device), flags.repeats, device)}",
-            flush=True,
-        )
+            for dtype in DTYPES[kind]:
+                print(decisions(kind, stage, dtype, device), flush=True)
 
 
 if __name__ == "__main__":

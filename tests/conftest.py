@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 import models
 from common import file_sha256
 from evaluation import Catalog, Report
+from models.ops import triton_choice
 
 CLASSES = ("disc", "square", "stripes")
 TINY_OPTIONS = {"widths": [4, 4, 8], "blocks": 1}
@@ -25,6 +26,12 @@ TINY_OPTIONS = {"widths": [4, 4, 8], "blocks": 1}
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread_per_test_process() -> None:
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _default_launches() -> None:
+    """What many test processes measure on one GPU at a time is not worth storing."""
+    triton_choice.SECONDS = 0.0
 
 
 def picture_bytes(picture: Image.Image, kind: str = "PNG") -> bytes:

@@ -24,15 +24,11 @@ Report = Callable[[], str]
 
 
 def of_kernels(name: str, make: Callable[..., dict[str, san_gpu.Call]], stage: int, device: torch.device) -> str:
-    """One line for each formulation that benchmarks.san_gpu knows."""
+    """One line for each formulation that benchmarks.san_gpu knows, and one for what was chosen for each kernel."""
     calls = make(stage, BATCH, device)
     san_gpu.require_agreement(calls)
-    return san_gpu.report(f"{name} stage {stage}", calls, REPEATS, device)
-
-
-def of_launches(stage: int, device: torch.device) -> str:
-    """Which tiles and warps of the pairwise kernels are fastest."""
-    return f"pairwise stage {stage}, {san_gpu.fastest(san_gpu.attentions(stage, BATCH, device), REPEATS, device)}"
+    chosen = (san_gpu.decisions(name, stage, dtype, device) for dtype in san_gpu.DTYPES[name])
+    return "\n".join([san_gpu.report(f"{name} stage {stage}", calls, REPEATS, device), *chosen])
 
 
 def of_core(kind: san_core.Kind, stage: int, batch: int, device: torch.device) -> str:
@@ -53,8 +49,6 @@ def reports(device: torch.device) -> Iterator[tuple[str, Report]]:
             yield f"{name} stage {stage}", partial(of_kernels, name, make, stage, device)
     for stage in range(LAST + 1):
         yield f"patchwise stage {stage}", partial(of_core, "patchwise", stage, BATCH, device)
-    for stage in range(LAST + 1):  # last, for the compiler takes minutes
-        yield f"launches of pairwise stage {stage}", partial(of_launches, stage, device)
 
 
 def main() -> None:

@@ -1,6 +1,8 @@
-"""What the Triton kernels of SAN are compiled for, and whether a GPU can run them: that is tried, once for each shape."""
+"""What the Triton kernels of SAN are compiled for, how they may be started, and whether a GPU can run them: that is tried."""
 
-import logging
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
+from importlib import import_module
 from typing import Any, NamedTuple
 
 import torch
@@ -12,18 +14,30 @@ MIN_DOT = 16
 """Smallest inner dimension of a product in Triton."""
 MAX_SPILLS = 200
 """Registers of a thread that lie in memory; a kernel with more is taken to be slower than what it replaces."""
+MAX_NUMBERS = 64
+"""Of float32 that a thread may hold of what lies under taps: launches that hold more spill, as the compiler reports."""
+PIPELINED = ("pairwise_forward", "pairwise_backward_centres")
+"""Kernels of which the compiler makes something else for another number of stages."""
 FLOAT32 = ("logsumexp", "row_sums")
 """Operands that have this type whatever that of the others."""
 
-_log = logging.getLogger(__name__)
-
 
 class Launch(NamedTuple):
-    """Tile of pixels and warps of a program."""
+    """How a kernel is started.
+
+    Attributes:
+        height: of the tile of pixels of a program.
+        width: of that tile.
+        warps: of a program.
+        taps: that a pairwise kernel computes at once.
+        stages: of the pipeline into which the compiler makes loops.
+    """
 
     height: int
     width: int
     warps: int
+    taps: int = 1
+    stages: int = 2
 
     def programs(self, images: int, height: int, width: int) -> int:
         """Programs for all tiles of maps."""
@@ -32,41 +46,51 @@ class Launch(NamedTuple):
     @property
     def options(self) -> dict[str, Any]:
         """What the compiler is told."""
-        return {"num_warps": self.warps, "num_stages": 2, "enable_fp_fusion": True}
+        return {"num_warps": self.warps, "num_stages": self.stages, "enable_fp_fusion": True}
 
 
 class Kernel(NamedTuple):
     """What a kernel is compiled for, its types and the GPU aside.
 
     Attributes:
-        name: in `triton_kernels`.
+        name: in `triton_pairwise` or `triton_aggregation`.
         numbers: its arguments after the tensors.
         constants: those after the numbers, by name.
-        launch: how it is started.
+        launch: how it is started, unless another launch is found to be faster.
+        results: how many of its tensors it writes, the last ones.
+        others: dimensions of the grid after that of the tiles.
     """
 
     name: str
     numbers: tuple[int, ...]
     constants: tuple[tuple[str, Any], ...]
     launch: Launch
+    results: int
+    others: tuple[int, ...] = ()
 
     @property
     def function(self) -> Any:
         """What Triton made of its code."""
-        from models.ops import triton_kernels  # noqa: PLC0415  # where Triton is missing, nothing fits
-
-        return getattr(triton_kernels, self.name)
+        module, _, _ = self.name.partition("_")
+        return getattr(import_module(f"models.ops.triton_{module}"), self.name)  # where Triton is missing, nothing fits
 
     @property
     def all_constants(self) -> dict[str, Any]:
-        """Those of the tile included."""
-        return {**dict(self.constants), "BLOCK_H": self.launch.height, "BLOCK_W": self.launch.width}
+        """Those of the launch included."""
+        height, width, _, taps, _ = self.launch
+        of_launch = {"BLOCK_H": height, "BLOCK_W": width, "TAPS": taps}
+        return {**dict(self.constants), **{key: of_launch[key] for key in of_launch if key in self.function.arg_names}}
 
     @property
     def tensors(self) -> list[str]:
         """Names of its tensors."""
         names: list[str] = self.function.arg_names
         return names[: len(names) - len(self.numbers) - len(self.all_constants)]
+
+    def start(self, images: int, tensors: Iterable[Tensor]) -> None:
+        """Run on the current GPU; on a CPU, in Triton's interpreter."""
+        grid = self.launch.programs(images, *self.numbers[-2:]), *self.others
+        self.function[grid](*tensors, *self.numbers, **self.all_constants, **self.launch.options)
 
 
 def pairwise_launch(relation: int, channels: int) -> Launch:
@@ -75,6 +99,31 @@ def pairwise_launch(relation: int, channels: int) -> Launch:
     if size <= 64:
         return Launch(8, 8, 4) if size <= 16 else Launch(4, 8, 4)
     return Launch(4, 4, 4) if size <= 128 else Launch(4, 4, 8)
+
+
+def launches(kernel: Kernel, dtype: torch.dtype) -> list[Launch]:
+    """Its own launch and, as far as registers allow, what else may be faster: more taps, other warps, larger tiles, more stages."""
+    default = kernel.launch
+    height, width, warps, _, _ = default
+    larger = (2 * height, width) if height < width else (height, 2 * width)
+    tiles = [default._replace(warps=12 - warps), Launch(*larger, 8)]
+    taps = [default._replace(taps=2), default._replace(taps=4, warps=8)] * kernel.name.startswith("pairwise")
+    if kernel.name in PIPELINED:
+        taps.append(default._replace(stages=3))
+    room = MAX_NUMBERS * 4 // dtype.itemsize
+    return [
+        default,
+        *(each for each in taps if numbers_of_thread(kernel, each) <= room),
+        *(each for each in tiles if numbers_of_thread(kernel, each) <= MAX_NUMBERS // 2),
+    ]
+
+
+def numbers_of_thread(kernel: Kernel, launch: Launch) -> int:
+    """How many a thread holds, roughly, of what lies under the taps that are computed at once."""
+    constants = dict(kernel.constants)
+    a_pixel = constants.get("BLOCK_C") or max(4 * constants["RELATION"], constants["GROUPS"] * constants["MAPS"])
+    operands = 2 if kernel.name == "pairwise_backward_neighbours" else 1  # values and the gradient to them
+    return operands * launch.taps * launch.height * launch.width * a_pixel // (32 * launch.warps)
 
 
 def aggregation_launch(width: int) -> Launch:
@@ -105,12 +154,12 @@ def pairwise_kernels(
         ("MAPS", maps),
         ("GROUPS", channels // maps),
         ("K", kernel_size),
-        ("PRECISION", "tf32x3" if float32_meaning() == "ieee" else "tf32"),
+        ("PRECISION", "tf32x3" if x3.dtype == torch.float32 and float32_meaning() == "ieee" else "tf32"),
     )
     numbers = *(pixel_stride(x) for x in (x1, x2, x3)), height, width
     launch = pairwise_launch(relation, channels)
     forward, centres, neighbours = (
-        Kernel(f"pairwise_{part}", numbers, constants, launch)
+        Kernel(f"pairwise_{part}", numbers, constants, launch, results=2)
         for part in ("forward", "backward_centres", "backward_neighbours")
     )
     return forward, centres, neighbours
@@ -126,12 +175,19 @@ def aggregation_kernels(shape: tuple[int, ...], maps: int, kernel_size: int) -> 
     """
     _, channels, height, width = shape
     per_map = channels // maps
-    constants = ("PER_MAP", per_map), ("K", kernel_size), ("BLOCK_C", min(16, power_of_two(per_map)))
+    block = min(16, power_of_two(per_map))
+    constants = ("PER_MAP", per_map), ("K", kernel_size), ("BLOCK_C", block)
+    grids = {"forward": -(-per_map // block), "backward_values": -(-per_map // block), "backward_weights": 1}
     forward, of_values, of_weights = (
-        Kernel(f"aggregation_{part}", (height, width), constants, aggregation_launch(width))
-        for part in ("forward", "backward_values", "backward_weights")
+        Kernel(f"aggregation_{part}", (height, width), constants, aggregation_launch(width), 1, (maps, chunks))
+        for part, chunks in grids.items()  # a program takes a chunk of the channels of a map, or all of them
     )
     return forward, of_values, of_weights
+
+
+def current(device: torch.device) -> AbstractContextManager[Any]:
+    """Make a GPU the current one; without any, the absent one of a test or Triton's interpreter serves."""
+    return torch.cuda.device(device) if device.type == "cuda" and torch.cuda.is_available() else nullcontext()
 
 
 def pixel_stride(x: Tensor) -> int:
@@ -146,32 +202,8 @@ def power_of_two(size: int) -> int:
     return 1 << (size - 1).bit_length()
 
 
-_reasons: dict[tuple[Kernel, torch.dtype, torch.device], str] = {}
-"""Why kernels do not fit, empty for those that do."""
-
-
-@torch.compiler.assume_constant_result
-def kernels_fit(kernels: tuple[Kernel, ...], dtype: torch.dtype, device: torch.device) -> bool:
-    """Whether a GPU can run kernels, forward and backward: they are compiled, or that is remembered.
-
-    Nothing is compiled while a CUDA graph is captured; the answer is then no, and not remembered. An eager pass comes first.
-    """
-    return all(_kernel_fits(kernel, dtype, device) for kernel in kernels)
-
-
-def _kernel_fits(kernel: Kernel, dtype: torch.dtype, device: torch.device) -> bool:
-    key = kernel, dtype, device
-    if key not in _reasons:
-        if torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing():
-            _log.warning("%s was first met while a CUDA graph was captured: the graph does without it", kernel.name)
-            return False
-        _reasons[key] = _why_not(kernel, dtype, device)
-        if _reasons[key]:
-            _log.warning("%s (%s) is not used on %s: %s", kernel, dtype, device, _reasons[key])
-    return not _reasons[key]
-
-
-def _why_not(kernel: Kernel, dtype: torch.dtype, device: torch.device) -> str:
+def why_not(kernel: Kernel, dtype: torch.dtype, device: torch.device) -> str:
+    """Compile for a GPU, and say why it cannot run there, or nothing."""
     try:
         with torch.cuda.device(device):
             compiled = compile_kernel(kernel, dtype)
@@ -200,5 +232,17 @@ def shortage(shared: int, available: int, spills: int | None) -> str:
 
 def compile_kernel(kernel: Kernel, dtype: torch.dtype) -> Any:
     """Compile for the current GPU, as starting it would, and start nothing."""
-    types = [torch.float32 if name in FLOAT32 else dtype for name in kernel.tensors]
-    return kernel.function.warmup(*types, *kernel.numbers, grid=(1,), **kernel.all_constants, **kernel.launch.options)
+    before = offsets(kernel)  # an address that is no multiple of 16 bytes makes another kernel
+    tensors = [
+        torch.empty(before.get(name, 0) + 1, dtype=torch.float32 if name in FLOAT32 else dtype)[before.get(name, 0) :]
+        for name in kernel.tensors
+    ]
+    return kernel.function.warmup(*tensors, *kernel.numbers, grid=(1,), **kernel.all_constants, **kernel.launch.options)
+
+
+def offsets(kernel: Kernel) -> dict[str, int]:
+    """Numbers before neighbours and values where both lie beside the centres in one map, as the network's do."""
+    constants = dict(kernel.constants)
+    relation = constants.get("RELATION", 0)
+    beside = 2 * relation + constants.get("GROUPS", 0) * constants.get("MAPS", 0)
+    return {"x2": relation, "x3": 2 * relation} if kernel.numbers[:-2] == (beside,) * 3 else {}

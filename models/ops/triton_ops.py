@@ -1,26 +1,19 @@
 """When the Triton kernels of SAN run, and the operators that start them.
 
 The operators belong to torch.library, so that torch.compile and CUDA graphs take them as they are. Triton is imported when the
-first one runs. Whether kernels fit a GPU is not guessed: they are compiled for it, once for each shape. What does not fit runs in
-other formulations, which are the reference.
+first one runs. Whether kernels fit a GPU and how they are started is not guessed: they are compiled and timed there, once for each
+shape. What does not fit runs in other formulations, which are the reference.
 """
 # ruff: noqa: PLR0917  (operators take their tensors in order)
 
-from contextlib import AbstractContextManager, nullcontext
 from importlib.util import find_spec
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from models.ops.triton_fit import (
-    MIN_DOT,
-    Kernel,
-    aggregation_kernels,
-    kernels_fit,
-    pairwise_kernels,
-    pixel_stride,
-)
+from models.ops.triton_choice import chosen, kernels_fit
+from models.ops.triton_fit import MIN_DOT, Kernel, aggregation_kernels, current, pairwise_kernels, pixel_stride
 
 HAS_TRITON = find_spec("triton") is not None
 MIN_CAPABILITY = 8, 0
@@ -76,7 +69,7 @@ def aggregation(values: Tensor, weights: Tensor, kernel_size: int) -> Tensor:
     values, weights = values.contiguous(), weights.contiguous()
     result = torch.empty_like(values)
     forward, _, _ = aggregation_kernels(values.shape, weights.shape[1], kernel_size)
-    _start(forward, _aggregation_grid(forward, values.shape, weights.shape[1]), values, weights, result)
+    _start(forward, values, weights, result)
     return result
 
 
@@ -85,11 +78,9 @@ def aggregation_backward(gradient: Tensor, values: Tensor, weights: Tensor, kern
     """Gradients to values and weights."""
     gradient, values, weights = gradient.contiguous(), values.contiguous(), weights.contiguous()
     to_values, to_weights = torch.empty_like(values), torch.empty_like(weights)
-    maps = weights.shape[1]
-    _, of_values, of_weights = aggregation_kernels(values.shape, maps, kernel_size)
-    _start(of_values, _aggregation_grid(of_values, values.shape, maps), gradient, weights, to_values)
-    tiles, _, _ = _aggregation_grid(of_weights, values.shape, maps)
-    _start(of_weights, (tiles, maps, 1), gradient, values, to_weights)  # a program takes all channels
+    _, of_values, of_weights = aggregation_kernels(values.shape, weights.shape[1], kernel_size)
+    _start(of_values, gradient, weights, to_values)
+    _start(of_weights, gradient, values, to_weights)
     return to_values, to_weights
 
 
@@ -102,7 +93,7 @@ def pairwise(
     forward, _, _ = pairwise_kernels(x1, x2, x3, second, kernel_size)
     outputs = _empty(x3), _per_map(x3, second)
     matrices = first.contiguous(), second.contiguous(), table.contiguous()
-    _start(forward, _pairwise_grid(forward, x3), x1, x2, x3, *matrices, *outputs)
+    _start(forward, x1, x2, x3, *matrices, *outputs)
     return outputs
 
 
@@ -126,8 +117,8 @@ def pairwise_backward(
     operands = x1, x2, x3, first.contiguous(), second.contiguous(), table.contiguous()
     to1, to2, to3 = _empty(x1), _empty(x2), _empty(x3)
     softmax = logsumexp, torch.empty_like(logsumexp)
-    _start(centres, _pairwise_grid(centres, x3), gradient, result, *operands, *softmax, to1)
-    _start(neighbours, _pairwise_grid(neighbours, x3), gradient, *operands, *softmax, to2, to3)
+    _start(centres, gradient, result, *operands, *softmax, to1)
+    _start(neighbours, gradient, *operands, *softmax, to2, to3)
     return to1, to2, to3
 
 
@@ -141,22 +132,10 @@ def _per_map(x3: Tensor, second: Tensor) -> Tensor:
     return x3.new_empty(n, height * width, max(MIN_DOT, second.shape[1]), dtype=torch.float32)
 
 
-def _pairwise_grid(kernel: Kernel, x3: Tensor) -> tuple[int]:
-    return (kernel.launch.programs(*x3.shape[:3]),)
-
-
-def _aggregation_grid(kernel: Kernel, shape: tuple[int, ...], maps: int) -> tuple[int, int, int]:
-    n, channels, height, width = shape
-    return kernel.launch.programs(n, height, width), maps, -(-channels // maps // dict(kernel.constants)["BLOCK_C"])
-
-
-def _start(kernel: Kernel, grid: tuple[int, ...], *tensors: Tensor) -> None:
-    with _on_device_of(tensors[0]):
-        kernel.function[grid](*tensors, *kernel.numbers, **kernel.all_constants, **kernel.launch.options)
-
-
-def _on_device_of(x: Tensor) -> AbstractContextManager[Any]:
-    return torch.cuda.device(x.device) if x.is_cuda else nullcontext()  # on a CPU, Triton's interpreter
+def _start(kernel: Kernel, *tensors: Tensor) -> None:
+    first = tensors[0]
+    with current(first.device):
+        chosen(kernel, first.dtype, first.device).start(len(first), tensors)
 
 
 def _by_pixels(x: Tensor) -> Tensor:

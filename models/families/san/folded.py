@@ -12,17 +12,19 @@ map or the memory that it would keep for the gradient:
 """
 
 from collections.abc import Iterable
-from typing import Any, cast
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from models.families.san.network import SAN, Block, PairwiseAttention, PatchwiseAttention
 from models.ops.pairwise import PairwiseWeights, class_representatives, pairwise_core
 from models.ops.patchwise import PatchwiseWeights, patchwise_core
-from models.ops.tiles import tiles
+from models.ops.pooling import convolve_and_pool, max_pool, norm_relu
+
+ROUNDED_ATTENTION = {"cuda"}
+"""Devices where attention has the type of the convolutions before it; a CPU gains nothing from less than float32."""
 
 
 class FoldedSAN(nn.Module):
@@ -30,8 +32,8 @@ class FoldedSAN(nn.Module):
 
     Args:
         san: the network, with the paper's default attention; it is not changed and need not be in evaluation mode.
-        matmul_dtype: of the operands of the 1x1 convolutions, for example torch.bfloat16; the default is the network's own. All
-            else, the attention and the residual sums included, stays in the network's.
+        matmul_dtype: of the operands of the 1x1 convolutions, for example torch.bfloat16; the default is the network's own. On a
+            GPU the attention has it too, between these convolutions. All else, the residual sums included, stays in the network's.
 
     Raises:
         ValueError: the attention is one of the paper's ablations.
@@ -57,7 +59,7 @@ class FoldedSAN(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Classify normalised images (N, 3, H, W); returns logits (N, num_classes)."""
-        x = cast(Tensor, _Stem.apply(images, self.stem_weight, self.stem_bias)).relu()
+        x = convolve_and_pool(images, self.stem_weight, self.stem_bias).relu()
         for stage in self.stages[:-1]:
             x = stage(x, pool=True)  # (N, H/2, W/2, C)
         return self.fc(self.stages[-1](x, pool=False).mean((1, 2)))
@@ -90,7 +92,7 @@ class _Stage(nn.Module):
 
     def forward(self, x: Tensor, *, pool: bool) -> Tensor:
         x = self.blocks(self.conv(x))
-        return _norm_relu(_max_pool(x) if pool else x, self.scale, self.shift)
+        return norm_relu(max_pool(x) if pool else x, self.scale, self.shift)
 
 
 class _Block(nn.Module):
@@ -114,7 +116,7 @@ class _Block(nn.Module):
         self.conv = _Linear(_matrix(block.conv) * sign[:, None])
 
     def forward(self, x: Tensor) -> Tensor:
-        attended = self.attention(_norm_relu(x, self.scale, self.shift))
+        attended = self.attention(norm_relu(x, self.scale, self.shift))
         return self.conv.add_to(x, attended.relu())
 
 
@@ -146,23 +148,24 @@ class FoldedPairwise(nn.Module):
         self.register_buffer("position_shift", before[1][channels:])
         self.register_buffer("position_layer", first[:, channels:].t())
         self.register_buffer("bias", between[1])
-        self._last: tuple[tuple[int, int, torch.dtype, torch.device], Tensor] | None = None
+        self._last: tuple[tuple[int, int, torch.dtype, torch.dtype, torch.device], PairwiseWeights] | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         """Attend: (N, H, W, C) -> (N, H, W, C/R2)."""
-        return self.attend(self.convs(x))
+        return self.attend(self.convs.for_attention(x)).to(x.dtype)
 
     def attend(self, merged: Tensor) -> Tensor:
         """Attend, given centres, neighbours and values (N, H, W, 2R + C/R2) beside each other."""
         x1, x2, x3 = merged.split([self.channels, self.channels, merged.shape[-1] - 2 * self.channels], -1)
-        weights = PairwiseWeights(self.first, self.second, self._table(*merged.shape[1:3]))
+        weights = self._weights(merged.shape[1], merged.shape[2], merged.dtype)
         return pairwise_core(x1, x2, x3, weights, kernel_size=self.kernel_size)
 
-    def _table(self, height: int, width: int) -> Tensor:
-        """The position term of a map of this size; that of the last size is kept."""
-        key = height, width, self.first.dtype, self.first.device
+    def _weights(self, height: int, width: int, dtype: torch.dtype) -> PairwiseWeights:
+        """Weights, with the position term of a map of this size; those of the last size and type are kept."""
+        key = height, width, dtype, self.first.dtype, self.first.device
         if self._last is None or self._last[0] != key:
-            self._last = key, self._positions(height, width)
+            table = self._positions(height, width)
+            self._last = key, PairwiseWeights(self.first.to(dtype), self.second.to(dtype), table.to(dtype))
         return self._last[1]
 
     @torch.no_grad()
@@ -208,12 +211,13 @@ class FoldedPatchwise(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Attend: (N, H, W, C) -> (N, H, W, C/R2)."""
-        return self.attend(self.convs(x))
+        return self.attend(self.convs.for_attention(x)).to(x.dtype)
 
     def attend(self, merged: Tensor) -> Tensor:
         """Attend, given centres, neighbours and values (N, H, W, 2R + C/R2) beside each other."""
         x1, x2, x3 = merged.split([self.channels, self.channels, merged.shape[-1] - 2 * self.channels], -1)
-        weights = PatchwiseWeights(*(self.get_buffer(f"map_{name}") for name in PatchwiseWeights._fields))
+        buffers = (self.get_buffer(f"map_{name}") for name in PatchwiseWeights._fields)
+        weights = PatchwiseWeights(*(buffer.to(merged.dtype) for buffer in buffers))
         return patchwise_core(x1, x2, x3, weights, kernel_size=self.kernel_size).add_(self.shift)
 
 
@@ -240,110 +244,18 @@ class _Linear(nn.Module):
         product = F.linear(x.to(self.weight.dtype), self.weight).to(x.dtype)
         return product if self.bias is None else product + self.bias
 
+    def for_attention(self, x: Tensor) -> Tensor:
+        """The product, in the type of the operands where attention has it too."""
+        if x.device.type not in ROUNDED_ATTENTION:
+            return self(x)
+        bias = None if self.bias is None else self.bias.to(self.weight.dtype)
+        return F.linear(x.to(self.weight.dtype), self.weight, bias)
+
     def add_to(self, x: Tensor, y: Tensor) -> Tensor:
         """X plus the product of y."""
         if self.weight.dtype == x.dtype:
             return torch.addmm(x.flatten(0, -2), y.flatten(0, -2), self.weight.t()).view(x.shape)
         return x + F.linear(y.to(self.weight.dtype), self.weight)
-
-
-class _NormReLU(torch.autograd.Function):
-    """relu(scale * x + shift). Keeps its result: a mask of bytes would be a quarter of it, but several times as slow."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
-        result = torch.addcmul(shift, x, scale).relu_()
-        ctx.save_for_backward(result, scale)
-        return result
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        result, scale = ctx.saved_tensors
-        return torch.ops.aten.threshold_backward(gradient, result, 0).mul_(scale), None, None
-
-
-class _MaxPool(torch.autograd.Function):
-    """2x2 max-pooling of (N, H, W, C) that keeps two bytes a result."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
-        result, is_lower, is_right = _largest(*_quarters(x))
-        ctx.save_for_backward(is_lower, is_right)
-        ctx.shape = x.shape
-        return result
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
-        result = gradient.new_zeros(ctx.shape)
-        for target, value in zip(_quarters(result), _to_largest(gradient, *ctx.saved_tensors), strict=True):
-            target.copy_(value)
-        return result
-
-
-class _Stem(torch.autograd.Function):
-    """1x1 convolution of images (N, 3, H, W) and 2x2 max-pooling: (N, H/2, W/2, C), the full resolution only ever in tiles."""
-
-    @staticmethod
-    def forward(ctx: Any, images: Tensor, weight: Tensor, bias: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
-        quarters = _quarters(images.permute(0, 2, 3, 1))  # of (N, H, W, 3)
-        result = images.new_empty(*quarters[0].shape[:3], len(bias))
-        is_lower, is_right = (torch.empty_like(result, dtype=torch.bool) for _ in range(2))
-        for tile in tiles(result, 6 * result.shape[2] * len(bias)):
-            pixels = [quarter[tile].reshape(-1, 3) for quarter in quarters]
-            largest = _largest(*(torch.addmm(bias, pixel, weight) for pixel in pixels))
-            for target, value in zip((result, is_lower, is_right), largest, strict=True):
-                target[tile] = value.view(target[tile].shape)
-        ctx.save_for_backward(is_lower, is_right, weight)
-        ctx.shape = images.shape
-        return result
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        is_lower, is_right, weight = ctx.saved_tensors
-        result = gradient.new_zeros(ctx.shape)
-        quarters = _quarters(result.permute(0, 2, 3, 1))
-        for tile in tiles(gradient, 6 * gradient.shape[2] * gradient.shape[3]):
-            parts = _to_largest(gradient[tile], is_lower[tile], is_right[tile])
-            for quarter, part in zip(quarters, parts, strict=True):
-                quarter[tile] = part @ weight.t()
-        return result, None, None
-
-
-def _largest(
-    upper_left: Tensor, upper_right: Tensor, lower_left: Tensor, lower_right: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Largest of four, whether it is a lower one, and whether it is a right one; of equal numbers the first counts, as in torch."""
-    upper, lower = torch.maximum(upper_left, upper_right), torch.maximum(lower_left, lower_right)
-    is_lower = lower > upper
-    of_upper = upper_right > upper_left
-    of_lower = lower_right > lower_left
-    return torch.maximum(upper, lower), is_lower, of_upper ^ (is_lower & (of_upper ^ of_lower))
-
-
-def _to_largest(gradient: Tensor, is_lower: Tensor, is_right: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Adjoint of `_largest`, in arithmetic on numbers, which is faster than selection."""
-    right = is_right.to(gradient.dtype)
-    lower = gradient * is_lower.to(gradient.dtype)
-    upper = gradient - lower
-    upper_right, lower_right = upper * right, lower * right
-    return upper - upper_right, upper_right, lower - lower_right, lower_right
-
-
-def _quarters(x: Tensor) -> list[Tensor]:
-    """The four positions of all 2x2 squares of (N, H, W, C), row by row; an odd last row or column is left out."""
-    x = x[:, : x.shape[1] // 2 * 2, : x.shape[2] // 2 * 2]
-    return [x[:, row::2, column::2] for row in (0, 1) for column in (0, 1)]
-
-
-def _max_pool(x: Tensor) -> Tensor:
-    return cast(Tensor, _MaxPool.apply(x))
-
-
-def _norm_relu(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    return cast(Tensor, _NormReLU.apply(x, scale, shift))
 
 
 def _double(x: Tensor | None) -> Tensor:

@@ -1,37 +1,43 @@
-"""Compile the kernels of SAN for a GPU that need not be there, and print what they need: one JSON object for each.
+"""Compile the kernels of SAN for GPUs that need not be there, and print what they need: one JSON object for each.
 
-    python -m tests.models.ops.compiled 90 float32 01234
+    python -m tests.models.ops.compiled
+    python -m tests.models.ops.compiled all
 
-The last argument names stages. Kernels are compiled as `models.ops.triton_fit` does it on that GPU; Triton brings the compiler and
-the assembler.
+All kernels with their default launches; the pairwise ones of the last stage with their other launches too, on the GPU where these
+need most, or on all. Two at a time are compiled, as `models.ops.triton_fit` does it there; Triton brings compiler and assembler.
 """
 
 import json
+import multiprocessing
 import re
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from triton import knobs
 from triton.backends.compiler import GPUTarget
-from triton.backends.nvidia.compiler import get_ptxas
 from triton.runtime.driver import driver
 
-from benchmarks.san_ops import FOOTPRINTS, MAPS, WIDTHS
-from models.families.san.network import PUBLISHED
-from models.ops.triton_fit import Kernel, aggregation_kernels, compile_kernel, pairwise_kernels
+from benchmarks.san_gpu import kernels_of
+from benchmarks.san_ops import WIDTHS
+from models.ops.triton_fit import Kernel, compile_kernel, launches
+
+CAPABILITIES = (80, 90)
+HARDEST = {torch.float32: 80, torch.bfloat16: 90}
+"""Where other launches need most: registers in float32, which spill there, and shared memory in bfloat16."""
 
 
 class Absent:
-    """What the compiler asks the driver of a GPU."""
+    """What the compiler asks the driver of a GPU; its kernels are kept apart from those of others."""
 
     def __init__(self, capability: int) -> None:
         self.capability = capability
 
     def get_current_device(self) -> int:
-        return 0
+        return self.capability
 
     def get_current_stream(self, _device: int = 0) -> int:
         return 0
@@ -40,42 +46,64 @@ class Absent:
         return GPUTarget("cuda", self.capability, 32)
 
 
-def published() -> Iterator[tuple[str, Kernel]]:
-    """All kernels of SAN10, SAN15 and SAN19, whose stages have the same shapes."""
-    for stage, (width, size, k) in enumerate(zip(WIDTHS, MAPS, FOOTPRINTS, strict=True)):
-        relation, channels = width // PUBLISHED.r1, width // PUBLISHED.r2
-        maps = channels // PUBLISHED.share
-        merged = torch.empty(1, size, size, 2 * relation + channels, device="meta")
-        operands = merged.split([relation, relation, channels], -1)
-        kernels = pairwise_kernels(*operands, torch.empty(relation, maps, device="meta"), k)
-        for kernel in (*kernels, *aggregation_kernels((1, channels, size, size), maps, k)):
-            yield f"{kernel.name} {stage}", kernel
+class Case(NamedTuple):
+    """A kernel to be compiled; `is_default` unless it is another launch that may be chosen."""
+
+    capability: int
+    dtype: torch.dtype
+    stage: int
+    kernel: Kernel
+    is_default: bool
 
 
-def registers(ptx: str, capability: int) -> dict[str, int]:
-    """What the assembler says of the registers of a thread: how many, and bytes that lie in memory."""
-    (architecture,) = re.findall(r"^\.target (sm_\w+)", ptx, re.MULTILINE)
-    with tempfile.NamedTemporaryFile("w", suffix=".ptx") as file:
-        file.write(ptx)
+def published(dtype: torch.dtype) -> Iterator[tuple[int, Kernel]]:
+    """Kernels of SAN10, SAN15 and SAN19, whose stages are alike; aggregation, which multiplies no matrices, in float32."""
+    for stage in range(len(WIDTHS)):
+        for kind in ("pairwise", "aggregation") if dtype == torch.float32 else ("pairwise",):
+            for kernel in kernels_of(kind, stage, dtype):
+                yield stage, kernel
+
+
+def cases(*, everywhere: bool) -> Iterator[Case]:
+    """All launches of the last stage, those that take longest first, and the default ones of the others."""
+    for dtype, hardest in HARDEST.items():
+        for stage, kernel in reversed(list(published(dtype))):
+            for launch in launches(kernel, dtype):
+                is_default = launch == kernel.launch
+                is_last = stage == len(WIDTHS) - 1 and kernel.name.startswith("pairwise")
+                for capability in CAPABILITIES:
+                    if is_default or (is_last and (everywhere or capability == hardest)):
+                        yield Case(capability, dtype, stage, kernel._replace(launch=launch), is_default)
+
+
+def stack(cubin: bytes) -> int:
+    """Bytes of a thread that lie in memory, as the driver would count them."""
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
         file.flush()
-        command = [get_ptxas(capability).path, "-v", f"--gpu-name={architecture}", "-o", "/dev/null", file.name]
-        said = subprocess.run(command, capture_output=True, text=True, check=True).stderr
-    patterns = {
-        "frame": r"(\d+) bytes stack frame",
-        "spilled": r"(\d+) bytes spill stores",
-        "used": r"Used (\d+) registers",
+        command = [knobs.nvidia.cuobjdump.path, "-res-usage", file.name]
+        (said,) = re.findall(
+            r" STACK:(\d+) ", subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        )
+    return int(said)
+
+
+def needs(case: Case) -> dict[str, Any]:
+    driver.set_active(Absent(case.capability))
+    compiled = compile_kernel(case.kernel, case.dtype)
+    return {
+        "capability": case.capability,
+        "dtype": str(case.dtype),
+        "stage": case.stage,
+        "name": case.kernel.name,
+        "launch": case.kernel.launch,
+        "default": case.is_default,
+        "shared": compiled.metadata.shared,
+        "stack": stack(compiled.asm["cubin"]),
     }
-    return {name: int(re.findall(pattern, said)[-1]) for name, pattern in patterns.items()}
-
-
-def needs(name: str, kernel: Kernel, dtype: torch.dtype, capability: int) -> dict[str, Any]:
-    compiled = compile_kernel(kernel, dtype)
-    return {"name": name, "shared": compiled.metadata.shared, **registers(compiled.asm["ptx"], capability)}
 
 
 if __name__ == "__main__":
-    capability = int(sys.argv[1])
-    driver.set_active(Absent(capability))
-    for name, kernel in published():
-        if name[-1] in sys.argv[3]:
-            print(json.dumps(needs(name, kernel, getattr(torch, sys.argv[2]), capability)), flush=True)
+    with multiprocessing.get_context("fork").Pool(2) as pool:
+        for each in pool.imap_unordered(needs, list(cases(everywhere="all" in sys.argv))):
+            print(json.dumps(each), flush=True)
