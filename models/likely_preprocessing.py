@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from models.preprocess import Preprocessing
-from models.proposals import defaults
-from models.registry import spec
+from models.registry import defaults, spec
 
 _SMALL_SIDE = 100
 """Images below this many pixels are commonly not cropped."""

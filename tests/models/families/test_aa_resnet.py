@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import models
 from benchmarks.san_ops import peak_mib
 from common import UnknownNameError
-from models.families.aa_resnet import AugmentedConv2d, Positions
+from models.families.aa_resnet.attention import AugmentedConv2d, Positions
 from models.ops.relative import append_relative_logits, one_hot_places, relative_logits
 
 INPUTS, OUTPUTS, KEYS, VALUES, HEADS = 6, 10, 6, 4, 2
