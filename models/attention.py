@@ -54,15 +54,8 @@ def attention_maps(
 ) -> list[AttentionMap]:
     """Show what a classifier's attention layers weigh, in one forward pass in evaluation mode.
 
-    | family | without a query | with a query |
-    |---|---|---|
-    | SAN | norm of a position's weights over weight maps and taps | its footprint: mean absolute weight of each tap |
-    | AA-ResNet | attention a position receives, mean over queries, a map a head | what the query attends to, a map a head |
-    | DAT | score of each sampled point, mean over queries, a map a head | score the query gives it, a map a head |
-    | attention masks | the masks | the same, since they do not depend on a query |
-
-    A reflected tap of SAN counts where it lands. In a DAT's map, a key's score stands in the cell it was moved from; `points` tells
-    where it went. The keys of a head mix all groups; its points are those of the group that also gives its position bias.
+    What a map shows is for each family to say: a map's `kind` has it in words, the reader that the family registers as
+    `Family.attention` in detail.
 
     Args:
         classifier: any device; it and its modes are left as they were.

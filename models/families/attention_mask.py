@@ -136,6 +136,7 @@ def _propose(at: Layout) -> Iterator[Candidate]:
 
 
 def _read(_layer: MaskConvolution, _features: Tensor, output: Tensor, _query: Place | None) -> Reading:
+    """Read the masks, which do not depend on a query."""
     return Reading("masks that weigh the last features before pooling", output.sigmoid())
 
 

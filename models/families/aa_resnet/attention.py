@@ -200,7 +200,7 @@ def _sine(x: Tensor) -> Tensor:
 
 
 def read_augmented(layer: AugmentedConv2d, x: Tensor, _output: Tensor, query: Place | None) -> Reading:
-    """Read the attention that each place receives, a map for each head."""
+    """Read the attention that each place receives from the query, or from all queries on average, a map for each head."""
     weights = layer.attention(x)  # (N, heads, H*W, H*W)
     size = [-(-side // 2**layer.pools) for side in x.shape[-2:]]
     whose, maps = of_query(weights, query, size)

@@ -227,7 +227,7 @@ def require_map_size(received: tuple[int, int], expected: tuple[int, int]) -> No
 
 
 def read_deformable(layer: DeformableAttention, x: Tensor, _output: Tensor, query: Place | None) -> Reading:
-    """Read the score of each sampled point, a map for each head.
+    """Read the score that the query, or all queries on average, give each sampled point, a map for each head.
 
     A key's score stands in the cell it was moved from. The keys of a head mix all groups; its points are those of the group that
     also gives its position bias.

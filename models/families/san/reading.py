@@ -9,7 +9,10 @@ from models.readings import Place, Reading, cell
 
 
 def read(layer: PairwiseAttention | PatchwiseAttention, x: Tensor, _output: Tensor, query: Place | None) -> Reading:
-    """Read the norm of each place's weights, or the footprint of the query; a reflected tap counts where it lands."""
+    """Read the norm of each place's weights over weight maps and taps; of a query, the mean absolute weight of each tap.
+
+    A reflected tap counts where it lands.
+    """
     weights = layer.attention(x)  # (N, maps, k*k, H*W)
     h, w = x.shape[-2:]
     if query is None:
