@@ -59,7 +59,6 @@ class Family:
     Attributes:
         name: as messages write it, such as "SAN".
         architectures: what `create` builds.
-        libraries: of other makers, whose architectures are known as `library:name`.
         propose: the architectures that a checkpoint's tensors may belong to.
         rename: for checkpoints of other code.
         attention: how to read each class of layers with attention over places.
@@ -68,8 +67,7 @@ class Family:
     """
 
     name: str
-    architectures: tuple[ModelSpec, ...] = ()
-    libraries: Mapping[str, FindSpec] = field(default_factory=dict[str, FindSpec])
+    architectures: tuple[ModelSpec, ...]
     propose: Propose | None = None
     rename: Rename | None = None
     attention: Mapping[type[nn.Module], Read] = field(default_factory=dict[type[nn.Module], Read])
@@ -92,8 +90,6 @@ def register_family(family: Family) -> None:
     _FAMILIES.add(family.name, family)
     for spec in family.architectures:
         register(spec)
-    for prefix, find in family.libraries.items():
-        register_others(prefix, find)
 
 
 def families() -> list[Family]:

@@ -108,7 +108,7 @@ def test_a_mistake_in_a_family_is_not_taken_for_another_architecture(
         raise kind("a mistake")
         yield
 
-    monkeypatch.setattr("models.recognition.families", lambda: [Family(name="toy", propose=toy)])
+    monkeypatch.setattr("models.recognition.families", lambda: [Family(name="toy", architectures=(), propose=toy)])
     with pytest.raises(kind, match="a mistake"):
         models.recognise({"x": torch.empty(3, device="meta")})
 
@@ -122,7 +122,9 @@ def test_families_with_the_same_tensors_are_asked_about(monkeypatch: pytest.Monk
     with torch.device("meta"):
         tensors = models.create("resnet18", num_classes=7).state_dict()
     assert models.recognise(tensors).questions == ()
-    monkeypatch.setattr("models.recognition.families", lambda: [*known, Family(name="toy", propose=toy)])
+    monkeypatch.setattr(
+        "models.recognition.families", lambda: [*known, Family(name="toy", architectures=(), propose=toy)]
+    )
     found = models.recognise(tensors)
     assert found.architecture == "resnet18"
     assert [(each.field, each.allowed) for each in found.questions] == [
@@ -135,7 +137,9 @@ def test_a_family_without_a_tensor_lets_the_next_one_look(monkeypatch: pytest.Mo
         yield Candidate(f"resnet{at.side('toy.weight')}", {}, "fc.weight")
 
     known = families()
-    monkeypatch.setattr("models.recognition.families", lambda: [Family(name="toy", propose=toy), *known])
+    monkeypatch.setattr(
+        "models.recognition.families", lambda: [Family(name="toy", architectures=(), propose=toy), *known]
+    )
     with torch.device("meta"):
         tensors = models.create("resnet18", num_classes=7).state_dict()
     assert models.recognise(tensors).architecture == "resnet18"

@@ -3,6 +3,7 @@
 import argparse
 import json
 from collections.abc import Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from tests.models.proposed import CLASSES, shapes_of
 def test_every_architecture_is_told_from_its_own_tensors(name: str) -> None:
     found = models.recognise(shapes_of(name))
     assert (found.architecture, found.options, found.num_classes) == (name, {}, CLASSES)
+    others = [each.allowed.split(" or ")[1:] for each in found.questions if each.field == "architecture"]
+    assert not set(chain.from_iterable(others)) & set(models.names()), "no other family has these tensors"
 
 
 def test_a_stranger_is_told_the_nearest_and_what_differs() -> None:

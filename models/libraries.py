@@ -1,12 +1,13 @@
-"""Networks of other makers by name: `torchvision:densenet121`, `timm:vit_tiny_patch16_224`.
+"""Networks of other makers by name, `torchvision:densenet121` or `timm:vit_tiny_patch16_224`, and how their pictures are prepared.
 
 They are built by those libraries, without their weights.
 """
 
 import importlib
 import importlib.util
+import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from types import ModuleType
 from typing import Any
@@ -16,7 +17,8 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from common import unknown_name
-from models.registry import Family, ModelSpec, register_family
+from models.preprocess import Preprocessing
+from models.registry import ModelSpec, register_others
 
 _SIDE = 224
 
@@ -62,4 +64,50 @@ def _timm(name: str) -> ModelSpec:
     return ModelSpec(f"timm:{name}", build, (3, _SIDE, _SIDE), "timm")
 
 
-register_family(Family(name="torchvision and timm", libraries={"torchvision": _torchvision, "timm": _timm}))
+def _torchvision_preprocessing(name: str) -> Preprocessing:
+    weights: Any = importlib.import_module("torchvision.models").get_model_weights(name).DEFAULT
+    usual = weights.transforms()
+    return Preprocessing(
+        resize=max(usual.resize_size[0], usual.crop_size[0]),
+        crop=usual.crop_size[0],
+        interpolation="bicubic" if usual.interpolation.value == "bicubic" else "bilinear",
+        mean=tuple(usual.mean),
+        std=tuple(usual.std),
+    )
+
+
+def of_timm(settings: Mapping[str, Any]) -> Preprocessing:
+    """Read timm's description of how pictures are prepared for some weights.
+
+    Args:
+        settings: its pretrained_cfg; `input_size` is (C, H, W), `crop_pct` the cropped fraction of the resized side.
+
+    Raises:
+        ValidationError: these are no settings that pictures can be prepared by.
+        LookupError, TypeError, ValueError, ArithmeticError: they are not of this form.
+    """
+    crop = int(settings["input_size"][1])
+    return Preprocessing(
+        resize=max(
+            crop, math.floor(crop / settings["crop_pct"])
+        ),  # of some, crop_pct is above 1: a smaller picture in a frame
+        crop=crop,
+        crop_mode=settings.get("crop_mode", "center"),
+        interpolation="bicubic" if settings["interpolation"] == "bicubic" else "bilinear",
+        mean=tuple(settings["mean"]),
+        std=tuple(settings["std"]),
+    )
+
+
+def _timm_preprocessing(name: str) -> Preprocessing:
+    return of_timm(importlib.import_module("timm.models").get_pretrained_cfg(name).to_dict())
+
+
+PREPROCESSING: dict[str, Callable[[str], Preprocessing]] = {
+    "torchvision": _torchvision_preprocessing,
+    "timm": _timm_preprocessing,
+}
+"""By library, preprocessing of the weights published for a name."""
+
+register_others("torchvision", _torchvision)
+register_others("timm", _timm)
