@@ -5,6 +5,7 @@ Koltun, CVPR 2020, arXiv:2004.13621, Table 2): bottleneck blocks with the stride
 """
 
 import importlib
+import re
 from collections.abc import Iterator, Sequence
 from functools import partial
 from types import ModuleType
@@ -104,6 +105,9 @@ LIKE_RESNET = (
 )
 """Of torchvision alone, with the tensors' names of our own ResNets."""
 
+_PLAIN = re.compile(r"(conv1|bn1|fc|layer[1-4]\.\d+\.(conv[1-3]|bn[1-3]|downsample\.[01]))\.\w+")
+"""Names of a plain residual network's tensors; networks made from one have others too."""
+
 
 def depth_of(at: Layout) -> int:
     """Tell the depth of a residual network with torchvision's names from its blocks.
@@ -122,6 +126,7 @@ def _propose(at: Layout) -> Iterator[Candidate]:
     if "stem.0.weight" in at:
         yield _propose_mini(at)
         return
+    require(all(map(_PLAIN.fullmatch, at)))
     yield Candidate(f"resnet{depth_of(at)}", {}, "fc.weight")
     for name in LIKE_RESNET if "layer1.0.conv3.weight" in at else ():
         yield Candidate(f"torchvision:{name}", {}, "fc.weight")
