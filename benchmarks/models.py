@@ -24,10 +24,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import models
-import models.families.aa_resnet as aa_module
+import models.families.aa_resnet.attention as aa_module
 from benchmarks.san_core import own_milliseconds, unfolding
 from benchmarks.san_ops import peak_mib
-from models.families.aa_resnet import AugmentedConv2d
+from models.families.aa_resnet.attention import AugmentedConv2d
 from models.families.san.folded import FoldedSAN
 from models.families.san.network import SAN
 

@@ -41,7 +41,6 @@ UNDECIDING = frozenset(
         "models.intake",
         "models.likely_preprocessing",
         "models.macs",
-        "models.proposals",
         "models.recognition",
         "evaluation.__main__",
         "evaluation.data.dataset_check",

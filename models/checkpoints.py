@@ -11,7 +11,7 @@ from torch import Tensor
 from common import describe_validation, file_sha256, printable, unknown_name
 from models.card import ModelCard
 from models.classifier import Classifier
-from models.families.opaque import OPAQUE, OpaqueError, OpaqueNetwork, check_opaque, load_opaque
+from models.opaque import OPAQUE, OpaqueError, OpaqueNetwork, check_opaque, load_opaque
 from models.registry import create
 from models.state_dicts import SUFFIXES, CheckpointError, listed, read_state_dict, require_size, unprefixed
 

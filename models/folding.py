@@ -9,9 +9,8 @@ from torch.nn.utils import fuse_conv_bn_eval
 
 from common.float32 import Float32, float32_as
 from models.classifier import Classifier
-from models.families.opaque import OpaqueNetwork
-from models.families.san.folded import FoldedSAN, is_foldable
-from models.families.san.network import SAN
+from models.opaque import OpaqueNetwork
+from models.registry import families
 
 Precision = Literal["float32", "tf32", "bfloat16"]
 """Where attacks look: float32; float32 with the inputs of products rounded on a GPU, see `common.float32`; weights and maps in
@@ -52,8 +51,8 @@ class _InPrecision(nn.Module):
 def fold(classifier: Classifier, precision: Precision | ServingPrecision = "float32") -> Classifier:
     """Copy a classifier for attacks and predictions: weights are frozen, norms are part of the convolutions before them.
 
-    SAN has a form of its own, see `FoldedSAN`; any other network keeps its modules, stored channels-last. The copy is compared
-    with the original on random images; where it differs, the norms are left as they are, and so is the graph of a file.
+    A family may have a form of its own, see `Family.fold`; any other network keeps its modules, stored channels-last. The copy is
+    compared with the original on random images; where it differs, the norms are left as they are, and so is the graph of a file.
 
     Args:
         classifier: in evaluation mode; it is not changed.
@@ -61,9 +60,9 @@ def fold(classifier: Classifier, precision: Precision | ServingPrecision = "floa
             predictions alone; tf32 is a copy like float32's, to be used within `common.float32`.
     """
     network, dtype = classifier.network, _DTYPES[precision]
-    if isinstance(network, SAN) and is_foldable(network):
-        matmul_dtype = None if dtype == torch.float32 else dtype
-        return _like(classifier, FoldedSAN(network, matmul_dtype=matmul_dtype))
+    own = {kind: form for family in families() for kind, form in family.fold.items()}.get(type(network))
+    if own is not None and (made := own(network, dtype)) is not None:
+        return _like(classifier, made)
     if isinstance(network, OpaqueNetwork):
         return classifier
     folded = _folded(classifier)

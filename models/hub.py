@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
-from models.likely_preprocessing import of_timm
+from models.libraries import of_timm
 from models.state_dicts import CheckpointError
 
 HUB_CONFIG = "config.json"

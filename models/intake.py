@@ -16,13 +16,14 @@ from common import describe_validation, file_sha256
 from models.card import ModelCard
 from models.checkpoints import Checkpoint, load
 from models.classifier import Classifier
-from models.families.opaque import OPAQUE, OpaqueError, check_opaque, load_opaque
 from models.hub import checkpoint_file, read_config
 from models.likely_preprocessing import likely_preprocessing
 from models.macs import complexity
+from models.opaque import OPAQUE, OpaqueError, check_opaque, load_opaque
 from models.preprocess import Preprocessing
-from models.proposals import Question, defaults, without_defaults
+from models.proposals import Question
 from models.recognition import Recognised, UnrecognisedError, count_classes, differences, layout, recognise
+from models.registry import defaults, without_defaults
 from models.state_dicts import CheckpointError, Fact, read_checkpoint, require_size, require_suffix, unprefixed
 
 Given = Mapping[str, object]
@@ -105,7 +106,7 @@ def draft(path: Path, given: Given | None = None) -> Draft:
 
     Args:
         path: of the file, or of a folder of the hub with one.
-            It is executed only if the given architecture says that it brings its own graph (see `models.families.opaque`).
+            It is executed only if the given architecture says that it brings its own graph (see `models.opaque`).
         given: fields of its card that are known, also some of those of `options` and `preprocessing` alone.
 
     Raises:

@@ -1,10 +1,10 @@
 """Which architecture a checkpoint's tensors belong to, told from their names and shapes alone.
 
-Each family reads its options off the shapes (`models.proposals`); the network so described, built without memory, must have exactly
+Each family reads its options off the shapes (`Family.propose`); the network so described, built without memory, must have exactly
 the tensors of the file. What leaves no trace in shapes becomes a question with a likely answer.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -13,8 +13,8 @@ from torch import Tensor
 
 from models.fingerprints import same_tensors
 from models.layout import Layout, NotMineError, Shape
-from models.proposals import FAMILIES, Candidate, Family, Options, Question
-from models.registry import create, names, spec
+from models.proposals import Candidate, Options, Question
+from models.registry import Propose, create, families, names, spec
 from models.state_dicts import CheckpointError, listed, unprefixed
 
 Shapes = Mapping[str, Shape]
@@ -85,18 +85,24 @@ def recognise(tensors: Mapping[str, Tensor]) -> Recognised:
     """
     forms = [Layout(form) for form in unprefixed({name: tuple(value.shape) for name, value in tensors.items()})]
     for shapes in forms:
-        others = same_tensors(shapes)
-        if found := _of_families(shapes) or _of_libraries(others):
-            return replace(found, questions=(*found.questions, *_other_functions(found.architecture, others)))
+        ours, others = _of_families(shapes), same_tensors(shapes)
+        if found := next(iter(ours), None) or _of_libraries(others):
+            same = [*(each.architecture for each in ours[1:]), *others]
+            return replace(found, questions=(*found.questions, *_other_functions(found.architecture, same)))
     raise UnrecognisedError(max(map(nearest, forms), key=lambda found: found.share))
 
 
-def _of_families(shapes: Layout) -> Recognised | None:
-    for family in FAMILIES:
-        for candidate in _candidates(family, shapes):
-            classes = next(iter(shapes.get(candidate.head, ())), 0)
-            if fits(shapes, candidate.architecture, candidate.options, classes):
-                return Recognised(candidate.architecture, candidate.options, classes, candidate.questions)
+def _of_families(shapes: Layout) -> list[Recognised]:
+    """Take what each family proposes first of all that fits."""
+    found = (_of_family(family.propose, shapes) for family in families() if family.propose)
+    return [each for each in found if each]
+
+
+def _of_family(propose: Propose, shapes: Layout) -> Recognised | None:
+    for candidate in _candidates(propose, shapes):
+        classes = next(iter(shapes.get(candidate.head, ())), 0)
+        if fits(shapes, candidate.architecture, candidate.options, classes):
+            return Recognised(candidate.architecture, candidate.options, classes, candidate.questions)
     return None
 
 
@@ -112,7 +118,7 @@ def _of_libraries(found: Mapping[str, int]) -> Recognised | None:
     return Recognised(name, {}, found[name])
 
 
-def _other_functions(architecture: str, same: Mapping[str, int]) -> tuple[Question, ...]:
+def _other_functions(architecture: str, same: Iterable[str]) -> tuple[Question, ...]:
     """Ask which it is, where models of other names have the same tensors and need not compute the same."""
     plain = architecture.rpartition(":")[2]
     others = [name for name in same if name.rpartition(":")[2] != plain]
@@ -126,9 +132,9 @@ def _other_functions(architecture: str, same: Mapping[str, int]) -> tuple[Questi
     return (Question("architecture", why, architecture, " or ".join((architecture, *others))),)
 
 
-def _candidates(family: "Family", shapes: Layout) -> Iterator[Candidate]:
+def _candidates(propose: Propose, shapes: Layout) -> Iterator[Candidate]:
     try:
-        yield from family(shapes)
+        yield from propose(shapes)
     except NotMineError:
         return
 

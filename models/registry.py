@@ -1,12 +1,17 @@
-"""Architectures by name."""
+"""Architectures by name, and the families that bring them."""
 
 import inspect
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from common import Registry
+from models.layout import Layout
+from models.proposals import Candidate, Options
+from models.readings import Place, Reading
 
 
 @dataclass(frozen=True)
@@ -28,9 +33,68 @@ class ModelSpec:
     published: tuple[float, ...] = ()
 
 
+FindSpec = Callable[[str], ModelSpec]
+"""Looks up an architecture of another library by its name there; raises UnknownNameError."""
+
+Propose = Callable[[Layout], Iterator[Candidate]]
+"""Reads the names and shapes of a checkpoint's tensors; see `models.layout` for how it says that they are not its own."""
+
+Rename = Callable[[Iterable[str]], Mapping[str, str]]
+"""Gives tensors of other code for the family their names here; empty if the names are not of that code."""
+
+Read = Callable[[Any, Tensor, Tensor, Place | None], Reading]
+"""Reads what a layer weighs from the layer, its input, its output, and the query."""
+
+Fold = Callable[[Any, torch.dtype], nn.Module | None]
+"""Copies a network, in evaluation mode, for attacks and predictions, with products in a given type; None to fold it as any other.
+
+The copy takes normalised images and returns logits in float32.
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """All that a family of architectures brings; nothing else in the package names one.
+
+    Attributes:
+        name: as messages write it, such as "SAN".
+        architectures: what `create` builds.
+        propose: the architectures that a checkpoint's tensors may belong to.
+        rename: for checkpoints of other code.
+        attention: how to read each class of layers with attention over places.
+        unshown: classes of layers whose attention cannot be drawn on an image, each with what it is.
+        fold: a form of its own for each class of networks that has one.
+    """
+
+    name: str
+    architectures: tuple[ModelSpec, ...]
+    propose: Propose | None = None
+    rename: Rename | None = None
+    attention: Mapping[type[nn.Module], Read] = field(default_factory=dict[type[nn.Module], Read])
+    unshown: Mapping[type[nn.Module], str] = field(default_factory=dict[type[nn.Module], str])
+    fold: Mapping[type[nn.Module], Fold] = field(default_factory=dict[type[nn.Module], Fold])
+
+
+_FAMILIES = Registry[Family]("family")
 _REGISTRY = Registry[ModelSpec]("architecture")
-_OTHERS: dict[str, Callable[[str], ModelSpec]] = {}
+_OTHERS: dict[str, FindSpec] = {}
 """Architectures that are not ours, by what stands before the colon of their names."""
+
+
+def register_family(family: Family) -> None:
+    """Make a family and its architectures known.
+
+    Raises:
+        ValueError: a name is taken.
+    """
+    _FAMILIES.add(family.name, family)
+    for spec in family.architectures:
+        register(spec)
+
+
+def families() -> list[Family]:
+    """List the families, in the order of registration."""
+    return [_FAMILIES[name] for name in _FAMILIES.names()]
 
 
 def register(spec: ModelSpec) -> None:
@@ -42,7 +106,7 @@ def register(spec: ModelSpec) -> None:
     _REGISTRY.add(spec.name, spec)
 
 
-def register_others(prefix: str, find: Callable[[str], ModelSpec]) -> None:
+def register_others(prefix: str, find: FindSpec) -> None:
     """Make architectures of another library known as `prefix:name`, or one kind of file as `prefix`.
 
     Args:
@@ -92,3 +156,25 @@ def create(name: str, *, num_classes: int = 1000, **options: object) -> nn.Modul
     if unknown:
         raise ValueError(f"{name} has no option {', '.join(unknown)}; it has: {', '.join(allowed) or 'none'}")
     return build(num_classes=num_classes, **options)
+
+
+def defaults(architecture: str) -> Options:
+    """Constructor arguments that an architecture has without options."""
+    parameters = inspect.signature(spec(architecture).build).parameters.values()
+    return {each.name: _plain(each.default) for each in parameters if each.default is not inspect.Parameter.empty}
+
+
+def without_defaults(architecture: str, options: Mapping[str, object]) -> Options:
+    """Leave out options that the architecture has anyway."""
+    own = defaults(architecture)
+    return {name: value for name, value in options.items() if name not in own or own[name] != _plain(value)}
+
+
+def fewest_options(architectures: Iterable[str], options: Mapping[str, object]) -> tuple[str, Options]:
+    """Choose the first of some architectures that needs the fewest options, and return it with those."""
+    described = [(name, without_defaults(name, options)) for name in architectures]
+    return min(described, key=lambda each: len(each[1]))
+
+
+def _plain(value: object) -> object:
+    return [_plain(each) for each in value] if isinstance(value, list | tuple) else value  # pyright: ignore[reportUnknownVariableType]

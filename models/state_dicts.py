@@ -16,8 +16,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from models.card import Weights
-from models.families.attention_mask import from_tutorial
-from models.families.opaque import TORCH_EXPORT, TORCHSCRIPT
+from models.opaque import TORCH_EXPORT, TORCHSCRIPT
+from models.registry import families
 
 MAX_CHECKPOINT_BYTES = 4 * 2**30
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".pt2")
@@ -146,8 +146,9 @@ _T = TypeVar("_T")
 
 def _with_names_here(named: dict[str, _T]) -> Iterator[dict[str, _T]]:
     yield named
-    if "attn_conv.0.weight" in named:
-        yield {from_tutorial(name): value for name, value in named.items()}
+    for rename in (family.rename for family in families() if family.rename):
+        if ours := rename(named):
+            yield {ours[name]: value for name, value in named.items()}
 
 
 def unprefixed(tensors: Mapping[str, _T]) -> Iterator[dict[str, _T]]:

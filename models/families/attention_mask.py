@@ -6,17 +6,25 @@ to be looked at: `masks(images)` returns them.
 """
 
 from collections import OrderedDict
+from collections.abc import Iterable, Iterator
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from models.families.resnet import ResNetMini, resnet
-from models.registry import ModelSpec, register
+from models.layout import Layout, require
+from models.proposals import Candidate, Options
+from models.readings import Place, Reading
+from models.registry import Family, ModelSpec, fewest_options, register_family
 
 PAPER = "ResNet-34 (arXiv:1512.03385) with sigmoid attention masks"
 MAXIMUM_OFFSET = 0.01
 """Added to a mask's maximum before division, so that an empty mask stays empty (diversity loss)."""
+
+
+class MaskConvolution(nn.Conv2d):
+    """The 1x1 convolution whose sigmoids are the masks."""
 
 
 class AttentionMaskNet(nn.Module):
@@ -40,7 +48,7 @@ class AttentionMaskNet(nn.Module):
         if masks < 1:
             raise ValueError(f"masks must be at least 1, got {masks}")
         self.features = features
-        self.attention = nn.Conv2d(channels, masks, 1, bias=mask_bias)
+        self.attention = MaskConvolution(channels, masks, 1, bias=mask_bias)
         pooled = masks * channels
         head = [nn.Dropout(0.5), nn.Linear(hidden or pooled, num_classes)]
         self.classifier = nn.Sequential(*([nn.Linear(pooled, hidden), nn.ReLU(inplace=True)] if hidden else []), *head)
@@ -68,8 +76,13 @@ _TUTORIAL_NAMES = {
 }
 
 
-def from_tutorial(name: str) -> str:
-    """Give a tensor of the tutorial's own code its name here; it numbers the ResNet's children."""
+def _rename_tutorial(names: Iterable[str]) -> dict[str, str]:
+    """Name the tensors of the tutorial's own code; it numbers the ResNet's children."""
+    names = list(names)
+    return {name: _from_tutorial(name) for name in names} if "attn_conv.0.weight" in names else {}
+
+
+def _from_tutorial(name: str) -> str:
     for theirs, ours in _TUTORIAL_NAMES.items():
         if name.startswith(theirs):
             return ours + name.removeprefix(theirs)
@@ -108,8 +121,40 @@ def _on_mini(num_classes: int, *, masks: int, hidden: int, mask_bias: bool) -> n
     return AttentionMaskNet(features, 64, num_classes, masks=masks, hidden=hidden, mask_bias=mask_bias)
 
 
-for _prefix, _masks, _hidden in (("", 1, 0), ("multi_", 4, 256)):
-    _options = {"masks": _masks, "hidden": _hidden, "mask_bias": not _hidden}
-    for _name, _build, _side in (("resnet34", _on_resnet34, 224), ("mini", _on_mini, 32)):
-        _name = f"{_prefix}attention_mask_{_name}"
-        register(ModelSpec(_name, partial(_build, **_options), (3, _side, _side), PAPER))
+def _propose(at: Layout) -> Iterator[Candidate]:
+    suffix = "resnet34" if "features.layer4.0.conv1.weight" in at else "mini"
+    linears = [index for index in at.indices("classifier.") if f"classifier.{index}.weight" in at]
+    require(linears)
+    hidden = at.side(f"classifier.{linears[0]}.weight") if len(linears) > 1 else 0
+    options: Options = {
+        "masks": at.side("attention.weight"),
+        "hidden": hidden,
+        "mask_bias": "attention.bias" in at,
+    }
+    name, differing = fewest_options((f"{prefix}attention_mask_{suffix}" for prefix in ("", "multi_")), options)
+    yield Candidate(name, differing, f"classifier.{linears[-1]}.weight")
+
+
+def _read(_layer: MaskConvolution, _features: Tensor, output: Tensor, _query: Place | None) -> Reading:
+    """Read the masks, which do not depend on a query."""
+    return Reading("masks that weigh the last features before pooling", output.sigmoid())
+
+
+_FORMS = {
+    "": {"masks": 1, "hidden": 0, "mask_bias": True},
+    "multi_": {"masks": 4, "hidden": 256, "mask_bias": False},
+}
+
+register_family(
+    Family(
+        name="attention masks",
+        architectures=tuple(
+            ModelSpec(f"{prefix}attention_mask_{backbone}", partial(build, **options), (3, side, side), PAPER)
+            for prefix, options in _FORMS.items()
+            for backbone, build, side in (("resnet34", _on_resnet34, 224), ("mini", _on_mini, 32))
+        ),
+        propose=_propose,
+        rename=_rename_tutorial,
+        attention={MaskConvolution: _read},
+    )
+)

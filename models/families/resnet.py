@@ -5,14 +5,17 @@ Koltun, CVPR 2020, arXiv:2004.13621, Table 2): bottleneck blocks with the stride
 """
 
 import importlib
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from functools import partial
 from types import ModuleType
 from typing import Literal
 
 from torch import Tensor, nn
 
-from models.registry import ModelSpec, register
+from models.layout import Layout, require
+from models.proposals import Candidate, Options, Question
+from models.registry import Family, ModelSpec, register_family, without_defaults
 
 PAPER = "He et al., CVPR 2016, arXiv:1512.03385"
 
@@ -42,10 +45,6 @@ def _torchvision() -> ModuleType:
 
 _PUBLISHED = {26: (73.6, 91.7), 38: (76.0, 93.0), 50: (76.9, 93.5)}
 """By the SAN paper, which trained them as it trained its own."""
-
-for _depth, (_block, _layers) in IMAGENET_SIZES.items():
-    _build = partial(resnet, block=_block, layers=_layers)
-    register(ModelSpec(f"resnet{_depth}", _build, (3, 224, 224), PAPER, _PUBLISHED.get(_depth, ())))
 
 
 class ResNetMini(nn.Module):
@@ -97,4 +96,66 @@ def _stage(inputs: int, width: int, blocks: int, *, stride: int) -> nn.Sequentia
     return nn.Sequential(first, *(basic_block(width, width) for _ in range(blocks - 1)))
 
 
-register(ModelSpec("resnet_mini", ResNetMini, input_shape=(3, 32, 32), paper=PAPER))
+LIKE_RESNET = (
+    "wide_resnet50_2",
+    "wide_resnet101_2",
+    "resnext50_32x4d",
+    "resnext101_32x8d",
+    "resnext101_64x4d",
+)
+"""Of torchvision alone, with the tensors' names of our own ResNets."""
+
+_PLAIN = re.compile(r"(conv1|bn1|fc|layer[1-4]\.\d+\.(conv[1-3]|bn[1-3]|downsample\.[01]))\.\w+")
+"""Names of a plain residual network's tensors; networks made from one have others too."""
+
+
+def depth_of(at: Layout) -> int:
+    """Tell the depth of a residual network with torchvision's names from its blocks.
+
+    Raises:
+        NotMineError: there is none with such blocks.
+    """
+    block = "Bottleneck" if "layer1.0.conv3.weight" in at else "BasicBlock"
+    layers = [len(at.indices(f"layer{index}.")) for index in range(1, 5)]
+    depths = [depth for depth, size in IMAGENET_SIZES.items() if size == (block, layers)]
+    require(depths)
+    return depths[0]
+
+
+def _propose(at: Layout) -> Iterator[Candidate]:
+    if "stem.0.weight" in at:
+        yield _propose_mini(at)
+        return
+    require(all(map(_PLAIN.fullmatch, at)))
+    yield Candidate(f"resnet{depth_of(at)}", {}, "fc.weight")
+    for name in LIKE_RESNET if "layer1.0.conv3.weight" in at else ():
+        yield Candidate(f"torchvision:{name}", {}, "fc.weight")
+
+
+def _propose_mini(at: Layout) -> Candidate:
+    stages = at.indices("stages.")
+    widths = [at.side(f"stages.{index}.0.conv1.weight") for index in stages]
+    before = [at.side("stem.0.weight"), *widths[:-1]]
+    strides = [1 if a == b else 2 for a, b in zip(before, widths, strict=True)]
+    options: Options = {"widths": widths, "blocks": len(at.indices("stages.0."))}
+    likely: list[int] = [1, 2, 2] if len(widths) == 3 else strides
+    question = Question("options.strides", "strides leave no trace in shapes", likely, "1 or 2 for each stage")
+    stripped = without_defaults("resnet_mini", {**options, "strides": likely})
+    return Candidate("resnet_mini", stripped, "fc.weight", (question,))
+
+
+def _imagenet(depth: int, block: Block, layers: list[int]) -> ModelSpec:
+    build = partial(resnet, block=block, layers=layers)
+    return ModelSpec(f"resnet{depth}", build, (3, 224, 224), PAPER, _PUBLISHED.get(depth, ()))
+
+
+register_family(
+    Family(
+        name="ResNet",
+        architectures=(
+            *(_imagenet(depth, *size) for depth, size in IMAGENET_SIZES.items()),
+            ModelSpec("resnet_mini", ResNetMini, (3, 32, 32), PAPER),
+        ),
+        propose=_propose,
+    )
+)

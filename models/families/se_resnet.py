@@ -4,13 +4,16 @@ A block's output is pooled, squeezed through two fully connected layers, and its
 before the shortcut is added. The rest is torchvision's ResNet under its own names.
 """
 
+from collections.abc import Iterator
 from functools import partial
 from typing import cast
 
 from torch import Tensor, nn
 
-from models.families.resnet import IMAGENET_SIZES, resnet
-from models.registry import ModelSpec, register
+from models.families.resnet import IMAGENET_SIZES, depth_of, resnet
+from models.layout import Layout, ratio, require
+from models.proposals import Candidate
+from models.registry import Family, ModelSpec, register_family, without_defaults
 
 PAPER = "Hu, Shen, Sun, CVPR 2018, arXiv:1709.01507"
 
@@ -68,5 +71,24 @@ def _se_resnet(num_classes: int, *, depth: int, reduction: int = 16) -> nn.Modul
     return network
 
 
-for _depth in (34, 50, 101, 152):
-    register(ModelSpec(f"se_resnet{_depth}", partial(_se_resnet, depth=_depth), (3, 224, 224), PAPER))
+_DEPTHS = (34, 50, 101, 152)
+
+
+def _propose(at: Layout) -> Iterator[Candidate]:
+    squeezed, depth = "layer4.0.se.fc1.weight", depth_of(at)
+    require(depth in _DEPTHS)
+    name = f"se_resnet{depth}"
+    reduction = ratio(at.side(squeezed, 1), at.side(squeezed))
+    yield Candidate(name, without_defaults(name, {"reduction": reduction}), "fc.weight")
+
+
+register_family(
+    Family(
+        name="SE-ResNet",
+        architectures=tuple(
+            ModelSpec(f"se_resnet{depth}", partial(_se_resnet, depth=depth), (3, 224, 224), PAPER) for depth in _DEPTHS
+        ),
+        propose=_propose,
+        unshown={SqueezeExcitation: "attention over channels only, not over places"},
+    )
+)

@@ -38,7 +38,7 @@ def test_pictures_and_checks_decide_and_reports_do_not() -> None:
     deciding = {
         "common/pictures.py",
         "evaluation/compute/counterchecks.py",
-        "models/families/dat.py",
+        "models/families/dat/network.py",
         "models/ops/tiles.py",
     }
     assert deciding <= names

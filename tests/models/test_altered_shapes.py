@@ -12,6 +12,7 @@ import models
 from models import UnrecognisedError
 from models.layout import Layout
 from models.proposals import Candidate
+from models.registry import Family, families
 
 Shapes = dict[str, tuple[int, ...]]
 NAMES = [name for name in models.names() if "mini" in name] + ["resnet18", "se_resnet34"]
@@ -107,17 +108,38 @@ def test_a_mistake_in_a_family_is_not_taken_for_another_architecture(
         raise kind("a mistake")
         yield
 
-    monkeypatch.setattr("models.recognition.FAMILIES", (toy,))
+    monkeypatch.setattr("models.recognition.families", lambda: [Family(name="toy", architectures=(), propose=toy)])
     with pytest.raises(kind, match="a mistake"):
         models.recognise({"x": torch.empty(3, device="meta")})
+
+
+def test_families_with_the_same_tensors_are_asked_about(monkeypatch: pytest.MonkeyPatch) -> None:
+    def toy(at: Layout) -> Iterator[Candidate]:
+        yield Candidate("timm:resnetblur18", {}, "fc.weight")
+
+    known = families()
+    monkeypatch.setattr("models.recognition.same_tensors", lambda shapes: {})
+    with torch.device("meta"):
+        tensors = models.create("resnet18", num_classes=7).state_dict()
+    assert models.recognise(tensors).questions == ()
+    monkeypatch.setattr(
+        "models.recognition.families", lambda: [*known, Family(name="toy", architectures=(), propose=toy)]
+    )
+    found = models.recognise(tensors)
+    assert found.architecture == "resnet18"
+    assert [(each.field, each.allowed) for each in found.questions] == [
+        ("architecture", "resnet18 or timm:resnetblur18")
+    ]
 
 
 def test_a_family_without_a_tensor_lets_the_next_one_look(monkeypatch: pytest.MonkeyPatch) -> None:
     def toy(at: Layout) -> Iterator[Candidate]:
         yield Candidate(f"resnet{at.side('toy.weight')}", {}, "fc.weight")
 
-    families = models.recognition.FAMILIES
-    monkeypatch.setattr("models.recognition.FAMILIES", (toy, *families))
+    known = families()
+    monkeypatch.setattr(
+        "models.recognition.families", lambda: [Family(name="toy", architectures=(), propose=toy), *known]
+    )
     with torch.device("meta"):
         tensors = models.create("resnet18", num_classes=7).state_dict()
     assert models.recognise(tensors).architecture == "resnet18"

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 import models
 from common import UnknownNameError
-from models.families.aa_resnet import AugmentedConv2d
+from models.families.aa_resnet.attention import AugmentedConv2d
 from models.families.attention_mask import AttentionMaskNet
-from models.families.dat import DeformableAttention
+from models.families.dat.attention import DeformableAttention
 from models.families.san.network import PairwiseAttention, PatchwiseAttention
 
 MINIS = {
@@ -295,5 +295,11 @@ def test_a_query_outside_the_image_is_refused(query: tuple[float, float]) -> Non
 )
 def test_a_model_without_attention_over_places_says_which_have_it(name: str, reason: str) -> None:
     for ask in (models.attention_layers, lambda each: models.attention_maps(each, images())):
-        with pytest.raises(models.NoAttentionError, match=f"{reason}.*SAN, DAT.*AA-ResNet and attention masks"):
+        with pytest.raises(models.NoAttentionError, match=f"{reason}.*AA-ResNet, attention masks, DAT and SAN have"):
             ask(mini(name))
+
+
+def test_a_dat_without_deformable_layers_has_nothing_to_show() -> None:
+    network = models.create("dat_mini", num_classes=3, blocks=("LL", "LS", "LS"))
+    with pytest.raises(models.NoAttentionError, match="dat_mini has attention within windows only, which is not drawn"):
+        models.attention_layers(classifier_of(network, "dat_mini"))

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 import evaluation
 import models
 from models import Classifier
-from models.families.opaque import OpaqueNetwork
+from models.opaque import OpaqueNetwork
 
 CHECKPOINTS = sorted(evaluation.Catalog().checkpoints())
 

@@ -7,7 +7,7 @@ all weights of a footprint at once from the whole footprint. Names of parameters
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from common import unknown_name
 from models.ops.neighbourhood import aggregation, gather_taps, subtraction
-from models.registry import ModelSpec, register
+from models.registry import ModelSpec
 
 PAPER = "Zhao, Jia, Koltun, CVPR 2020, arXiv:2004.13621"
 
@@ -330,9 +330,13 @@ _PUBLISHED = {  # in the authors' repository
 _BLOCKS = {"10": (2, 1, 2, 4, 1), "15": (3, 2, 3, 5, 2), "19": (3, 3, 4, 6, 3)}
 _KINDS: tuple[Kind, ...] = ("pairwise", "patchwise")
 
-for _kind in _KINDS:
-    for _size, _blocks in _BLOCKS.items():
-        _name = f"san{_size}_{_kind}"
-        register(ModelSpec(_name, partial(SAN, kind=_kind, blocks=_blocks), (3, 224, 224), PAPER, _PUBLISHED[_name]))
-    _mini = partial(SAN, kind=_kind, blocks=(1, 2, 1), footprints=(3, 5, 5), widths=(64, 128, 256), stem_width=32)
-    register(ModelSpec(f"san_mini_{_kind}", _mini, (3, 32, 32), PAPER))
+
+def _architectures(kind: Kind) -> Iterator[ModelSpec]:
+    for size, blocks in _BLOCKS.items():
+        name = f"san{size}_{kind}"
+        yield ModelSpec(name, partial(SAN, kind=kind, blocks=blocks), (3, 224, 224), PAPER, _PUBLISHED[name])
+    mini = partial(SAN, kind=kind, blocks=(1, 2, 1), footprints=(3, 5, 5), widths=(64, 128, 256), stem_width=32)
+    yield ModelSpec(f"san_mini_{kind}", mini, (3, 32, 32), PAPER)
+
+
+ARCHITECTURES = tuple(spec for kind in _KINDS for spec in _architectures(kind))

@@ -50,8 +50,8 @@ async def explain(
 ) -> Response:
     """Show what an attention layer weighs in a picture: maps over the picture as the model sees it, resized and cropped.
 
-    The answer holds numbers and overlays, or is one PNG to look at. Models with attention over places can be explained: SAN, DAT,
-    AA-ResNet and attention masks.
+    The answer holds numbers and overlays, or is one PNG to look at. Models with attention over places can be explained; for
+    any other model the error names the families that have it.
     """
     place = _place(query)
     (upload,) = await read_uploads(request, most=1)

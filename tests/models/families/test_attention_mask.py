@@ -1,6 +1,7 @@
 """Attention masks and channel attention: by hand, and as the backbones are published."""
 
-from typing import cast
+from pathlib import Path
+from typing import Any, cast
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 import models
 from models.families.attention_mask import AttentionMaskNet, diversity_loss
 from models.families.se_resnet import SEBlock, SqueezeExcitation
+from tests.models.proposed import require_told
 
 
 def network(name: str) -> AttentionMaskNet:
@@ -128,3 +130,32 @@ def test_dropout_only_in_training() -> None:
     assert torch.equal(net(images), net(images))
     net.classifier.train()
     assert not torch.equal(net(images), net(images))
+
+
+TOLD: list[tuple[str, dict[str, Any]]] = [
+    ("attention_mask_mini", {"masks": 3}),
+    ("multi_attention_mask_mini", {"masks": 8, "hidden": 64}),
+]
+
+
+@pytest.mark.parametrize(("name", "options"), TOLD, ids=str)
+def test_options_are_read_off_the_shapes(name: str, options: dict[str, Any]) -> None:
+    require_told(name, options)
+
+
+@pytest.mark.parametrize("prefix", ["", "model."])
+def test_the_tutorials_attention_mask_is_known_under_its_own_names(prefix: str, tmp_path: Path) -> None:
+    ours = models.create("attention_mask_resnet34", num_classes=2).eval()
+    backbone = [module for name, module in ours.features.named_children()]
+    theirs = nn.Module()
+    theirs.features = nn.Sequential(*backbone)
+    theirs.attn_conv = nn.Sequential(ours.attention, nn.Sigmoid())
+    theirs.fc = ours.classifier
+    tensors = {f"{prefix}{name}": value for name, value in theirs.state_dict().items()}
+    assert {f"{prefix}{name}" for name in ("features.0.weight", "attn_conv.0.weight", "fc.1.weight")} <= tensors.keys()
+    torch.save(tensors, tmp_path / "a.pth")
+    added = models.add(tmp_path / "a.pth", tmp_path, "a", accept_likely=True)
+    assert added.card.architecture == "attention_mask_resnet34"
+    images = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(models.load(added.checkpoint.path).network(images), ours(images))

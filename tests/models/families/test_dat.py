@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import models
-from models.families.dat import DAT, POSITIONS, DeformableAttention, Position, StochasticDepth, WindowAttention
+from models.families.dat.attention import POSITIONS, DeformableAttention, Position, WindowAttention
+from models.families.dat.network import DAT, StochasticDepth
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import models
-from models.families.dat import DeformableAttention, WindowAttention, fit_tables
+from models.families.dat.attention import DeformableAttention, WindowAttention
+from models.families.dat.network import fit_tables
 from tests.models.formula import (
     assert_float32_is_near,
     assert_module_matches,

@@ -1,25 +1,19 @@
-"""Networks of other makers: torchvision's and timm's by name, and files that bring their own graph.
+"""Files that bring their own graph.
 
-`torchvision:densenet121` and `timm:vit_tiny_patch16_224` are built by those libraries, without their weights. A *TorchScript* file
-(`torch.jit.save`) or a *torch.export* file (`torch.export.save`) has no architecture here: its card says "torchscript" or
-"torch_export". Such a file runs its own graph, and reading an exported one unpickles: both can run code of whoever made the file.
+A *TorchScript* file (`torch.jit.save`) or a *torch.export* file (`torch.export.save`) has no architecture here: its card says
+"torchscript" or "torch_export". Such a file runs its own graph, and reading an exported one unpickles: both can run code of whoever
+made the file.
 """
 
-import importlib
-import importlib.util
 import warnings
-from collections.abc import Callable
-from contextlib import nullcontext
 from pathlib import Path
-from types import ModuleType
-from typing import Any, NoReturn, Self
+from typing import NoReturn, Self
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from common import unknown_name
-from models.registry import ModelSpec, register_others
+from models.registry import FindSpec, ModelSpec, register_others
 
 TORCHSCRIPT, TORCH_EXPORT = "torchscript", "torch_export"
 OPAQUE = (TORCHSCRIPT, TORCH_EXPORT)
@@ -114,48 +108,7 @@ def _first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {lines[0][:200] if lines else ''}"
 
 
-class _RealNumbers(TorchFunctionMode):
-    """Give RegNets the numbers that they compute their widths and depths with, also where networks are built without memory."""
-
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        """Make ranges and given numbers on the CPU; leave everything else as it is."""
-        on_cpu = {"device": "cpu"} if func in {torch.arange, torch.tensor} else {}
-        return func(*args, **(on_cpu | (kwargs or {})))
-
-
-def _torchvision(name: str) -> ModelSpec:
-    models = importlib.import_module("torchvision.models")
-    known: list[str] = models.list_models(module=models)
-    if name not in known:
-        raise unknown_name("torchvision model", name, known)
-    return ModelSpec(f"torchvision:{name}", _builder(models, name), (3, _SIDE, _SIDE), "torchvision")
-
-
-def _builder(models: ModuleType, name: str) -> Callable[[int], nn.Module]:
-    def build(num_classes: int) -> nn.Module:
-        with warnings.catch_warnings(), _RealNumbers() if name.startswith("regnet") else nullcontext():
-            warnings.simplefilter("ignore", FutureWarning)  # of how weights will be drawn that a checkpoint replaces
-            return models.get_model(name, weights=None, num_classes=num_classes)
-
-    return build
-
-
-def _timm(name: str) -> ModelSpec:
-    if importlib.util.find_spec("timm") is None:
-        raise ValueError(f"timm:{name} needs the library timm: uv pip install '.[hub]'")
-    timm: Any = importlib.import_module("timm")
-    if not timm.is_model(name):
-        raise unknown_name("timm model", name, timm.list_models())
-
-    def build(num_classes: int) -> nn.Module:
-        return timm.create_model(name, pretrained=False, num_classes=num_classes)
-
-    return ModelSpec(f"timm:{name}", build, (3, _SIDE, _SIDE), "timm")
-
-
-def _of_a_file(architecture: str) -> Callable[[str], ModelSpec]:
+def _of_a_file(architecture: str) -> FindSpec:
     def build(num_classes: int) -> NoReturn:
         raise ValueError(
             f"{architecture} is a kind of file: its network is in the file, and cannot be created with {num_classes=}"
@@ -169,7 +122,5 @@ def _of_a_file(architecture: str) -> Callable[[str], ModelSpec]:
     return find
 
 
-register_others("torchvision", _torchvision)
-register_others("timm", _timm)
 for _architecture in OPAQUE:
     register_others(_architecture, _of_a_file(_architecture))
