@@ -1,6 +1,12 @@
-"""What pydantic found wrong, on one line."""
+"""Values that are checked when they are made, and what was wrong with them, on one line."""
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+
+class Frozen(BaseModel):
+    """A value that never changes; unknown fields are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 def describe_validation(error: ValidationError) -> str:

@@ -7,11 +7,10 @@ from importlib.metadata import version
 from math import ceil
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict
-
 import attacks
 import models
 from common import canonical_json, file_sha256, pictures, text_sha256
+from common.validation import Frozen
 from evaluation.catalog import Catalog
 from evaluation.compute.counterchecks import TRANSFER_SOURCES, checked_attack
 from evaluation.data.broken import BrokenPicture, OnLook, select_usable
@@ -23,8 +22,6 @@ SHARD_IMAGES = 100
 
 GPU_SHARD_IMAGES = 300
 """The same on a GPU, which would be done with fewer before its batches are full."""
-
-_FROZEN = ConfigDict(frozen=True, extra="forbid")
 
 
 @cache
@@ -66,10 +63,8 @@ def _decides(path: Path, root: Path) -> bool:
     return not any(".".join(parts[:length]) in UNDECIDING for length in range(2, len(parts) + 1))
 
 
-class Shard(BaseModel):
+class Shard(Frozen):
     """One model under one condition on a range of the selected images."""
-
-    model_config = _FROZEN
 
     model: str
     condition: int
@@ -82,7 +77,7 @@ class Shard(BaseModel):
         return self.stop - self.start
 
 
-class Plan(BaseModel):
+class Plan(Frozen):
     """A specification, checked against the models and images it names.
 
     Attributes:
@@ -100,8 +95,6 @@ class Plan(BaseModel):
         claimed_accuracy: of the models whose card claims a clean accuracy on this data set.
         other_claims: of the models whose card claims one on other data, with what it says of them.
     """
-
-    model_config = _FROZEN
 
     id: str
     spec: EvaluationSpec

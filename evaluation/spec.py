@@ -3,12 +3,13 @@
 import itertools
 import math
 from collections.abc import Callable, Iterator
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple
+from typing import Annotated, ClassVar, Literal, NamedTuple
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 
 import attacks
 from attacks import Norm, PixelScale, TargetRule, ThreatModel, format_eps
+from common.validation import Frozen
 from evaluation.data.classes import ClassMap
 from models import Precision
 
@@ -24,16 +25,13 @@ MAX_RESTARTS = 1_000
 MAX_GRID = 2_000
 """Points of a grid at most."""
 
-_STRICT = ConfigDict(frozen=True, extra="forbid")
 
 OnBroken = Literal["fail", "skip"]
 """What to do about pictures that cannot be decoded."""
 
 
-class _Choice(BaseModel):
+class _Choice(Frozen):
     """A name from a registry with its parameters, all of them written out."""
-
-    model_config = _STRICT
 
     name: str
     parameters: Annotated[Parameters, Field(validate_default=True)] = {}
@@ -58,18 +56,6 @@ class AttackChoice(_Choice):
             description="independent runs, each on the images that the ones before left",
         ),
     ] = 1
-
-    @model_validator(mode="before")
-    @classmethod
-    def _restarts_beside_parameters(cls, given: Any) -> Any:
-        """Find `restarts` among the parameters of pgd and apgd too, where earlier versions wrote it."""
-        inside = given.get("parameters") if isinstance(given, dict) and given.get("name") in ("pgd", "apgd") else None
-        if not isinstance(inside, dict) or "restarts" not in inside:
-            return given
-        if "restarts" in given:
-            raise ValueError("restarts is given twice, beside the parameters and among them")
-        parameters = {name: value for name, value in inside.items() if name != "restarts"}
-        return given | {"parameters": parameters, "restarts": inside["restarts"]}
 
     @field_validator("parameters")
     @classmethod
@@ -115,10 +101,8 @@ def repetition(chosen: tuple[AttackChoice, ...], precision: Precision) -> list[R
     return [] if precision == "float32" else [Round(chosen[0], chosen[0].restarts - 1, repeated=True)]
 
 
-class CleanCondition(BaseModel):
+class CleanCondition(Frozen):
     """The images as they are."""
-
-    model_config = _STRICT
 
     kind: Literal["clean"] = "clean"
     passes: ClassVar[int] = 1
@@ -151,13 +135,11 @@ class TransformCondition(_Choice):
         return self.create().title
 
 
-class GridCondition(BaseModel):
+class GridCondition(Frozen):
     """The worst over a grid: an image counts as right only where it is right at every point.
 
     As in Engstrom et al. 2019 (arXiv:1712.02779, Sec. 4), who turn and shift a picture; a grid over any transform's parameters.
     """
-
-    model_config = _STRICT
 
     kind: Literal["grid"] = "grid"
     name: str
@@ -213,14 +195,12 @@ def _require_norm(chosen: tuple[AttackChoice, ...], norm: Norm | None) -> None:
             raise ValueError(f"{attack.title} does not support {norm} (supported: {', '.join(sorted(attack.norms))})")
 
 
-class AdversarialCondition(BaseModel):
+class AdversarialCondition(Frozen):
     """The images attacked within a budget; per image the worst over the attacks counts.
 
     The attacks are a cascade of rounds, one for each attack and restart: a round meets only the images that are right and that the
     rounds before it left standing; with targets, those that are not yet predicted as theirs.
     """
-
-    model_config = _STRICT
 
     kind: Literal["adversarial"] = "adversarial"
     threat: ThreatModel
@@ -266,14 +246,12 @@ class AdversarialCondition(BaseModel):
         return rule
 
 
-class CurveCondition(BaseModel):
+class CurveCondition(Frozen):
     """Robust accuracy against eps: for each image the smallest radius at which an attack fells it.
 
     The radii are tried from the smallest on, each on the images that still stand, so the curve never rises. `refine` halves the
     interval in which an image was flipped that many times more: the minimal eps of each image.
     """
-
-    model_config = _STRICT
 
     kind: Literal["curve"] = "curve"
     norm: Norm
@@ -329,10 +307,8 @@ def _distinct(values: tuple[str, ...]) -> tuple[str, ...]:
     return values
 
 
-class EvaluationSpec(BaseModel):
+class EvaluationSpec(Frozen):
     """An evaluation: every model under every condition on the same images."""
-
-    model_config = _STRICT
 
     models: Annotated[
         tuple[Name, ...],

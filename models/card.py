@@ -2,8 +2,9 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
 
+from common.validation import Frozen
 from models.preprocess import Preprocessing
 from models.registry import spec
 
@@ -11,10 +12,8 @@ Weights = Literal["plain", "ema"]
 """The weights as they were trained, or their exponential moving average."""
 
 
-class ModelCard(BaseModel):
+class ModelCard(Frozen):
     """What one must know to use a checkpoint, and what is claimed of it."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     architecture: Annotated[str, Field(description="a name that models.create knows")]
     options: Annotated[dict[str, object], Field(description="constructor arguments of the architecture")] = {}

@@ -6,11 +6,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 from torch import Tensor
 
 from common import canonical_json
 from common.pictures import PictureError
+from common.validation import Frozen
 
 Channels = tuple[float, float, float]
 
@@ -20,7 +21,7 @@ _RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resamplin
 _LONGEST = 16
 
 
-class Preprocessing(BaseModel):
+class Preprocessing(Frozen):
     """Resize, crop the centre, scale to [0, 1]; normalisation happens inside the classifier.
 
     How a picture becomes a square is named as timm does: "center" resizes its shorter side, "squash" both sides to the same length,
@@ -28,8 +29,6 @@ class Preprocessing(BaseModel):
 
     The defaults are those of the ImageNet evaluations in the papers of this package.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     resize: Annotated[
         int, Field(ge=1, le=4096, description="length after resizing of the side that crop_mode names, pixels")

@@ -4,11 +4,12 @@ from collections.abc import Iterable, Sequence
 from typing import Annotated, Literal, cast, get_args
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor, nn
 
 import attacks
 from attacks import AttackRun, Norm, ThreatModel
+from common.validation import Frozen
 from evaluation.spec import MAX_RESTARTS
 from evaluation.statistics import proportion
 
@@ -31,7 +32,7 @@ FINITE_STEP = 0.25 / 255
 """Linf length of the step with which a gradient is compared with what the loss does."""
 
 
-class Check(BaseModel):
+class Check(Frozen):
     """One thing that could be wrong, and whether it is.
 
     Attributes:
@@ -42,8 +43,6 @@ class Check(BaseModel):
         images: indices of the images that show it.
         about: title of the condition; empty for the model itself.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
     failed: bool

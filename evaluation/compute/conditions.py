@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
-from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
 import attacks
 import models
 from attacks import ThreatModel
+from common.validation import Frozen
 from evaluation.spec import (
     MAX_RESTARTS,
     AdversarialCondition,
@@ -29,10 +29,8 @@ from evaluation.spec import (
 TARGET_STREAM = MAX_RESTARTS
 """Stream of random draws for targets; a transform has stream 0, an attack the one of its restart's number."""
 
-_FROZEN = ConfigDict(frozen=True, extra="forbid")
 
-
-class Row(BaseModel):
+class Row(Frozen):
     """What happened to one image.
 
     Attributes:
@@ -52,8 +50,6 @@ class Row(BaseModel):
         flipped_eps: smallest radius of a curve at which it was flipped; None where there is no curve, or as flipped_by.
         flipped_in_float32: it stood, or did not reach its target, until what was searched in lower precision was repeated.
     """
-
-    model_config = _FROZEN
 
     index: int
     label: int

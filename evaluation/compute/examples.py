@@ -5,12 +5,12 @@ import io
 
 import torch
 from PIL import Image
-from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 from torch.nn import functional as F
 
 import models
 from attacks import predictions
+from common.validation import Frozen
 from evaluation.compute.conditions import Batch, Outcome
 
 PICTURE_SIDE = 112
@@ -20,7 +20,7 @@ AttentionGrid = tuple[tuple[float, ...], ...]
 """What a model's last attention layer weighs, mean over its maps, the largest cell 1: H rows of W cells."""
 
 
-class Example(BaseModel):
+class Example(Frozen):
     """An image that was right and is wrong under the condition; pictures are base64 of PNG files.
 
     Attributes:
@@ -36,8 +36,6 @@ class Example(BaseModel):
         clean_attention: what the model's attention weighs in the image as it is; None where it has none.
         attention: the same under the condition.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     index: int
     label: str

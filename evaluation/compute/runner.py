@@ -8,12 +8,12 @@ from importlib.metadata import version
 from typing import TypeVar
 
 import torch
-from pydantic import BaseModel, ConfigDict
 from torch import nn
 
 import attacks
 import models
 from common.float32 import float32_as
+from common.validation import Frozen
 from evaluation.compute.checks import Check, extreme, preflight, probe
 from evaluation.compute.conditions import Batch, Outcome, Row, run_condition
 from evaluation.compute.counterchecks import CHECKED, LEAST, checked_attack, counterchecks
@@ -36,7 +36,6 @@ PREFLIGHT_IMAGES = 64
 EXAMPLES = 4
 """Pictures of flipped images that are kept for a model and condition."""
 
-_FROZEN = ConfigDict(frozen=True, extra="forbid")
 
 T = TypeVar("T")
 
@@ -44,15 +43,13 @@ OnProgress = Callable[[int, int], None]
 """Receives the images that are done and how many there are."""
 
 
-class ShardResult(BaseModel):
+class ShardResult(Frozen):
     """A finished shard; `preflight` comes with a model's first condition; `checks`, `flipped_by_checks` and `examples` with the
     first images.
 
     `rounds` is the number of the condition's rounds if it is a cascade, else 1. `not_run` names the attacks that need a gradient,
     where the model has none.
     """
-
-    model_config = _FROZEN
 
     shard: Shard
     rounds: int = 1

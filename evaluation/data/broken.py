@@ -4,11 +4,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
-from pydantic import BaseModel, ConfigDict
-
 import models
 from common.cores import cores
 from common.pictures import PictureError
+from common.validation import Frozen
 from evaluation.data.datasets import ImageFolder
 from evaluation.data.pixel_cache import PixelFile, decoders
 from evaluation.data.pixels import Pixels
@@ -28,10 +27,8 @@ _CONVERTIBLE = frozenset({"L", "RGB"})
 _decode_only = models.Preprocessing(resize=1, crop=1)
 
 
-class BrokenPicture(BaseModel):
+class BrokenPicture(Frozen):
     """A picture that cannot be used, and why."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     index: int
     file: str

@@ -8,10 +8,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, StrictInt, StrictStr, TypeAdapter, ValidationError
+from pydantic import StrictInt, StrictStr, TypeAdapter, ValidationError
 from torchvision.models import get_model_weights
 
 from common import canonical_json, describe_validation, text_sha256
+from common.validation import Frozen
 from evaluation.data.datasets import ImageFolder
 from evaluation.data.sources import DatasetError, dataset_name
 
@@ -29,7 +30,7 @@ _IMAGENET_IDS = Path(__file__).with_name("imagenet_wordnet_ids.txt")
 _LISTED = 8
 
 
-class ClassMatch(BaseModel):
+class ClassMatch(Frozen):
     """How the classes of a data set were found among those of a model.
 
     Attributes:
@@ -37,8 +38,6 @@ class ClassMatch(BaseModel):
         logits: index of the logit of each class of the data set, in the data set's order.
         model_classes: number of the model's classes.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     rule: Rule
     logits: tuple[int, ...]

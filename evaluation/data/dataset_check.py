@@ -7,20 +7,17 @@ from functools import partial
 from statistics import median
 from typing import Self
 
-from pydantic import BaseModel, ConfigDict
-
 from common.cores import cores
 from common.pictures import PictureError, picture_size
+from common.validation import Frozen
 from evaluation.data.broken import BrokenPicture, OnLook, find_broken
 from evaluation.data.classes import ClassMap, ClassMatchError, Rule, match_classes
 from evaluation.data.datasets import ImageFolder
 from evaluation.data.sources import DatasetError
 
 
-class Spread(BaseModel):
+class Spread(Frozen):
     """Smallest, middle and largest of some lengths, in pixels."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     min: int
     median: float
@@ -35,7 +32,7 @@ class Spread(BaseModel):
         return f"{self.min} / {self.median:g} / {self.max}"
 
 
-class Matched(BaseModel):
+class Matched(Frozen):
     """How the classes of the data set were found among a model's.
 
     Attributes:
@@ -45,15 +42,13 @@ class Matched(BaseModel):
         problem: why they were not found; None if they were.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     model: str
     rule: Rule | None = None
     classes: dict[str, str] = {}
     problem: str | None = None
 
 
-class DatasetCheck(BaseModel):
+class DatasetCheck(Frozen):
     """What a data set holds.
 
     Attributes:
@@ -67,8 +62,6 @@ class DatasetCheck(BaseModel):
         ignored: how many files are no pictures, by their names.
         match: how its classes were found among a model's, if one was given.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
     images: int

@@ -5,12 +5,13 @@ from pathlib import Path
 from threading import RLock
 from uuid import uuid4
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from common import text_sha256
+from common.validation import Frozen
 
 
-class Facts(BaseModel):
+class Facts(Frozen):
     """What is known of a data set.
 
     Attributes:
@@ -22,8 +23,6 @@ class Facts(BaseModel):
         looks: a sign for each picture: "." it is fine, "x" it is broken, "?" it was not looked at.
         broken: why broken ones are, by their index.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     state: str = ""
     sha256: str = ""

@@ -2,8 +2,7 @@
 
 from collections.abc import Callable, Iterable
 
-from pydantic import BaseModel, ConfigDict
-
+from common.validation import Frozen
 from evaluation.reports.report import ModelReport, Report
 from evaluation.spec import AdversarialCondition, Condition, CurveCondition, TransformCondition
 from evaluation.statistics import Proportion
@@ -11,22 +10,16 @@ from evaluation.statistics import Proportion
 LEAST_POINTS = 3
 """Points that are worth a chart."""
 
-_FROZEN = ConfigDict(frozen=True, extra="forbid")
 
-
-class Series(BaseModel):
+class Series(Frozen):
     """One model's points (x, accuracy), in the order of x."""
-
-    model_config = _FROZEN
 
     model: str
     points: tuple[tuple[float, Proportion], ...]
 
 
-class Chart(BaseModel):
+class Chart(Frozen):
     """Accuracy against a number, a series a model."""
-
-    model_config = _FROZEN
 
     title: str
     x_label: str

@@ -4,16 +4,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from common.validation import Frozen
 from evaluation.compute.conditions import Row
 from evaluation.compute.runner import ShardResult
 from evaluation.plan import Plan
 from evaluation.reports.counting import counted, sufficient
 from evaluation.spec import Condition
 from evaluation.statistics import PairedDifference, holm, paired_difference
-
-_FROZEN = ConfigDict(frozen=True, extra="forbid")
 
 
 class ComparisonError(ValueError):
@@ -55,10 +54,8 @@ class ConditionComparison(PairedDifference):
     images_only_second: tuple[int, ...]
 
 
-class Comparison(BaseModel):
+class Comparison(Frozen):
     """Two models on the same images under the conditions that both met."""
-
-    model_config = _FROZEN
 
     first: Annotated[str, Field(description="name of a model, with its evaluation")]
     second: str

@@ -4,15 +4,15 @@ import time
 from collections.abc import Collection
 
 import torch
-from pydantic import BaseModel, ConfigDict
 
+from common.validation import Frozen
 from evaluation.catalog import Catalog
 from evaluation.compute.runner import ShardResult, batch_size
 from evaluation.plan import SHARD_IMAGES, Plan
 from evaluation.reports.counting import sufficient
 
 
-class Estimate(BaseModel):
+class Estimate(Frozen):
     """The cost of an evaluation at most: images that fall leave attacks early.
 
     Attributes:
@@ -22,8 +22,6 @@ class Estimate(BaseModel):
         passes: of an image through a model, one with its gradient counted as three, for what is left.
         seconds: of computing on one device for what is left, from the speed of each model measured just now.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     evaluation: str
     images: int

@@ -3,8 +3,7 @@
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from pydantic import BaseModel, ConfigDict
-
+from common.validation import Frozen
 from evaluation.compute.checks import Check, Grade
 from evaluation.compute.examples import Example
 from evaluation.data.broken import describe
@@ -14,19 +13,15 @@ from evaluation.statistics import Proportion
 MOST_COLUMNS = 10
 """Conditions that a table has side by side at most."""
 
-_FROZEN = ConfigDict(frozen=True, extra="forbid")
 
-
-class CurvePoint(BaseModel):
+class CurvePoint(Frozen):
     """Robust accuracy at a radius on the [0, 1] pixel scale."""
-
-    model_config = _FROZEN
 
     eps: float
     robust_accuracy: Proportion
 
 
-class ConditionReport(BaseModel):
+class ConditionReport(Frozen):
     """One model under one condition. Every fraction is over the images done so far and has its n.
 
     Attributes:
@@ -49,8 +44,6 @@ class ConditionReport(BaseModel):
         images_forwarded: passes of an image through the model.
         examples: pictures of a few images that were right and are wrong under the condition.
     """
-
-    model_config = _FROZEN
 
     title: str
     images_done: int
@@ -76,7 +69,7 @@ class ConditionReport(BaseModel):
         return self.robust_accuracy or self.accuracy
 
 
-class ModelReport(BaseModel):
+class ModelReport(Frozen):
     """One model under all conditions, in the order of the specification, with what was checked.
 
     Attributes:
@@ -88,8 +81,6 @@ class ModelReport(BaseModel):
         mce: mean error over the fifteen common corruptions, if all of them were seen at all severities.
         mce_of_alexnet: the same, each error divided by AlexNet's on ImageNet-C; None where there are other classes than ImageNet's.
     """
-
-    model_config = _FROZEN
 
     model: str
     conditions: tuple[ConditionReport, ...]
@@ -118,10 +109,8 @@ class Table(NamedTuple):
     rows: list[tuple[str, list[Proportion | None]]]
 
 
-class Report(BaseModel):
+class Report(Frozen):
     """What an evaluation found, with the plan it followed; `complete` is False while shards are missing."""
-
-    model_config = _FROZEN
 
     schema_version: int = 5
     plan: Plan

@@ -11,9 +11,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from common import describe_validation, unknown_name
+from common.validation import Frozen
 from evaluation import Catalog
 from evaluation.statistics import Proportion
 from models import CheckpointError, ModelCard, ServingPrecision
@@ -24,10 +25,8 @@ SETTLED_NS = 10**9
 """Files that changed less than this ago are looked at again: their time stamps may not tell the next change."""
 
 
-class ServingSettings(BaseModel):
+class ServingSettings(Frozen):
     """How a model is served; of all its versions, but for the default one."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     default_version: Annotated[
         str | None, Field(description="answers where no version is asked for; null takes the latest")

@@ -25,10 +25,9 @@ def test_another_seed_model_or_condition_is_another_question(catalog: Catalog) -
     assert len({make_plan(each, catalog).id for each in specs}) == len(specs)
 
 
-def test_restarts_among_the_parameters_of_an_earlier_version_are_found() -> None:
-    new = {"name": "pgd", "parameters": {"steps": 5}, "restarts": 3}
-    old = {"name": "pgd", "parameters": {"steps": 5, "restarts": 3}}
-    assert spec(conditions=[PGD | {"attacks": [old]}]) == spec(conditions=[PGD | {"attacks": [new]}])
+def test_restarts_are_no_parameter_but_where_an_attack_has_one_of_its_own() -> None:
+    with pytest.raises(ValueError, match="unknown parameter of pgd 'restarts'"):
+        spec(conditions=[PGD | {"attacks": [{"name": "pgd", "parameters": {"steps": 5, "restarts": 3}}]}])
     own = {"name": "torchattacks:Pixle", "parameters": {"restarts": 7}}
     (kept,) = spec(conditions=[PGD | {"threat": {"norm": "L0", "eps": 5}, "attacks": [own]}]).conditions
     assert isinstance(kept, AdversarialCondition)
@@ -100,7 +99,7 @@ def test_a_norm_that_the_attacks_do_not_know_is_refused() -> None:
         (
             {"conditions": [PGD | {"attacks": [{"name": "pgd", "restarts": 2, "parameters": {"restarts": 3}}]}]},
             "conditions",
-            "restarts is given twice",
+            "unknown parameter of pgd 'restarts'",
         ),
         ({"conditions": [PGD | {"attacks": [{"name": "pgd", "restarts": True}]}]}, "conditions", "valid integer"),
         (
