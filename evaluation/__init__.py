@@ -19,11 +19,13 @@ from evaluation.data.sources import DatasetError
 from evaluation.local import evaluate
 from evaluation.plan import Plan, Shard, make_plan
 from evaluation.presets import Preset, conditions_of, list_presets, pgd_conditions, preset, preset_names
-from evaluation.reports import writers
+from evaluation.reports import formats
 from evaluation.reports.compare import Comparison, ComparisonError, Side, compare
 from evaluation.reports.counting import merge
 from evaluation.reports.estimate import Estimate, estimate
+from evaluation.reports.registry import Format, FormatError, Rows, register_format, report_format, report_formats
 from evaluation.reports.report import Report
+from evaluation.reports.rows import image_rows
 from evaluation.results.folder import ResultFolder
 from evaluation.spec import (
     AdversarialCondition,
@@ -47,11 +49,14 @@ __all__ = [
     "DatasetError",
     "Estimate",
     "EvaluationSpec",
+    "Format",
+    "FormatError",
     "ImageFolder",
     "Plan",
     "Preset",
     "Report",
     "ResultFolder",
+    "Rows",
     "SelectionError",
     "Shard",
     "ShardResult",
@@ -63,6 +68,8 @@ __all__ = [
     "estimate",
     "evaluate",
     "find_broken",
+    "formats",
+    "image_rows",
     "list_presets",
     "make_plan",
     "merge",
@@ -70,7 +77,9 @@ __all__ = [
     "pgd_conditions",
     "preset",
     "preset_names",
+    "register_format",
+    "report_format",
+    "report_formats",
     "run_shard",
     "select_usable",
-    "writers",
 ]

@@ -19,12 +19,11 @@ from cli.commands.options import (
 from cli.exit_codes import FAILURE, end
 
 if TYPE_CHECKING:
-    from service.http.formats import ReportFormat
+    from evaluation import Format
 
 app = typer.Typer(add_completion=False)
 
 PRESETS = "rotation-flip, san-pgd, pgd-20, pgd-100, standard, curve, steps, angles, spatial, corruptions, demo"
-FORMS = ".json, .md, .html, .tex, .txt, .csv, .parquet"
 """For the help, which does not wait for the modules that know them."""
 
 
@@ -67,7 +66,10 @@ def evaluate(
     ] = None,
     out: Annotated[
         list[Path],
-        typer.Option(help=f"File to write the report to, by its ending: {FORMS}.", show_default="none"),
+        typer.Option(
+            help="File to write the report to, by its ending, such as .html or .tex; any other ending lists all.",
+            show_default="none",
+        ),
     ] = [],
     min_score: Annotated[
         list[str],
@@ -102,8 +104,7 @@ def evaluate(
     from cli.display import console, describe_estimate, print_report
     from evaluation import EvaluationSpec, ShardResult
     from evaluation.data.classes import read_class_map
-    from evaluation.reports import writers
-    from service.http.formats import write
+    from evaluation.reports.bars import below_bar, parse_bar, to_junit
 
     forms = {path: _form(path) for path in out}
     if norm is not None and eps is None:
@@ -127,7 +128,7 @@ def evaluate(
             "selection_seed": selection_seed,
         }
     )
-    bars = [writers.parse_bar(each, spec) for each in min_score]
+    bars = [parse_bar(each, spec) for each in min_score]
     kept = evaluation.ResultFolder(settings.data_dir / "results")
     if dry_run:
         plan = evaluation.make_plan(spec, catalog, device=usable(device))
@@ -169,19 +170,19 @@ def evaluate(
         )
     files = catalog.open_dataset(dataset).files
     for path, form in forms.items():
-        path.write_bytes(write(report, form, lambda: writers.image_rows(report.plan, results, files)))
+        path.write_bytes(form.to_bytes(report, lambda: evaluation.image_rows(report.plan, results, files)))
     if as_json:
         typer.echo(report.model_dump_json(indent=2))
     else:
         print_report(report, console())
-    failures = writers.below_bar(report, bars)
+    failures = below_bar(report, bars)
     if junit:
-        junit.write_text(writers.to_junit(report, failures))
+        junit.write_text(to_junit(report, failures))
     if failures:
         end("below the bar: " + "; ".join(failures), FAILURE)
 
 
-def _form(path: Path) -> "ReportFormat":
+def _form(path: Path) -> "Format":
     from service.http.formats import SUFFIXES
 
     if path.suffix not in SUFFIXES:

@@ -131,11 +131,9 @@ class Report(Frozen):
 
     def to_markdown(self) -> str:
         """Write the table, each cell with its 95 % interval, and the protocol below."""
-        corner, columns, rows = self.table
-        lines = [f"| {corner} | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
-        lines += [f"| {name} | {' | '.join(map(format_score, scores))} |" for name, scores in rows]
-        lines += ["", *(f"- {fact}" for fact in self.facts())]
-        return "\n".join(lines) + "\n"
+        from evaluation.reports.formats.markdown import to_markdown  # noqa: PLC0415  it needs this class
+
+        return to_markdown(self)
 
     def facts(self) -> list[str]:
         """List what one must know to read the table."""

@@ -15,9 +15,8 @@ from starlette.responses import Response
 from attacks import AttackError
 from common import UnknownNameError
 from common.pictures import PictureError
-from evaluation import ComparisonError, DatasetError
+from evaluation import ComparisonError, DatasetError, FormatError
 from evaluation.catalog import DatasetTakenError
-from evaluation.reports.writers import FormatError
 from models import CheckpointError, NameTakenError, NoAttentionError
 from service.jobs.removal import InUseError
 from service.jobs.store import KeyReusedError

@@ -156,7 +156,7 @@ def test_without_targets_nothing_is_said_of_reaching_them(network: nn.Module, di
     assert run.reached is None
 
 
-@pytest.mark.parametrize("name", OWN)
+@pytest.mark.parametrize("name", [name for name in OWN if Norm.L2 in small(name).norms])
 @pytest.mark.parametrize("eps", [0.5, 3, 16])
 def test_stays_within_an_l2_ball_of_many_pixels(name: str, eps: float) -> None:
     """Squares of 150,528 values summed in float32 are wrong by more than the harness lets pass."""

@@ -3,7 +3,7 @@
 from starlette.middleware.gzip import DEFAULT_EXCLUDED_CONTENT_TYPES, GZipMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service.http.formats import MEDIA_TYPES, ReportFormat
+from service.http.formats import FORMATS
 from service.http.middleware.load_shedding import PREDICTING
 
 SMALLEST_BYTES = 1024
@@ -17,8 +17,9 @@ class Compression(GZipMiddleware):
     """Compresses all but predictions, whose time counts, event streams, which must not wait, and what is compressed already."""
 
     def __init__(self, app: ASGIApp) -> None:
-        compressed = (*DEFAULT_EXCLUDED_CONTENT_TYPES, MEDIA_TYPES[ReportFormat.PARQUET])
-        super().__init__(app, SMALLEST_BYTES, LEVEL, exclude_content_types=compressed)
+        compressed = (form.media_type for form in FORMATS if form.compressed)
+        excluded = (*DEFAULT_EXCLUDED_CONTENT_TYPES, *compressed)
+        super().__init__(app, SMALLEST_BYTES, LEVEL, exclude_content_types=excluded)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer, compressed or not."""

@@ -9,9 +9,8 @@ from markupsafe import Markup
 from common import text_sha256
 from evaluation import Report
 from evaluation.reports.charts import charts
-from evaluation.reports.writers import manifest, methods
-from service.http.pages.example_pictures import Source, inlined
-from service.http.pages.templates import macro, render
+from service.http.pages.example_pictures import Source
+from service.http.pages.templates import macro
 from service.http.schemas import DatasetView, EvaluationView, ModelView, Unusable
 
 HASH_DIGITS = 8
@@ -75,11 +74,3 @@ def of_start(
         yield Section(f"evaluation-{each.id}", macro("start.html", "card", each))
     yield Section("models", macro("start.html", "models", models, root))
     yield Section("datasets", macro("start.html", "datasets", datasets))
-
-
-def render_report(report: Report) -> str:
-    """Write a report as one HTML file that needs no other."""
-    sections = of_report(report, inlined)
-    return render(
-        "report.html", id=report.plan.id, sections=sections, methods=methods(report), manifest=manifest(report), root=""
-    )

@@ -21,15 +21,16 @@ from evaluation import (
     Report,
     SelectionError,
     estimate,
+    image_rows,
     list_presets,
     make_plan,
     merge,
-    writers,
+    report_format,
 )
 from evaluation import preset as preset_conditions
 from models import CheckpointError
 from service.http.deps import EvaluationDep, KeyDep, Service, ServiceDep, find_evaluation, require_admin
-from service.http.formats import MEDIA_TYPES, ReportFormat, write
+from service.http.formats import FORMATS, ReportFormat
 from service.http.problems import ProblemError
 from service.http.schemas import BudgetRequest, EvaluationList, EvaluationView, PgdRequest, PresetRequest
 from service.jobs import removal
@@ -38,6 +39,9 @@ from service.serving.predictions import FieldError
 
 POLL_S = 0.3
 """How often a watched evaluation is looked at, seconds."""
+
+JSON = ReportFormat("json")
+"""What a report is without a format."""
 
 router = APIRouter(prefix="/v1/evaluations", tags=["evaluations"])
 
@@ -212,12 +216,13 @@ def read_report(
     evaluation: EvaluationDep,
     service: ServiceDep,
     format: Annotated[  # noqa: A002
-        ReportFormat, Query(description="csv and parquet have a row an image, methods is a paragraph for a paper")
-    ] = ReportFormat.JSON,
+        ReportFormat, Query(description="\n".join(f"- {form.name}: {form.description}" for form in FORMATS))
+    ] = JSON,
 ) -> Response:
     """Read the report; it says so when it is partial."""
-    content = write(_report(evaluation, service), format, lambda: _rows(evaluation, service))
-    return Response(content, media_type=MEDIA_TYPES[format])
+    form = report_format(format)
+    content = form.to_bytes(_report(evaluation, service), lambda: _rows(evaluation, service))
+    return Response(content, media_type=form.media_type)
 
 
 def _rows(evaluation: Evaluation, service: Service) -> list[dict[str, Any]]:
@@ -227,7 +232,7 @@ def _rows(evaluation: Evaluation, service: Service) -> list[dict[str, Any]]:
     with suppress(UnknownNameError, DatasetError):
         dataset = service.catalog.open_dataset(plan.spec.dataset)
         files = dataset.files if dataset.sha256 == plan.dataset_sha256 else ()
-    return writers.image_rows(plan, service.store.results(evaluation.id), files)
+    return image_rows(plan, service.store.results(evaluation.id), files)
 
 
 def _report(evaluation: Evaluation, service: Service) -> Report:

@@ -105,7 +105,7 @@ def test_rows_name_the_check_that_flipped(catalog: Catalog) -> None:
     result = run_shard(
         asked, shard, classifier=classifier, dataset=catalog.open_dataset("shapes"), sources=lambda: [bare]
     )
-    rows = evaluation.reports.writers.image_rows(plan, [result])
+    rows = evaluation.image_rows(plan, [result])
     assert {row["flipped_by"] for row in rows} & {"smoothed_pgd", "transfer"}
     assert all(row["prediction"] != row["label"] for row in rows if row["flipped_by"])
     assert all(row.flipped_by in (None, "pgd") for row in result.rows)  # what the attack itself found stays as it was

@@ -4,7 +4,15 @@ import json
 
 import pytest
 
-from evaluation import Report, Side, compare, merge, preset, writers
+from evaluation import (
+    Report,
+    Side,
+    compare,
+    image_rows,
+    merge,
+    preset,
+    report_format,
+)
 from evaluation.reports.mce import ALEXNET
 from tests.evaluation.reports.table import ATTACKED, CLEAN, PLAN, ROTATED, SPEC, result, row
 
@@ -109,7 +117,7 @@ def test_many_conditions_are_rows_in_every_form() -> None:
     assert lines[:2] == ["| condition | m |", "|---|---|"]
     assert lines[3] == "| rotation 15 | 30.0 [10.8, 60.3] (n=10) |"
     assert lines[25] == "| rotation 345 | 30.0 [10.8, 60.3] (n=10) |"
-    latex = writers.to_latex(report).splitlines()
+    latex = report_format("latex").to_bytes(report, list).decode().splitlines()
     assert latex[0] == r"\begin{tabular}{lr}"
     assert latex[4] == r"clean & $80.0^{+14.3}_{-31.0}$ \\"
     assert latex[27] == r"rotation 345 & $30.0^{+30.3}_{-19.2}$ \\"
@@ -141,9 +149,7 @@ def test_a_condition_ends_with_the_first_shards_that_suffice() -> None:
     assert numbers(report, 0)["accuracy"] == (50, 100)
     assert "a condition ended once its interval was at most 20 points wide" in report.to_markdown()
 
-    assert [each["index"] for each in writers.image_rows(plan, every[::-1])] == [*range(100)], (
-        "what is not counted is no row"
-    )
+    assert [each["index"] for each in image_rows(plan, every[::-1])] == [*range(100)], "what is not counted is no row"
     compared = compare(Side(plan, "m", every), Side(plan, "m", every[:2]))
     assert [each.n for each in compared.conditions] == [100]
 

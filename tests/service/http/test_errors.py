@@ -10,9 +10,8 @@ from fastapi import APIRouter
 from attacks import AttackError
 from common import UnknownNameError
 from common.pictures import PictureError
-from evaluation import ComparisonError, DatasetError
+from evaluation import ComparisonError, DatasetError, FormatError
 from evaluation.catalog import DatasetTakenError
-from evaluation.reports.writers import FormatError
 from models import CheckpointError, NameTakenError, NoAttentionError
 from service.http import problems
 from service.http.problems import LONGEST_ECHO, Problem, field_errors

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from evaluation import Report
-from evaluation.reports.writers import methods
+from evaluation.reports.formats.methods import methods
 from service.settings import Settings
 from tests.command import Run
 from tests.server import serving, until

@@ -1,0 +1,65 @@
+"""The methods paragraph of a paper."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import attacks
+from evaluation.reports.registry import Format, register_format
+from evaluation.reports.report import Report
+from evaluation.spec import AttackChoice, Attacking
+
+
+def methods(report: Report) -> str:
+    """Write the paragraph of a paper that says what was done: data, protocol, randomness, intervals, versions."""
+    plan, spec = report.plan, report.plan.spec
+    conditions = "; ".join(_described(condition) for condition in spec.conditions)
+    searched = {
+        "float32": "",
+        "tf32": "Attacks searched with the inputs of products rounded to TF32",
+        "bfloat16": "Attacks searched in bfloat16 on copies of the models",
+    }[spec.precision]
+    judged = ", and once more in float32 where an image still stood; whether it was flipped was decided in float32. "
+    precision = searched + judged if searched else ""
+    return (
+        f"{'PARTIAL RESULT. ' if not report.complete else ''}"
+        f"We evaluated {len(spec.models)} model{'s' * (len(spec.models) > 1)} on {plan.images} images of {spec.dataset} "
+        f"(SHA-256 {plan.dataset_sha256[:12]}), drawn evenly from its {plan.classes} classes with seed {spec.selection_seed}, "
+        f"under these conditions: {conditions}. {_skipped(len(plan.skipped))}Images lie in [0, 1]; eps is on that scale and "
+        "normalisation is part of the model. "
+        "Robust accuracy is the share of all images that are classified correctly and that no attack of the condition flips within "
+        f"its budget, measured in the stated norm on float32 images. {precision}Random draws are seeded per image, so that results "
+        "do not depend on batches. Intervals are 95 % Wilson score intervals. "
+        f"Evaluation {plan.id}, computed with {', '.join(report.made_with) or 'versions unknown'}."
+    )
+
+
+def _described(condition: Any) -> str:
+    if not isinstance(condition, Attacking):
+        return condition.title
+    settings = ", ".join(f"{choice.name} ({', '.join(_settings(choice))})" for choice in condition.attacks)
+    return f"{condition.title}, with {settings}"
+
+
+def _skipped(pictures: int) -> str:
+    if not pictures:
+        return ""
+    return f"{pictures} broken picture{' was' if pictures == 1 else 's were'} skipped. "
+
+
+def _settings(choice: AttackChoice) -> Iterable[str]:
+    """Every parameter with its value; what is not given, by what its description says it then is."""
+    meanings = next(each.parameters for each in attacks.describe() if each.name == choice.name)
+    for name, value in choice.parameters.items():
+        yield f"{name}={value}" if value is not None else f"{name} not given: {meanings[name]['description']}"
+    yield f"restarts={choice.restarts}"
+
+
+register_format(
+    Format(
+        name="methods",
+        media_type="text/plain",
+        suffix=".txt",
+        description="a paragraph for a paper that says what was done",
+        write=lambda report, rows: methods(report) + "\n",
+    )
+)
