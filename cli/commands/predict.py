@@ -10,7 +10,7 @@ from common import printable
 
 if TYPE_CHECKING:
     from models import Classifier
-    from service.http.schemas import Prediction
+    from service.serving.predictions import Prediction
 
 app = typer.Typer(add_completion=False)
 
@@ -26,8 +26,8 @@ def predict(
     as_json: Json = False,
 ) -> None:
     """Classify pictures here and now, without a server."""
-    from service.http.schemas import Predictions
     from service.serving.deployments import version_of
+    from service.serving.predictions import Predictions
 
     classifier = settings_of(data_dir=data_dir, model_dir=model_dir).catalog().load_model(model, usable(device))
     predictions = [_predict(classifier, path, top_k) for path in image]
@@ -42,8 +42,7 @@ def predict(
 
 
 def _predict(classifier: "Classifier", path: Path, top_k: int) -> "Prediction":
-    from service.http.schemas import Prediction
-    from service.serving.classes import top_classes
+    from service.serving.predictions import Prediction, top_classes
 
     image = read_picture(classifier, path).to(classifier.device)
     return Prediction(

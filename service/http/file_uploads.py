@@ -13,7 +13,8 @@ from fastapi import Request
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
-from service.http.problems import FieldError, ProblemError
+from service.http.problems import ProblemError
+from service.serving.predictions import FieldError
 
 if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks

@@ -14,7 +14,8 @@ from torch import Tensor
 import models
 from common.pictures import PictureError, open_picture
 from service.http.json_bodies import read_json
-from service.http.problems import LONGEST_ECHO, FieldError, ProblemError
+from service.http.problems import LONGEST_ECHO, ProblemError
+from service.serving.predictions import FieldError
 
 ALLOWED = (
     "multipart/form-data with one or more fields `file`, the bytes of one picture with Content-Type image/*, or "

@@ -22,23 +22,13 @@ from models import CheckpointError, NameTakenError, NoAttentionError
 from service.jobs.removal import InUseError
 from service.jobs.store import KeyReusedError
 from service.serving.errors import KeyLimitError, NotLoadedError, OverloadedError, TooLateError
+from service.serving.predictions import FieldError
 
 CLIENT_LEFT = 499
 """Status of requests whose client closed the connection, as nginx logs them; nobody receives it."""
 
 LONGEST_ECHO = 200
 """Characters of a received value that an error repeats."""
-
-
-class FieldError(BaseModel):
-    """What is wrong with one field of a request."""
-
-    field: str
-    message: str
-    received: str | None = None
-
-    def __str__(self) -> str:
-        return f"{self.field}: {self.message}" if self.field else self.message
 
 
 class Problem(BaseModel):

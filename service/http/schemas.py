@@ -12,9 +12,7 @@ from evaluation.data.classes import ClassMap
 from evaluation.data.datasets import ImageFolder
 from evaluation.spec import Name, OnBroken
 from models import Added, Differences, ModelCard, Precision, Preprocessing, Question
-from service.http.problems import FieldError
 from service.jobs.evaluations import Evaluation, ShardStatus, Status
-from service.serving.classes import ClassScore
 
 STRICT = ConfigDict(extra="forbid")
 MOST_DIFFERENCES = 50
@@ -137,22 +135,6 @@ class DatasetView(BaseModel):
     def of(cls, name: str, dataset: ImageFolder) -> Self:
         """Count a data set, and hash it if it changed."""
         return cls(name=name, images=len(dataset), classes=dataset.classes, sha256=dataset.sha256)
-
-
-class Prediction(BaseModel):
-    """The most probable classes of one picture, or what was wrong with it."""
-
-    file: str
-    top: list[ClassScore] = []
-    error: FieldError | None = None
-
-
-class Predictions(BaseModel):
-    """The answer to a prediction request, a row a picture, in the order sent."""
-
-    model: str
-    version: str
-    predictions: list[Prediction]
 
 
 class PresetRequest(BaseModel):

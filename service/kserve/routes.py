@@ -17,7 +17,7 @@ from service.http.deps import DeploymentDep, KeyDep, Service, ServiceDep
 from service.http.disconnect import unless_disconnected
 from service.http.json_bodies import described
 from service.http.middleware.telemetry import server_timing
-from service.http.problems import FieldError, ProblemError
+from service.http.problems import ProblemError
 from service.http.routes.health import require_ready
 from service.kserve import tensors
 from service.kserve.protocol import Asked, answer, inputs_of, outputs_of, read_request
@@ -38,6 +38,7 @@ from service.kserve.schemas import (
 from service.kserve.tensors import Encoding
 from service.serving.deployments import Deployment
 from service.serving.errors import NotLoadedError
+from service.serving.predictions import FieldError
 from service.serving.queue import Answer
 
 probes = APIRouter(prefix="/v2", tags=["open inference protocol"])

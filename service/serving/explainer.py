@@ -17,8 +17,8 @@ from torch import Tensor
 import models
 from evaluation import Catalog
 from service.serving import drawing
-from service.serving.classes import ClassScore, top_classes
 from service.serving.errors import OverloadedError, TooLateError
+from service.serving.predictions import ClassScore, top_classes
 
 MOST_WAITING = 16
 """Explanations that may wait or run at once; more are refused."""

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from attacks import Draws
 from attacks.draws import blocks_of_words, random_words
-from attacks.transforms.corruptions import _poisson
+from attacks.transforms.corruptions.noise import _poisson
 
 GOLDEN, PER_INDEX, PER_STREAM = 0x9E3779B97F4A7C15, 0xD1B54A32D192ED03, 0xABC98388FB8FAC03
 ALL = 2**64 - 1

@@ -7,22 +7,9 @@ from torch import Tensor, nn
 import attacks
 from attacks import Norm, ThreatModel, run_attack
 from tests.attacks.digits import OWN, Digits, draws, generator, robust, small
+from tests.attacks.exact import EXACT, exactly_robust
 
 LINF_ATTACKS = [name for name in OWN if Norm.LINF in attacks.create(name).norms]
-EXACT = {0.0: 1626, 0.01: 1599, 0.02: 1568, 0.1: 1185, 0.2: 262, 0.5: 0}
-
-
-def exactly_robust(model: nn.Module, digits: Digits, eps: float) -> Tensor:
-    """Robust in the Linf ball and the box, by the closed form for a linear model: (N,) bool."""
-    weight = model.get_parameter("1.weight")
-    y, x = digits.labels, digits.images.flatten(1)
-    holds = model(digits.images).argmax(1) == y
-    for k in range(10):
-        worst = (x + eps * (weight[k] - weight[y]).sign()).clamp(0, 1)
-        logits = model(worst.view_as(digits.images))
-        margin = logits.gather(1, y.unsqueeze(1)).squeeze(1) - logits[:, k]
-        holds &= (margin > 0) | (y == k)
-    return holds
 
 
 def attacked(attack: attacks.Attack, model: nn.Module, digits: Digits, eps: float) -> attacks.AttackRun:

@@ -21,7 +21,7 @@ import evaluation
 import models
 from evaluation import Catalog, EvaluationSpec, Report
 from service.http.formats import SUFFIXES
-from service.http.schemas import Predictions
+from service.serving.predictions import Predictions
 from tests.command import Ended, Run
 from tests.conftest import Put, picture_bytes, shape_picture
 

@@ -18,7 +18,7 @@ import zoo.train
 from evaluation import Catalog, preset_names
 from service.app import create_app
 from service.settings import Settings
-from tests.end_to_end.test_restart import free_port, server
+from tests.end_to_end.processes import free_port, server
 
 ROOT = Path(__file__).parents[2]
 PAGES = ("README.md", "docs/http.md", "docs/data.md", "docs/commands.md", "docs/python.md")

@@ -2,23 +2,17 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from threading import Event
-from typing import Any
 
 import pytest
 
-from cli.client import Client
 from evaluation import Catalog, EvaluationSpec, Report, evaluate
 from service.jobs.evaluations import ShardStatus
 from service.jobs.store import Store
 from tests.conftest import without_times
+from tests.end_to_end.processes import children, server, wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -41,56 +35,12 @@ SPEC = EvaluationSpec.model_validate(
 )
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def wait_for(condition: Callable[[], Any], *, timeout_s: float = 120.0) -> Any:
-    deadline, never = time.monotonic() + timeout_s, Event()
-    while not (result := condition()):
-        assert time.monotonic() < deadline, "waited in vain"
-        never.wait(0.05)
-    return result
-
-
-def end(process: "subprocess.Popen[bytes]") -> None:
-    """Ask it to end, and see that it does."""
-    process.terminate()
-    try:
-        process.wait(60)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        raise
-
-
-@contextmanager
-def server(catalog: Catalog, data_dir: Path, log: Path) -> Iterator[tuple["subprocess.Popen[bytes]", Client]]:
-    port = free_port()
-    command = [sys.executable, "-m", "cli.main", "serve", "--port", str(port), "--data-dir", str(data_dir)]
-    command += [f"--model-dir={folder}" for folder in catalog.model_folders]
-    command += [f"--dataset-dir={folder}" for folder in catalog.dataset_folders]
-    with log.open("ab") as output, subprocess.Popen(command, stdout=output, stderr=output) as process:
-        try:
-            with Client(f"http://127.0.0.1:{port}") as client:
-                wait_for(client.ready)
-                yield process, client
-        finally:
-            end(process)
-
-
 def alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-
-
-def children(pid: int) -> list[int]:
-    tasks = Path(f"/proc/{pid}/task")
-    return [int(child) for task in tasks.iterdir() for child in (task / "children").read_text().split()]
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds child processes in /proc")

@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.end_to_end.test_restart import children, end, free_port
+from tests.end_to_end.processes import children, end, free_port
 from tests.server import until
 
 ROOT = Path(__file__).parents[2]

@@ -1,7 +1,6 @@
 """Checkpoints of every form, and files that are broken or hostile."""
 
 import json
-import os
 import pickle
 import random
 from collections.abc import Callable
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 import models
 from common import UnknownNameError, file_sha256
 from models import CheckpointError, find_checkpoints, load, read_state_dict
+from tests.models.trap import Trap
 
 OPTIONS = {"widths": [8, 8, 16], "blocks": 1}
 
@@ -223,16 +223,6 @@ def test_a_missing_card_is_named(network: nn.Module, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"tiny\.pth has no card: tiny\.json must lie beside it"):
         load(path)
     assert find_checkpoints([tmp_path]) == {}
-
-
-class Trap:
-    """Creates a folder when unpickled."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def __reduce__(self) -> tuple[Callable[[str], None], tuple[str]]:
-        return os.mkdir, (str(self.folder),)
 
 
 @pytest.mark.parametrize("bare", [False, True])

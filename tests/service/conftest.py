@@ -2,5 +2,6 @@
 
 from tests.command import here, run
 from tests.server import database, fresh, http, server, settings
+from tests.service.held import forwarded, held
 
-__all__ = ["database", "fresh", "here", "http", "run", "server", "settings"]
+__all__ = ["database", "forwarded", "fresh", "held", "here", "http", "run", "server", "settings"]

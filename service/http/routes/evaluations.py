@@ -30,10 +30,11 @@ from evaluation import preset as preset_conditions
 from models import CheckpointError
 from service.http.deps import EvaluationDep, KeyDep, Service, ServiceDep, find_evaluation, require_admin
 from service.http.formats import MEDIA_TYPES, ReportFormat, write
-from service.http.problems import FieldError, ProblemError
+from service.http.problems import ProblemError
 from service.http.schemas import BudgetRequest, EvaluationList, EvaluationView, PgdRequest, PresetRequest
 from service.jobs import removal
 from service.jobs.evaluations import Evaluation
+from service.serving.predictions import FieldError
 
 POLL_S = 0.3
 """How often a watched evaluation is looked at, seconds."""

@@ -11,8 +11,9 @@ from common.pictures import PictureError
 from models import Place
 from service.http.deps import DeploymentDep, ServiceDep
 from service.http.picture_uploads import decode, read_uploads
-from service.http.problems import LONGEST_ECHO, FieldError, ProblemError
+from service.http.problems import LONGEST_ECHO, ProblemError
 from service.serving.explainer import Explanation, parse_place
+from service.serving.predictions import FieldError
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
 

@@ -23,7 +23,7 @@ from models import (
 )
 from service.http.deps import DeploymentDep, ModelName, Service, ServiceDep, require_admin
 from service.http.file_uploads import receive_file
-from service.http.problems import FieldError, ProblemError
+from service.http.problems import ProblemError
 from service.http.schemas import (
     AddedModel,
     DifferencesView,
@@ -35,6 +35,7 @@ from service.http.schemas import (
 )
 from service.jobs import removal
 from service.serving.deployments import Deployment, version_of
+from service.serving.predictions import FieldError
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
 

@@ -16,9 +16,8 @@ from service.http.json_bodies import described, read_json
 from service.http.middleware.telemetry import server_timing
 from service.http.picture_uploads import ImagesRequest, Upload, decode, media_type, read_uploads, upload_from_base64
 from service.http.problems import ProblemError
-from service.http.schemas import Prediction, Predictions
-from service.serving.classes import top_classes
 from service.serving.deployments import Deployment
+from service.serving.predictions import Prediction, Predictions, top_classes
 from service.serving.queue import Answer
 
 router = APIRouter(prefix="/v1/models", tags=["predictions"])

@@ -12,7 +12,7 @@ import attacks
 from attacks import Norm, ThreatModel, run_attack
 from attacks.methods.fab import to_hyperplane
 from tests.attacks.digits import BUDGETS, Digits, draws, generator, robust
-from tests.attacks.test_known_answers import exactly_robust
+from tests.attacks.exact import exactly_robust
 
 
 def shortest(image: np.ndarray, normal: np.ndarray, to_cover: float, norm: Norm) -> float:

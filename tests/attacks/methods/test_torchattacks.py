@@ -16,7 +16,7 @@ import attacks
 from attacks import AttackError, Norm, Task, ThreatModel, run_attack
 from attacks.methods.torchattacks import ENTRIES, HANDED_OVER, LEFT_OUT, PREFIX
 from tests.attacks.digits import BUDGETS, Digits, draws, robust
-from tests.attacks.test_known_answers import exactly_robust
+from tests.attacks.exact import exactly_robust
 
 RGB_ONLY = {"PIFGSM", "PIFGSMPP", "TIFGSM"}
 QUICK: dict[str, dict[str, Any]] = {

@@ -15,7 +15,8 @@ from torchvision.transforms.v2 import functional
 
 import attacks
 from attacks import Draws
-from attacks.transforms.corruptions import CORRUPTIONS, EXTRA_CORRUPTIONS, NAMES, _gaussian, _zoom
+from attacks.transforms.corruptions import CORRUPTIONS, EXTRA_CORRUPTIONS, NAMES
+from attacks.transforms.corruptions.filters import gaussian, zoom
 
 NOT_IN_GREY = {"saturate"}
 MONOTONE = set(NAMES) - {"glass_blur", "elastic_transform", "frost", "spatter", "saturate"}
@@ -111,14 +112,14 @@ def test_blur_and_zoom_are_those_of_scipy() -> None:
     images = pictures(1, 1, 70, 90).double()
     plane = images[0, 0].numpy()
     near = ndimage.gaussian_filter(plane, 3, mode="nearest", truncate=4)
-    assert np.allclose(_gaussian(images, 3)[0, 0], near, atol=1e-12)
+    assert np.allclose(gaussian(images, 3)[0, 0], near, atol=1e-12)
     mirrored = ndimage.gaussian_filter(plane, 170.8, mode="reflect", truncate=3)  # far wider than the picture
-    assert np.allclose(_gaussian(images, 170.8, truncate=3, mirrored=True)[0, 0], mirrored, atol=1e-12)
+    assert np.allclose(gaussian(images, 170.8, truncate=3, mirrored=True)[0, 0], mirrored, atol=1e-12)
     height, width = (math.ceil(side / 1.2) for side in plane.shape)
     top, left = (70 - height) // 2, (90 - width) // 2
     large = ndimage.zoom(plane[top : top + height, left : left + width], 1.2, order=1)
     top, left = (large.shape[0] - 70) // 2, (large.shape[1] - 90) // 2
-    assert np.allclose(_zoom(images, 1.2)[0, 0], large[top : top + 70, left : left + 90], atol=1e-12)
+    assert np.allclose(zoom(images, 1.2)[0, 0], large[top : top + 70, left : left + 90], atol=1e-12)
 
 
 def test_a_defocused_point_is_a_disk() -> None:
@@ -200,13 +201,13 @@ def test_glass_is_the_line_of_the_authors_on_views(side: int, severity: int, str
     shape = (rounds, side, side, 2)
     drawn = Draws.of(0, range(2)).integers(2 * reach, *shape) - reach
     for image, steps, ours in zip(images, drawn.numpy(), corrupted(images, "glass_blur", severity), strict=True):
-        pixels = _gaussian(image[None], sigma)[0].permute(1, 2, 0).numpy().copy()
+        pixels = gaussian(image[None], sigma)[0].permute(1, 2, 0).numpy().copy()
         for turn in range(rounds):
             for y in range(side - reach, reach, -1):
                 for x in range(side - reach, reach, -1):
                     dx, dy = steps[turn, y - 1, x - 1]
                     pixels[y, x], pixels[y + dy, x + dx] = pixels[y + dy, x + dx], pixels[y, x]
-        expected = _gaussian(torch.from_numpy(pixels).permute(2, 0, 1)[None], sigma)[0]
+        expected = gaussian(torch.from_numpy(pixels).permute(2, 0, 1)[None], sigma)[0]
         assert torch.allclose(ours, expected, atol=1e-6)
 
 

@@ -12,7 +12,7 @@ from evaluation.compute.conditions import Batch, Row, run_condition
 from evaluation.spec import AdversarialCondition, Condition, CurveCondition, GridCondition
 from models import Classifier
 from tests.attacks import digits as known
-from tests.attacks.test_known_answers import EXACT, exactly_robust
+from tests.attacks.exact import EXACT, exactly_robust
 
 
 @pytest.fixture(scope="module")

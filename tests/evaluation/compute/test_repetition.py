@@ -13,8 +13,7 @@ from evaluation.compute.conditions import Batch, Outcome, Row, run_condition
 from evaluation.spec import AdversarialCondition, Attacking, Condition
 from models import Classifier, Precision
 from tests.attacks import digits as known
-from tests.evaluation.compute.test_runner import spec
-from tests.evaluation.results.test_going_on import CASCADE, CURVE
+from tests.evaluation.specs import CASCADE, CURVE, spec
 
 
 class Coarse(nn.Module):

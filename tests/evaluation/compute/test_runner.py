@@ -15,7 +15,6 @@ from attacks import Captured
 from evaluation import (
     Catalog,
     DatasetError,
-    EvaluationSpec,
     Report,
     Shard,
     evaluate,
@@ -26,32 +25,7 @@ from evaluation import (
 )
 from evaluation.local import best_device
 from tests.conftest import Put, without_times
-
-CONDITIONS = [
-    {"kind": "clean"},
-    {"kind": "transform", "name": "rotation", "parameters": {"degrees": 90}},
-    {
-        "kind": "adversarial",
-        "threat": {"norm": "Linf", "eps": "16/255"},
-        "attacks": [{"name": "pgd", "parameters": {"steps": 3}}],
-    },
-    {
-        "kind": "adversarial",
-        "threat": {"norm": "L2", "eps": 1.5},
-        "attacks": [{"name": "noise"}, {"name": "fgsm"}, {"name": "pgd", "parameters": {"steps": 3}, "restarts": 2}],
-    },
-    {
-        "kind": "adversarial",
-        "threat": {"norm": "Linf", "eps": "16/255"},
-        "attacks": [{"name": "pgd", "parameters": {"steps": 2}}],
-        "targets": "random",
-    },
-]
-
-
-def spec(**changes: object) -> EvaluationSpec:
-    facts = {"models": ["tiny"], "dataset": "shapes", "conditions": CONDITIONS, **changes}
-    return EvaluationSpec.model_validate(facts)
+from tests.evaluation.specs import CONDITIONS, spec
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ from scipy.stats import binomtest
 from evaluation import ComparisonError, Plan, Side, compare
 from evaluation.compute.conditions import Row
 from evaluation.statistics import holm, paired_difference
-from tests.evaluation.reports.test_report import ATTACKED, CLEAN, PLAN, ROTATED, result, row
+from tests.evaluation.reports.table import ATTACKED, CLEAN, PLAN, ROTATED, result, row
 
 BETTER = [row(i, 1, 1, 1) for i in range(10)]
 SIDE = Side(PLAN, "m", [result(0, CLEAN), result(1, ROTATED), result(2, ATTACKED)])

@@ -10,7 +10,7 @@ from evaluation.compute.conditions import Row
 from evaluation.reports.trust import claim_check, condition_checks, cross_checks, curve, median_minimal_eps
 from evaluation.spec import AdversarialCondition, Condition
 from evaluation.statistics import Proportion, binomial_below, proportion
-from tests.evaluation.reports.test_report import row
+from tests.evaluation.reports.table import row
 
 
 def pgd(eps: float = 0.1, steps: int = 10, restarts: int = 1) -> Condition:

@@ -13,7 +13,7 @@ from evaluation import Report, merge
 from evaluation.compute.conditions import Row
 from evaluation.reports import writers
 from evaluation.reports.charts import charts
-from tests.evaluation.reports.test_report import ATTACKED, CLEAN, PLAN, ROTATED, result
+from tests.evaluation.reports.table import ATTACKED, CLEAN, PLAN, ROTATED, result
 
 RESULTS = [result(0, CLEAN), result(1, ROTATED), result(2, ATTACKED)]
 

@@ -8,8 +8,8 @@ import models
 from evaluation import Catalog, Shard, ShardResult, run_shard
 from evaluation.compute.runner import furthest
 from evaluation.spec import AdversarialCondition, Condition
-from tests.evaluation.compute.test_runner import CONDITIONS, spec
-from tests.evaluation.reports.test_report import row as a_row
+from tests.evaluation.reports.table import row as a_row
+from tests.evaluation.specs import CASCADE, CONDITIONS, CURVE, spec
 
 
 class Counting(nn.Module):
@@ -22,15 +22,6 @@ class Counting(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         self.images += len(images)
         return self.inner(images)
-
-
-CURVE = {
-    "kind": "curve",
-    "norm": "Linf",
-    "eps": ["4/255", "16/255"],
-    "attacks": [{"name": "apgd", "parameters": {"steps": 3}}],
-    "refine": 1,
-}
 
 
 def rounded(result: ShardResult) -> dict[str, object]:
@@ -96,16 +87,6 @@ def test_a_smaller_shard_is_cut_from_a_larger_one(catalog: Catalog, condition: i
     assert found.images_forwarded == round(large.images_forwarded * (15 - start) / (30 - start))
     if start:
         assert counting.images == 0
-
-
-CASCADE = {
-    "kind": "adversarial",
-    "threat": {"norm": "Linf", "eps": "32/255"},
-    "attacks": [
-        {"name": "pgd", "parameters": {"steps": 1, "step_size": "4/255"}, "restarts": 3},
-        {"name": "pgd", "parameters": {"steps": 2, "step_size": "2/255"}, "restarts": 2},
-    ],
-}
 
 
 def test_a_cascade_begins_with_what_shorter_ones_did() -> None:

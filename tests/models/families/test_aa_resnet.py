@@ -8,7 +8,7 @@ from torch import nn
 
 import models
 from models.families.aa_resnet.attention import AugmentedConv2d, Positions
-from tests.models.families.test_augmented_convolution import draw, every_encoding
+from tests.models.families.encodings import draw, every_encoding
 
 
 def parameters(network: nn.Module) -> int:

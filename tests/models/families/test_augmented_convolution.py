@@ -2,7 +2,7 @@
 
 import math
 from itertools import product
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 import torch
@@ -14,15 +14,11 @@ from benchmarks.san_ops import peak_mib
 from common import UnknownNameError
 from models.families.aa_resnet.attention import AugmentedConv2d, Positions
 from models.ops.relative import append_relative_logits, one_hot_places, relative_logits
+from tests.models.families.encodings import draw, every_encoding
 
 INPUTS, OUTPUTS, KEYS, VALUES, HEADS = 6, 10, 6, 4, 2
 MAPS = [(1, 1), (1, 4), (3, 3), (5, 2)]
 every_map = pytest.mark.parametrize("size", MAPS, ids=str)
-every_encoding = pytest.mark.parametrize("positions", get_args(Positions))
-
-
-def draw(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def layer(size: tuple[int, int], positions: Positions = "relative", **options: int) -> AugmentedConv2d:

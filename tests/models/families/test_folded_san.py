@@ -13,18 +13,14 @@ import models.families.san.folded as folded_san
 import models.ops.tiles as tile_module
 from models.families.san.folded import FoldedPairwise, FoldedPatchwise, FoldedSAN, is_foldable
 from models.families.san.network import PUBLISHED, SAN, Block, PairwiseAttention, PatchwiseAttention
-from models.ops.pairwise import PairwiseWeights, border_classes, class_representatives, pairwise_core
-from models.ops.patchwise import PatchwiseWeights, patchwise_core
+from models.ops.pairwise import border_classes, class_representatives
 from models.ops.tiles import fold, pad, tiles, windows
 from tests.models.formula import draw, formula_images, formula_weights, golden, probe
+from tests.models.operands import CORES, random
 
 KINDS = ["pairwise", "patchwise"]
 SMALL_TILES = [None, 1, 20_000]
 """Working memory: all in one tile, one row of one image each, and in between."""
-
-
-def random(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def load_formula_weights(network: nn.Module) -> None:
@@ -187,29 +183,6 @@ def test_the_network_is_copied_and_frozen(kind: str) -> None:
     for parameter in network.parameters():
         parameter.data.zero_()
     assert torch.equal(folded(images), logits)
-
-
-def pairwise_operands(*, n: int, h: int, w: int, k: int) -> tuple[list[Tensor], PairwiseWeights]:
-    relation, maps, channels = 3, 2, 4
-    table = random(k * k, min(h, k), min(w, k), relation, seed=5)
-    weights = PairwiseWeights(random(relation, relation, seed=3), random(relation, maps, seed=4), table)
-    sizes = [relation, relation, channels]
-    return [random(n, h, w, size, seed=i).requires_grad_() for i, size in enumerate(sizes)], weights
-
-
-def patchwise_operands(*, n: int, h: int, w: int, k: int) -> tuple[list[Tensor], PatchwiseWeights]:
-    relation, maps, channels = 3, 2, 4
-    row = k * relation
-    shapes = [(k, row), (k, row), (relation, maps), (k, row, maps), (maps,), (k * k, maps, maps), (k * k, maps)]
-    weights = PatchwiseWeights(*(random(*shape, seed=10 + i) for i, shape in enumerate(shapes)))
-    sizes = [relation, relation, channels]
-    return [random(n, h, w, size, seed=i).requires_grad_() for i, size in enumerate(sizes)], weights
-
-
-CORES: dict[str, tuple[Callable[..., Tensor], Callable[..., tuple[list[Tensor], Any]]]] = {
-    "pairwise": (pairwise_core, pairwise_operands),
-    "patchwise": (patchwise_core, patchwise_operands),
-}
 
 
 @pytest.mark.parametrize("tile_bytes", [None, 1])

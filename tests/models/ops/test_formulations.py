@@ -12,8 +12,8 @@ from models.ops import neighbourhood, pairwise, patchwise
 from models.ops.neighbourhood import aggregation, formulation, in_chunks, subtraction
 from models.ops.pairwise import pairwise_core, unfolded_pairwise
 from models.ops.patchwise import patchwise_core, unfolded_patchwise
-from tests.models.families.test_folded_san import CORES, pairwise_operands, patchwise_operands, random
-from tests.models.test_host_free import differentiate
+from tests.models.host_free import differentiate
+from tests.models.operands import CORES, pairwise_operands, patchwise_operands, random
 
 GATHERED_BYTES = [2**28, 80_000, 1]
 """All images at once, some at a time, and one at a time."""

@@ -5,10 +5,7 @@ The interpreter must be chosen before Triton is imported, so the tests of kernel
 """
 
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,34 +18,22 @@ from models.ops import triton_fit, triton_ops
 from models.ops.neighbourhood import aggregation
 from models.ops.pairwise import PairwiseWeights, pairwise_core
 from models.ops.triton_fit import Launch
+from tests.models.ops.kernels import (
+    INTERPRETED,
+    ON_GPU,
+    draw,
+    in_a_process,
+    kernels,
+    needs_triton,
+    pairwise_operands,
+)
 
-ON_GPU = torch.cuda.is_available()
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-DEVICE = torch.device("cuda" if ON_GPU else "cpu")
 TOLERANCES = {torch.float32: 2e-6, torch.float16: 0.005, torch.bfloat16: 0.03}
 """Largest error of an output or a gradient by its largest entry, against the same in float64."""
 MEAN_TOLERANCES = {torch.float32: 1e-3, torch.float16: 0.01, torch.bfloat16: 0.03}
 """The same in the root mean square, for many random numbers: a hidden number near zero may pass the ReLU in one type and not in the
 other, so that single gradients differ by much more than rounding (1.8e-2 of the largest, measured on an H100 in float32), whichever
 of the two is right."""
-
-needs_triton = pytest.mark.skipif(not triton_ops.HAS_TRITON, reason="Triton is not installed")
-kernels = pytest.mark.skipif(not (ON_GPU or INTERPRETED), reason="runs in the process of the interpreter")
-
-
-def draw(*shape: int, seed: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    values = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-    return values.to(DEVICE, dtype)
-
-
-def pairwise_operands(
-    n: int, h: int, w: int, k: int, r: int, d: int, c: int, *, dtype: torch.dtype = torch.float32
-) -> tuple[list[Tensor], PairwiseWeights]:
-    """Inputs beside each other in one map, as the network makes them, and weights."""
-    merged = draw(n, h, w, 2 * r + c, seed=1, dtype=dtype)
-    table = draw(k * k, min(h, k), min(w, k), r, seed=2, dtype=dtype)
-    weights = draw(r, r, seed=3, dtype=dtype) / r**0.5, draw(r, d, seed=4, dtype=dtype) / r**0.5, table
-    return list(merged.split([r, r, c], -1)), PairwiseWeights(*weights)
 
 
 def with_gradients(call: Any, inputs: list[Tensor]) -> list[Tensor]:
@@ -217,21 +202,6 @@ def test_kernels_in_the_interpreter() -> None:
     chosen = "test_pairwise or test_aggregation or test_operators or test_measured"
     result = in_a_process(["-m", "pytest", *files, "-k", chosen, "-p", "no:xdist", "-p", "no:cacheprovider"])
     assert result.returncode == 0, result.stdout + result.stderr
-
-
-def in_a_process(arguments: list[str], **variables: str) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"} | variables
-    environment.pop("PYTEST_ADDOPTS", None)
-    root = Path(__file__).parents[3]
-    return subprocess.run(
-        [sys.executable, *arguments],
-        cwd=root,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=590,
-        check=False,
-    )
 
 
 def fits(

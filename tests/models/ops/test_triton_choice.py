@@ -16,7 +16,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from models.ops import triton_choice, triton_fit, triton_ops
 from models.ops.triton_choice import Choice, Times, choice_of, chosen, kernels_fit
 from models.ops.triton_fit import Kernel, Launch, aggregation_kernels, launches, pairwise_kernels
-from tests.models.ops.test_triton import DEVICE, INTERPRETED, ON_GPU, kernels, needs_triton, pairwise_operands
+from tests.models.ops.kernels import DEVICE, INTERPRETED, ON_GPU, kernels, needs_triton, pairwise_operands
 
 GPU = torch.device("cuda", 0)
 ours = aggregation_kernels((2, 8, 5, 12), 2, 3)

@@ -5,7 +5,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.service.http.test_evaluations import FLIP, PGD, URL, body, ids, problem
+from tests.service.http.asked import FLIP, PGD, URL, body, ids, problem
 
 
 def adversarial(eps: object = "8/255", **parameters: object) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.server import Server
-from tests.service.http.test_live_pages import SPEC
+from tests.service.http.asked import SPEC
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: uv pip install playwright")
 CHROMIUM = shutil.which("chromium")

@@ -14,7 +14,7 @@ from common.pictures import open_picture
 from evaluation import Catalog
 from tests.conftest import CLASSES
 from tests.server import Server
-from tests.service.http.test_predict import DISC, SQUARE, STRIPES, refusal
+from tests.service.pictures import DISC, SQUARE, STRIPES, refusal
 
 URL = "/v1/models/tiny/classify"
 

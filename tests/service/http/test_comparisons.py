@@ -3,7 +3,7 @@
 import httpx
 
 from evaluation import Comparison
-from tests.service.http.test_evaluations import PGD, finished
+from tests.service.http.asked import PGD, finished
 
 URL = "/v1/comparisons"
 

@@ -1,10 +1,8 @@
 """Evaluations over HTTP: submitted, watched, read, cancelled."""
 
-import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
@@ -17,46 +15,11 @@ from service.http.formats import MEDIA_TYPES, ReportFormat
 from service.jobs.evaluations import Status
 from service.settings import Settings
 from tests.conftest import without_times
-from tests.server import DEADLINE_S, Server, a_plan, serving, until
+from tests.server import Server, a_plan, serving, until
+from tests.service.http.asked import FLIP, PGD, URL, body, finished, ids, problem, submitted, watch
 
-URL = "/v1/evaluations"
 UNKNOWN = "0123456789abcdef"
 TURNED = {"name": "rotation", "parameters": {"degrees": 33}}
-PGD = {
-    "kind": "adversarial",
-    "threat": {"norm": "Linf", "eps": "8/255"},
-    "attacks": [{"name": "pgd", "parameters": {"steps": 2}}],
-}
-FLIP = {"kind": "transform", "name": "flip", "parameters": {"direction": "upside_down"}}
-
-
-def body(**fields: object) -> dict[str, Any]:
-    return {"models": ["tiny"], "dataset": "shapes", "images": 6} | fields
-
-
-def submitted(http: httpx.Client, *, url: str = URL, **fields: object) -> dict[str, Any]:
-    answer = http.post(url, json=body(**fields))
-    assert answer.status_code == 202, answer.text
-    assert answer.headers["location"] == f"{URL}/{answer.json()['id']}"
-    return answer.json()
-
-
-def watch(http: httpx.Client, state: dict[str, Any]) -> list[dict[str, Any]]:
-    """Every state that the event stream tells of, to its end."""
-    with http.stream("GET", state["links"]["events"], timeout=DEADLINE_S) as answer:
-        assert answer.headers["content-type"].startswith("text/event-stream")
-        lines = list(answer.iter_lines())
-    events = [line.removeprefix("event: ") for line in lines if line.startswith("event:")]
-    states = [json.loads(line.removeprefix("data:")) for line in lines if line.startswith("data:")]
-    assert events == ["progress"] * len(states)
-    return states
-
-
-def finished(http: httpx.Client, **fields: object) -> dict[str, Any]:
-    """Submit, watch to the end, read."""
-    last = watch(http, submitted(http, **fields))[-1]
-    assert last["status"] == "done", last["error"]
-    return http.get(last["links"]["self"]).json()
 
 
 def test_an_evaluation_from_submission_to_report(http: httpx.Client, catalog: Catalog) -> None:
@@ -184,10 +147,6 @@ def test_an_idempotency_key_may_come_again_with_the_same_body_alone(http: httpx.
     assert ids(http.get(URL).json()) == ids(before)
 
 
-def ids(page: dict[str, Any]) -> list[str]:
-    return [each["id"] for each in page["evaluations"]]
-
-
 def pages(http: httpx.Client, limit: int) -> Iterator[list[str]]:
     cursor: int | None = None
     while True:
@@ -259,17 +218,6 @@ def test_the_pgd_route_fills_its_preset(http: httpx.Client) -> None:
 def test_a_preset_route_takes_another_budget(http: httpx.Client) -> None:
     spec = submitted(http, url=f"{URL}/san-pgd", threat={"norm": "L2", "eps": "128/255"})["spec"]
     assert EvaluationSpec.model_validate(spec).conditions == preset("san-pgd", ThreatModel(Norm.L2, 128 / 255))
-
-
-def problem(answer: httpx.Response, status: int) -> dict[str, Any]:
-    assert answer.status_code == status, answer.text
-    assert answer.headers["content-type"] == "application/problem+json"
-    found = answer.json()
-    assert set(found) == {"type", "title", "status", "detail", "error", "errors"}
-    assert found["status"] == status
-    assert found["error"] == found["detail"]
-    assert found["detail"]
-    return found
 
 
 @pytest.mark.parametrize("suffix", ["", "/events", "/report"])

@@ -11,17 +11,11 @@ import pytest
 from PIL import Image
 
 from tests.server import Server, until
-from tests.service.http.test_predict import SQUARE
+from tests.service.http.asked import SPEC
+from tests.service.pictures import SQUARE
 
 SMALL_BYTES = 1024
-PGD = {
-    "kind": "adversarial",
-    "threat": {"norm": "Linf", "eps": "8/255"},
-    "attacks": [{"name": "pgd", "parameters": {"steps": 2}}],
-}
-TURNS = [{"kind": "transform", "name": "rotation", "parameters": {"degrees": degrees}} for degrees in (90, 180, 270)]
 SHARDS = 45
-SPEC = {"models": ["tiny"], "dataset": "shapes", "images": 33, "conditions": [{"kind": "clean"}, *TURNS, PGD]}
 
 
 class Reader:

@@ -20,7 +20,7 @@ from service.http.problems import Problem
 from service.http.schemas import AddedModel, OpenQuestions
 from service.settings import Settings
 from tests.conftest import CLASSES, TINY_OPTIONS, picture_bytes, shape_picture
-from tests.models.test_checkpoints import Trap
+from tests.models.trap import Trap
 from tests.server import Server, serving
 
 PICTURES = {"resize": 32, "crop": 32, "interpolation": "bilinear", "mean": [0.5] * 3, "std": [0.25] * 3}

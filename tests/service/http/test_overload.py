@@ -11,10 +11,8 @@ import pytest
 
 from service.settings import Settings
 from tests.server import Server, serving, until
-from tests.service.http.test_predict import DISC, SQUARE, URL, labels, refusal
-from tests.service.serving.test_predictor import Held, forwarded, held
-
-__all__ = ["forwarded", "held"]  # fixtures
+from tests.service.held import Held
+from tests.service.pictures import DISC, SQUARE, URL, labels, refusal
 
 
 @pytest.fixture

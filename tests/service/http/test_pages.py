@@ -3,7 +3,6 @@
 import json
 import re
 from collections.abc import Iterator
-from html.parser import HTMLParser
 from pathlib import Path
 
 import httpx
@@ -15,6 +14,7 @@ from service.http.pages.templates import WEB
 from service.jobs.store import MAX_FAILURES
 from service.settings import Settings
 from tests.server import EVIL, Server, a_plan, serving, until
+from tests.service.http.page import Page
 
 SPEC = EvaluationSpec.model_validate(
     {
@@ -33,29 +33,6 @@ SPEC = EvaluationSpec.model_validate(
         ],
     }
 )
-
-
-class Page(HTMLParser):
-    """Tags with their attributes, and the text of a page."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.text = ""
-        self.feed(html)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
-
-    @property
-    def addresses(self) -> list[str]:
-        """Everything that the browser would load or follow."""
-        return [
-            value or "" for _, found in self.tags for name, value in found.items() if name in {"src", "href", "action"}
-        ]
 
 
 @pytest.fixture(scope="module")

@@ -2,8 +2,6 @@
 
 import base64
 import io
-import struct
-import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -18,17 +16,10 @@ import models
 from common.pictures import open_picture
 from evaluation import Catalog
 from service.settings import Settings
-from tests.conftest import CLASSES, picture_bytes, shape_picture
+from tests.conftest import CLASSES, picture_bytes
+from tests.service.pictures import DISC, SQUARE, STRIPES, URL, labels, png_of_zeros, refusal, shape
 
-URL = "/v1/models/tiny/predict"
 PNG = {"Content-Type": "image/png"}
-
-
-def shape(label: int, seed: int = 5) -> Image.Image:
-    return shape_picture(label, np.random.default_rng(seed))
-
-
-DISC, SQUARE, STRIPES = (picture_bytes(shape(label)) for label in range(3))
 
 
 def expected(catalog: Catalog, data: bytes, model: str = "tiny") -> list[float]:
@@ -40,17 +31,6 @@ def expected(catalog: Catalog, data: bytes, model: str = "tiny") -> list[float]:
 
 def scores(prediction: dict[str, Any]) -> list[float]:
     return [each["probability"] for each in sorted(prediction["top"], key=lambda each: each["index"])]
-
-
-def labels(answer: httpx.Response) -> list[str]:
-    assert answer.status_code == 200, answer.text
-    return [prediction["top"][0]["label"] for prediction in answer.json()["predictions"]]
-
-
-def refusal(answer: httpx.Response, status: int) -> dict[str, Any]:
-    assert answer.status_code == status, answer.text
-    assert answer.headers["content-type"] == "application/problem+json"
-    return answer.json()
 
 
 @pytest.mark.parametrize(
@@ -191,18 +171,6 @@ def test_where_all_pictures_are_broken_the_request_is_refused(http: httpx.Client
     body = refusal(http.post(URL, files=[("file", ("a", b"no")), ("file", ("b", DISC[:50]))]), 422)
     assert [each["field"] for each in body["errors"]] == ["a", "b"]
     assert all(each["message"] for each in body["errors"])
-
-
-def png_of_zeros(side: int) -> bytes:
-    """A black and white picture of any size in a few kilobytes."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    rows = zlib.compressobj(9)
-    packed = b"".join(rows.compress(bytes(1 + side // 8)) for _ in range(side)) + rows.flush()
-    header = struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", packed) + chunk(b"IEND", b"")
 
 
 def test_a_small_file_with_very_many_pixels_is_refused_before_it_is_decoded(http: httpx.Client) -> None:

@@ -18,7 +18,7 @@ from starlette.routing import Route
 from cli.client import Client
 from service.settings import Settings
 from tests.server import DEADLINE_S, Server, listening, serving, until
-from tests.service.http.test_pages import Page
+from tests.service.http.page import Page
 
 PREFIX = "/some/prefix"
 SPEC = {

@@ -18,7 +18,7 @@ from service.serving.deployments import Deployments
 from service.settings import Settings
 from tests.conftest import Put
 from tests.server import Server, serving, until
-from tests.service.http.test_predict import DISC, SQUARE, refusal
+from tests.service.pictures import DISC, SQUARE, refusal
 
 ADMIN = {"X-API-Key": "admin"}
 USER = {"X-API-Key": "user"}

@@ -13,7 +13,7 @@ from PIL import Image
 import cli.main
 from common.pictures import open_picture
 from evaluation import Catalog, open_dataset
-from service.http.schemas import Predictions
+from service.serving.predictions import Predictions
 from tests.conftest import picture_bytes, shape_picture
 
 SIDES = {

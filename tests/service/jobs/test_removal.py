@@ -16,7 +16,7 @@ from service.settings import Settings
 from tests.command import Ended, Run
 from tests.conftest import Put
 from tests.server import Server, a_plan, serving, until
-from tests.service.http.test_predict import DISC, refusal
+from tests.service.pictures import DISC, refusal
 
 PGD_FOR_DAYS = {"name": "pgd", "parameters": {"steps": 10_000}}
 

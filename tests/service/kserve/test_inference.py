@@ -27,10 +27,8 @@ from evaluation import Catalog
 from service.settings import Settings
 from tests.conftest import CLASSES, Put
 from tests.server import DEADLINE_S, Server, serving, until
-from tests.service.http.test_predict import DISC, SQUARE, STRIPES, png_of_zeros, refusal
-from tests.service.serving.test_predictor import Held, held
-
-__all__ = ["held"]  # a fixture
+from tests.service.held import Held
+from tests.service.pictures import DISC, SQUARE, STRIPES, png_of_zeros, refusal
 
 INFER = "/v2/models/tiny/infer"
 KEYS = {"Authorization": "Bearer reader"}

@@ -29,44 +29,8 @@ from service.serving.queue import Answer, Prepare
 from service.settings import Settings
 from tests.conftest import Put
 from tests.server import DEADLINE_S, serving, until
-from tests.service.http.test_predict import DISC, SQUARE, STRIPES, URL, labels, refusal
-
-
-@pytest.fixture
-def forwarded() -> Iterator[list[int]]:
-    """Sizes of the batches that classifiers are given."""
-    sizes: list[int] = []
-
-    def note(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        if isinstance(module, models.Classifier):
-            sizes.append(len(inputs[0]))
-
-    handle = register_module_forward_pre_hook(note)
-    yield sizes
-    handle.remove()
-
-
-@dataclass
-class Held:
-    """Forward passes wait until they are released; `busy` is set once one does."""
-
-    busy: Event = field(default_factory=Event)
-    release: Event = field(default_factory=Event)
-
-
-@pytest.fixture
-def held() -> Iterator[Held]:
-    state = Held()
-
-    def hold(module: nn.Module, _inputs: object) -> None:
-        if isinstance(module, models.Classifier):
-            state.busy.set()
-            state.release.wait(DEADLINE_S)
-
-    handle = register_module_forward_pre_hook(hold)
-    yield state
-    handle.remove()
-
+from tests.service.held import Held
+from tests.service.pictures import DISC, SQUARE, STRIPES, URL, labels, refusal
 
 Start = Callable[..., Predictor]
 
