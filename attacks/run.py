@@ -107,17 +107,17 @@ def run_attack(
             proposal = attack.perturb(task)
         adversarial, steps = proposal.images.detach(), proposal.steps
         _require_alike(attack, adversarial, images)
-        logits, let_off = classify(model, adversarial), None
+        logits, fooled_copy = classify(model, adversarial), None
         if searched is not model or searched_as != "ieee":
             with float32_as(searched_as):
                 seen = classify(searched, adversarial)
-            let_off = _let_off(logits, seen, labels, targets)
-        if let_off is not None and let_off.any():
-            again = attack.perturb(replace(task, model=model, images=images).of_images(let_off))
-            adversarial[let_off] = again.images.detach()
+            fooled_copy = _fooled_copy(logits, seen, labels, targets)
+        if fooled_copy is not None and fooled_copy.any():
+            again = attack.perturb(replace(task, model=model, images=images).of_images(fooled_copy))
+            adversarial[fooled_copy] = again.images.detach()
             if steps is not None and again.steps is not None:
-                steps[let_off] = again.steps
-            logits[let_off] = classify(model, adversarial[let_off])
+                steps[fooled_copy] = again.steps
+            logits[fooled_copy] = classify(model, adversarial[fooled_copy])
     finally:
         for hook in hooks:
             hook.remove()
@@ -138,7 +138,7 @@ def run_attack(
     )
 
 
-def _let_off(logits: Tensor, searched: Tensor, labels: Tensor, targets: Tensor | None) -> Tensor:
+def _fooled_copy(logits: Tensor, searched: Tensor, labels: Tensor, targets: Tensor | None) -> Tensor:
     """Which images fool what was searched, but not the model, (N,) bool."""
     if targets is None:
         return (predictions(searched) != labels) & (predictions(logits) == labels)

@@ -136,7 +136,7 @@ def own_milliseconds(call: Callable[[], object], device: torch.device) -> float:
 
 
 def report(name: str, calls: Mapping[str, Call], repeats: int, device: torch.device) -> str:
-    """Measure all formulations in turns and write one line a formulation."""
+    """Measure all formulations in turns and write one line per formulation."""
     times: dict[str, list[float]] = {key: [] for key in calls}
     for _ in range(repeats):
         for key, call in calls.items():

@@ -130,7 +130,7 @@ def require_agreement(calls: dict[str, Call]) -> None:
 
 
 def report(name: str, calls: dict[str, Call], repeats: int, device: torch.device) -> str:
-    """Measure all formulations in turns and write one line a formulation."""
+    """Measure all formulations in turns and write one line per formulation."""
     times: dict[str, list[float]] = {key: [] for key in calls}
     for _ in range(repeats):
         for key, call in calls.items():

@@ -35,7 +35,7 @@ def print_report(report: Report, out: Console) -> None:
 
 
 def print_questions(asked: OpenQuestions, out: Console) -> None:
-    """Print what a checkpoint does not tell, a row a question."""
+    """Print what a checkpoint does not tell, one row per question."""
     options = ", ".join(f"{name}={value}" for name, value in asked.card.options.items())
     title = f"{asked.card.architecture} {options}, {len(asked.card.classes)} classes; not told by the file:"
     table = Table(title=title, title_justify="left")

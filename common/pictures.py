@@ -50,13 +50,15 @@ def open_picture(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
             picture = Image.open(io.BytesIO(data), formats=FORMATS)
             if picture.width * picture.height > max_pixels:
                 raise PictureError(
-                    f"the picture has {picture.width} x {picture.height} pixels, allowed are {max_pixels} in all"
+                    f"the picture has {picture.width} x {picture.height} pixels, at most {max_pixels} are allowed"
                 )
             return _upright(_decoded(picture, data))
     except UnidentifiedImageError:
         raise PictureError(f"not a picture: {len(data)} bytes of none of the formats {', '.join(FORMATS)}") from None
     except Image.DecompressionBombError:
-        raise PictureError(f"the picture has hundreds of millions of pixels, allowed are {max_pixels} in all") from None
+        raise PictureError(
+            f"the picture has hundreds of millions of pixels, at most {max_pixels} are allowed"
+        ) from None
     except (OSError, SyntaxError, ValueError, EOFError) as error:
         if isinstance(error, PictureError):
             raise

@@ -153,7 +153,7 @@ class Catalog:
         """
         if not fullmatch(NAME_PATTERN, name) or name.endswith(models.SUFFIXES):
             raise models.CheckpointError(
-                f"name: {name!r} is no name of a model; allowed are up to 128 letters, digits, dots, dashes and underscores, the "
+                f"name: {name!r} is no name of a model; up to 128 letters, digits, dots, dashes and underscores are allowed, the "
                 f"first a letter or digit, not ending in {', '.join(models.SUFFIXES)}"
             )
         if name in self.checkpoints():
@@ -289,7 +289,7 @@ class Catalog:
 def _require_name(name: str) -> str:
     if not fullmatch(NAME_PATTERN, name) or name.endswith(ARCHIVES):
         raise DatasetError(
-            f"name: {name!r} is no name of a data set; allowed are up to 128 letters, digits, dots, dashes and underscores, the "
+            f"name: {name!r} is no name of a data set; up to 128 letters, digits, dots, dashes and underscores are allowed, the "
             f"first a letter or digit, not ending in {', '.join(ARCHIVES)}"
         )
     return name

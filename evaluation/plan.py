@@ -149,7 +149,7 @@ class Plan(Frozen):
         """Hash of all that decides a shard's result but the number of its images: whatever it was computed for, it is the same.
 
         The selection of images begins alike for any number of them, so a larger one holds the shards of a smaller one, and of two
-        shards at one address the longer begins with the images of the shorter. What is checked once a model comes with its first
+        shards at one address the longer begins with the images of the shorter. What is checked once per model comes with its first
         condition, and with the first that attacks.
         """
         checks = (shard.condition == 0, shard.condition in self.spec.attacking[:1]) if shard.start == 0 else ()

@@ -152,7 +152,7 @@ class GridCondition(Frozen):
     @classmethod
     def _known(cls, grid: dict[str, tuple[float, ...]], info: ValidationInfo) -> dict[str, tuple[float, ...]]:
         if (points := math.prod(map(len, grid.values()))) > MAX_GRID:
-            raise ValueError(f"the grid has {points} points, allowed are {MAX_GRID}")
+            raise ValueError(f"the grid has {points} points, at most {MAX_GRID} are allowed")
         if name := info.data.get("name"):
             for point in _points(grid):
                 attacks.create_transform(name, **point)
@@ -247,7 +247,7 @@ class AdversarialCondition(Frozen):
 
 
 class CurveCondition(Frozen):
-    """Robust accuracy against eps: for each image the smallest radius at which an attack fells it.
+    """Robust accuracy against eps: for each image the smallest radius at which an attack flips it.
 
     The radii are tried from the smallest on, each on the images that still stand, so the curve never rises. `refine` halves the
     interval in which an image was flipped that many times more: the minimal eps of each image.

@@ -29,7 +29,7 @@ percent; ours were not trained on ImageNet."""
 _NUMERICS = """## Numerics
 
 Logits against the same network in float64, weights and images rounded to the type, as a fraction of the norm of the logits. Every
-small architecture is held to these bounds by the tests; whole networks in float64 are held to 1e-8 by outputs of the authors' code
+small architecture is kept within these bounds by the tests; in float64 whole networks agree to 1e-8 with those of the authors' code
 where it could be run."""
 
 _COMPILE = """`torch.compile(network, fullgraph=True)` captures every family whole: the small architectures give the same logits and

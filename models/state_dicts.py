@@ -192,7 +192,7 @@ def require_size(path: Path) -> None:
     if not path.is_file():
         raise CheckpointError(f"there is no checkpoint file {path}")
     if (size := path.stat().st_size) > MAX_CHECKPOINT_BYTES:
-        raise CheckpointError(f"{path.name} has {size} bytes, allowed are {MAX_CHECKPOINT_BYTES}")
+        raise CheckpointError(f"{path.name} has {size} bytes, at most {MAX_CHECKPOINT_BYTES} are allowed")
 
 
 def _require_plain(tensors: Mapping[str, Tensor], file: str) -> None:
@@ -209,7 +209,7 @@ def _require_plain(tensors: Mapping[str, Tensor], file: str) -> None:
             )
     total = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
     if total > MAX_CHECKPOINT_BYTES:
-        raise CheckpointError(f"{file} describes tensors of {total} bytes, allowed are {MAX_CHECKPOINT_BYTES}")
+        raise CheckpointError(f"{file} describes tensors of {total} bytes, at most {MAX_CHECKPOINT_BYTES} are allowed")
 
 
 def _facts(beside: Mapping[object, object], prefix: str = "") -> dict[str, Fact]:
@@ -259,7 +259,7 @@ def _require_tensors(path: Path) -> None:
         return  # the old format, or broken: torch says which
     size = sum(member.file_size for member in members)
     if size > MAX_CHECKPOINT_BYTES:
-        raise CheckpointError(f"{path.name} unpacks to {size} bytes, allowed are {MAX_CHECKPOINT_BYTES}")
+        raise CheckpointError(f"{path.name} unpacks to {size} bytes, at most {MAX_CHECKPOINT_BYTES} are allowed")
     for mark, architecture in _GRAPHS.items():
         if any(member.filename.endswith(mark) for member in members):
             raise CheckpointError(

@@ -70,7 +70,7 @@ def download() -> None:
 
 
 def write_test_zip() -> None:
-    """Pack the test images as PNG files, one folder a class; the same input gives the same bytes."""
+    """Pack the test images as PNG files, one folder per class; the same input gives the same bytes."""
     images, labels = arrays("test")
     TEST_ZIP.parent.mkdir(parents=True, exist_ok=True)
     with zipfile.ZipFile(TEST_ZIP, "w", zipfile.ZIP_STORED) as archive:

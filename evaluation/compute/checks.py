@@ -278,7 +278,7 @@ def probe(
 PROBE_STREAM = MAX_RESTARTS + 1
 """Stream of random draws of checks: no restart has it, nor have targets."""
 
-_WEAKER = {"noise": "noise fells no image that stands", "fgsm": "a single step is not stronger"}
+_WEAKER = {"noise": "noise flips no image that stands", "fgsm": "a single step is not stronger"}
 
 
 def _weaker(name: str, title: str, flipped: Tensor, left: Sequence[int], n: int) -> Check:
@@ -291,10 +291,10 @@ def _weaker(name: str, title: str, flipped: Tensor, left: Sequence[int], n: int)
         name=title,
         failed=failed,
         means="invalid" if beyond else "suspicious",
-        message=f"{attacks.create(name).title} alone fells {count} of the {len(left)} images that the attack left standing: it is "
+        message=f"{attacks.create(name).title} alone flips {count} of the {len(left)} images that the attack left standing: it is "
         "not as strong as it should be; take more steps, restarts, or the preset standard"
         if failed
-        else f"{attacks.create(name).title} fells {count} of the {len(left)} images left standing",
+        else f"{attacks.create(name).title} flips {count} of the {len(left)} images left standing",
         images=_listed(flipped, left),
     )
 

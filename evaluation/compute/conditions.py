@@ -212,7 +212,7 @@ class Outcome:
         return done
 
     def rows(self, batch: Batch) -> list[Row]:
-        """Write one row an image."""
+        """Write one row per image."""
         of_label = self.logits.gather(1, batch.labels.unsqueeze(1))
         columns: dict[str, Sequence[object]] = {
             "index": batch.indices,

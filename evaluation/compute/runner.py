@@ -1,4 +1,4 @@
-"""Run one shard: the images of a range through a condition and a model, one row an image."""
+"""Run one shard: the images of a range through a condition and a model, one row per image."""
 
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -335,7 +335,7 @@ def _preflight(batch: Batch) -> tuple[Check, ...]:
 
 
 def _probe(spec: EvaluationSpec, shard: Shard, batch: Batch, rows: Mapping[int, Row]) -> tuple[Check, ...]:
-    """Check an attack on its first batch; the extreme radius once a model, with the first condition that attacks."""
+    """Check an attack on its first batch; the extreme radius once per model, with the first condition that attacks."""
     condition = spec.conditions[shard.condition]
     if not isinstance(condition, Attacking) or getattr(condition, "targets", None) or not batch.has_gradient:
         return ()

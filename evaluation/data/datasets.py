@@ -1,4 +1,4 @@
-"""Labelled images: pictures sorted into one folder a class."""
+"""Labelled images: pictures sorted into one folder per class."""
 
 from collections.abc import Collection
 from functools import cached_property, lru_cache
@@ -25,7 +25,7 @@ class SelectionError(DatasetError):
 
 
 class ImageFolder:
-    """Pictures sorted into one folder a class; classes and files are in the order of their names.
+    """Pictures sorted into one folder per class; classes and files are in the order of their names.
 
     Attributes:
         path: the folder or the archive.
@@ -46,7 +46,7 @@ class ImageFolder:
         if len(classes_of) != len(pictures) or not pictures:
             stray = ", some of them in no class folder" if pictures else ""
             raise DatasetError(
-                f"{source.path.name}: expected one folder of pictures a class, found {len(pictures)} pictures{stray}"
+                f"{source.path.name}: expected one folder of pictures per class, found {len(pictures)} pictures{stray}"
             )
         self._source = source
         self.path = source.path

@@ -148,7 +148,7 @@ def _require_few(archive: str, files: int) -> None:
 
 def _require_small(archive: str, name: str, size_bytes: int) -> None:
     if size_bytes > MAX_FILE_BYTES:
-        raise DatasetError(f"{archive}: {name!r} has {size_bytes} bytes, allowed are {MAX_FILE_BYTES}")
+        raise DatasetError(f"{archive}: {name!r} has {size_bytes} bytes, at most {MAX_FILE_BYTES} are allowed")
 
 
 class Tar(Source):

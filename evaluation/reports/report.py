@@ -121,7 +121,7 @@ class Report(Frozen):
 
     @property
     def table(self) -> "Table":
-        """The scores, a row a model; with more than `MOST_COLUMNS` conditions, a row a condition."""
+        """The scores, one row per model; with more than `MOST_COLUMNS` conditions, one row per condition."""
         titles = [condition.title for condition in self.plan.spec.conditions]
         names = [model.model for model in self.models]
         scores = [[each.score for each in model.conditions] for model in self.models]

@@ -151,7 +151,7 @@ def _larger_ball(
     if small.threat.eps < large.threat.eps and large == small.model_copy(update={"threat": widened}):
         failed = then.value > found.high
         yield Check(
-            name="a larger ball fells more",
+            name="a larger ball flips more",
             failed=failed,
             means="invalid",
             message=f"robust accuracy {'rises' if failed else 'goes'} from {found.value:.3f} at {format_eps(small.threat.eps)} to "
@@ -199,7 +199,7 @@ def curve(rows: Sequence[Row], eps: Sequence[float]) -> tuple[Proportion, ...]:
 
 
 def median_minimal_eps(rows: Sequence[Row]) -> float | None:
-    """Median over all images of the smallest radius that fells them, 0 where wrong already; None if most still stand."""
+    """Median over all images of the smallest radius that flips them, 0 where wrong already; None if most still stand."""
     fell_at = sorted(
         0.0 if row.clean_prediction != row.label else float("inf") if row.flipped_eps is None else row.flipped_eps
         for row in rows

@@ -78,7 +78,7 @@ async def _read_form(request: Request, *, most: int) -> list[Upload]:
 def _read_json(body: bytes, *, most: int) -> list[Upload]:
     images = read_json(ImagesRequest, body).images
     if len(images) > most:
-        detail = f"images: {len(images)} pictures were sent, allowed are {most}"
+        detail = f"images: {len(images)} pictures were sent, at most {most} are allowed"
         raise ProblemError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, detail)
     return [upload_from_base64(f"images.{index}", text) for index, text in enumerate(images)]
 

@@ -1,4 +1,4 @@
-"""One shape for every error: problem+json (RFC 9457) with the members `errors` (a row a field) and `error` (the detail again)."""
+"""One shape for every error: problem+json (RFC 9457), with the members `errors` (one row per field) and `error` (the detail)."""
 
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus

@@ -127,7 +127,7 @@ def _check_input(sent: InferInput, deployment: Deployment, max_images: int) -> N
             f"{sent.name}: shape must be {wanted.shape}, -1 being one or more pictures; received {sent.shape}"
         )
     if count > max_images:
-        raise TooLargeError(f"{sent.name}: shape {sent.shape} is {count} pictures, allowed are {max_images}")
+        raise TooLargeError(f"{sent.name}: shape {sent.shape} is {count} pictures, at most {max_images} are allowed")
 
 
 def _data(sent: InferInput, part: memoryview | None) -> "memoryview | list[Any]":

@@ -58,7 +58,7 @@ def inflate(body: bytes, encoding: str, *, max_bytes: int) -> bytes:
     if encoding in {"", "identity"}:
         return body
     if encoding not in _WINDOW:
-        raise TensorError(f"Content-Encoding: {_shown(encoding)} is not known; allowed are gzip and deflate")
+        raise TensorError(f"Content-Encoding: {_shown(encoding)} is not known; gzip and deflate are")
     unpacker = zlib.decompressobj(_WINDOW[encoding])
     try:
         unpacked = unpacker.decompress(body, max_bytes + 1)

@@ -17,7 +17,7 @@ from models import CheckpointError
 from service.serving.deployments import Agreement, Deployment
 
 PROBES = 8
-"""Random images on which a loaded model in another precision is held against float32."""
+"""Random images on which a loaded model in another precision is compared with float32."""
 
 PROBE_TOLERANCE = 0.05
 """Largest difference of logits there, over the largest logit."""
@@ -30,7 +30,7 @@ LEAST_AGREEMENT = 0.98
 
 
 def load_served(catalog: Catalog, deployment: Deployment, device: str) -> models.Classifier:
-    """Load a model as it is served: folded, in its precision, held against float32 on random images, and warm.
+    """Load a model as it is served: folded, in its precision, compared with float32 on random images, and warm.
 
     Raises:
         CheckpointError: it cannot be loaded, or its precision changes its logits too much.
@@ -49,7 +49,7 @@ def load_served(catalog: Catalog, deployment: Deployment, device: str) -> models
     if not difference <= PROBE_TOLERANCE:
         raise CheckpointError(
             f"in {precision} the logits of {deployment.checkpoint} differ from float32's by {difference:.2g} of the largest, "
-            f"allowed are {PROBE_TOLERANCE:g}: serve it in float32"
+            f"at most {PROBE_TOLERANCE:g} is allowed: serve it in float32"
         )
     return served
 

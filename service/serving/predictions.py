@@ -44,7 +44,7 @@ class Prediction(BaseModel):
 
 
 class Predictions(BaseModel):
-    """The answer to a prediction request, a row a picture, in the order sent."""
+    """The answer to a prediction request, one row per picture, in the order sent."""
 
     model: str
     version: str

@@ -118,7 +118,7 @@ class DAT(nn.Module):
             raise unknown_name("position encoding", position, POSITIONS)
         if unknown := set("".join(blocks)) - set(_KINDS):
             allowed = ", ".join(f"{letter} ({kind})" for letter, kind in _KINDS.items())
-            raise ValueError(f"unknown block kind {', '.join(sorted(unknown))}; allowed are {allowed}")
+            raise ValueError(f"unknown block kind {', '.join(sorted(unknown))}; these are known: {allowed}")
         sides = [image_size // patch_size // 2**index for index in range(len(widths))]
         if image_size % (patch_size * 2 ** (len(widths) - 1)) or any(side % window for side in sides):
             raise ValueError(

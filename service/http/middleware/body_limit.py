@@ -44,5 +44,5 @@ class BodyLimit:
 
 def _require_small(size_bytes: int, limit_bytes: int) -> None:
     if size_bytes > limit_bytes:
-        detail = f"the body has at least {size_bytes} bytes, allowed are {limit_bytes}"
+        detail = f"the body has at least {size_bytes} bytes, at most {limit_bytes} are allowed"
         raise HTTPException(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, detail)

@@ -54,7 +54,7 @@ def _check_ending(filename: str) -> None:
 
 @router.post("", status_code=HTTPStatus.CREATED, openapi_extra=_NEW_DATASET, dependencies=[Depends(require_admin)])
 async def add_dataset(request: Request, service: ServiceDep) -> DatasetView:
-    """Add a data set: a multipart form with its `file`, a zip or tar of one folder of pictures a class."""
+    """Add a data set: a multipart form with its `file`, a zip or tar of one folder of pictures per class."""
     if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
         raise ProblemError(HTTPStatus.UNPROCESSABLE_ENTITY, "the body is no multipart form with the part `file`")
     async with receive_file(request, service.settings.data_dir / "datasets", _check_ending) as (file, sent_as, fields):

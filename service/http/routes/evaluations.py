@@ -226,7 +226,7 @@ def read_report(
 
 
 def _rows(evaluation: Evaluation, service: Service) -> list[dict[str, Any]]:
-    """Write a row an image; files are named as long as the data set is the one that was evaluated."""
+    """Write one row per image; files are named as long as the data set is the one that was evaluated."""
     plan = evaluation.plan
     files: tuple[str, ...] = ()
     with suppress(UnknownNameError, DatasetError):

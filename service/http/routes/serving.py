@@ -48,7 +48,7 @@ def read_serving(deployment: DeploymentDep, service: ServiceDep) -> ServingView:
 def configure(deployment: DeploymentDep, settings: ServingSettings, service: ServiceDep) -> ServingView:
     """Change how a model is served, of all its versions; what waits is answered as it was asked.
 
-    A precision other than float32 is first held against float32 on 200 images of the model's own data set, where there is one,
+    A precision other than float32 is first compared with float32 on 200 images of the model's own data set, where there is one,
     and refused if more than 2 % of the top-1 classes differ.
     """
     service.scheduler.configure(deployment.name, settings)

@@ -128,7 +128,7 @@ def test_standing_images_are_probed_with_noise_and_one_step(network: nn.Module, 
     standing = network(digits.images).argmax(1) == digits.labels  # as if an attack had found nothing
     found = probe(network, digits.images, digits.labels, range(COUNT), threat, standing)
     assert [check.failed for check in found] == [True, True]
-    assert [check.name for check in found] == ["noise fells no image that stands", "a single step is not stronger"]
+    assert [check.name for check in found] == ["noise flips no image that stands", "a single step is not stronger"]
     assert found[1].means == "invalid"
     assert probe(network, digits.images, digits.labels, range(COUNT), threat, ~standing & False) == ()
 

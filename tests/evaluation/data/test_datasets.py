@@ -121,7 +121,7 @@ def test_bytes_that_are_no_zip_are_refused(tmp_path: Path, content: bytes) -> No
 
 @pytest.mark.parametrize("entries", [{}, {"readme.txt": b"x"}, {"1.png": DOT}, {"a/1.png": DOT, "2.png": DOT}])
 def test_what_is_not_sorted_into_classes_is_refused(tmp_path: Path, entries: dict[str, bytes]) -> None:
-    with pytest.raises(DatasetError, match="expected one folder of pictures a class"):
+    with pytest.raises(DatasetError, match="expected one folder of pictures per class"):
         open_dataset(write_zip(tmp_path / "w.zip", entries))
 
 

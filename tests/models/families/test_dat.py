@@ -162,7 +162,7 @@ def test_stochastic_depth_grows_linearly_over_all_blocks() -> None:
     ("options", "match"),
     [
         ({"position": "absolute"}, r"unknown position encoding 'absolute'.*relative, fixed|unknown position encoding"),
-        ({"blocks": ("LX", "L", "L")}, r"unknown block kind X; allowed are L \(local window\), S"),
+        ({"blocks": ("LX", "L", "L")}, r"unknown block kind X; these are known: L \(local window\), S"),
         ({"window": 5}, r"image_size 32 gives maps of \[16, 8, 4\], which must be multiples of window 5"),
         ({"image_size": 36}, "image_size 36 gives maps"),
         ({"groups": (1, 3, 4)}, "groups must divide heads and heads channels, got 3, 4 and 64"),

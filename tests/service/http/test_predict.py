@@ -114,7 +114,7 @@ def test_a_broken_picture_in_base64_fails_alone(http: httpx.Client) -> None:
         ({"images": "x"}, 422, "images"),
         ({}, 422, "images"),
         ({"images": [], "more": 1}, 422, "more"),
-        ({"images": [base64_of(DISC)] * 5}, 413, "5 pictures were sent, allowed are 4"),
+        ({"images": [base64_of(DISC)] * 5}, 413, "5 pictures were sent, at most 4 are allowed"),
     ],
 )
 def test_json_that_holds_no_pictures_is_refused(http: httpx.Client, body: object, status: int, reason: str) -> None:
@@ -177,9 +177,9 @@ def test_a_small_file_with_very_many_pixels_is_refused_before_it_is_decoded(http
     bomb = png_of_zeros(20_000)
     assert len(bomb) < 100_000
     for data in (bomb, bomb[:200]):  # decoding the second would fail for another reason
-        assert "pixels, allowed are 50000000 in all" in refusal(http.post(URL, content=data), 422)["detail"]
+        assert "pixels, at most 50000000 are allowed" in refusal(http.post(URL, content=data), 422)["detail"]
     larger = refusal(http.post(URL, content=png_of_zeros(7_100)), 422)
-    assert "the picture has 7100 x 7100 pixels, allowed are 50000000 in all" in larger["detail"]
+    assert "the picture has 7100 x 7100 pixels, at most 50000000 are allowed" in larger["detail"]
     assert labels(http.post(URL, content=DISC)) == ["disc"]
 
 
