@@ -70,7 +70,7 @@ class Settings(BaseSettings):
         int, Field(ge=1, description="most pictures waiting on a device; more are refused at once")
     ] = 256
     queue_wait_s: Annotated[
-        float, Field(gt=0, description="refuse more pictures at once where those waiting take longer, seconds")
+        float, Field(gt=0, description="refuse more pictures at once if the queue would take longer, seconds")
     ] = 0.65
     key_images: Annotated[
         int | None,

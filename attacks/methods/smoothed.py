@@ -24,8 +24,8 @@ BATCH_PIXELS = 2**20
 class SmoothedPGD:
     """PGD on the model smoothed by noise: each step follows the sum of all gradients so far, each a mean over noisy copies.
 
-    Where a defence adds a ripple to the loss, a gradient tells of the ripple alone; the mean over a neighbourhood larger than its
-    period tells of the model below (the idea of Athalye, Carlini, Wagner 2018, arXiv:1802.00420, Sec. 4 and 5, with the sum over
+    Where a defence adds a ripple to the loss, a gradient describes the ripple alone; the mean over a neighbourhood larger than its
+    period describes the model below (the idea of Athalye, Carlini, Wagner 2018, arXiv:1802.00420, Sec. 4 and 5, with the sum over
     steps of Dong et al. 2018, arXiv:1710.06081). Steps are 2.5 * eps / steps long; the first misclassified iterate counts.
     """
 

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from fastapi import Request
 from python_multipart.exceptions import FormParserError
@@ -89,6 +89,20 @@ def _wrong(name: str, message: str) -> ProblemError:
     return ProblemError(
         HTTPStatus.UNPROCESSABLE_ENTITY, f"{name}: {message}", errors=[FieldError(field=name, message=message)]
     )
+
+
+def described_form(added: str, file: str = "", **fields: dict[str, Any]) -> dict[str, Any]:
+    """Describe a form in OpenAPI: its `file`, the name under which it is added, and more fields by their schemas.
+
+    Args:
+        added: what the file is, such as "model".
+        file: what it must be.
+        fields: further ones.
+    """
+    name = {"type": "string", "description": f"of the {added}; by default the file's, without its ending"}
+    sent = {"type": "string", "format": "binary"} | ({"description": file} if file else {})
+    schema = {"type": "object", "required": ["file"], "properties": {"file": sent, "name": name, **fields}}
+    return {"required": True, "content": {"multipart/form-data": {"schema": schema}}}
 
 
 @asynccontextmanager

@@ -43,7 +43,7 @@ class Limits:
 
     Attributes:
         images: most pictures that wait; more are refused at once.
-        wait_s: where those that wait will take longer, more are refused at once.
+        wait_s: if the queue would take longer, more are refused at once.
         memory_bytes: of the weights of loaded models; those used longest ago make room.
         timeout_s: longest wait for an answer.
     """

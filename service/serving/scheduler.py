@@ -142,14 +142,8 @@ class Scheduler:
             answers = await self.choose(deployment).predict(deployment, pictures, timeout_s=timeout_s)
             outcomes = ["ok" if isinstance(each, Answer) else "invalid" for each in answers]
             return answers
-        except OverloadedError:
-            outcomes = ["rejected"] * len(pictures)
-            raise
-        except TooLateError:
-            outcomes = ["timeout"] * len(pictures)
-            raise
-        except Exception:
-            outcomes = ["error"] * len(pictures)
+        except Exception as error:
+            outcomes = [_outcome(error)] * len(pictures)
             raise
         finally:
             self._of_key[key] -= len(pictures)
@@ -203,3 +197,14 @@ class Scheduler:
         proposed = self._deployments.proposed(name, settings)
         device = self._allowed(proposed)[0].device
         self._deployments.save(name, settings, admit(self._catalog, proposed, device))
+
+
+def _outcome(error: Exception) -> str:
+    """What became of pictures, as the metrics call it."""
+    match error:
+        case OverloadedError():
+            return "rejected"
+        case TooLateError():
+            return "timeout"
+        case _:
+            return "error"

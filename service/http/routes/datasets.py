@@ -3,13 +3,12 @@
 import asyncio
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any
 
 from fastapi import APIRouter, Depends, Request
 
 from evaluation.data.sources import COMPRESSED_TARS, dataset_name
 from service.http.deps import ServiceDep, require_admin
-from service.http.file_uploads import receive_file
+from service.http.file_uploads import described_form, receive_file
 from service.http.problems import ProblemError
 from service.http.schemas import DatasetView, Unusable
 
@@ -18,26 +17,7 @@ router = APIRouter(prefix="/v1/datasets", tags=["datasets"])
 UPLOADS = (".zip", ".tar")
 """Endings of files that can be uploaded: what is read where it lies, and never expands on the disk."""
 
-_NEW_DATASET: dict[str, Any] = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "required": ["file"],
-                    "properties": {
-                        "file": {"type": "string", "format": "binary", "description": "a .zip or .tar file"},
-                        "name": {
-                            "type": "string",
-                            "description": "of the data set; by default the file's, without its ending",
-                        },
-                    },
-                }
-            }
-        },
-    }
-}
+_NEW_DATASET = described_form("data set", file="a .zip or .tar file")
 
 
 @router.get("")
@@ -52,7 +32,12 @@ def _check_ending(filename: str) -> None:
         raise ValueError(f"the name {filename[:100]!r} ends in none of {', '.join(UPLOADS)}{hint}")
 
 
-@router.post("", status_code=HTTPStatus.CREATED, openapi_extra=_NEW_DATASET, dependencies=[Depends(require_admin)])
+@router.post(
+    "",
+    status_code=HTTPStatus.CREATED,
+    openapi_extra={"requestBody": _NEW_DATASET},
+    dependencies=[Depends(require_admin)],
+)
 async def add_dataset(request: Request, service: ServiceDep) -> DatasetView:
     """Add a data set: a multipart form with its `file`, a zip or tar of one folder of pictures per class."""
     if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):

@@ -4,7 +4,6 @@ import asyncio
 import json
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any
 
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -22,7 +21,7 @@ from models import (
     require_suffix,
 )
 from service.http.deps import DeploymentDep, ModelName, Service, ServiceDep, require_admin
-from service.http.file_uploads import receive_file
+from service.http.file_uploads import described_form, receive_file
 from service.http.problems import ProblemError
 from service.http.schemas import (
     AddedModel,
@@ -39,36 +38,13 @@ from service.serving.predictions import FieldError
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
 
-_NEW_MODEL: dict[str, Any] = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "required": ["file"],
-                    "properties": {
-                        "file": {"type": "string", "format": "binary"},
-                        "name": {
-                            "type": "string",
-                            "description": "of the model; by default the file's, without its ending",
-                        },
-                        "card": {
-                            "type": "string",
-                            "description": "JSON: fields of the card that are known, some or all",
-                        },
-                        "config": {
-                            "type": "string",
-                            "description": "the `config.json` that the Hugging Face hub has beside the file",
-                        },
-                        "accept_likely": {"type": "boolean", "default": False},
-                    },
-                }
-            },
-            "application/json": {"schema": ModelRequest.model_json_schema()},
-        },
-    }
-}
+_NEW_MODEL = described_form(
+    "model",
+    card={"type": "string", "description": "JSON: fields of the card that are known, some or all"},
+    config={"type": "string", "description": "the `config.json` that the Hugging Face hub has beside the file"},
+    accept_likely={"type": "boolean", "default": False},
+)
+_NEW_MODEL["content"]["application/json"] = {"schema": ModelRequest.model_json_schema()}
 
 
 def _view(checkpoint: Checkpoint, sha256: str) -> ModelView:
@@ -89,7 +65,9 @@ def _listed(name: str, checkpoint: Checkpoint, service: Service) -> ModelView | 
         return Unusable.of(name, error)
 
 
-@router.post("", status_code=HTTPStatus.CREATED, openapi_extra=_NEW_MODEL, dependencies=[Depends(require_admin)])
+@router.post(
+    "", status_code=HTTPStatus.CREATED, openapi_extra={"requestBody": _NEW_MODEL}, dependencies=[Depends(require_admin)]
+)
 async def add_model(request: Request, service: ServiceDep, response: Response) -> AddedModel:
     """Add a checkpoint: a multipart form with its `file`, or JSON with the `path` of a file in one of the model folders.
 

@@ -1,5 +1,7 @@
 """Shards that go on from what is known: their results are those of a run from nothing."""
 
+from collections.abc import Callable
+
 import pytest
 from torch import Tensor, nn
 
@@ -32,6 +34,20 @@ def rounded(result: ShardResult) -> dict[str, object]:
 ROUNDED = {"clean_confidence", "confidence", "distance"}
 
 
+def counted_runs(catalog: Catalog, condition: int, start: int) -> tuple[Counting, Callable[..., ShardResult]]:
+    """A network that counts images, and what runs a shard with it from `start` to a stop."""
+    loaded, dataset = catalog.load_model("tiny"), catalog.open_dataset("shapes")
+    classifier = models.Classifier(counting := Counting(loaded.network), loaded.card).eval()
+    asked = spec(conditions=[*CONDITIONS, CURVE])
+
+    def run(stop: int, known: ShardResult | None = None) -> ShardResult:
+        shard = Shard(model="tiny", condition=condition, start=start, stop=stop)
+        counting.images = 0
+        return run_shard(asked, shard, classifier=classifier, dataset=dataset, known=known)
+
+    return counting, run
+
+
 @pytest.mark.parametrize("condition", range(len(CONDITIONS) + 1))
 @pytest.mark.parametrize(
     ("start", "known", "same_batches"),
@@ -42,14 +58,7 @@ def test_a_shard_goes_on_from_what_is_known_as_if_from_nothing(
 ) -> None:
     """Twenty images make a batch: where the same ones share a batch, all is equal to the bit."""
     monkeypatch.setattr(evaluation.compute.runner, "BATCH_PIXELS", 20 * 32 * 32)
-    loaded, dataset = catalog.load_model("tiny"), catalog.open_dataset("shapes")
-    classifier = models.Classifier(counting := Counting(loaded.network), loaded.card).eval()
-    asked = spec(conditions=[*CONDITIONS, CURVE])
-
-    def run(stop: int, known: ShardResult | None = None) -> ShardResult:
-        shard = Shard(model="tiny", condition=condition, start=start, stop=stop)
-        counting.images = 0
-        return run_shard(asked, shard, classifier=classifier, dataset=dataset, known=known)
+    counting, run = counted_runs(catalog, condition, start)
 
     first, whole = run(known), run(30)
     grown = run(30, first)
@@ -68,14 +77,7 @@ def test_a_shard_goes_on_from_what_is_known_as_if_from_nothing(
 @pytest.mark.parametrize("condition", range(len(CONDITIONS) + 1))
 @pytest.mark.parametrize("start", [0, 5])
 def test_a_smaller_shard_is_cut_from_a_larger_one(catalog: Catalog, condition: int, start: int) -> None:
-    loaded, dataset = catalog.load_model("tiny"), catalog.open_dataset("shapes")
-    classifier = models.Classifier(counting := Counting(loaded.network), loaded.card).eval()
-    asked = spec(conditions=[*CONDITIONS, CURVE])
-
-    def run(stop: int, known: ShardResult | None = None) -> ShardResult:
-        shard = Shard(model="tiny", condition=condition, start=start, stop=stop)
-        counting.images = 0
-        return run_shard(asked, shard, classifier=classifier, dataset=dataset, known=known)
+    counting, run = counted_runs(catalog, condition, start)
 
     small, large = run(15), run(30)
     cut = furthest([large], small.shard)

@@ -38,7 +38,7 @@ def submitted(http: httpx.Client, *, url: str = URL, **fields: object) -> dict[s
 
 
 def watch(http: httpx.Client, state: dict[str, Any]) -> list[dict[str, Any]]:
-    """Every state that the event stream tells of, to its end."""
+    """Every state of the event stream, to its end."""
     with http.stream("GET", state["links"]["events"], timeout=DEADLINE_S) as answer:
         assert answer.headers["content-type"].startswith("text/event-stream")
         lines = list(answer.iter_lines())
