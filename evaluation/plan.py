@@ -117,10 +117,13 @@ class Plan(Frozen):
     @property
     def shards(self) -> list[Shard]:
         """All shards, in the order in which they are best run: a model is loaded once."""
+        conditions = range(len(self.spec.conditions))
+        return [shard for model in self.spec.models for each in conditions for shard in self.shards_of(model, each)]
+
+    def shards_of(self, model: str, condition: int) -> list[Shard]:
+        """The shards of one model and condition, in order."""
         return [
             Shard(model=model, condition=condition, start=start, stop=min(start + self.shard_images, self.images))
-            for model in self.spec.models
-            for condition in range(len(self.spec.conditions))
             for start in range(0, self.images, self.shard_images)
         ]
 
@@ -159,10 +162,10 @@ class Plan(Frozen):
         """Hashes of the models whose adversarial images are tried in a shard."""
         return [*self.sources.get(shard.model, {}).values()] if shard.start == 0 and checked_attack(condition) else []
 
-    def beginnings(self, shard: Shard) -> Iterator[str]:
-        """Addresses of results that hold rows from which the shard can go on: its own, and those of the cascades it begins with."""
+    def resumable_addresses(self, shard: Shard) -> Iterator[str]:
+        """Addresses of the results from which a shard can resume: its own, and those of the shorter cascades it begins with."""
         condition = self.spec.conditions[shard.condition]
-        shorter = condition.beginnings if isinstance(condition, AdversarialCondition) else ()
+        shorter = condition.shorter_cascades if isinstance(condition, AdversarialCondition) else ()
         for each in (condition, *shorter):
             for checks in itertools.product((False, True), repeat=2) if shard.start == 0 else [()]:
                 yield self._address(shard, each, checks)

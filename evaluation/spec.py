@@ -221,7 +221,7 @@ class AdversarialCondition(Frozen):
         return 1 + _passes(self.attacks)
 
     @property
-    def beginnings(self) -> Iterator["AdversarialCondition"]:
+    def shorter_cascades(self) -> Iterator["AdversarialCondition"]:
         """The shorter cascades that this one begins with, the longest first."""
         for place, choice in reversed([*enumerate(self.attacks)]):
             for restarts in range(choice.restarts - 1, -1, -1):

@@ -7,7 +7,7 @@ import models
 from evaluation.catalog import Catalog, Roles
 from evaluation.compute.runner import OnProgress, ShardResult, run_shard
 from evaluation.data.sources import DatasetError
-from evaluation.plan import Plan, Shard
+from evaluation.results.protocol import Work
 
 MODELS_LOADED = 2
 """Classifiers that stay loaded, those used last."""
@@ -27,9 +27,7 @@ class Worker:
 
     def run(
         self,
-        plan: Plan,
-        shard: Shard,
-        known: ShardResult | None = None,
+        work: Work,
         *,
         side_by_side: int = 1,
         on_progress: OnProgress = lambda done, total: None,
@@ -37,9 +35,7 @@ class Worker:
         """Run a shard; files that have changed since the evaluation was planned are refused.
 
         Args:
-            plan: the evaluation, with the hashes of the files it is about.
-            shard: the part of it to run.
-            known: what came of its first images before.
+            work: the shard, with the hashes of the files it is about, and what is known of it.
             side_by_side: workers that run shards of the evaluation; the next one here is likely as many further.
             on_progress: see `run_shard`.
 
@@ -49,6 +45,7 @@ class Worker:
             AttackError: an attack cannot be run as asked.
             PreflightError: the model cannot be evaluated as it is.
         """
+        plan, shard = work.plan, work.shard
         sha256 = plan.model_sha256[shard.model]
         self._require_unchanged({shard.model: sha256})
         dataset = self._catalog.open_dataset(plan.spec.dataset)
@@ -59,7 +56,7 @@ class Worker:
             plan.spec,
             shard,
             dataset=dataset,
-            known=known,
+            known=work.known,
             broken=plan.broken,
             sources=partial(self._sources, plan.sources.get(shard.model, {})),
             following=plan.following(shard, side_by_side),

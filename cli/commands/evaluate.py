@@ -132,7 +132,7 @@ def evaluate(
     kept = evaluation.ResultFolder(settings.data_dir / "results")
     if dry_run:
         plan = evaluation.make_plan(spec, catalog, device=usable(device))
-        done = [result for shard in plan.shards if (result := kept.computed(plan, shard))]
+        done = kept.computed(plan, plan.shards)
         expected = evaluation.estimate(plan, catalog, usable(device), done)
         typer.echo(expected.model_dump_json(indent=2) if as_json else describe_estimate(expected))
         return

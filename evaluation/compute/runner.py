@@ -89,7 +89,7 @@ class ShardResult(Frozen):
 
 
 def furthest(results: Iterable[ShardResult], shard: Shard) -> ShardResult | None:
-    """Choose, of results at the addresses `Plan.beginnings`, the one from which a shard has least left to do."""
+    """Choose, of results at the addresses `Plan.resumable_addresses`, the one from which a shard has least left to do."""
     chosen = max(results, key=lambda each: each.rounds * min(each.shard.images, shard.images), default=None)
     return None if chosen is None else chosen.first(shard.images)
 

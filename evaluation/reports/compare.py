@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Annotated
 
 from pydantic import Field
@@ -10,7 +11,7 @@ from common.validation import Frozen
 from evaluation.compute.conditions import Row
 from evaluation.compute.runner import ShardResult
 from evaluation.plan import Plan
-from evaluation.reports.counting import counted, sufficient
+from evaluation.reports.counting import counted, is_complete
 from evaluation.spec import Condition
 from evaluation.statistics import PairedDifference, holm, paired_difference
 
@@ -32,10 +33,23 @@ class Side:
         """For example "resnet_mini of 0123456789abcdef"."""
         return f"{self.model} of {self.plan.id}"
 
+    @cached_property
+    def _counted(self) -> dict[tuple[str, int], list[ShardResult]]:
+        return counted(self.plan, self.results)
+
     def rows(self, condition: Condition) -> dict[int, Row]:
-        """The rows that the report counts under a condition, by the index of the image."""
-        mine = counted(self.plan, self.model, condition, self.results)
-        return {row.index: row for result in mine for row in result.rows}
+        """The rows that the report counts under a condition, by the index of the image.
+
+        Raises:
+            ComparisonError: some are still to come.
+        """
+        mine = self._counted[self.model, self.plan.spec.conditions.index(condition)]
+        rows = {row.index: row for result in mine for row in result.worst.rows}
+        if not is_complete(self.plan, mine):
+            raise ComparisonError(
+                f"{self.name} has {len(rows)} of {self.plan.images} images under {condition.title}: wait until it is done"
+            )
+        return rows
 
 
 class ConditionComparison(PairedDifference):
@@ -118,13 +132,7 @@ def _require_same_protocol(first: Side, second: Side) -> None:
 
 def _pairs(condition: Condition, first: Side, second: Side) -> dict[int, tuple[bool, bool]]:
     """Which of the two is right, for each image that both saw."""
-    found = [side.rows(condition) for side in (first, second)]
-    for side, rows in zip((first, second), found, strict=True):
-        if len(rows) < side.plan.images and not sufficient(side.plan, side.model, condition, side.results):
-            raise ComparisonError(
-                f"{side.name} has {len(rows)} of {side.plan.images} images under {condition.title}: wait until it is done"
-            )
-    first_rows, second_rows = found
+    first_rows, second_rows = first.rows(condition), second.rows(condition)
     both = sorted(first_rows.keys() & second_rows.keys())
     return {index: (first_rows[index].counts(condition), second_rows[index].counts(condition)) for index in both}
 

@@ -22,7 +22,8 @@ from evaluation.reports.trust import (
     median_minimal_eps,
     rival_check,
 )
-from evaluation.spec import Attacking, Condition, TransformCondition
+from evaluation.results.stopping import Tally, images_needed
+from evaluation.spec import Attacking, TransformCondition
 from evaluation.statistics import proportion
 
 TOP_K = 5
@@ -44,13 +45,8 @@ def merge(plan: Plan, results: Iterable[ShardResult]) -> Report:
     shards = plan.shards
     if strangers := set(by_shard) - set(shards):
         raise ValueError(f"shards that are not of this plan: {sorted(map(str, strangers))}")
-    found: dict[tuple[str, int], list[ShardResult]] = {}
-    complete = True
-    for model in plan.spec.models:
-        for index, condition in enumerate(plan.spec.conditions):
-            found[model, index] = counted(plan, model, condition, by_shard.values())
-            done = sum(each.shard.images for each in found[model, index]) == plan.images
-            complete = complete and (done or sufficient(plan, model, condition, found[model, index]) is not None)
+    found = counted(plan, by_shard.values())
+    complete = all(is_complete(plan, results) for results in found.values())
     reports = _with_rivals(_model(plan, model, found, complete=complete) for model in plan.spec.models)
     return Report(
         plan=plan,
@@ -61,46 +57,30 @@ def merge(plan: Plan, results: Iterable[ShardResult]) -> Report:
     )
 
 
-def counted(plan: Plan, model: str, condition: Condition, results: Iterable[ShardResult]) -> list[ShardResult]:
-    """The shards of a model and condition that a report counts: those that suffice, else all that are there, in their order."""
-    place = plan.spec.conditions.index(condition)
-    mine = [each for each in results if (each.shard.model, each.shard.condition) == (model, place)]
-    counted = sufficient(plan, model, condition, mine) or sorted(mine, key=lambda each: each.shard.start)
-    return [each.worst for each in counted]
+def counted(plan: Plan, results: Iterable[ShardResult]) -> dict[tuple[str, int], list[ShardResult]]:
+    """Choose what a report counts, by model and condition: the first shards that suffice, else all that are there, in order."""
+    found: dict[tuple[str, int], list[ShardResult]] = {
+        (model, condition): [] for model in plan.spec.models for condition in range(len(plan.spec.conditions))
+    }
+    for result in sorted(results, key=lambda each: each.shard.start):
+        found[result.shard.model, result.shard.condition].append(result)
+    for key, mine in found.items():
+        needed = images_needed(plan, (Tally.of(plan, each) for each in mine))
+        found[key] = [each for each in mine if needed is None or each.shard.start < needed]
+    return found
 
 
-def sufficient(
-    plan: Plan, model: str, condition: Condition, results: Iterable[ShardResult]
-) -> list[ShardResult] | None:
-    """The first shards of a model and condition that make the interval of its score as narrow as was asked.
-
-    It does not matter which further shards are there: the first that suffice are the same in whatever order they are computed.
-
-    Returns:
-        The shards in their order; None where nothing was asked, or the shards without a gap do not suffice (yet).
-    """
-    if plan.spec.stop_width is None:
-        return None
-    place = plan.spec.conditions.index(condition)
-    mine = (each for each in results if (each.shard.model, each.shard.condition) == (model, place))
-    taken: list[ShardResult] = []
-    count = n = 0
-    for result in sorted(mine, key=lambda each: each.shard.start):
-        if result.shard.start != n:
-            return None
-        taken.append(result)
-        count, n = count + sum(row.counts(condition) for row in result.rows), n + len(result.rows)
-        score = proportion(count, n)
-        if score is not None and score.high - score.low <= plan.spec.stop_width:
-            return taken
-    return None
+def is_complete(plan: Plan, counted: Sequence[ShardResult]) -> bool:
+    """Whether what is counted of a model and condition is all there is, or as much as was asked."""
+    all_there = sum(each.shard.images for each in counted) == plan.images
+    return all_there or images_needed(plan, (Tally.of(plan, each) for each in counted)) is not None
 
 
 def _model(plan: Plan, model: str, found: dict[tuple[str, int], list[ShardResult]], *, complete: bool) -> ModelReport:
     conditions: list[ConditionReport] = []
     checks: list[Check] = []
     for index, condition in enumerate(plan.spec.conditions):
-        results = found[model, index]
+        results = [each.worst for each in found[model, index]]
         rows = [row for result in results for row in result.rows]
         conditions.append(_condition(plan, model, index, results))
         checks += [check for result in results for check in result.preflight]

@@ -9,7 +9,7 @@ from common.validation import Frozen
 from evaluation.catalog import Catalog
 from evaluation.compute.runner import ShardResult, batch_size
 from evaluation.plan import SHARD_IMAGES, Plan
-from evaluation.reports.counting import sufficient
+from evaluation.reports.counting import counted, is_complete
 
 
 class Estimate(Frozen):
@@ -43,13 +43,8 @@ def estimate(plan: Plan, catalog: Catalog, device: str, done: Collection[ShardRe
         CheckpointError: a checkpoint cannot be loaded.
     """
     there, conditions = frozenset(result.shard for result in done), plan.spec.conditions
-    certain = {
-        (model, place)
-        for model in plan.spec.models
-        for place, condition in enumerate(conditions)
-        if sufficient(plan, model, condition, done)
-    }
-    left = [shard for shard in plan.shards if shard not in there and (shard.model, shard.condition) not in certain]
+    complete = {key for key, results in counted(plan, done).items() if is_complete(plan, results)}
+    left = [shard for shard in plan.shards if shard not in there and (shard.model, shard.condition) not in complete]
     passes = dict.fromkeys(plan.spec.models, 0)
     for shard in left:
         passes[shard.model] += shard.images * plan.spec.passes(conditions[shard.condition])

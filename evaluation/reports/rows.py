@@ -16,16 +16,14 @@ def image_rows(plan: Plan, results: Iterable[ShardResult], files: tuple[str, ...
         results: its finished shards.
         files: paths of the data set's images by index, if they are to be named.
     """
-    there = [*results]
     return [
         {
             "model": model,
-            "condition": condition.title,
+            "condition": plan.spec.conditions[condition].title,
             "file": files[row.index] if files else None,
             **row.model_dump(),
         }
-        for model in plan.spec.models
-        for condition in plan.spec.conditions
-        for result in counted(plan, model, condition, there)
-        for row in result.rows
+        for (model, condition), counted_results in counted(plan, results).items()
+        for result in counted_results
+        for row in result.worst.rows
     ]

@@ -61,6 +61,7 @@ SHARDS = Table(
     Column("runs", Integer, nullable=False, default=0),
     Column("error", Text),
     Column("result", Text),
+    Column("counted", Integer),
     Column("seconds", Float),
     Index("shards_by_evaluation", "evaluation_id", "status"),
     UniqueConstraint("evaluation_id", "model", "condition", "start"),

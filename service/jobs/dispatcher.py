@@ -12,7 +12,7 @@ from threading import Event, Thread
 from typing import TextIO
 
 from evaluation import Catalog, ShardResult
-from evaluation.reports.counting import sufficient
+from evaluation.results.protocol import Work, is_certain, look_up
 from service.jobs.evaluations import Claim
 from service.jobs.executors import ProgressFile, compute, describe
 from service.jobs.store import Store
@@ -125,8 +125,9 @@ class Dispatcher:
             _log.warning("evaluation %s, %s failed: %s", claim.evaluation_id, claim.shard, describe(error))
             self._store.fail(claim.id, describe(error))
             return
-        self._store.complete(claim.id, result)
-        self._skip_rest(claim)
+        self._store.complete(claim, result)
+        if is_certain(claim.plan, claim.shard, self._store):
+            self._store.skip(claim)
 
     def _advance(self) -> None:
         """Write down how far running shards are, where that has changed."""
@@ -145,41 +146,33 @@ class Dispatcher:
         for device, executor in self._executors.items():
             if device in self._running:
                 continue
-            claim = self._claim()
-            if claim is None:
+            next_work = self._next_work()
+            if next_work is None:
                 return
+            claim, work = next_work
             progress = ProgressFile(folder / str(claim.id))
-            future = self._start(executor, claim, progress)
+            future = self._start(executor, work, progress)
             self._running[device] = _Running(claim, future, progress)
             future.add_done_callback(lambda _: self.wake())
 
-    def _claim(self) -> Claim | None:
-        """Take a shard that is needed: what other evaluations computed may have made its condition certain enough."""
+    def _next_work(self) -> tuple[Claim, Work] | None:
+        """Claim shards until one has to be run; what other evaluations have computed since it was submitted is taken over."""
         while claim := self._store.claim():
-            if not self._skip_rest(claim):
-                return claim
+            found = look_up(claim.plan, claim.shard, self._store)
+            if isinstance(found, Work):
+                return claim, found
+            if found is None:
+                self._store.skip(claim)
+            else:
+                self._store.complete(claim, found)
         return None
 
-    def _skip_rest(self, claim: Claim) -> bool:
-        """Drop what is left of a condition that is as certain as was asked; returns whether it is."""
-        plan, shard = claim.plan, claim.shard
-        if plan.spec.stop_width is None:
-            return False
-        condition = plan.spec.conditions[shard.condition]
-        results = self._store.results(plan.id, model=shard.model, condition=shard.condition)
-        enough = sufficient(plan, shard.model, condition, results) is not None
-        if enough:
-            self._store.skip(claim)
-        return enough
-
-    def _start(self, executor: Executor, claim: Claim, progress: ProgressFile) -> Future[ShardResult]:
+    def _start(self, executor: Executor, work: Work, progress: ProgressFile) -> Future[ShardResult]:
         try:
             return executor.submit(
                 compute,
                 self._catalog,
-                claim.plan,
-                claim.shard,
-                claim.known,
+                work,
                 side_by_side=len(self._executors),
                 on_progress=progress.write,
             )

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
-from evaluation.compute.runner import ShardResult
 from evaluation.plan import Plan, Shard
 
 
@@ -107,10 +106,9 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Claim:
-    """A shard handed out to be run; `known` is what came of its first images in other evaluations."""
+    """A shard that is handed out to be run."""
 
     id: int
     evaluation_id: str
     plan: Plan
     shard: Shard
-    known: ShardResult | None

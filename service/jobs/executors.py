@@ -16,8 +16,9 @@ from pebble import ProcessPool
 
 from common.cores import cores
 from common.float32 import set_float32
-from evaluation import Catalog, Plan, Shard, ShardResult, best_device
+from evaluation import Catalog, ShardResult, best_device
 from evaluation.compute.runner import OnProgress
+from evaluation.results.protocol import Work
 from evaluation.worker import Worker
 
 MAX_CPU_PROCESSES = 4
@@ -122,15 +123,13 @@ class ProgressFile:
 
 def compute(
     catalog: Catalog,
-    plan: Plan,
-    shard: Shard,
-    known: ShardResult | None = None,
+    work: Work,
     *,
     side_by_side: int = 1,
     on_progress: OnProgress = lambda done, total: None,
 ) -> ShardResult:
     """Run a shard on this process's device; see `Worker.run`."""
-    return _worker(catalog).run(plan, shard, known, side_by_side=side_by_side, on_progress=on_progress)
+    return _worker(catalog).run(work, side_by_side=side_by_side, on_progress=on_progress)
 
 
 @lru_cache(maxsize=1)

@@ -11,6 +11,7 @@ from sqlalchemy.exc import DatabaseError
 
 from evaluation.compute.runner import ShardResult, furthest
 from evaluation.plan import Plan, Shard
+from evaluation.results.stopping import Tally
 from service.jobs.database import EVALUATIONS, KEYS, SHARDS, StoreError, open_engine, transaction
 from service.jobs.evaluations import Claim, Evaluation, Progress, ShardStatus
 
@@ -52,7 +53,7 @@ class Store:
         self._engine.dispose()
 
     def submit(self, plan: Plan, *, key: str | None = None, body_sha256: str = "") -> bool:
-        """Add an evaluation with all its shards, or revive one that was cancelled or failed; finished shards are kept.
+        """Add an evaluation with all its shards, or revive one that was cancelled or failed; finished shards stay.
 
         A shard that was computed for another evaluation, with the same address and number of images, is done at once.
 
@@ -74,10 +75,23 @@ class Store:
                 _remember_key(db, key, body_sha256, plan.id)
             return changed
 
-    def computed(self, plan: Plan) -> list[ShardResult]:
-        """Read the shards of a plan that need not be computed any more."""
+    def computed(self, plan: Plan, shards: Iterable[Shard]) -> list[ShardResult]:
+        """Read the results of shards, whatever evaluation they were computed for; those that are missing are left out."""
         with self._engine.connect() as db:
-            return [*_computed(db, plan).values()]
+            return [*_computed(db, plan, shards).values()]
+
+    def known(self, plan: Plan, shard: Shard) -> ShardResult | None:
+        """Read the result from which a shard has least left to do."""
+        with self._engine.connect() as db:
+            return furthest((result for _, result in _results(db, plan.resumable_addresses(shard))), shard)
+
+    def tallies(self, plan: Plan, shard: Shard) -> list[Tally]:
+        """Count the evaluation's finished shards of a shard's model and condition, without reading their rows."""
+        query = select(SHARDS.c.start, SHARDS.c.images, SHARDS.c.counted).where(
+            SHARDS.c.evaluation_id == plan.id, *_of_condition(shard), SHARDS.c.status == ShardStatus.DONE
+        )
+        with self._engine.connect() as db:
+            return [Tally(*row) for row in db.execute(query)]
 
     def evaluation(self, evaluation_id: str) -> Evaluation | None:
         """Read one evaluation."""
@@ -97,13 +111,11 @@ class Store:
         with self._engine.connect() as db:
             return [_evaluation(db, row) for row in db.execute(query).mappings().all()]
 
-    def results(
-        self, evaluation_id: str, *, model: str | None = None, condition: int | None = None
-    ) -> list[ShardResult]:
-        """Read the finished shards, those of a model or a condition where one is given."""
-        asked = {"evaluation_id": evaluation_id, "model": model, "condition": condition, "status": ShardStatus.DONE}
-        here = [SHARDS.c[name] == value for name, value in asked.items() if value is not None]
-        query = select(SHARDS.c.result).where(*here)
+    def results(self, evaluation_id: str) -> list[ShardResult]:
+        """Read the finished shards."""
+        query = select(SHARDS.c.result).where(
+            SHARDS.c.evaluation_id == evaluation_id, SHARDS.c.status == ShardStatus.DONE
+        )
         with self._engine.connect() as db:
             return [ShardResult.model_validate_json(result) for (result,) in db.execute(query)]
 
@@ -183,7 +195,7 @@ class Store:
             )
             plan, stop = Plan.model_validate_json(row["plan"]), row["start"] + row["images"]
             shard = Shard(model=row["model"], condition=row["condition"], start=row["start"], stop=stop)
-            return Claim(row["id"], row["evaluation_id"], plan, shard, _known(db, plan, shard))
+            return Claim(row["id"], row["evaluation_id"], plan, shard)
 
     def advance(self, images_done: Mapping[int, int]) -> None:
         """Write how many images of running shards, by their ids, are done."""
@@ -192,13 +204,13 @@ class Store:
                 here = (SHARDS.c.id == shard_id, SHARDS.c.status == ShardStatus.RUNNING)
                 db.execute(update(SHARDS).where(*here).values(images_done=images))
 
-    def complete(self, shard_id: int, result: ShardResult) -> bool:
-        """Keep a result; returns False, and keeps nothing, if the shard was not running (done already, or dropped)."""
+    def complete(self, claim: Claim, result: ShardResult) -> bool:
+        """Store a result; returns False, and stores nothing, if the shard was not running (done already, dropped or removed)."""
         with transaction(self._engine) as db:
             changed = db.execute(
                 update(SHARDS)
-                .where(SHARDS.c.id == shard_id, SHARDS.c.status == ShardStatus.RUNNING)
-                .values(status=ShardStatus.DONE, result=result.model_dump_json(), seconds=result.seconds)
+                .where(SHARDS.c.id == claim.id, SHARDS.c.status == ShardStatus.RUNNING)
+                .values(**_finished(claim.plan, result))
             )
             return changed.rowcount == 1
 
@@ -254,11 +266,11 @@ def _insert(db: Connection, plan: Plan) -> bool:
         insert(EVALUATIONS).values(id=plan.id, sequence=last + 1, plan=plan.model_dump_json(), created_at=_now())
     )
     passes = [plan.spec.passes(condition) for condition in plan.spec.conditions]
-    computed = _computed(db, plan)
-    rows: list[dict[str, Any]] = []
-    for shard in plan.shards:
-        result = computed.get(shard)
-        rows.append(
+    computed = _computed(db, plan, plan.shards)
+    pending = {"status": ShardStatus.PENDING, "result": None, "counted": None, "seconds": None}
+    db.execute(
+        insert(SHARDS),
+        [
             {
                 "evaluation_id": plan.id,
                 "model": shard.model,
@@ -267,29 +279,32 @@ def _insert(db: Connection, plan: Plan) -> bool:
                 "address": plan.address(shard),
                 "images": shard.images,
                 "passes": shard.images * passes[shard.condition],
-                "status": ShardStatus.PENDING if result is None else ShardStatus.DONE,
-                "result": None if result is None else result.model_dump_json(),
-                "seconds": None if result is None else result.seconds,
+                **(_finished(plan, computed[shard]) if shard in computed else pending),
             }
-        )
-    db.execute(insert(SHARDS), rows)
+            for shard in plan.shards
+        ],
+    )
     return True
 
 
-def _computed(db: Connection, plan: Plan) -> dict[Shard, ShardResult]:
+def _finished(plan: Plan, result: ShardResult) -> dict[str, Any]:
+    return {
+        "status": ShardStatus.DONE,
+        "result": result.model_dump_json(),
+        "counted": Tally.of(plan, result).counted,
+        "seconds": result.seconds,
+    }
+
+
+def _computed(db: Connection, plan: Plan, shards: Iterable[Shard]) -> dict[Shard, ShardResult]:
     """Read the results of a plan's shards that are there, whatever evaluation they were computed for."""
-    addresses = {shard: plan.address(shard) for shard in plan.shards}
+    addresses = {shard: plan.address(shard) for shard in shards}
     found = {(address, result.shard.images): result for address, result in _results(db, {*addresses.values()})}
     return {
         shard: found[address, shard.images].model_copy(update={"shard": shard})
         for shard, address in addresses.items()
         if (address, shard.images) in found
     }
-
-
-def _known(db: Connection, plan: Plan, shard: Shard) -> ShardResult | None:
-    """Read the result from which a shard has least left to do."""
-    return furthest((result for _, result in _results(db, plan.beginnings(shard))), shard)
 
 
 def _results(db: Connection, addresses: Iterable[str]) -> Iterator[tuple[str, ShardResult]]:

@@ -133,7 +133,7 @@ def test_longer_cascades_go_on_from_shorter_ones_as_if_from_nothing(
 
     assert isinstance(condition, AdversarialCondition)
     whole, repeated = run(condition, 20), 0
-    for shorter in condition.beginnings:
+    for shorter in condition.shorter_cascades:
         first = run(shorter, 12)
         repeated += sum(row.flipped_in_float32 for row in first.rows)
         assert run(condition, 20, first) == whole

@@ -79,7 +79,7 @@ def test_what_was_found_before_is_not_run_again(catalog: Catalog, tmp_path: Path
     kept, plan = ResultFolder(tmp_path), make_plan(spec(seed=6, conditions=restarted(1)), catalog)
     for result in run(catalog, None, seed=6, conditions=restarted(1))[1]:
         marked = tuple(row.model_copy(update={"confidence": 0.123}) for row in result.rows)
-        kept.store(plan, result.model_copy(update={"rows": marked}))
+        kept.save(plan, result.model_copy(update={"rows": marked}))
     _, results = run(catalog, tmp_path, seed=6, conditions=restarted(3))
     rows = [row for result in results[3:] for row in result.rows]
     assert [row.confidence == 0.123 for row in rows] == [row.flipped_restart == 0 for row in rows]

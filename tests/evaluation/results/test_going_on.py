@@ -94,7 +94,7 @@ def test_a_smaller_shard_is_cut_from_a_larger_one(catalog: Catalog, condition: i
 def test_a_cascade_begins_with_what_shorter_ones_did() -> None:
     (condition,) = spec(conditions=[CASCADE]).conditions
     assert isinstance(condition, AdversarialCondition)
-    assert [each.title for each in condition.beginnings] == [
+    assert [each.title for each in condition.shorter_cascades] == [
         "PGD-1 x 3 + PGD-2 Linf 32/255",
         "PGD-1 x 3 Linf 32/255",
         "PGD-1 x 2 Linf 32/255",
@@ -124,7 +124,7 @@ def test_more_restarts_and_attacks_go_on_from_fewer_as_if_from_nothing(
     whole = run(condition, 33)
     from_nothing = counting.images
     assert {row.flipped_restart for row in whole.rows} == {None, 0, 1, 2}
-    for shorter in condition.beginnings:
+    for shorter in condition.shorter_cascades:
         first = run(shorter, stop)
         spent = counting.images
         assert run(condition, 33, first) == whole

@@ -17,6 +17,7 @@ import evaluation.compute.runner
 import evaluation.plan
 from evaluation import Catalog, EvaluationSpec, Plan, ShardResult, make_plan, merge
 from evaluation.compute.runner import OnProgress
+from evaluation.results.protocol import Work
 from service.jobs.dispatcher import PROGRESS_S, Dispatcher
 from service.jobs.evaluations import Evaluation, ShardStatus, Status
 from service.jobs.executors import compute
@@ -45,7 +46,7 @@ class Threads(ThreadPoolExecutor):
     def submit(self, *args: Any, **kwargs: Any) -> Future[Any]:
         future = super().submit(*args, **kwargs)
         self.futures.append(future)
-        self.known.append(args[-1])
+        self.known += [each.known for each in args if isinstance(each, Work)]
         return future
 
 
@@ -112,9 +113,9 @@ def test_a_larger_selection_is_reported_as_if_nothing_had_been_computed_before(
     small, large = (plan_of(catalog, images=images, conditions=conditions) for images in (20, 30))
     store.submit(small)
     while claimed := store.claim():
-        found = compute(catalog, claimed.plan, claimed.shard)
+        found = compute(catalog, Work(claimed.plan, claimed.shard))
         marked = tuple(row.model_copy(update={"confidence": 0.123}) for row in found.rows)
-        store.complete(claimed.id, found.model_copy(update={"rows": marked}))
+        store.complete(claimed, found.model_copy(update={"rows": marked}))
     store.submit(large)
     start({"cpu": threads})
     until(lambda: read(store, large).status is Status.DONE)

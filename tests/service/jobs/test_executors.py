@@ -16,6 +16,7 @@ from pebble import ProcessExpired
 
 from common.cores import cores
 from evaluation import Catalog, DatasetError, EvaluationSpec, Plan, make_plan, preset, run_shard
+from evaluation.results.protocol import Work
 from models import CheckpointError
 from service.jobs.executors import DeviceExecutor, ProgressFile, available_devices, compute, describe
 from tests.conftest import Put
@@ -53,7 +54,7 @@ def test_a_shard_computed_in_the_process_equals_one_computed_here(executor: Devi
     spec = EvaluationSpec(models=("tiny",), dataset="shapes", images=6, conditions=preset("san-pgd"))
     plan = make_plan(spec, catalog)
     shard = plan.shards[1]
-    there = executor.submit(compute, catalog, plan, shard).result(DEADLINE_S)
+    there = executor.submit(compute, catalog, Work(plan, shard)).result(DEADLINE_S)
     roles = catalog.load_folded("tiny", "cpu", spec.precision)
     here = run_shard(spec, shard, dataset=catalog.open_dataset("shapes"), **roles._asdict())
     assert there.rows == here.rows
@@ -145,17 +146,17 @@ def test_a_checkpoint_a_card_or_data_that_changed_after_submission_is_refused(
     mine: Plan, put_checkpoint: Put, tmp_path: Path
 ) -> None:
     catalog = Catalog((tmp_path,), (tmp_path,))
-    assert len(compute(catalog, mine, mine.shards[0]).rows) == 33
+    assert len(compute(catalog, Work(mine, mine.shards[0])).rows) == 33
     put_checkpoint(tmp_path, "mine", classes=("square", "disc", "stripes"))
     with pytest.raises(CheckpointError, match=f"mine has changed since .*, then {mine.model_sha256['mine']}"):
-        compute(catalog, mine, mine.shards[0])
+        compute(catalog, Work(mine, mine.shards[0]))
     add_a_byte(put_checkpoint(tmp_path, "mine"))
     with pytest.raises(CheckpointError, match="mine has changed since the evaluation was submitted"):
-        compute(catalog, mine, mine.shards[0])
+        compute(catalog, Work(mine, mine.shards[0]))
     put_checkpoint(tmp_path, "mine")
     add_a_byte(tmp_path / "pictures.zip")
     with pytest.raises(DatasetError, match=f"pictures has changed since .*, then {mine.dataset_sha256}"):
-        compute(catalog, mine, mine.shards[0])
+        compute(catalog, Work(mine, mine.shards[0]))
 
 
 def test_there_is_a_device_and_failures_are_described_in_one_line() -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from attacks import Norm, ThreatModel
-from evaluation import AdversarialCondition, AttackChoice, CleanCondition, EvaluationSpec, Plan, preset
+from evaluation import AdversarialCondition, AttackChoice, CleanCondition, EvaluationSpec, Plan, ShardResult, preset
 from service.jobs.evaluations import Claim, Evaluation, ShardStatus, Status
 from service.jobs.store import MAX_FAILURES, KeyReusedError, Store, StoreError
 from tests.server import a_plan, a_result
@@ -38,7 +38,7 @@ def claim(store: Store) -> Claim:
 
 
 def complete(store: Store, claimed: Claim) -> bool:
-    return store.complete(claimed.id, a_result(claimed.shard))
+    return store.complete(claimed, a_result(claimed.shard))
 
 
 def drain(store: Store) -> list[Claim]:
@@ -154,8 +154,8 @@ def test_a_small_evaluation_does_not_wait_for_a_large_one(store: Store) -> None:
 def test_of_two_results_the_first_is_kept(store: Store) -> None:
     store.submit(a_plan())
     first = claim(store)
-    assert store.complete(first.id, a_result(first.shard, prediction=0))
-    assert not store.complete(first.id, a_result(first.shard, prediction=1))
+    assert store.complete(first, a_result(first.shard, prediction=0))
+    assert not store.complete(first, a_result(first.shard, prediction=1))
     assert store.results(a_plan().id) == [a_result(first.shard, prediction=0)]
 
 
@@ -475,7 +475,10 @@ def test_a_shard_is_handed_out_with_the_longest_result_of_its_first_images(store
         store.submit(a_plan(images=images).model_copy(update={"id": f"{number:016}"}))
     drain(store)
     store.submit(another(images=400))
-    known = {claimed.shard.start: claimed.known for claimed in drain(store)}
+    known: dict[int, ShardResult | None] = {}
+    while claimed := store.claim():
+        known[claimed.shard.start] = store.known(claimed.plan, claimed.shard)
+        complete(store, claimed)
     assert known == {200: a_result(a_plan(images=250).shards[2]), 300: None}
 
 
@@ -485,8 +488,9 @@ def test_a_smaller_selection_takes_the_first_images_of_a_longer_result(store: St
     store.submit(another(images=240))
     claimed = claim(store)
     assert (claimed.shard.start, claimed.shard.stop) == (200, 240)
-    assert claimed.known is not None
-    assert (claimed.known.shard.stop, claimed.known.rows) == (240, a_result(a_plan(images=250).shards[2]).rows[:40])
+    known = store.known(claimed.plan, claimed.shard)
+    assert known is not None
+    assert (known.shard.stop, known.rows) == (240, a_result(a_plan(images=250).shards[2]).rows[:40])
 
 
 def cascade(images: int, restarts: int, *, number: int, place: int = 0) -> Plan:
@@ -503,9 +507,10 @@ def test_a_shard_is_handed_out_with_the_result_of_fewer_restarts(store: Store) -
         store.submit(cascade(images, restarts, number=number, place=number))
         while claimed := store.claim():
             result = a_result(claimed.shard)
-            store.complete(claimed.id, result.model_copy(update={"rounds": restarts, "made_with": f"{restarts}"}))
+            store.complete(claimed, result.model_copy(update={"rounds": restarts, "made_with": f"{restarts}"}))
     store.submit(cascade(100, 5, number=9))
-    known = claim(store).known
+    claimed = claim(store)
+    known = store.known(claimed.plan, claimed.shard)
     assert known is not None
     assert (known.shard.images, known.rounds, known.made_with) == (60, 2, "2"), "60 x 2 is more than 90 x 1"
 
@@ -523,8 +528,11 @@ def test_equal_checkpoints_are_computed_once(store: Store) -> None:
 def test_what_was_computed_after_a_submission_is_known_too(store: Store) -> None:
     store.submit(a_plan(images=150))
     store.submit(another(images=180))
-    handed_out = drain(store)
-    assert [(each.shard.stop, each.known is not None) for each in handed_out] == [
+    known: list[tuple[int, bool]] = []
+    while claimed := store.claim():
+        known.append((claimed.shard.stop, store.known(claimed.plan, claimed.shard) is not None))
+        complete(store, claimed)
+    assert known == [
         (100, False),
         (150, False),
         (100, True),
@@ -575,7 +583,7 @@ def test_images_of_a_running_shard_count_until_it_is_handed_out_again(store: Sto
     first, second = store.claim(), store.claim()
     assert first is not None
     assert second is not None
-    store.complete(first.id, a_result(first.shard))
+    complete(store, first)
     before = read(store).progress
     store.advance({second.id: 40})
     halfway = read(store).progress

@@ -1,0 +1,58 @@
+"""What an evaluation asks of the place where its results are stored, and what that leaves to do for a shard."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Protocol
+
+from evaluation.compute.runner import ShardResult
+from evaluation.plan import Plan, Shard
+from evaluation.results.stopping import Tally, images_needed
+
+
+class Results(Protocol):
+    """Finished shards, to be read: in a folder or a database. Each stores new ones in its own way."""
+
+    def computed(self, plan: Plan, shards: Iterable[Shard]) -> list[ShardResult]:
+        """Read the results of shards, whatever evaluation they were computed for; those that are missing are left out."""
+        ...
+
+    def known(self, plan: Plan, shard: Shard) -> ShardResult | None:
+        """Read the result from which a shard has least left to do."""
+        ...
+
+    def tallies(self, plan: Plan, shard: Shard) -> list[Tally]:
+        """Count the finished shards of a shard's model and condition."""
+        ...
+
+
+@dataclass(frozen=True)
+class Work:
+    """A shard to run.
+
+    Attributes:
+        plan: its evaluation.
+        shard: which part of it.
+        known: what came of its first images, or of the beginning of its cascade, before.
+    """
+
+    plan: Plan
+    shard: Shard
+    known: ShardResult | None = None
+
+
+def is_certain(plan: Plan, shard: Shard, results: Results) -> bool:
+    """Whether the score of a shard's model and condition is as certain as was asked without further shards."""
+    return plan.spec.stop_width is not None and images_needed(plan, results.tallies(plan, shard)) is not None
+
+
+def look_up(plan: Plan, shard: Shard, results: Results) -> ShardResult | Work | None:
+    """Decide what a shard needs.
+
+    Returns:
+        Its result, if it was computed before; the work that is left; or None, if its score is certain enough without it.
+    """
+    if is_certain(plan, shard, results):
+        return None
+    for result in results.computed(plan, [shard]):
+        return result
+    return Work(plan, shard, results.known(plan, shard))
