@@ -57,8 +57,8 @@ class Catalog:
         dataset_folders: hold archives, and folders of class folders; their names without the ending are the data
             sets' names.
         store: one of the model folders, where models are added; None if none can be.
-        notes: folder in which is kept what was found out about data sets; None keeps it in memory.
-        pixel_cache: where decoded pictures of data sets are kept.
+        notes: folder in which what was found out about data sets is stored; None holds it in memory.
+        pixel_cache: where decoded pictures of data sets are stored.
         dataset_store: one of the data set folders, where data sets are added; None if none can be.
         more_datasets: paths of data sets beside those in the folders.
         compiled: let torch.compile make the copies that attacks look at on a GPU, where that is faster and gives their gradients.
@@ -262,15 +262,15 @@ class Catalog:
             raise DatasetTakenError(name)
         open_dataset(named)
         self.dataset_store.mkdir(parents=True, exist_ok=True)
-        place = self.dataset_store / named.name
+        target = self.dataset_store / named.name
         try:
-            place.hardlink_to(named)
+            target.hardlink_to(named)
         except FileExistsError as error:
             raise DatasetTakenError(name) from error
         try:
             return self.open_dataset(name)
         except DatasetError as error:  # another was added at the same time, with another ending
-            place.unlink()
+            target.unlink()
             raise DatasetTakenError(name) from error
 
     def open_dataset(self, name: str) -> ImageFolder:

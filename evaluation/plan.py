@@ -18,7 +18,7 @@ from evaluation.data.classes import ClassMatch, match_classes
 from evaluation.spec import AdversarialCondition, Condition, EvaluationSpec
 
 SHARD_IMAGES = 100
-"""Images of a shard, the unit of work that is done once and kept."""
+"""Images of a shard, the unit of work that is done once and stored."""
 
 GPU_SHARD_IMAGES = 300
 """The same on a GPU, which would be done with fewer before its batches are full."""
@@ -130,8 +130,8 @@ class Plan(Frozen):
     def following(self, shard: Shard, steps: int = 1) -> Shard | None:
         """The shard that comes so many steps after another; None if it is another model's."""
         per_condition = ceil(self.images / self.shard_images)
-        place = shard.condition * per_condition + shard.start // self.shard_images + steps
-        condition, start = place // per_condition, place % per_condition * self.shard_images
+        position = shard.condition * per_condition + shard.start // self.shard_images + steps
+        condition, start = position // per_condition, position % per_condition * self.shard_images
         if condition >= len(self.spec.conditions):
             return None
         stop = min(start + self.shard_images, self.images)

@@ -74,8 +74,8 @@ class AttackChoice(_Choice):
 
 def _each_once(chosen: tuple[AttackChoice, ...]) -> tuple[AttackChoice, ...]:
     """Refuse an attack that is listed twice: its second run would draw what the first did."""
-    for place, choice in enumerate(chosen):
-        if any((each.name, each.parameters) == (choice.name, choice.parameters) for each in chosen[:place]):
+    for position, choice in enumerate(chosen):
+        if any((each.name, each.parameters) == (choice.name, choice.parameters) for each in chosen[:position]):
             raise ValueError(f"{choice.create().title} is listed twice: give it restarts instead")
     return chosen
 
@@ -223,10 +223,10 @@ class AdversarialCondition(Frozen):
     @property
     def shorter_cascades(self) -> Iterator["AdversarialCondition"]:
         """The shorter cascades that this one begins with, the longest first."""
-        for place, choice in reversed([*enumerate(self.attacks)]):
+        for position, choice in reversed([*enumerate(self.attacks)]):
             for restarts in range(choice.restarts - 1, -1, -1):
                 last = (choice.model_copy(update={"restarts": restarts}),) if restarts else ()
-                if shorter := self.attacks[:place] + last:
+                if shorter := self.attacks[:position] + last:
                     yield self.model_copy(update={"attacks": shorter})
 
     @field_validator("attacks")
@@ -349,7 +349,7 @@ class EvaluationSpec(Frozen):
     @property
     def attacking(self) -> list[int]:
         """Places of the conditions under which something attacks."""
-        return [place for place, each in enumerate(self.conditions) if isinstance(each, Attacking)]
+        return [position for position, each in enumerate(self.conditions) if isinstance(each, Attacking)]
 
     def passes(self, condition: Condition) -> int:
         """What an image costs at most under a condition: its own passes, and those of the repetition in float32."""

@@ -78,7 +78,7 @@ class Settings(BaseSettings):
     ] = None
     predict_timeout_s: Annotated[float, Field(gt=0, description="longest wait for a prediction, seconds")] = 30.0
     model_memory_bytes: Annotated[
-        int, Field(ge=1, description="weights kept on a device, bytes; models used longest ago make room")
+        int, Field(ge=1, description="weights held on a device, bytes; models used longest ago make room")
     ] = 4 * 2**30
     compile: Annotated[
         bool,
@@ -88,7 +88,8 @@ class Settings(BaseSettings):
         ),
     ] = False
     pixel_cache_bytes: Annotated[
-        int, Field(ge=0, description="decoded pictures kept in the folder, bytes; data sets used longest ago make room")
+        int,
+        Field(ge=0, description="decoded pictures stored in the folder, bytes; data sets used longest ago make room"),
     ] = LIMIT_BYTES
     shard_timeout_s: Annotated[float, Field(gt=0, description="longest run of one shard, seconds")] = 3600.0
 
@@ -105,7 +106,7 @@ class Settings(BaseSettings):
     def _queue_holds_a_request(self) -> Self:
         if self.queue_images < self.max_images:
             raise ValueError(
-                f"queue_images must be at least max_images: {self.queue_images} places cannot hold {self.max_images} pictures"
+                f"queue_images must be at least max_images: a queue of {self.queue_images} cannot hold {self.max_images} pictures"
             )
         return self
 

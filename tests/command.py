@@ -41,6 +41,6 @@ def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> R
 
 @pytest.fixture
 def here(catalog: Catalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Where the tiny models and their data are; results are kept beside."""
+    """Where the tiny models and their data are; results are stored beside."""
     monkeypatch.chdir(tmp_path)
     return ["--model-dir", str(catalog.model_folders[0]), "--dataset-dir", str(catalog.dataset_folders[0])]

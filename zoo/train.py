@@ -140,7 +140,7 @@ class Training:
 
     @property
     def path(self) -> Path:
-        """Where the state is kept between epochs."""
+        """Where the state is stored between epochs."""
         return RUNS / f"{self.name}.pt"
 
     def save(self) -> None:

@@ -124,9 +124,9 @@ class Clock:
         """Measure how long batches wait for pixels."""
         take = Ahead.take
 
-        def timed(ahead: Ahead, places: Sequence[int]) -> Tensor:
+        def timed(ahead: Ahead, positions: Sequence[int]) -> Tensor:
             start = time.perf_counter()
-            taken = take(ahead, places)
+            taken = take(ahead, positions)
             self.waiting_s += time.perf_counter() - start
             return taken
 
@@ -166,12 +166,12 @@ def rows(folder: Path, device: Device, count: int) -> Iterable[tuple[str, ...]]:
     """Evaluate clean images and PGD-10, each on a new data set, again, and without the decoded pictures."""
     attack = replace(pgd(10, "last_step"), random_start=True)
     for title, choice in (("clean", None), (attack.title, attack)):
-        (place := folder / title).mkdir()
-        plain, images, labels = prepare(place, ARCHITECTURE, count, torch.device("cpu"))
+        (case := folder / title).mkdir()
+        plain, images, labels = prepare(case, ARCHITECTURE, count, torch.device("cpu"))
         batch = torch.arange(min(count, SHARD_IMAGES)) % len(images)
         alone = percent(in_memory(plain, device, choice, images[batch], labels[batch]))
         for run, cache in (("first run", "pixels"), ("again", "pixels"), ("pixels removed", "others")):
-            catalog = replace(plain, notes=place / "notes", pixel_cache=PixelCache(place / cache))
+            catalog = replace(plain, notes=case / "notes", pixel_cache=PixelCache(case / cache))
             before, clock = device.busy_s, Clock()
             with clock.waits():
                 evaluation.evaluate(specification(choice), catalog=catalog, device="cpu", on_look=clock.on_look)
@@ -209,8 +209,8 @@ def main() -> None:
     header = ("", "seconds", "images/s", "device busy", "in memory", "decoding, s", "waiting, s")
     with tempfile.TemporaryDirectory() as folder:
         found = [*rows(Path(folder), device, flags.images)]
-        place = Path(folder) / "clean"
-        catalog = evaluation.Catalog((place / "models",), (place,))
+        case = Path(folder) / "clean"
+        catalog = evaluation.Catalog((case / "models",), (case,))
         rates = [decoding(catalog, threads) for threads in (1, cores)]
         print(f"Decoding alone: {rates[0]:.0f} images/s with one thread, {rates[1]:.0f} with {cores}.\n")
         print(table(header, found))

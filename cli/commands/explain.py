@@ -30,10 +30,10 @@ def explain(
 ) -> None:
     """Draw what a model's attention weighs in a picture."""
     from service.serving.explainer import explain as explain_image
-    from service.serving.explainer import parse_place
+    from service.serving.explainer import parse_point
 
     classifier = settings_of(data_dir=data_dir, model_dir=model_dir).catalog().load_model(model, usable(device))
-    place = None if query is None else parse_place(query)
+    place = None if query is None else parse_point(query)
     found = explain_image(
         classifier, read_picture(classifier, image), model=model, file=printable(str(image)), layer=layer, query=place
     )

@@ -14,7 +14,7 @@ from common.validation import Frozen
 from evaluation.compute.conditions import Batch, Outcome
 
 PICTURE_SIDE = 112
-"""Longest side of a kept picture, pixels."""
+"""Longest side of a stored picture, pixels."""
 
 AttentionGrid = tuple[tuple[float, ...], ...]
 """What a model's last attention layer weighs, mean over its maps, the largest cell 1: H rows of W cells."""
@@ -61,8 +61,8 @@ def make_examples(batch: Batch, outcome: Outcome, explained: models.Classifier |
     """
     predicted = predictions(outcome.logits)
     wrong = outcome.right(batch) & (predicted != batch.labels) & (predicted >= 0)
-    kept = torch.tensor([fall is None or not fall.repeated for fall in outcome.falls], device=wrong.device)
-    drawable = wrong & kept & outcome.images.flatten(1).isfinite().all(1)
+    decisive = torch.tensor([fall is None or not fall.repeated for fall in outcome.falls], device=wrong.device)
+    drawable = wrong & decisive & outcome.images.flatten(1).isfinite().all(1)
     return [_example(batch, outcome, explained, at) for at in drawable.nonzero().flatten().tolist()[: max(0, count)]]
 
 

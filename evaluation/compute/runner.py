@@ -34,7 +34,7 @@ PREFLIGHT_IMAGES = 64
 """Images on which a model is looked at before it is attacked."""
 
 EXAMPLES = 4
-"""Pictures of flipped images that are kept for a model and condition."""
+"""Pictures of flipped images that are stored for a model and condition."""
 
 
 T = TypeVar("T")
@@ -167,14 +167,14 @@ def run_shard(
     if shard.start == 0 and shard.condition == 0:
         preflights, few = _fitting(few, lambda count: _preflight(source.batch(range(count))))
     left = [*source.left(known)]
-    run, total = 0, sum(len(places) for _, places in left)
-    for first_round, places in left:
+    run, total = 0, sum(len(positions) for _, positions in left)
+    for first_round, positions in left:
         done = 0
-        while done < len(places):
-            (batch, outcome), size = _fitting(size, partial(source.run, places[done:], first_round))
-            found.take(places[done:], batch, outcome, first_round)
+        while done < len(positions):
+            (batch, outcome), size = _fitting(size, partial(source.run, positions[done:], first_round))
+            found.take(positions[done:], batch, outcome, first_round)
             if shard.start == 0:
-                found.show(places[done:], batch, outcome, explained)
+                found.show(positions[done:], batch, outcome, explained)
             done += len(batch.indices)
             run += len(batch.indices)
             if run < total:
@@ -186,20 +186,20 @@ def run_shard(
     return ShardResult(
         shard=shard,
         rounds=source.rounds,
-        rows=tuple(found.rows[place] for place in range(len(source.indices))),
+        rows=tuple(found.rows[position] for position in range(len(source.indices))),
         images_forwarded=found.images_forwarded,
         seconds=time.perf_counter() - started + (known.seconds if known else 0),
         preflight=preflights,
         checks=checks,
         flipped_by_checks=worse,
         not_run=source.not_run,
-        examples=tuple(found.examples[place] for place in sorted(found.examples)[:EXAMPLES]),
+        examples=tuple(found.examples[position] for position in sorted(found.examples)[:EXAMPLES]),
         made_with=made_with,
     )
 
 
 class _Source:
-    """The images of a shard, by their places in it, and what is to be done with them."""
+    """The images of a shard, by their positions in it, and what is to be done with them."""
 
     def __init__(
         self,
@@ -234,11 +234,11 @@ class _Source:
             raise ValueError(f"{shard.model} was not loaded for logits = {spec.logits!r}; see Classifier.restricted")
         self._to_logit = torch.tensor([columns.index(logit) for logit in match.logits])
 
-    def batch(self, places: Sequence[int]) -> Batch:
-        """Bring the images at some places to the classifier's device."""
+    def batch(self, positions: Sequence[int]) -> Batch:
+        """Bring the images at some positions to the classifier's device."""
         classifier, searched = self._roles
-        indices = [self.indices[place] for place in places]
-        pixels = self._ahead.take(places).to(classifier.device, non_blocking=True)
+        indices = [self.indices[position] for position in positions]
+        pixels = self._ahead.take(positions).to(classifier.device, non_blocking=True)
         labels = self._to_logit[[self._dataset.labels[index] for index in indices]]
         there = models.scaled(pixels), labels.to(classifier.device)
         return Batch(
@@ -262,29 +262,31 @@ class _Source:
         self, rows: Mapping[int, Row], sources: Callable[[], Sequence[models.Classifier]], count: int
     ) -> tuple[tuple[Check, ...], tuple[Row, ...]]:
         """Attack the first `count` images that stand in another way; see `counterchecks`."""
-        standing = [place for place in sorted(rows) if rows[place].counts(self.condition)][: min(count, CHECKED)]
+        standing = [position for position in sorted(rows) if rows[position].counts(self.condition)][
+            : min(count, CHECKED)
+        ]
         if checked_attack(self.condition) is None or len(standing) < LEAST or not self._has_gradient:
             return (), ()
         return counterchecks(self.condition, self.batch(standing), sources())
 
-    def run(self, places: Sequence[int], first_round: int, count: int) -> tuple[Batch, Outcome]:
-        """Run the condition, from a round on, on the first `count` places."""
-        batch = self.batch(places[:count])
+    def run(self, positions: Sequence[int], first_round: int, count: int) -> tuple[Batch, Outcome]:
+        """Run the condition, from a round on, on the first `count` positions."""
+        batch = self.batch(positions[:count])
         return batch, run_condition(self.condition, batch, first_round=first_round)
 
     def left(self, known: ShardResult | None) -> Iterator[tuple[int, Sequence[int]]]:
-        """Say what is left to do: a round of the condition, and the places at which it is the next."""
+        """Say what is left to do: a round of the condition, and the positions at which it is the next."""
         rows = known.rows if known else ()
         repeated: list[int] = []  # what was flipped at the end of a shorter cascade might not reach the end of this one
         if known is not None and isinstance(self.condition, AdversarialCondition) and known.rounds < self.rounds:
-            repeated = [place for place, row in enumerate(rows) if row.flipped_in_float32]
-            yield known.rounds, [place for place, row in enumerate(rows) if row.open(self.condition)]
+            repeated = [position for position, row in enumerate(rows) if row.flipped_in_float32]
+            yield known.rounds, [position for position, row in enumerate(rows) if row.open(self.condition)]
         yield 0, [*repeated, *range(len(rows), len(self.indices))]
 
 
 @dataclass
 class _Found:
-    """What came of the images so far, by their places in the shard."""
+    """What came of the images so far, by their positions in the shard."""
 
     rows: dict[int, Row] = field(default_factory=dict[int, Row])
     examples: dict[int, Example] = field(default_factory=dict[int, Example])
@@ -296,19 +298,21 @@ class _Found:
         examples = {indices.index(example.index): example for example in known.examples}
         return cls(dict(enumerate(known.rows)), examples, known.images_forwarded)
 
-    def take(self, places: Sequence[int], batch: Batch, outcome: Outcome, first_round: int) -> None:
-        """Take in a batch, of the first of `places`; what earlier rounds found is joined with it."""
+    def take(self, positions: Sequence[int], batch: Batch, outcome: Outcome, first_round: int) -> None:
+        """Take in a batch, of the first of `positions`; what earlier rounds found is joined with it."""
         self.images_forwarded += outcome.images_forwarded
-        for place, row in zip(places, outcome.rows(batch), strict=False):
-            self.rows[place] = self.rows[place].followed_by(row) if first_round else row
+        for position, row in zip(positions, outcome.rows(batch), strict=False):
+            self.rows[position] = self.rows[position].followed_by(row) if first_round else row
 
-    def show(self, places: Sequence[int], batch: Batch, outcome: Outcome, explained: models.Classifier | None) -> None:
-        """Draw what was flipped in a batch, of the first of `places`, as far as it is among the first of all."""
-        before = sum(place < places[0] for place in self.examples)
+    def show(
+        self, positions: Sequence[int], batch: Batch, outcome: Outcome, explained: models.Classifier | None
+    ) -> None:
+        """Draw what was flipped in a batch, of the first of `positions`, as far as it is among the first of all."""
+        before = sum(position < positions[0] for position in self.examples)
         for example in make_examples(batch, outcome, explained, EXAMPLES - before):
-            place = places[batch.indices.index(example.index)]
-            if place not in self.examples or self.rows[place].reached:  # as the rows were joined
-                self.examples[place] = example
+            position = positions[batch.indices.index(example.index)]
+            if position not in self.examples or self.rows[position].reached:  # as the rows were joined
+                self.examples[position] = example
 
 
 def _fitting(count: int, work: Callable[[int], T]) -> tuple[T, int]:
@@ -341,7 +345,7 @@ def _probe(spec: EvaluationSpec, shard: Shard, batch: Batch, rows: Mapping[int, 
         return ()
     threat = condition.threat if isinstance(condition, AdversarialCondition) else condition.threats[-1]
     model, images, labels = batch.classifier, batch.images, batch.labels
-    standing = torch.tensor([rows[place].counts(condition) for place in range(len(labels))], device=labels.device)
+    standing = torch.tensor([rows[position].counts(condition) for position in range(len(labels))], device=labels.device)
     few = slice(PREFLIGHT_IMAGES)
     return (
         *probe(model, images, labels, batch.indices, threat, standing),

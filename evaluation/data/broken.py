@@ -1,4 +1,4 @@
-"""Broken pictures are found before anything is computed: each picture is decoded once, and what came of it is kept."""
+"""Broken pictures are found before anything is computed: each picture is decoded once, and what came of it is stored."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -66,7 +66,7 @@ def select_usable(
 ) -> tuple[list[int], tuple[BrokenPicture, ...]]:
     """Choose images, all of which can be decoded.
 
-    Only pictures that might be chosen are looked at, once, and their pixels are kept for what comes after. With "skip", the next
+    Only pictures that might be chosen are looked at, once, and their pixels are stored for what comes after. With "skip", the next
     picture of its class takes the place of a broken one, so the selection is the beginning of one order of all that are not broken,
     however many are chosen.
 
@@ -75,7 +75,7 @@ def select_usable(
         count: how many; None takes all.
         seed: of the draw.
         on_broken: "fail" refuses a selection with broken pictures, "skip" leaves them out.
-        preprocessings: whose pixels are kept.
+        preprocessings: whose pixels are stored.
         on_look: called as pictures are looked at.
 
     Returns:
@@ -108,7 +108,7 @@ def find_broken(
     Args:
         dataset: of the pictures.
         indices: of the pictures.
-        preprocessings: whose pixels are kept of those that are looked at.
+        preprocessings: whose pixels are stored of those that are looked at.
         on_look: called as pictures are looked at.
     """
     sha256, indices = dataset.sha256, sorted(indices)
@@ -118,8 +118,8 @@ def find_broken(
         same = facts.decoders == decoded_by and len(facts.looks) == len(dataset)
         looks, reasons = list(facts.looks if same else "?" * len(dataset)), dict(facts.broken) if same else {}
         todo = [index for index in indices if looks[index] == "?"]
-        kept = {pixels: pixels.open() for pixels in map(dataset.pixels, preprocessings)} if todo else {}
-        for done, found in _looked_at(dataset, todo, kept):
+        files = {pixels: pixels.open() for pixels in map(dataset.pixels, preprocessings)} if todo else {}
+        for done, found in _looked_at(dataset, todo, files):
             for index, reason in found:
                 looks[index] = "." if reason is None else "x"
                 if reason is not None:
@@ -134,7 +134,7 @@ def find_broken(
 
 
 def _looked_at(
-    dataset: ImageFolder, todo: Sequence[int], kept: Mapping[Pixels, PixelFile]
+    dataset: ImageFolder, todo: Sequence[int], files: Mapping[Pixels, PixelFile]
 ) -> Iterator[tuple[int, list[tuple[int, str | None]]]]:
     """Look at pictures on all cores; yields how many are done, and the last of them with what is wrong."""
     with ThreadPoolExecutor(cores()) as pool:
@@ -142,14 +142,14 @@ def _looked_at(
             part = todo[start : start + AT_ONCE]
             yield (
                 start + len(part),
-                [*zip(part, pool.map(partial(_wrong_with, dataset, kept), part), strict=True)],
+                [*zip(part, pool.map(partial(_wrong_with, dataset, files), part), strict=True)],
             )
 
 
-def _wrong_with(dataset: ImageFolder, kept: Mapping[Pixels, PixelFile], index: int) -> str | None:
+def _wrong_with(dataset: ImageFolder, files: Mapping[Pixels, PixelFile], index: int) -> str | None:
     try:
         picture = dataset.picture(index)
-        for pixels, file in kept.items():
+        for pixels, file in files.items():
             pixels.keep(file, index, picture)
         if picture.mode not in _CONVERTIBLE:
             _decode_only(picture)

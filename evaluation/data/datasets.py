@@ -34,7 +34,7 @@ class ImageFolder:
         labels: of the files, in the same order.
         ignored: files that are no pictures, by their names.
         notes: what was found out about it.
-        pixel_cache: where decoded pictures are kept.
+        pixel_cache: where decoded pictures are stored.
     """
 
     def __init__(self, source: Source, notes: Notes, pixel_cache: PixelCache) -> None:
@@ -152,8 +152,8 @@ def open_dataset(path: Path, *, notes: Path | None = None, pixel_cache: PixelCac
 
     Args:
         path: of the folder or the archive.
-        notes: folder in which is kept what was found out about data sets; None keeps it in memory.
-        pixel_cache: where decoded pictures are kept.
+        notes: folder in which what was found out about data sets is stored; None holds it in memory.
+        pixel_cache: where decoded pictures are stored.
 
     Raises:
         DatasetError: there is nothing at the path, it is neither, or it is not safe to read.

@@ -1,4 +1,4 @@
-"""What was found out about a data set, kept in a file, so that it is found out once."""
+"""What was found out about a data set, stored in a file, so that it is found out once."""
 
 from contextlib import suppress
 from pathlib import Path

@@ -82,7 +82,7 @@ class PixelCache:
 
         Args:
             dataset_sha256: of the data set's content.
-            preprocessing: whose pixels are kept.
+            preprocessing: whose pixels are stored.
         """
         size = 3 * preprocessing.crop**2
         try:
@@ -98,7 +98,7 @@ class PixelCache:
                     raise
                 return PixelFile(_open_shared(path, os.O_RDONLY), size, self, writable=False)
         except OSError as error:
-            _warn(f"decoded pictures cannot be kept in {self.folder or 'a temporary file'}: {error.strerror}")
+            _warn(f"decoded pictures cannot be stored in {self.folder or 'a temporary file'}: {error.strerror}")
             return PixelFile(os.open(os.devnull, os.O_RDONLY), size, self, writable=False)
 
     def make_room(self, file: int, least_bytes: int) -> int:
@@ -140,7 +140,7 @@ class PixelFile:
         writable: whether it can be written.
 
     Attributes:
-        writable: whether what is written is kept; no longer, once it failed.
+        writable: whether what is written is stored; no longer, once it failed.
     """
 
     def __init__(self, file: int, size_bytes: int, cache: PixelCache, *, writable: bool = True) -> None:
@@ -176,7 +176,7 @@ class PixelFile:
         except OSError as error:
             self.writable = False
             _warn(
-                f"decoded pictures are no longer kept in {self._cache.folder or 'a temporary file'}: {error.strerror}"
+                f"decoded pictures are no longer stored in {self._cache.folder or 'a temporary file'}: {error.strerror}"
             )
 
     def _take_room(self) -> None:

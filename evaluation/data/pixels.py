@@ -44,7 +44,7 @@ class Pixels:
         self._begun: Block | None = None
 
     def open(self) -> PixelFile:
-        """Open the file in which they are kept."""
+        """Open the file in which they are stored."""
         cache = self._pictures.pixel_cache
         if cache.folder is not None:
             return cache.open(self._pictures.sha256, self._preprocessing)
@@ -98,25 +98,27 @@ class Block:
         self._filled: dict[int, Future[None]] = {}
         self._lock = Lock()
 
-    def start(self, places: Iterable[int]) -> None:
-        """Let the pixels at some places be filled in."""
+    def start(self, positions: Iterable[int]) -> None:
+        """Let the pixels at some positions be filled in."""
         with self._lock:
-            if new := [place for place in places if place not in self._filled]:
+            if new := [position for position in positions if position not in self._filled]:
                 file, pixels = self._source.open(), self._pixels.numpy()
-                self._filled |= {place: self._source.load(file, self.indices[place], pixels[place]) for place in new}
+                self._filled |= {
+                    position: self._source.load(file, self.indices[position], pixels[position]) for position in new
+                }
 
-    def take(self, places: Sequence[int]) -> Tensor:
-        """Wait for the pixels (N, 3, side, side) at some places; what follows the last is filled in meanwhile.
+    def take(self, positions: Sequence[int]) -> Tensor:
+        """Wait for the pixels (N, 3, side, side) at some positions; what follows the last is filled in meanwhile.
 
         Raises:
             DatasetError: a picture cannot be decoded.
         """
-        self.start([*places, *range(places[-1] + 1, len(self.indices))])
-        for place in places:
-            self._filled[place].result()
-        first, last = places[0], places[-1]
-        in_one_piece = [*places] == [*range(first, last + 1)]
-        return self._pixels[first : last + 1] if in_one_piece else self._pixels[[*places]]
+        self.start([*positions, *range(positions[-1] + 1, len(self.indices))])
+        for position in positions:
+            self._filled[position].result()
+        first, last = positions[0], positions[-1]
+        in_one_piece = [*positions] == [*range(first, last + 1)]
+        return self._pixels[first : last + 1] if in_one_piece else self._pixels[[*positions]]
 
 
 class Ahead:
@@ -135,15 +137,15 @@ class Ahead:
         self._pieces.append(tuple(following[:size]))
         self._number, self._block = 0, pixels.block(self._pieces[0], pinned=pinned)
 
-    def take(self, places: Sequence[int]) -> Tensor:
-        """Give pixels (N, 3, side, side) of the pictures at some places.
+    def take(self, positions: Sequence[int]) -> Tensor:
+        """Give pixels (N, 3, side, side) of the pictures at some positions.
 
         Raises:
             DatasetError: a picture cannot be decoded.
         """
         size = self._pixels.per_block
-        pieces = groupby(places, lambda place: place // size)
-        parts = [self._piece(number).take([place % size for place in group]) for number, group in pieces]
+        pieces = groupby(positions, lambda position: position // size)
+        parts = [self._piece(number).take([position % size for position in group]) for number, group in pieces]
         if following := self._pieces[self._number + 1]:
             self._pixels.begin(following, self._block, pinned=self._pinned)
         return parts[0] if len(parts) == 1 else torch.cat(parts)

@@ -203,7 +203,7 @@ def _expanded(path: Path) -> BinaryIO:
 def _places(archive: str, file: BinaryIO) -> dict[str, tuple[int, int]]:
     """Find offset and size of every file in a tar, in bytes; of two with one name the later counts, as where tar unpacks."""
     file.seek(0)
-    places: dict[str, tuple[int, int]] = {}
+    offsets: dict[str, tuple[int, int]] = {}
     with tarfile.open(fileobj=file, mode="r:") as entries:
         for count, entry in enumerate(entries, 1):
             _require_few(archive, count)
@@ -214,11 +214,11 @@ def _places(archive: str, file: BinaryIO) -> dict[str, tuple[int, int]]:
                 kind = "a link" if entry.issym() or entry.islnk() else "a device, a pipe or sparse"
                 raise DatasetError(f"{archive}: the entry {entry.name!r} is {kind}; only plain files are allowed")
             _require_small(archive, entry.name, entry.size)
-            places[printable(PurePosixPath(entry.name).as_posix())] = entry.offset_data, entry.size
+            offsets[printable(PurePosixPath(entry.name).as_posix())] = entry.offset_data, entry.size
         end = os.pread(file.fileno(), _BLOCK_BYTES, entries.offset)
     if any(end) or len(end) % _BLOCK_BYTES:  # tarfile takes a damaged header for the end
         raise DatasetError(f"{archive} is not a readable tar file: damaged at byte {entries.offset}")
-    return places
+    return offsets
 
 
 def dataset_name(path: Path) -> str:

@@ -92,9 +92,9 @@ def _draw_points(picture: Image.Image, points: Tensor, scores: Tensor) -> None:
     draw = ImageDraw.Draw(picture)
     shares = (scores / scores.max()).nan_to_num().cpu().numpy()
     largest = PANEL / 16 / max(1, len(scores) / 64) ** 0.5  # so that many points do not hide the image
-    places = points.nan_to_num().cpu().numpy() * PANEL
+    pixels = points.nan_to_num().cpu().numpy() * PANEL
     for index in shares.argsort():
-        y, x = places[index].tolist()
+        y, x = pixels[index].tolist()
         fill = tuple(colours(shares[index]).tolist())
         draw.circle((x, y), 1.5 + largest / 2 * float(shares[index]), fill=fill, outline=_PAPER)
 

@@ -136,7 +136,7 @@ def explain(
     return Explained(model, file, classifier.card, image, logits, layers, seen, query)
 
 
-def parse_place(text: str) -> models.Place:
+def parse_point(text: str) -> models.Place:
     """Parse `y,x`.
 
     Raises:
@@ -149,7 +149,7 @@ def parse_place(text: str) -> models.Place:
     if 0 <= y <= 1 and 0 <= x <= 1:
         return y, x
     allowed = "two numbers from 0 to 1: fractions of the cropped picture, from its upper left corner"
-    raise ValueError(f"a place is `y,x`, {allowed}; got {text[:40]!r}")
+    raise ValueError(f"a point is `y,x`, {allowed}; got {text[:40]!r}")
 
 
 Answer = TypeVar("Answer")

@@ -58,8 +58,8 @@ def test_a_killed_server_goes_on_where_it_was(catalog: Catalog, tmp_path: Path) 
     store = Store.at(tmp_path / "withstand.db")
     interrupted = store.evaluation(submitted["id"])
     assert interrupted is not None
-    kept = store.results(submitted["id"])
-    assert 2 <= len(kept) < 8
+    stored = store.results(submitted["id"])
+    assert 2 <= len(stored) < 8
 
     with server(catalog, tmp_path, log) as (_, client):
         *_, final = client.watch(submitted["id"])
@@ -68,10 +68,10 @@ def test_a_killed_server_goes_on_where_it_was(catalog: Catalog, tmp_path: Path) 
     assert report.complete
     assert without_times(report) == without_times(evaluate(SPEC, catalog=catalog, device="cpu"))
 
-    # Finished shards were kept as they were; only those that were interrupted were handed out twice.
+    # Finished shards were stored as they were; only those that were interrupted were handed out twice.
     finished = store.evaluation(submitted["id"])
     assert finished is not None
-    assert [result for result in store.results(submitted["id"]) if result in kept] == kept
+    assert [result for result in store.results(submitted["id"]) if result in stored] == stored
     assert finished.progress.runs == 8 + interrupted.progress.shards.get(ShardStatus.RUNNING, 0)
     store.close()
 
@@ -95,16 +95,16 @@ def test_a_killed_command_goes_on_where_it_was(catalog: Catalog, tmp_path: Path)
     command += [f"--model-dir={folder}" for folder in catalog.model_folders]
     command += [f"--dataset-dir={folder}" for folder in catalog.dataset_folders]
 
-    def kept() -> dict[Path, int]:
+    def stored() -> dict[Path, int]:
         return {path: path.stat().st_mtime_ns for path in tmp_path.glob("results/*/*.json")}
 
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
-        wait_for(lambda: len(kept()) >= 3)
+        wait_for(lambda: len(stored()) >= 3)
         process.kill()
-    before = kept()
+    before = stored()
     assert 3 <= len(before) < 18
     ended = subprocess.run(command, stdout=subprocess.PIPE, check=True)
     report = Report.model_validate_json(ended.stdout)
     assert report.complete
-    assert before.items() <= kept().items(), "what was finished was not touched"
+    assert before.items() <= stored().items(), "what was finished was not touched"
     assert without_times(report) == without_times(evaluate(report.plan.spec, catalog=catalog, device="cpu"))

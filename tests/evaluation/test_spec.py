@@ -29,9 +29,9 @@ def test_restarts_are_no_parameter_but_where_an_attack_has_one_of_its_own() -> N
     with pytest.raises(ValueError, match="unknown parameter of pgd 'restarts'"):
         spec(conditions=[PGD | {"attacks": [{"name": "pgd", "parameters": {"steps": 5, "restarts": 3}}]}])
     own = {"name": "torchattacks:Pixle", "parameters": {"restarts": 7}}
-    (kept,) = spec(conditions=[PGD | {"threat": {"norm": "L0", "eps": 5}, "attacks": [own]}]).conditions
-    assert isinstance(kept, AdversarialCondition)
-    assert (kept.attacks[0].parameters["restarts"], kept.attacks[0].restarts) == (7, 1)
+    (condition,) = spec(conditions=[PGD | {"threat": {"norm": "L0", "eps": 5}, "attacks": [own]}]).conditions
+    assert isinstance(condition, AdversarialCondition)
+    assert (condition.attacks[0].parameters["restarts"], condition.attacks[0].restarts) == (7, 1)
 
 
 def test_json_round_trip() -> None:

@@ -19,7 +19,7 @@ class PictureKind(StrEnum):
 
 
 Source = Callable[[int, int, Example, PictureKind], str]
-"""Gives the address of a picture from the model's and the condition's place in the evaluation, the example, and the kind."""
+"""Gives the address of a picture from the model's and the condition's position in the evaluation, the example, and the kind."""
 
 
 def kinds(example: Example) -> list[PictureKind]:

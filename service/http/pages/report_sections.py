@@ -9,7 +9,7 @@ from service.jobs.evaluations import Evaluation, ShardStatus
 from service.jobs.store import Store
 
 REPORTS_KEPT = 16
-"""Reports whose sections are kept rendered."""
+"""Reports whose rendered sections are cached."""
 
 
 class ReportSections:

@@ -54,13 +54,13 @@ def of_report(report: Report, source: Source) -> Iterator[Section]:
     yield section("attacks", "attacks", report)
     yield section("charts", "charts", charts(report))
     yield section("trust", "trust")
-    for place, model in enumerate(report.models):
-        yield section(f"trust-{place}", "checks", model)
+    for position, model in enumerate(report.models):
+        yield section(f"trust-{position}", "checks", model)
     yield section("examples", "examples", report)
-    for place, model in enumerate(report.models):
+    for position, model in enumerate(report.models):
         for index, condition in enumerate(model.conditions):
-            id_ = f"examples-{place}-{index}"
-            yield section(id_, "gallery", report, place, index, condition, source)
+            id_ = f"examples-{position}-{index}"
+            yield section(id_, "gallery", report, position, index, condition, source)
 
 
 def of_start(

@@ -174,7 +174,7 @@ async def _removes_results(
 def cancel_evaluation(
     evaluation: EvaluationDep, service: ServiceDep, with_results: Annotated[bool, Depends(_removes_results)]
 ) -> EvaluationView:
-    """Cancel an evaluation: pending shards are dropped, running ones stopped, finished ones kept. Submitting it again goes on.
+    """Cancel an evaluation: pending shards are dropped, running ones stopped, finished ones stay. Submitting it again goes on.
 
     With `results=true` it is removed for good with its results, and the answer is its last state. That needs an admin key, if there
     are any, and is refused (409) while the evaluation is pending or running. Equal results of other evaluations stay.

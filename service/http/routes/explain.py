@@ -12,7 +12,7 @@ from models import Place
 from service.http.deps import DeploymentDep, ServiceDep
 from service.http.picture_uploads import decode, read_uploads
 from service.http.problems import LONGEST_ECHO, ProblemError
-from service.serving.explainer import Explanation, parse_place
+from service.serving.explainer import Explanation, parse_point
 from service.serving.predictions import FieldError
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
@@ -51,10 +51,10 @@ async def explain(
 ) -> Response:
     """Show what an attention layer weighs in a picture: maps over the picture as the model sees it, resized and cropped.
 
-    The answer holds numbers and overlays, or is one PNG to look at. Models with attention over places can be explained; for
+    The answer holds numbers and overlays, or is one PNG to look at. Models with attention over positions can be explained; for
     any other model the error names the families that have it.
     """
-    place = _place(query)
+    point = _point(query)
     (upload,) = await read_uploads(request, most=1)
     preprocessing, max_pixels = deployment.card.preprocessing, service.settings.max_pixels
     try:
@@ -64,7 +64,7 @@ async def explain(
         raise ProblemError(HTTPStatus.UNPROCESSABLE_ENTITY, str(wrong), errors=[wrong]) from error
 
     def work() -> Response:
-        explained = service.explainer.explain(deployment.checkpoint, image, file=upload.name, layer=layer, query=place)
+        explained = service.explainer.explain(deployment.checkpoint, image, file=upload.name, layer=layer, query=point)
         if _wants_png(request, format):
             return Response(explained.as_png(), media_type="image/png")
         return Response(explained.as_json().model_dump_json(), media_type="application/json")
@@ -78,9 +78,9 @@ def _wants_png(request: Request, chosen: ExplanationFormat | None) -> bool:
     return chosen is ExplanationFormat.PNG
 
 
-def _place(query: str | None) -> Place | None:
+def _point(query: str | None) -> Place | None:
     try:
-        return None if query is None else parse_place(query)
+        return None if query is None else parse_point(query)
     except ValueError as wrong:
         error = FieldError(field="query", message=str(wrong), received=repr(query)[:LONGEST_ECHO])
         raise ProblemError(HTTPStatus.UNPROCESSABLE_ENTITY, str(error), errors=[error]) from None

@@ -17,16 +17,16 @@ from tests.evaluation.specs import CASCADE, CURVE, spec
 
 
 class Coarse(nn.Module):
-    """The network it is made of, without the gradient of the pixels whose place in the picture is not a multiple of `kept`."""
+    """The network it is made of, without the gradient of the pixels whose place in the picture is not a multiple of `stride`."""
 
-    def __init__(self, inner: nn.Module, kept: int) -> None:
+    def __init__(self, inner: nn.Module, stride: int) -> None:
         super().__init__()
-        self.inner, self.kept = inner, kept
+        self.inner, self.stride = inner, stride
         self.eval()
 
     def forward(self, images: Tensor) -> Tensor:
         seen = torch.zeros_like(images).flatten(1)
-        seen[:, :: self.kept] = 1
+        seen[:, :: self.stride] = 1
         seen = seen.view_as(images)
         return self.inner(images * seen + (images * (1 - seen)).detach())
 

@@ -67,7 +67,7 @@ def spec(**changes: object) -> EvaluationSpec:
 
 
 def forbid_looking(monkeypatch: pytest.MonkeyPatch) -> None:
-    def look(dataset: ImageFolder, kept: object, index: int) -> None:
+    def look(dataset: ImageFolder, files: object, index: int) -> None:
         raise AssertionError(f"{dataset.files[index]} is looked at again")
 
     monkeypatch.setattr(evaluation.data.broken, "_wrong_with", look)
@@ -109,13 +109,13 @@ def test_to_fail_only_looks_at_what_is_selected(folder: Path, monkeypatch: pytes
     dataset = open_dataset(folder)
     broken = {dataset.files.index(name) for name in BROKEN}
     order = dataset.select(None, 0)
-    n = next(place for place, index in enumerate(order) if index in broken)
+    n = next(position for position, index in enumerate(order) if index in broken)
     looked: list[int] = []
     look = evaluation.data.broken._wrong_with
     monkeypatch.setattr(
         evaluation.data.broken,
         "_wrong_with",
-        lambda data, kept, index: (looked.append(index), look(data, kept, index))[1],
+        lambda data, files, index: (looked.append(index), look(data, files, index))[1],
     )
     assert select_usable(dataset, n, 0) == (order[:n], ())
     assert sorted(looked) == sorted(order[:n])
@@ -164,9 +164,9 @@ def without_rows_and_ids(report: Report) -> object:
 
 
 def test_growing_a_selection_computes_only_the_new_images(mixed: Catalog, tmp_path: Path) -> None:
-    kept = ResultFolder(tmp_path / "results")
-    small = evaluate(spec(on_broken="skip", images=20), catalog=mixed, device="cpu", results=kept)
-    grown = evaluate(spec(on_broken="skip", images=32), catalog=mixed, device="cpu", results=kept)
+    results = ResultFolder(tmp_path / "results")
+    small = evaluate(spec(on_broken="skip", images=20), catalog=mixed, device="cpu", results=results)
+    grown = evaluate(spec(on_broken="skip", images=32), catalog=mixed, device="cpu", results=results)
     anew = evaluate(spec(on_broken="skip", images=32), catalog=mixed, device="cpu")
     first, second = (each.models[0].conditions[0] for each in (small, grown))
     assert second.images_forwarded - first.images_forwarded == 12

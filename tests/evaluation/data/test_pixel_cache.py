@@ -1,4 +1,4 @@
-"""Pixels that are kept are read whole or not at all, whatever happens to the process, the file or the disk."""
+"""Pixels that are stored are read whole or not at all, whatever happens to the process, the file or the disk."""
 
 import errno
 import os
@@ -69,9 +69,9 @@ def only_file(cache: PixelCache) -> Path:
     return found
 
 
-@pytest.mark.parametrize("kept", ["in a folder", "for a while"])
-def test_what_is_written_is_read(cache: PixelCache, kept: str) -> None:
-    file = (cache if kept == "in a folder" else TEMPORARY).open("d", SMALL)
+@pytest.mark.parametrize("stored", ["in a folder", "for a while"])
+def test_what_is_written_is_read(cache: PixelCache, stored: str) -> None:
+    file = (cache if stored == "in a folder" else TEMPORARY).open("d", SMALL)
     assert whole(file, range(9)) == []
     fill(file, range(2, 7, 2))
     file.write(8, np.zeros((3, SIDE, SIDE), np.uint8))
@@ -79,7 +79,7 @@ def test_what_is_written_is_read(cache: PixelCache, kept: str) -> None:
     black = stored(file, 8)
     assert black is not None
     assert not black.any(), "a black picture is one too, a hole in the file is none"
-    assert whole(cache.open("d", SMALL), range(8)) == ([2, 4, 6] if kept == "in a folder" else [])
+    assert whole(cache.open("d", SMALL), range(8)) == ([2, 4, 6] if stored == "in a folder" else [])
 
 
 def test_files_are_private_and_their_names_tell_nothing(cache: PixelCache) -> None:
@@ -265,7 +265,7 @@ def test_a_full_disk_is_told_once(cache: PixelCache, caplog: pytest.LogCaptureFi
         fill(file, range(4))
         assert whole(file, range(4)) == []
         assert not file.writable
-    assert caplog.messages == [f"decoded pictures are no longer kept in {cache.folder}: {os.strerror(errno.ENOSPC)}"]
+    assert caplog.messages == [f"decoded pictures are no longer stored in {cache.folder}: {os.strerror(errno.ENOSPC)}"]
 
 
 LIMITED = f"""
@@ -301,7 +301,7 @@ def test_where_there_can_be_no_folder_nothing_is_kept(tmp_path: Path, caplog: py
         assert whole(file, range(2)) == []
         assert not file.writable
     (line,) = caplog.messages
-    assert line.startswith(f"decoded pictures cannot be kept in {tmp_path / 'file'}: ")
+    assert line.startswith(f"decoded pictures cannot be stored in {tmp_path / 'file'}: ")
 
 
 @contextmanager
@@ -334,4 +334,4 @@ def test_a_folder_that_can_only_be_read_is_read(caplog: pytest.LogCaptureFixture
             assert (whole(file, range(4)), whole(other, range(4))) == ([0, 1], [])
             path.parent.chmod(0o700)
     (line,) = caplog.messages
-    assert line == f"decoded pictures cannot be kept in {cache.folder}: {os.strerror(errno.EACCES)}"
+    assert line == f"decoded pictures cannot be stored in {cache.folder}: {os.strerror(errno.EACCES)}"

@@ -80,7 +80,7 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> Decoded:
 
 
 @pytest.fixture
-def kept(catalog: Catalog, tmp_path: Path) -> Catalog:
+def storing(catalog: Catalog, tmp_path: Path) -> Catalog:
     """The catalog with folders, as the command and the server have it."""
     cache = PixelCache(tmp_path / "pixels")
     return Catalog(catalog.model_folders, catalog.dataset_folders, notes=tmp_path / "notes", pixel_cache=cache)
@@ -104,32 +104,34 @@ def cache_files(catalog: Catalog) -> list[Path]:
     return [*catalog.pixel_cache.folder.iterdir()]
 
 
-def test_an_evaluation_decodes_each_picture_once(kept: Catalog, catalog: Catalog, decoded: Decoded) -> None:
-    first = run(kept)
+def test_an_evaluation_decodes_each_picture_once(storing: Catalog, catalog: Catalog, decoded: Decoded) -> None:
+    first = run(storing)
     assert decoded.since_last() == PICTURES
-    assert without_times(run(kept)) == without_times(first)
+    assert without_times(run(storing)) == without_times(first)
     assert decoded.since_last() == 0, "nor does the next one"
     assert without_times(run(catalog)) == without_times(first)
-    assert decoded.since_last() == PICTURES, "also where nothing is kept for long"
+    assert decoded.since_last() == PICTURES, "also where nothing is stored for long"
 
 
-def test_what_was_looked_at_but_not_kept_is_decoded_on_the_way(kept: Catalog, decoded: Decoded) -> None:
-    before = run(kept)
+def test_what_was_looked_at_but_not_kept_is_decoded_on_the_way(storing: Catalog, decoded: Decoded) -> None:
+    before = run(storing)
     decoded.since_last()
-    for file in cache_files(kept):
+    for file in cache_files(storing):
         file.unlink()
-    assert without_times(run(kept)) == without_times(before)
+    assert without_times(run(storing)) == without_times(before)
     assert decoded.since_last() == PICTURES
-    run(kept)
+    run(storing)
     assert decoded.since_last() == 0
 
 
 def test_models_of_two_geometries_share_one_look(
-    kept: Catalog, decoded: Decoded, tmp_path: Path, put_checkpoint: Put
+    storing: Catalog, decoded: Decoded, tmp_path: Path, put_checkpoint: Put
 ) -> None:
     (folder := tmp_path / "models").mkdir()
     put_checkpoint(folder, "large", preprocessing={"resize": 48, "crop": 40, "mean": [0.5] * 3, "std": [0.25] * 3})
-    both = Catalog((*kept.model_folders, folder), kept.dataset_folders, notes=kept.notes, pixel_cache=kept.pixel_cache)
+    both = Catalog(
+        (*storing.model_folders, folder), storing.dataset_folders, notes=storing.notes, pixel_cache=storing.pixel_cache
+    )
     run(both, SPEC.model_copy(update={"models": ("tiny", "twin", "large")}))
     assert decoded.since_last() == PICTURES
     assert len(cache_files(both)) == 2
@@ -151,15 +153,15 @@ def test_without_room_everything_is_as_it_was(
     assert len(caplog.messages) == 2, "a line for each, however many pictures and shards"
 
 
-def test_a_picture_that_broke_meanwhile_is_named(kept: Catalog, tmp_path: Path) -> None:
+def test_a_picture_that_broke_meanwhile_is_named(storing: Catalog, tmp_path: Path) -> None:
     folder, generator = tmp_path / "sets" / "pictures", np.random.default_rng(0)
     for label, name in enumerate(CLASSES):
         (folder / name).mkdir(parents=True)
         (folder / name / "a.png").write_bytes(picture_bytes(shape_picture(label, generator)))
-    changed = Catalog(kept.model_folders, (folder.parent,), pixel_cache=kept.pixel_cache)
+    changed = Catalog(storing.model_folders, (folder.parent,), pixel_cache=storing.pixel_cache)
     spec = EvaluationSpec(models=("tiny",), dataset="pictures")
     plan, dataset = make_plan(spec, changed), changed.open_dataset("pictures")
-    for file in cache_files(kept):
+    for file in cache_files(storing):
         file.unlink()
     (folder / "square" / "a.png").write_bytes(b"junk")
     with pytest.raises(DatasetError, match=r"^pictures: square/a.png: not a picture"):
@@ -184,9 +186,9 @@ def test_any_places_have_the_pixels_of_their_pictures(
     monkeypatch.setattr(pixels, "BLOCK_BYTES", per_block * 3 * ODD.crop**2 + 1)
     order = [30, 2, 7, 0, 11, 32, 5, 6, 1, 20, 21, 9]
     ahead = Ahead(shapes.pixels(ODD), order, [1, 2, 3], pinned=False)
-    for places in asked:
-        expected = torch.stack([ODD(shapes.picture(order[place])) for place in places])
-        assert torch.equal(models.scaled(ahead.take(places)), expected)
+    for positions in asked:
+        expected = torch.stack([ODD(shapes.picture(order[position])) for position in positions])
+        assert torch.equal(models.scaled(ahead.take(positions)), expected)
 
 
 def test_what_follows_is_decoded_before_it_is_asked_for(shapes: evaluation.ImageFolder, decoded: Decoded) -> None:
@@ -204,7 +206,7 @@ def test_the_following_shard_is_the_next_of_the_same_model(catalog: Catalog, mon
     plan = make_plan(SPEC, catalog)
     shards = plan.shards
     for steps in (1, 2, 5):
-        for place, shard in enumerate(shards):
-            then = shards[place + steps] if place + steps < len(shards) else None
+        for position, shard in enumerate(shards):
+            then = shards[position + steps] if position + steps < len(shards) else None
             expected = then if then is not None and then.model == shard.model else None
             assert plan.following(shard, steps) == expected

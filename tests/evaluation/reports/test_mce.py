@@ -37,7 +37,7 @@ AUGMIX = """
 
 def errors(accuracies: str) -> dict[str, float]:
     values = [float(each) for each in accuracies.split()]
-    return {name: 1 - sum(values[5 * place : 5 * place + 5]) / 5 for place, name in enumerate(ORDER)}
+    return {name: 1 - sum(values[5 * position : 5 * position + 5]) / 5 for position, name in enumerate(ORDER)}
 
 
 def test_alexnet_is_the_unit() -> None:

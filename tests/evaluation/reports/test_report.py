@@ -112,7 +112,7 @@ def test_markdown_has_a_row_a_model_and_n_in_every_cell() -> None:
 
 def test_many_conditions_are_rows_in_every_form() -> None:
     plan = PLAN.model_copy(update={"spec": SPEC.model_copy(update={"conditions": preset("angles")})})
-    report = merge(plan, [result(0, CLEAN), *(result(place, ROTATED) for place in range(1, 24))])
+    report = merge(plan, [result(0, CLEAN), *(result(position, ROTATED) for position in range(1, 24))])
     lines = report.to_markdown().splitlines()
     assert lines[:2] == ["| condition | m |", "|---|---|"]
     assert lines[3] == "| rotation 15 | 30.0 [10.8, 60.3] (n=10) |"
@@ -127,7 +127,7 @@ def test_the_mce_needs_all_corruptions_and_is_alexnets_share_on_imagenet_alone()
     conditions = preset("corruptions")
     spec = SPEC.model_copy(update={"conditions": conditions})
     plan = PLAN.model_copy(update={"spec": spec})
-    every = [result(0, CLEAN), *(result(place, ROTATED) for place in range(1, 76))]
+    every = [result(0, CLEAN), *(result(position, ROTATED) for position in range(1, 76))]
     found = merge(plan, every)
     assert found.models[0].mce == pytest.approx(0.7)  # 3 of 10 right under each
     assert found.models[0].mce_of_alexnet is None

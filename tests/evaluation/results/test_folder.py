@@ -32,9 +32,9 @@ def restarted(restarts: int) -> list[dict[str, Any]]:
 
 def run(catalog: Catalog, folder: Path | None, **changes: object) -> tuple[Report, list[ShardResult]]:
     results: list[ShardResult] = []
-    kept = ResultFolder(folder) if folder else None
+    stored = ResultFolder(folder) if folder else None
     report = evaluate(
-        spec(**changes), catalog=catalog, device="cpu", results=kept, on_shard=lambda each, *_: results.append(each)
+        spec(**changes), catalog=catalog, device="cpu", results=stored, on_shard=lambda each, *_: results.append(each)
     )
     return report, results
 
@@ -75,11 +75,11 @@ def test_another_question_takes_what_it_can_and_is_answered_as_if_from_nothing(
 
 
 def test_what_was_found_before_is_not_run_again(catalog: Catalog, tmp_path: Path) -> None:
-    """What is kept is marked, and found in what goes on from it."""
-    kept, plan = ResultFolder(tmp_path), make_plan(spec(seed=6, conditions=restarted(1)), catalog)
+    """What is stored is marked, and found in what goes on from it."""
+    stored, plan = ResultFolder(tmp_path), make_plan(spec(seed=6, conditions=restarted(1)), catalog)
     for result in run(catalog, None, seed=6, conditions=restarted(1))[1]:
         marked = tuple(row.model_copy(update={"confidence": 0.123}) for row in result.rows)
-        kept.save(plan, result.model_copy(update={"rows": marked}))
+        stored.save(plan, result.model_copy(update={"rows": marked}))
     _, results = run(catalog, tmp_path, seed=6, conditions=restarted(3))
     rows = [row for result in results[3:] for row in result.rows]
     assert [row.confidence == 0.123 for row in rows] == [row.flipped_restart == 0 for row in rows]
@@ -121,7 +121,7 @@ def test_what_is_no_file_is_not_read(catalog: Catalog, tmp_path: Path) -> None:
     for path in tmp_path.glob("*/*.json"):
         path.rename(path.with_suffix(".other"))
         path.mkdir()
-    with pytest.raises(OSError, match="json"):  # computed, but cannot be kept there
+    with pytest.raises(OSError, match="json"):  # computed, but cannot be stored there
         run(catalog, tmp_path)
     for path in tmp_path.glob("*/*.json"):
         path.rmdir()
@@ -133,5 +133,5 @@ def test_a_folder_that_cannot_be_written_is_an_error_before_anything_is_computed
 ) -> None:
     monkeypatch.setattr(Catalog, "load_folded", None)
     (tmp_path / "results").write_text("a file")
-    with pytest.raises(OSError, match=r"finished work cannot be kept in .*results: .*; name another folder"):
+    with pytest.raises(OSError, match=r"finished work cannot be stored in .*results: .*; name another folder"):
         run(catalog, tmp_path / "results")

@@ -253,7 +253,7 @@ def test_the_command_writes_the_png_of_the_service(http: httpx.Client, catalog: 
     body = json.loads(CliRunner().invoke(cli.main.app, [*arguments, "--json"]).output)
     want = explained(http, "dat_mini", query="0.25,0.75") | {"file": str(picture)}
     assert alike(body, {key: value for key, value in want.items() if key != "overlays"})
-    for wrong, reason in ((["--query", "2,2"], "a place is `y,x`"), (["--layer", "x"], "unknown layer 'x'")):
+    for wrong, reason in ((["--query", "2,2"], "a point is `y,x`"), (["--layer", "x"], "unknown layer 'x'")):
         assert reason in str(CliRunner().invoke(cli.main.app, [*arguments, *wrong]).exception)
 
 

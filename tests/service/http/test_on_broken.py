@@ -23,7 +23,7 @@ def mixed(shapes_zip: Path, tmp_path: Path) -> Path:
 
 
 def test_the_command_fails_or_skips(run: Run, here: list[str], mixed: Path) -> None:
-    command = ["evaluate", "tiny", "--dataset", mixed, "--data-dir", "kept", *here]
+    command = ["evaluate", "tiny", "--dataset", mixed, "--data-dir", "stored", *here]
     ended = run(*command)
     assert (ended.status, ended.out) == (2, "")
     assert "mixed: 1 of the 33 selected pictures cannot be used: disc/00.png: not a picture" in ended.err
@@ -40,8 +40,8 @@ def test_the_command_fails_or_skips(run: Run, here: list[str], mixed: Path) -> N
 
 
 def test_notes_are_kept_with_the_results(run: Run, here: list[str], mixed: Path) -> None:
-    run("evaluate", "tiny", "--dataset", mixed, "--data-dir", "kept", "--on-broken", "skip", *here)
-    (note,) = Path("kept/notes").iterdir()
+    run("evaluate", "tiny", "--dataset", mixed, "--data-dir", "stored", "--on-broken", "skip", *here)
+    (note,) = Path("stored/notes").iterdir()
     assert '"not a picture' in note.read_text()
     assert not Path(".withstand").exists()
 

@@ -254,8 +254,8 @@ def test_a_shard_that_runs_while_its_evaluation_is_removed_is_nobody_elses(store
 def test_a_shard_that_fails_too_often_fails_its_evaluation_and_no_other(store: Store) -> None:
     store.submit(a_plan(0))
     store.submit(a_plan(1))
-    kept = claim(store)
-    complete(store, kept)
+    finished = claim(store)
+    complete(store, finished)
     for failures in range(MAX_FAILURES):
         assert read(store).status is not Status.FAILED, f"after {failures} failures"
         store.fail(claim(store).id, f"failure {failures}")
@@ -263,7 +263,7 @@ def test_a_shard_that_fails_too_often_fails_its_evaluation_and_no_other(store: S
     assert failed.status is Status.FAILED
     assert failed.progress.error == f"failure {MAX_FAILURES - 1}"
     assert failed.progress.shards == {ShardStatus.DONE: 1, ShardStatus.FAILED: 1, ShardStatus.DROPPED: 1}
-    assert store.results(a_plan(0).id) == [a_result(kept.shard)]
+    assert store.results(a_plan(0).id) == [a_result(finished.shard)]
     assert {each.evaluation_id for each in drain(store)} == {a_plan(1).id}
     assert read(store, 1).status is Status.DONE
 
@@ -493,10 +493,10 @@ def test_a_smaller_selection_takes_the_first_images_of_a_longer_result(store: St
     assert (known.shard.stop, known.rows) == (240, a_result(a_plan(images=250).shards[2]).rows[:40])
 
 
-def cascade(images: int, restarts: int, *, number: int, place: int = 0) -> Plan:
+def cascade(images: int, restarts: int, *, number: int, position: int = 0) -> Plan:
     attack = AttackChoice(name="pgd", restarts=restarts)
     condition = AdversarialCondition(threat=ThreatModel(Norm.LINF, 0.1), attacks=(attack,))
-    conditions = (*preset("rotation-flip")[:place], condition)
+    conditions = (*preset("rotation-flip")[:position], condition)
     spec = EvaluationSpec(models=("tiny",), dataset="shapes", conditions=conditions)
     return a_plan(images=images, spec=spec).model_copy(update={"id": f"{number:016}"})
 
@@ -504,7 +504,7 @@ def cascade(images: int, restarts: int, *, number: int, place: int = 0) -> Plan:
 def test_a_shard_is_handed_out_with_the_result_of_fewer_restarts(store: Store) -> None:
     """Wherever the condition stood among others."""
     for number, (images, restarts) in enumerate([(60, 1), (60, 2), (90, 1), (60, 7)]):
-        store.submit(cascade(images, restarts, number=number, place=number))
+        store.submit(cascade(images, restarts, number=number, position=number))
         while claimed := store.claim():
             result = a_result(claimed.shard)
             store.complete(claimed, result.model_copy(update={"rounds": restarts, "made_with": f"{restarts}"}))
