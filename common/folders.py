@@ -23,4 +23,4 @@ def require_writable(folder: Path, what: str) -> None:
         with TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise FolderError(f"{what} cannot be kept in {folder}: {error.strerror}; name another folder") from error
+        raise FolderError(f"{what} cannot be stored in {folder}: {error.strerror}; name another folder") from error

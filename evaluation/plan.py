@@ -101,7 +101,7 @@ class Plan(Frozen):
     images: int
     shard_images: int = SHARD_IMAGES
     classes: int
-    matches: dict[str, ClassMatch] = {}
+    matches: dict[str, ClassMatch]
     sources: dict[str, dict[str, str]] = {}
     dataset_sha256: str
     model_sha256: dict[str, str]
@@ -143,9 +143,7 @@ class Plan(Frozen):
 
     def choices(self, model: str) -> int:
         """Among how many classes a model chooses."""
-        match = self.matches.get(model)
-        if match is None:  # a plan of an earlier version, when both had the same classes
-            return self.classes
+        match = self.matches[model]
         return len(match.columns) if self.spec.logits == "dataset" else match.model_classes
 
     def address(self, shard: Shard) -> str:
@@ -180,7 +178,7 @@ class Plan(Frozen):
             "precision": spec.precision,
             "seed": spec.seed,
             "selection_seed": spec.selection_seed,
-            "classes": match.sha256 if (match := self.matches.get(shard.model)) else None,
+            "classes": self.matches[shard.model].sha256,
             "logits": spec.logits,
             "start": shard.start,
             "sources": self._sources(shard, condition),

@@ -16,6 +16,7 @@ from starlette.types import ASGIApp
 import evaluation.plan
 from evaluation import Catalog, EvaluationSpec, Plan, Shard, ShardResult
 from evaluation.compute.conditions import Row
+from evaluation.data.classes import ClassMatch
 from service.app import create_app
 from service.http.deps import Service
 from service.settings import Settings
@@ -33,13 +34,20 @@ def until(condition: Callable[[], object], deadline_s: float = DEADLINE_S) -> No
         time.sleep(0.01)
 
 
+def equal_classes(count: int) -> ClassMatch:
+    """A model and a data set have the same classes."""
+    return ClassMatch(rule="name", logits=tuple(range(count)), model_classes=count)
+
+
 def a_plan(number: int = 0, *, images: int = 250, spec: EvaluationSpec | None = None) -> Plan:
     """A plan of one clean condition; 250 images are three shards of 100, 100 and 50."""
+    spec = spec or EvaluationSpec(models=("tiny",), dataset="shapes")
     return Plan(
         id=f"{number:016x}",
-        spec=spec or EvaluationSpec(models=("tiny",), dataset="shapes"),
+        spec=spec,
         images=images,
         classes=3,
+        matches=dict.fromkeys(spec.models, equal_classes(3)),
         dataset_sha256=f"{number:064x}",
         model_sha256={"tiny": "e" * 64},
     )

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache, partial
+from functools import cache
 from importlib.metadata import version
 from typing import TypeVar
 
@@ -143,52 +143,21 @@ def run_shard(
         AttackError: an attack cannot be run as asked.
         PreflightError: the model cannot be evaluated as it is.
     """
-    started = time.perf_counter()
     made_with = _made_with(classifier.device)
-    if known is not None and known.made_with != made_with:
-        known = None
+    known = None if known is None or known.made_with != made_with else known
     source = _Source(
-        spec,
-        shard,
-        classifier,
-        searched or classifier,
-        dataset,
-        broken,
-        has_gradient=has_gradient,
-        following=following,
+        spec, shard, classifier, searched or classifier, dataset, broken, has_gradient=has_gradient, following=following
     )
     found = _Found() if known is None else _Found.of(known, source.indices)
-    side = classifier.card.preprocessing.crop
-    few = min(batch_size(side), len(source.indices))
-    size = min(GROUP_PIXELS // side**2, len(source.indices)) if isinstance(searched, attacks.Captured) else few
-    preflights: tuple[Check, ...] = ()
-    checks: tuple[Check, ...] = ()
-    worse: tuple[Row, ...] = ()
-    if shard.start == 0 and shard.condition == 0:
-        preflights, few = _fitting(few, lambda count: _preflight(source.batch(range(count))))
-    left = [*source.left(known)]
-    run, total = 0, sum(len(positions) for _, positions in left)
-    for first_round, positions in left:
-        done = 0
-        while done < len(positions):
-            (batch, outcome), size = _fitting(size, partial(source.run, positions[done:], first_round))
-            found.take(positions[done:], batch, outcome, first_round)
-            if shard.start == 0:
-                found.show(positions[done:], batch, outcome, explained)
-            done += len(batch.indices)
-            run += len(batch.indices)
-            if run < total:
-                on_progress(run, total)
-    if shard.start == 0:
-        checks, few = _fitting(few, lambda count: _probe(spec, shard, source.batch(range(count)), found.rows))
-        (more, worse), _ = _fitting(few, lambda count: source.countercheck(found.rows, sources, count))
-        checks = (*checks, *more)
+    preflights = source.preflight()
+    _run_rest(source, known, found, explained, on_progress)
+    checks, worse = source.check(found.rows, sources)
     return ShardResult(
         shard=shard,
         rounds=source.rounds,
         rows=tuple(found.rows[position] for position in range(len(source.indices))),
         images_forwarded=found.images_forwarded,
-        seconds=time.perf_counter() - started + (known.seconds if known else 0),
+        seconds=source.seconds + (known.seconds if known else 0),
         preflight=preflights,
         checks=checks,
         flipped_by_checks=worse,
@@ -198,8 +167,31 @@ def run_shard(
     )
 
 
+def _run_rest(
+    source: "_Source",
+    known: ShardResult | None,
+    found: "_Found",
+    explained: models.Classifier | None,
+    on_progress: OnProgress,
+) -> None:
+    """Run what is not known yet, batch by batch."""
+    left = [*source.left(known)]
+    run, total = 0, sum(len(positions) for _, positions in left)
+    for first_round, positions in left:
+        done = 0
+        while done < len(positions):
+            batch, outcome = source.run(positions[done:], first_round)
+            found.take(positions[done:], batch, outcome, first_round)
+            if source.is_first:
+                found.show(positions[done:], batch, outcome, explained)
+            done += len(batch.indices)
+            run += len(batch.indices)
+            if run < total:
+                on_progress(run, total)
+
+
 class _Source:
-    """The images of a shard, by their positions in it, and what is to be done with them."""
+    """The images of a shard, by their positions in it, and what is to be done with them, in batches that fit into memory."""
 
     def __init__(
         self,
@@ -213,14 +205,20 @@ class _Source:
         has_gradient: bool,
         following: Shard | None,
     ) -> None:
+        self._started = time.perf_counter()
         chosen = dataset.select(spec.images, spec.selection_seed, broken=broken)
         self.indices = chosen[shard.start : shard.stop]
+        side = classifier.card.preprocessing.crop
+        self._few = min(batch_size(side), len(self.indices))
+        grouped = min(GROUP_PIXELS // side**2, len(self.indices))
+        self._many = grouped if isinstance(searched, attacks.Captured) else self._few
         self._ahead = Ahead(
             dataset.pixels(classifier.card.preprocessing),
             self.indices,
             () if following is None else chosen[following.start : following.stop],
             pinned=classifier.device.type == "cuda",
         )
+        self._shard, self.is_first = shard, shard.start == 0
         self.condition = spec.conditions[shard.condition]
         self.rounds = len(rounds(self.condition.attacks)) if isinstance(self.condition, AdversarialCondition) else 1
         self._choices = self.condition.attacks if isinstance(self.condition, Attacking) else ()
@@ -234,7 +232,67 @@ class _Source:
             raise ValueError(f"{shard.model} was not loaded for logits = {spec.logits!r}; see Classifier.restricted")
         self._to_logit = torch.tensor([columns.index(logit) for logit in match.logits])
 
-    def batch(self, positions: Sequence[int]) -> Batch:
+    @property
+    def seconds(self) -> float:
+        """How long the shard has been running."""
+        return time.perf_counter() - self._started
+
+    @property
+    def not_run(self) -> tuple[str, ...]:
+        """Titles of the attacks that need a gradient, where the model has none."""
+        created = [choice.create() for choice in self._choices]
+        return tuple(each.title for each in created if each.uses_gradient and not self._has_gradient)
+
+    def left(self, known: ShardResult | None) -> Iterator[tuple[int, Sequence[int]]]:
+        """Say what is left to do: a round of the condition, and the positions at which it is the next."""
+        rows = known.rows if known else ()
+        repeated: list[int] = []  # what was flipped at the end of a shorter cascade might not reach the end of this one
+        if known is not None and isinstance(self.condition, AdversarialCondition) and known.rounds < self.rounds:
+            repeated = [position for position, row in enumerate(rows) if row.flipped_in_float32]
+            yield known.rounds, [position for position, row in enumerate(rows) if row.open(self.condition)]
+        yield 0, [*repeated, *range(len(rows), len(self.indices))]
+
+    def preflight(self) -> tuple[Check, ...]:
+        """Look at the model before its first condition."""
+        if not self.is_first or self._shard.condition != 0:
+            return ()
+        checks, self._few = _fitting(self._few, lambda count: _preflight(self._batch(range(count))))
+        return checks
+
+    def run(self, positions: Sequence[int], first_round: int) -> tuple[Batch, Outcome]:
+        """Run the condition, from a round on, on as many of the first positions as fit."""
+
+        def run(count: int) -> tuple[Batch, Outcome]:
+            batch = self._batch(positions[:count])
+            return batch, run_condition(self.condition, batch, first_round=first_round)
+
+        found, self._many = _fitting(self._many, run)
+        return found
+
+    def check(
+        self, rows: Mapping[int, Row], sources: Callable[[], Sequence[models.Classifier]]
+    ) -> tuple[tuple[Check, ...], tuple[Row, ...]]:
+        """Check the attack on the first images; returns the checks, and the rows of images that only they have flipped."""
+        if not self.is_first:
+            return (), ()
+        probed, few = _fitting(
+            self._few, lambda count: _probe(self._spec, self._shard, self._batch(range(count)), rows)
+        )
+        (more, worse), _ = _fitting(few, lambda count: self._countercheck(rows, sources, count))
+        return (*probed, *more), worse
+
+    def _countercheck(
+        self, rows: Mapping[int, Row], sources: Callable[[], Sequence[models.Classifier]], count: int
+    ) -> tuple[tuple[Check, ...], tuple[Row, ...]]:
+        """Attack the first `count` images that stand in another way; see `counterchecks`."""
+        standing = [position for position in sorted(rows) if rows[position].counts(self.condition)][
+            : min(count, CHECKED)
+        ]
+        if checked_attack(self.condition) is None or len(standing) < LEAST or not self._has_gradient:
+            return (), ()
+        return counterchecks(self.condition, self._batch(standing), sources())
+
+    def _batch(self, positions: Sequence[int]) -> Batch:
         """Bring the images at some positions to the classifier's device."""
         classifier, searched = self._roles
         indices = [self.indices[position] for position in positions]
@@ -251,37 +309,6 @@ class _Source:
             has_gradient=self._has_gradient,
             precision=self._spec.precision,
         )
-
-    @property
-    def not_run(self) -> tuple[str, ...]:
-        """Titles of the attacks that need a gradient, where the model has none."""
-        created = [choice.create() for choice in self._choices]
-        return tuple(each.title for each in created if each.uses_gradient and not self._has_gradient)
-
-    def countercheck(
-        self, rows: Mapping[int, Row], sources: Callable[[], Sequence[models.Classifier]], count: int
-    ) -> tuple[tuple[Check, ...], tuple[Row, ...]]:
-        """Attack the first `count` images that stand in another way; see `counterchecks`."""
-        standing = [position for position in sorted(rows) if rows[position].counts(self.condition)][
-            : min(count, CHECKED)
-        ]
-        if checked_attack(self.condition) is None or len(standing) < LEAST or not self._has_gradient:
-            return (), ()
-        return counterchecks(self.condition, self.batch(standing), sources())
-
-    def run(self, positions: Sequence[int], first_round: int, count: int) -> tuple[Batch, Outcome]:
-        """Run the condition, from a round on, on the first `count` positions."""
-        batch = self.batch(positions[:count])
-        return batch, run_condition(self.condition, batch, first_round=first_round)
-
-    def left(self, known: ShardResult | None) -> Iterator[tuple[int, Sequence[int]]]:
-        """Say what is left to do: a round of the condition, and the positions at which it is the next."""
-        rows = known.rows if known else ()
-        repeated: list[int] = []  # what was flipped at the end of a shorter cascade might not reach the end of this one
-        if known is not None and isinstance(self.condition, AdversarialCondition) and known.rounds < self.rounds:
-            repeated = [position for position, row in enumerate(rows) if row.flipped_in_float32]
-            yield known.rounds, [position for position, row in enumerate(rows) if row.open(self.condition)]
-        yield 0, [*repeated, *range(len(rows), len(self.indices))]
 
 
 @dataclass

@@ -69,9 +69,9 @@ def only_file(cache: PixelCache) -> Path:
     return found
 
 
-@pytest.mark.parametrize("stored", ["in a folder", "for a while"])
-def test_what_is_written_is_read(cache: PixelCache, stored: str) -> None:
-    file = (cache if stored == "in a folder" else TEMPORARY).open("d", SMALL)
+@pytest.mark.parametrize("where", ["in a folder", "for a while"])
+def test_what_is_written_is_read(cache: PixelCache, where: str) -> None:
+    file = (cache if where == "in a folder" else TEMPORARY).open("d", SMALL)
     assert whole(file, range(9)) == []
     fill(file, range(2, 7, 2))
     file.write(8, np.zeros((3, SIDE, SIDE), np.uint8))
@@ -79,7 +79,7 @@ def test_what_is_written_is_read(cache: PixelCache, stored: str) -> None:
     black = stored(file, 8)
     assert black is not None
     assert not black.any(), "a black picture is one too, a hole in the file is none"
-    assert whole(cache.open("d", SMALL), range(8)) == ([2, 4, 6] if stored == "in a folder" else [])
+    assert whole(cache.open("d", SMALL), range(8)) == ([2, 4, 6] if where == "in a folder" else [])
 
 
 def test_files_are_private_and_their_names_tell_nothing(cache: PixelCache) -> None:

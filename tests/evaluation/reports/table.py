@@ -2,6 +2,7 @@
 
 from evaluation import EvaluationSpec, Plan, Shard, ShardResult
 from evaluation.compute.conditions import Row
+from evaluation.data.classes import ClassMatch
 
 PGD = {"kind": "adversarial", "threat": {"norm": "Linf", "eps": 0.1}, "attacks": [{"name": "pgd"}], "targets": "random"}
 
@@ -20,7 +21,19 @@ SPEC = EvaluationSpec.model_validate(
 )
 
 
-PLAN = Plan(id="0" * 16, spec=SPEC, images=10, classes=10, dataset_sha256="d" * 64, model_sha256={"m": "e" * 64})
+def equal_classes(count: int) -> dict[str, ClassMatch]:
+    return {"m": ClassMatch(rule="name", logits=tuple(range(count)), model_classes=count)}
+
+
+PLAN = Plan(
+    id="0" * 16,
+    spec=SPEC,
+    images=10,
+    classes=10,
+    matches=equal_classes(10),
+    dataset_sha256="d" * 64,
+    model_sha256={"m": "e" * 64},
+)
 
 
 def row(index: int, label: int, clean: int, prediction: int, **more: object) -> Row:

@@ -14,7 +14,7 @@ from evaluation import (
     report_format,
 )
 from evaluation.reports.mce import ALEXNET
-from tests.evaluation.reports.table import ATTACKED, CLEAN, PLAN, ROTATED, SPEC, result, row
+from tests.evaluation.reports.table import ATTACKED, CLEAN, PLAN, ROTATED, SPEC, equal_classes, result, row
 
 # Clean: images 0 to 7 are right. Under the attack: 0, 1, 2 are flipped; 3 is wrong but outside the budget; 8 becomes right.
 
@@ -133,7 +133,7 @@ def test_the_mce_needs_all_corruptions_and_is_alexnets_share_on_imagenet_alone()
     assert found.models[0].mce_of_alexnet is None
     assert "mean corruption error of m: 70.00 %\n" in found.to_markdown()
     assert merge(plan, every[:-1]).models[0].mce is None
-    of_imagenet = merge(plan.model_copy(update={"classes": 1000}), every).models[0].mce_of_alexnet
+    of_imagenet = merge(plan.model_copy(update={"matches": equal_classes(1000)}), every).models[0].mce_of_alexnet
     assert of_imagenet == pytest.approx(sum(0.7 / each for each in ALEXNET.values()) / 15)
 
 
@@ -162,5 +162,18 @@ def test_a_condition_ends_with_the_first_shards_that_suffice() -> None:
 
 
 def test_with_five_classes_there_is_no_top_five() -> None:
-    report = merge(PLAN.model_copy(update={"classes": 5}), [result(0, CLEAN)])
+    report = merge(PLAN.model_copy(update={"matches": equal_classes(5)}), [result(0, CLEAN)])
     assert report.models[0].conditions[0].top5_accuracy is None
+
+
+def test_a_condition_that_was_certain_enough_stays_so_when_checks_flip_more() -> None:
+    """All of 100 images stand, in an interval 3.6 points wide; with the two that only a check has flipped it is 6.3 wide."""
+    spec = SPEC.model_copy(update={"conditions": SPEC.conditions[2:], "stop_width": 0.05})
+    plan = PLAN.model_copy(update={"spec": spec, "images": 400})
+    rows = [row(i, 1, 1, 1, reached=False) for i in range(100)]
+    flipped = tuple(row(i, 1, 1, 5, flipped_by="Square", reached=True) for i in (0, 1))
+    report = merge(plan, [result(0, rows).model_copy(update={"flipped_by_checks": flipped})])
+    assert report.complete
+    robust = report.models[0].conditions[0].robust_accuracy
+    assert robust is not None
+    assert (robust.count, robust.n) == (98, 100)
