@@ -51,13 +51,6 @@ class Threads(ThreadPoolExecutor):
 
 
 @pytest.fixture
-def store(database: Path) -> Iterator[Store]:
-    opened = Store.at(database)
-    yield opened
-    opened.close()
-
-
-@pytest.fixture
 def threads() -> Iterator[Threads]:
     with Threads() as executor:
         yield executor

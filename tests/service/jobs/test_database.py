@@ -1,0 +1,95 @@
+"""A database file is found again, shared by threads and processes, and refused if it is of another version."""
+
+import sqlite3
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
+from threading import Barrier
+
+import pytest
+
+from service.jobs.evaluations import Status
+from service.jobs.store import KeyReusedError, Store, StoreError
+from tests.server import a_plan
+from tests.service.jobs.stores import claim, complete, drain, read
+
+
+def test_a_database_is_found_again_as_it_was_left(database: Path) -> None:
+    first = Store.at(database)
+    first.submit(a_plan(), key="k", body_sha256="one")
+    complete(first, claim(first))
+    claim(first)
+    before = read(first)
+    first.close()
+    again = Store.at(database)
+    assert read(again) == before
+    with pytest.raises(KeyReusedError):
+        again.submit(a_plan(1), key="k", body_sha256="two")
+    assert again.recover() == 1
+    assert [each.shard.start for each in drain(again)] == [100, 200]
+    again.close()
+
+
+def test_workers_in_many_threads_do_every_shard_once(database: Path) -> None:
+    """Two stores on one file, each used by three threads; a duplicate claim would be a duplicate completion."""
+    stores = [Store.at(database), Store.at(database)]
+    for number in range(4):
+        stores[number % 2].submit(a_plan(number, images=1_000))
+
+    with ThreadPoolExecutor(6) as threads:
+        claims = [each for done in threads.map(drain, stores * 3) for each in done]
+
+    assert max(Counter(each.id for each in claims).values()) == 1
+    assert len(claims) == 40
+    for number in range(4):
+        found = read(stores[0], number)
+        assert (found.status, found.progress.runs) == (Status.DONE, 10)
+        assert len(stores[1].results(found.id)) == 10
+    for store in stores:
+        store.close()
+
+
+def test_submissions_in_many_threads_are_all_kept_in_an_order(database: Path) -> None:
+    stores = [Store.at(database), Store.at(database)]
+    with ThreadPoolExecutor(8) as threads:
+        fresh = list(threads.map(lambda number: stores[number % 2].submit(a_plan(number // 2)), range(32)))
+    assert sum(fresh) == 16, "each was submitted twice"
+    assert [each.sequence for each in stores[0].evaluations(limit=99)] == list(range(16, 0, -1))
+    for store in stores:
+        store.close()
+
+
+def test_a_writer_waits_for_another_process_that_holds_the_lock(store: Store, database: Path) -> None:
+    other = sqlite3.connect(database, isolation_level=None, check_same_thread=False)
+    other.execute("BEGIN IMMEDIATE")
+    with ThreadPoolExecutor(1) as thread:
+        submitted = thread.submit(store.submit, a_plan())
+        assert store.evaluation(a_plan().id) is None, "readers do not wait"
+        assert not submitted.done()
+        other.execute("COMMIT")
+        assert submitted.result(timeout=30)
+    other.close()
+
+
+def test_a_database_of_another_version_is_refused_and_left_as_it_is(database: Path) -> None:
+    Store.at(database).close()
+    with closing(sqlite3.connect(database)) as db:
+        db.execute("ALTER TABLE shards RENAME COLUMN start TO beginning")
+    with pytest.raises(StoreError, match=r"is of another version: its table shards lacks start; move it aside"):
+        Store.at(database)
+    with closing(sqlite3.connect(database)) as db:
+        assert "beginning" in {name for _, name, *_ in db.execute("PRAGMA table_info(shards)")}
+
+
+def test_a_new_database_can_be_opened_by_many_at_once(tmp_path: Path) -> None:
+    for attempt in range(10):
+        path, together = tmp_path / f"{attempt}.db", Barrier(8)
+
+        def open_it(path: Path = path, together: Barrier = together) -> None:
+            together.wait()
+            Store.at(path).close()
+
+        with ThreadPoolExecutor(8) as threads:
+            for opened in [threads.submit(open_it) for _ in range(8)]:
+                opened.result()
