@@ -9,7 +9,7 @@ from evaluation import AdversarialCondition, AttackChoice, CleanCondition, Evalu
 from service.jobs.evaluations import ShardStatus
 from service.jobs.store import Store
 from tests.server import a_plan, a_result
-from tests.service.jobs.stores import claim, complete, drain
+from tests.service.jobs.stores import claim, complete, drain, read
 
 
 def test_what_was_computed_for_another_evaluation_is_done_at_once(store: Store) -> None:
