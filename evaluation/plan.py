@@ -21,12 +21,12 @@ SHARD_IMAGES = 100
 """Images of a shard, the unit of work that is done once and stored."""
 
 GPU_SHARD_IMAGES = 300
-"""The same on a GPU, which would be done with fewer before its batches are full."""
+"""The same on a GPU, whose batches fewer images would not fill."""
 
 
 @cache
 def code_version() -> str:
-    """Version, and hash of the code that decides results: those of other code are computed anew."""
+    """Version, and hash of the code that decides results: results of other code are not reused."""
     return f"{version('withstand')} {text_sha256(' '.join(map(file_sha256, deciding_sources())))[:16]}"
 
 

@@ -61,7 +61,7 @@ RESOURCES = (
     comparisons,
     pages,
 )
-"""Routes that need a key, if any are asked for."""
+"""Routes that need a key, if any are set."""
 
 DESCRIPTION = "Robustness evaluation of image classifiers: predictions, rotations and flips, adversarial attacks."
 

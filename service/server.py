@@ -66,7 +66,7 @@ def app_of_environment() -> FastAPI:
 
 
 def _tune() -> None:
-    """Set what is set once a process."""
+    """Set what is set once per process."""
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     with suppress(AttributeError, OSError, TypeError):  # another C library: it has no such knob
         ctypes.CDLL(None).mallopt(M_ARENA_MAX, ARENAS)

@@ -1,4 +1,4 @@
-"""Every knob of the service, each with its default, unit and help; environment variables begin with WITHSTAND_."""
+"""Every setting of the service, with its default, unit and help; environment variables begin with WITHSTAND_."""
 
 import ipaddress
 from pathlib import Path

@@ -53,7 +53,7 @@ class Check(Frozen):
 
 
 class PreflightError(ValueError):
-    """A model cannot be evaluated as it is; the message names the mend."""
+    """A model cannot be evaluated as it is; the message says how to fix it."""
 
 
 def grade(checks: Iterable[Check], *, complete: bool) -> Grade:
@@ -128,7 +128,7 @@ _NO_GRADIENT = Check(
 
 
 def _changes_arrive(model: nn.Module, images: Tensor, logits: Tensor, indices: Sequence[int]) -> Check:
-    """A network that rounds its images has the same logits, to the bit, for images that differ by less than it keeps."""
+    """A network that rounds its images has the same logits, to the bit, for images that differ by less than its rounding step."""
     length = max(LEAST_CHANGE, LEAST_CHANGE * 100_000 / images[0].numel())
     noise = _draws(indices, images).uniform(images) * 2 - 1
     with torch.no_grad():
@@ -187,7 +187,7 @@ def _images_are_independent(logits: Tensor, alone: Tensor, indices: Sequence[int
 
 
 def _normalises_inside(model: nn.Module, images: Tensor, labels: Tensor, logits: Tensor) -> Check:
-    """A model that was trained on normalised images and gets others is right more often once they are normalised."""
+    """A model trained on normalised images that receives others is right more often once they are normalised."""
     mean, std = images.mean((0, 2, 3), keepdim=True), images.std((0, 2, 3), keepdim=True).clamp(min=1e-3)
     with torch.no_grad():
         normalised = model((images - mean) / std)
@@ -254,7 +254,7 @@ def loss_and_gradient(model: nn.Module, images: Tensor, labels: Tensor) -> tuple
 def probe(
     model: nn.Module, images: Tensor, labels: Tensor, indices: Sequence[int], threat: ThreatModel, standing: Tensor
 ) -> tuple[Check, ...]:
-    """Try what is weaker than any proper attack on the images that an attack left standing.
+    """Try perturbations weaker than any proper attack on the images that an attack left standing.
 
     Args:
         model: in evaluation mode.

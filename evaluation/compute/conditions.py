@@ -74,7 +74,7 @@ class Row(Frozen):
         return self.prediction == self.label
 
     def open(self, condition: AdversarialCondition) -> bool:
-        """Whether a further round would meet it."""
+        """Whether a further round would attack it."""
         return self.counts(condition) if condition.targets is None else not self.reached
 
     def followed_by(self, later: "Row") -> "Row":

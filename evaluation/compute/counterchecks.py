@@ -56,7 +56,7 @@ def _threat(condition: Attacking) -> ThreatModel:
 
 @dataclass(frozen=True)
 class _Made:
-    """Hands in images that were made elsewhere."""
+    """An attack whose images were made elsewhere."""
 
     images: Tensor
     norms: ClassVar[frozenset[Norm]] = frozenset(Norm)

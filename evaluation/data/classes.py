@@ -34,7 +34,7 @@ class ClassMatch(Frozen):
     """How the classes of a data set were found among those of a model.
 
     Attributes:
-        rule: which told.
+        rule: the one that matched.
         logits: index of the logit of each class of the data set, in the data set's order.
         model_classes: number of the model's classes.
     """
@@ -134,7 +134,7 @@ def _folded(name: str, rule: Rule) -> str:
 
 
 def _once(names: Sequence[str]) -> dict[str, int]:
-    """Index of each name that is there once; what is there twice tells nothing."""
+    """Index of each name that occurs once; a name that occurs twice identifies nothing."""
     counts = Counter(names)
     return {name: index for index, name in enumerate(names) if counts[name] == 1}
 

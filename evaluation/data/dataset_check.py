@@ -37,7 +37,7 @@ class Matched(Frozen):
 
     Attributes:
         model: its name.
-        rule: which told; None if none did.
+        rule: the one that matched; None if none did.
         classes: the model's class for each of the data set's.
         problem: why they were not found; None if they were.
     """

@@ -47,7 +47,7 @@ class Notes:
     def __init__(self, path: Path, folder: Path | None) -> None:
         self._file = folder and folder / f"{path.name}-{text_sha256(str(path.resolve()))[:16]}.json"
         self.lock = RLock()
-        """Held by whoever is finding something out, so that it is done once."""
+        """Held while a fact is being found out, so that it is done once."""
         self.facts = Facts()
         if self._file:
             with suppress(OSError, ValidationError):

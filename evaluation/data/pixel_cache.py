@@ -61,7 +61,7 @@ def _address(dataset_sha256: str, preprocessing: models.Preprocessing) -> str:
 
 @cache
 def _warn(message: str) -> None:
-    """Log once what every shard would run into."""
+    """Log once what would otherwise be logged for every shard."""
     _log.warning(message)
 
 
@@ -78,7 +78,7 @@ class PixelCache:
     limit_bytes: int = LIMIT_BYTES
 
     def open(self, dataset_sha256: str, preprocessing: models.Preprocessing) -> "PixelFile":
-        """Open the file of a data set's pictures; where that cannot be done, what is opened keeps nothing.
+        """Open the file of a data set's pictures; where that fails, what is opened stores nothing.
 
         Args:
             dataset_sha256: of the data set's content.
@@ -165,7 +165,7 @@ class PixelFile:
         return written == _WRITTEN and checksum == crc32(into.data)
 
     def write(self, index: int, pixels: NDArray[np.uint8]) -> None:
-        """Keep the pixels of a picture, if there is room; processes that write the same one write the same bytes."""
+        """Store the pixels of a picture, if there is room; processes that write the same one write the same bytes."""
         if not self.writable:
             return
         try:

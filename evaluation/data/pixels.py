@@ -53,7 +53,7 @@ class Pixels:
         return self._temporary
 
     def keep(self, file: PixelFile, index: int, picture: Image.Image) -> None:
-        """Keep a picture that was decoded.
+        """Store a picture that was decoded.
 
         Raises:
             PictureError: its mode cannot be used.
@@ -62,7 +62,7 @@ class Pixels:
             file.write(index, self._preprocessing.pixels(picture))
 
     def load(self, file: PixelFile, index: int, into: NDArray[np.uint8]) -> Future[None]:
-        """Let a thread read a picture's pixels from the file, or decode and keep them."""
+        """Let a thread read a picture's pixels from the file, or decode and store them."""
         return self._threads.submit(self._load, file, index, into)
 
     def _load(self, file: PixelFile, index: int, into: NDArray[np.uint8]) -> None:

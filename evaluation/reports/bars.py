@@ -47,7 +47,7 @@ UNTRUSTED: frozenset[Grade] = frozenset({"invalid", "at chance", "unchecked"})
 
 
 def below_bar(report: Report, bars: Sequence[Bar]) -> list[str]:
-    """List, a sentence each, the scores that lie below a bar, and the models whose numbers cannot be trusted."""
+    """List the scores below a bar and the models whose numbers cannot be trusted, one sentence each."""
     found: list[str] = []
     for model in report.models:
         for each in model.conditions:

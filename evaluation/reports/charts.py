@@ -19,7 +19,7 @@ class Series(Frozen):
 
 
 class Chart(Frozen):
-    """Accuracy against a number, a series a model."""
+    """Accuracy against a number, one series per model."""
 
     title: str
     x_label: str

@@ -13,7 +13,7 @@ from evaluation.reports.counting import counted, is_complete
 
 
 class Estimate(Frozen):
-    """The cost of an evaluation at most: images that fall leave attacks early.
+    """The cost of an evaluation at most: images that are flipped leave attacks early.
 
     Attributes:
         evaluation: the id it would have.
@@ -31,7 +31,7 @@ class Estimate(Frozen):
 
 
 def estimate(plan: Plan, catalog: Catalog, device: str, done: Collection[ShardResult] = ()) -> Estimate:
-    """Estimate what a plan costs: one batch goes through every model.
+    """Estimate what a plan costs from one batch, timed through every model.
 
     Args:
         plan: of the evaluation.

@@ -61,7 +61,7 @@ EvaluationId = Annotated[str, Path(pattern="^[0-9a-f]{16}$", description="id of 
 
 
 async def require_key(request: Request, service: ServiceDep) -> str:
-    """Let a request pass that carries one of the keys, if any are asked for; returns the key.
+    """Let a request pass that carries one of the keys, if any are set; returns the key.
 
     Raises:
         ProblemError: 401.

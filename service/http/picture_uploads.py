@@ -22,7 +22,7 @@ ALLOWED = (
     'application/json {"images": [base64, ...]}'
 )
 RAW_TYPES = frozenset({"", "application/octet-stream", "binary/octet-stream", "application/x-www-form-urlencoded"})
-"""Types that say nothing of what was sent; the last is what `curl --data-binary` sends by default."""
+"""Content types that do not say what was sent; the last is what `curl --data-binary` sends by default."""
 
 
 @dataclass(frozen=True)

@@ -85,7 +85,7 @@ STATUSES: dict[type[Exception], HTTPStatus] = {
     NotLoadedError: HTTPStatus.SERVICE_UNAVAILABLE,
     TooLateError: HTTPStatus.GATEWAY_TIMEOUT,
 }
-"""How errors of the layers below are answered; of a class that is not here, its nearest base class counts."""
+"""How errors of the layers below are answered; for a class that is not listed, its nearest listed base class decides."""
 
 FIELDS: dict[type[Exception], str] = {
     NameTakenError: "name",

@@ -1,4 +1,4 @@
-"""Hands pending shards to executors and keeps their results. One at a time for a database; a second one waits as standby."""
+"""Hands pending shards to executors and stores their results. One at a time for a database; a second one waits as standby."""
 
 import fcntl
 import logging

@@ -8,7 +8,7 @@ from evaluation.plan import Plan, Shard
 
 
 class ShardStatus(StrEnum):
-    """Where a shard stands; skipped are those that a condition did not need to be as certain as was asked."""
+    """Where a shard stands; skipped ones were not needed: their score was certain enough without them."""
 
     PENDING = "pending"
     RUNNING = "running"

@@ -22,7 +22,7 @@ from evaluation.results.protocol import Work
 from evaluation.worker import Worker
 
 MAX_CPU_PROCESSES = 4
-"""Processes on a CPU: one core each is the most work for the time, but each holds a model and a batch with its gradient."""
+"""Most processes on a CPU: with one core each they do the most work, but each holds a model and a batch with its gradient."""
 
 P = ParamSpec("P")
 T = TypeVar("T")

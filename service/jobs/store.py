@@ -19,7 +19,7 @@ MAX_FAILURES = 3
 """Failures of a shard (exception, process death, time-out) after which its evaluation fails."""
 
 ADDRESSES_A_QUERY = 500
-"""SQLite allows some thousand parameters."""
+"""Addresses in one query: SQLite limits its parameters."""
 
 
 class KeyReusedError(ValueError):

@@ -55,7 +55,7 @@ class Asked:
     Attributes:
         request: its JSON.
         input_name: `image` or `pixels`.
-        pictures: makers of the images, one a picture.
+        pictures: makers of the images, one per picture.
         timeout_s: longest wait; None is the service's own.
     """
 

@@ -1,4 +1,4 @@
-"""All devices that answer predictions, behind one door: the least loaded one takes a request."""
+"""All devices that answer predictions, behind one interface: the least loaded one takes a request."""
 
 import asyncio
 import logging
@@ -19,13 +19,13 @@ from service.serving.predictor import Limits, Predictor
 from service.serving.queue import Answer, Prepare
 
 LOOK_S = 5.0
-"""How often it is looked whether loaded models are still there, seconds."""
+"""How often to check that loaded models still exist, seconds."""
 
 _log = logging.getLogger(__name__)
 
 
 class Scheduler:
-    """One predictor a device.
+    """One predictor per device.
 
     Args:
         catalog: where checkpoints are.

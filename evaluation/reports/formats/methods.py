@@ -10,7 +10,7 @@ from evaluation.spec import AttackChoice, Attacking
 
 
 def methods(report: Report) -> str:
-    """Write the paragraph of a paper that says what was done: data, protocol, randomness, intervals, versions."""
+    """Write a paper's paragraph on methods: data, protocol, randomness, intervals, versions."""
     plan, spec = report.plan, report.plan.spec
     conditions = "; ".join(_described(condition) for condition in spec.conditions)
     searched = {

@@ -15,7 +15,7 @@ from service.http.schemas import DatasetView, Unusable
 router = APIRouter(prefix="/v1/datasets", tags=["datasets"])
 
 UPLOADS = (".zip", ".tar")
-"""Endings of files that can be uploaded: what is read where it lies, and never expands on the disk."""
+"""Endings of files that can be uploaded: archives that are read in place, never unpacked onto the disk."""
 
 _NEW_DATASET = described_form("data set", file="a .zip or .tar file")
 

@@ -54,7 +54,7 @@ IdempotencyKey = Annotated[
 def submit(
     spec: EvaluationSpec, service: ServiceDep, response: Response, idempotency_key: IdempotencyKey = None
 ) -> EvaluationView:
-    """Submit an evaluation. The same question about the same files is the same evaluation: what is done is not done again."""
+    """Submit an evaluation. The same question about the same files is the same evaluation: finished work is not repeated."""
     return _submit(spec, service, response, idempotency_key)
 
 
