@@ -125,7 +125,7 @@ def claim_check(rows: Sequence[Row], claimed: float) -> Check:
 
 
 def cross_checks(spec: EvaluationSpec, scores: Sequence[Proportion | None]) -> Iterable[Check]:
-    """Compare attacks that differ in one number: eps, steps or restarts. `scores` are robust accuracies, one a condition."""
+    """Compare attacks that differ in one number: eps, steps or restarts. `scores` are robust accuracies, one per condition."""
     attacked = [
         (condition, score)
         for condition, score in zip(spec.conditions, scores, strict=True)

@@ -125,7 +125,7 @@ def test_a_cascade_spares_the_fallen(digits: known.Digits) -> None:
     assert sum(row.flipped_by == "fgsm" for row in again) == sum(row.flipped_by == "fgsm" for row in found)
 
 
-def test_rows_name_the_step_of_the_attack_that_felled(digits: known.Digits) -> None:
+def test_rows_name_the_step_of_the_attack_that_flipped(digits: known.Digits) -> None:
     network = known.small_network(digits)
     few = known.Digits(digits.images[:100], digits.labels[:100])
     chosen = [{"name": "noise"}, {"name": "fgsm"}, {"name": "pgd", "parameters": {"steps": 7}}]
@@ -178,7 +178,7 @@ def test_restarts_meet_only_what_still_stands(digits: known.Digits) -> None:
         assert all(more[row.index] == row for row in fewer if row.index not in standing)
 
 
-def test_every_restart_has_draws_of_its_own_and_names_what_it_felled(digits: known.Digits) -> None:
+def test_every_restart_has_draws_of_its_own_and_names_what_it_flipped(digits: known.Digits) -> None:
     network = known.small_network(digits)
     few = known.Digits(digits.images[:300], digits.labels[:300])
     found, _ = restarted(network, few, 6)

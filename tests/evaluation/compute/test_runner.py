@@ -112,7 +112,7 @@ def test_the_seed_changes_images_and_draws(catalog: Catalog) -> None:
     assert any(row.confidence != by_index[row.index] for row in first.rows)
 
 
-def test_the_worst_case_names_the_attack_that_felled_and_spares_the_fallen(catalog: Catalog) -> None:
+def test_the_worst_case_names_the_attack_that_flipped_and_skips_what_is_flipped(catalog: Catalog) -> None:
     classifier, dataset = catalog.load_model("tiny"), catalog.open_dataset("shapes")
     shard = Shard(model="tiny", condition=3, start=0, stop=33)
     result = run_shard(spec(), shard, classifier=classifier, dataset=dataset)
