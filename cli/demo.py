@@ -24,13 +24,14 @@ IMAGES = 100
 START_TIMEOUT_S = 120.0
 
 
-def run(settings: Settings, *, detach: bool) -> None:
+def run(settings: Settings, *, detach: bool, intervals: bool) -> None:
     """Start the service, evaluate every model of the zoo, print the report, and serve until Ctrl-C unless detached.
 
     Args:
         settings: of the service; if the port is taken, it listens on a free one, and to this machine alone, without keys.
             What was finished before in its folder is not computed again.
         detach: end the service once the report is printed.
+        intervals: print the 95 % interval of every score.
 
     Raises:
         StartError: the service cannot start.
@@ -44,12 +45,12 @@ def run(settings: Settings, *, detach: bool) -> None:
     url = host + settings.root_path
     with _serving(settings) as thread, Client(url) as client:
         _wait_until_ready(client, thread)
-        links = _evaluate(client, host, settings.data_dir, out, live=not detach)
+        links = _evaluate(client, host, settings.data_dir, out, live=not detach, intervals=intervals)
         if detach:
-            out.print(_see_again(settings.data_dir, links["page"]), soft_wrap=True, markup=False)
+            out.print(_see_again(settings.data_dir, links["page"]), soft_wrap=True)
             return
         links = {name: host + path for name, path in links.items()}
-        out.print(_next_steps(url, links, settings.data_dir / "example.png"), soft_wrap=True, markup=False)
+        out.print(_next_steps(url, links, settings.data_dir / "example.png"), soft_wrap=True)
         out.print("The service keeps running; Ctrl-C ends it.")
         with suppress(KeyboardInterrupt):
             thread.join()
@@ -88,7 +89,9 @@ def _wait_until_ready(client: Client, server: Thread) -> None:
         time.sleep(0.1)
 
 
-def _evaluate(client: Client, host: str, data_dir: Path, out: Console, *, live: bool) -> dict[str, str]:
+def _evaluate(
+    client: Client, host: str, data_dir: Path, out: Console, *, live: bool, intervals: bool
+) -> dict[str, str]:
     """Evaluate the zoo and print the report; returns the evaluation's links."""
     spec = EvaluationSpec(
         models=tuple(Catalog().checkpoints()),
@@ -102,7 +105,7 @@ def _evaluate(client: Client, host: str, data_dir: Path, out: Console, *, live: 
     final = _watch(client, submitted, out)
     if final["status"] != "done":
         raise ClientError(f"the evaluation ended as {final['status']}: {final['error']}")
-    print_report(Report.model_validate(client.evaluation(submitted["id"])["report"]), out)
+    print_report(Report.model_validate(client.evaluation(submitted["id"])["report"]), out, intervals=intervals)
     (data_dir / "example.png").write_bytes(Catalog().open_dataset(DATASET).read(0))
     return links
 

@@ -1,37 +1,51 @@
 """Reports, and models that are added, on a terminal."""
 
+import shutil
 from datetime import timedelta
 
 from rich.console import Console
 from rich.table import Table
 
+from cli.score_table import Column, score_tables, shared_part
 from evaluation import Estimate, Report
 from evaluation.statistics import Proportion
 from service.http.schemas import AddedModel, OpenQuestions
 
-TABLE_COLUMNS = 130
-"""Width to draw at where the output is not a terminal."""
-
 
 def console(*, stderr: bool = False) -> Console:
-    """Standard output or error, wide enough for a table when it goes to a file or a pipe."""
-    out = Console(highlight=False, stderr=stderr)
-    return out if out.is_terminal else Console(width=TABLE_COLUMNS, highlight=False, stderr=stderr)
+    """Standard output or error, as wide as the terminal; 80 characters where there is none, or COLUMNS if that is set."""
+    out = Console(highlight=False, markup=False, emoji=False, stderr=stderr)
+    if not out.is_terminal:
+        out.width = shutil.get_terminal_size().columns
+    return out
 
 
-def print_report(report: Report, out: Console) -> None:
-    """Print the table, and what one must know to read it."""
-    corner, columns, rows = report.table
-    large = corner == "model"  # few cells, each of several lines
-    table = Table(title="Accuracy in percent with 95 % interval and n", show_lines=large, title_justify="left")
-    table.add_column(corner, overflow="fold")
-    for name in columns:
-        table.add_column(name, justify="center")
-    for name, scores in rows:
-        table.add_row(name, *(_cell(score, "\n" if large else " ") for score in scores))
-    out.print(table)
+def print_report(report: Report, out: Console, *, intervals: bool) -> None:
+    """Print the scores, and what one must know to read them.
+
+    Args:
+        report: of an evaluation, finished or not.
+        out: where to print; no line is wider.
+        intervals: whether each score has its 95 % interval.
+    """
+    scores = [[each.score for each in model.conditions] for model in report.models]
+    ns = {score.n for row in scores for score in row if score}
+    cells = [[_cell(score, intervals=intervals, with_n=len(ns) > 1) for score in row] for row in scores]
+    names, titles = [model.model for model in report.models], [each.title for each in report.models[0].conditions]
+    shared = shared_part(names)
+    names = [name.replace(shared, "", 1) for name in names]
+    by_model = [Column("model", names), *map(Column, titles, zip(*cells, strict=True))]
+    by_condition = [Column("condition", titles), *map(Column, names, cells)]
+    n = f", n = {ns.pop()} images" if len(ns) == 1 else ""
+    out.print(f"Accuracy in percent{n}" + ("" if intervals else "; --intervals adds the 95 % intervals"))
+    if shared:
+        out.print(f"Model names are printed without {shared}")
+    out.print()
+    for table in score_tables(by_model, by_condition, out.width):
+        out.print(table)
+        out.print()
     for fact in report.facts():
-        out.print(f"- {fact}", markup=False)
+        out.print(f"- {fact}")
 
 
 def print_questions(asked: OpenQuestions, out: Console) -> None:
@@ -44,7 +58,7 @@ def print_questions(asked: OpenQuestions, out: Console) -> None:
         table.add_column(column)
     for each in asked.questions:
         table.add_row(each.field, str(each.likely), each.allowed, each.why)
-    out.print(table, markup=False)
+    out.print(table)
 
 
 def describe_estimate(expected: Estimate) -> str:
@@ -70,7 +84,8 @@ def describe_added(added: AddedModel) -> str:
     return "\n".join(lines)
 
 
-def _cell(score: Proportion | None, gap: str) -> str:
+def _cell(score: Proportion | None, *, intervals: bool, with_n: bool) -> str:
     if score is None:
         return "-"
-    return f"[bold]{100 * score.value:.1f}[/bold]{gap}{100 * score.low:.1f}–{100 * score.high:.1f}{gap}n={score.n}"  # noqa: RUF001  an interval
+    interval = f" [{100 * score.low:.1f}, {100 * score.high:.1f}]" if intervals else ""
+    return f"{100 * score.value:.1f}{interval}" + (f" (n={score.n})" if with_n else "")

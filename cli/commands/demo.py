@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from cli.commands.options import DataDir, settings_of
+from cli.commands.options import DataDir, Intervals, settings_of
 
 app = typer.Typer(add_completion=False)
 
@@ -15,9 +15,10 @@ def demo(
     port: Annotated[
         int | None, typer.Option(help="Port to listen on; if it is taken, a free one.", show_default="8000")
     ] = None,
+    intervals: Intervals = False,
     data_dir: DataDir = None,
 ) -> None:
     """Start the service, evaluate the zoo through HTTP, print the report and where to look next."""
     from cli import demo as demonstration
 
-    demonstration.run(settings_of(data_dir=data_dir, port=port), detach=detach)
+    demonstration.run(settings_of(data_dir=data_dir, port=port), detach=detach, intervals=intervals)

@@ -11,6 +11,7 @@ from cli.commands.options import (
     DataDir,
     DatasetDir,
     Device,
+    Intervals,
     Json,
     ModelDir,
     settings_of,
@@ -86,6 +87,7 @@ def evaluate(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only estimate how long it would take.", show_default="off")
     ] = False,
+    intervals: Intervals = False,
     data_dir: DataDir = None,
     device: Device = "",
     model_dir: ModelDir = [],
@@ -174,7 +176,7 @@ def evaluate(
     if as_json:
         typer.echo(report.model_dump_json(indent=2))
     else:
-        print_report(report, console())
+        print_report(report, console(), intervals=intervals)
     failures = below_bar(report, bars)
     if junit:
         junit.write_text(to_junit(report, failures))

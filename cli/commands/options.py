@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 LOOPBACK = "127.0.0.1"
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.", show_default="off")]
+Intervals = Annotated[
+    bool, typer.Option("--intervals", help="Print the 95 % interval of every score.", show_default="off")
+]
 ModelDir = Annotated[
     list[Path],
     typer.Option(

@@ -50,16 +50,21 @@ def test_evaluate_prints_the_table_and_what_one_must_know(run: Run, here: list[s
             assert condition.score is not None
             assert f"{100 * condition.score.value:.1f}" in ended.out
             assert condition.title.split()[-1] in ended.out
-    assert ended.out.count("n=9") == 12
+    assert ended.out.startswith("Accuracy in percent, n = 9 images; --intervals adds")
     for fact in report.facts():
         assert " ".join(fact.split()) in " ".join(ended.out.split())
 
 
 def test_many_conditions_are_rows(run: Run, here: list[str]) -> None:
     ended = run("evaluate", "tiny", "twin", "--dataset", "shapes", "--images", 3, "--preset", "angles", *here)
-    lines = [line for line in ended.out.splitlines() if line.startswith("│ rotation")]
+    lines = [line for line in ended.out.splitlines() if line.startswith("rotation ")]
     assert len(lines) == 23
-    assert all(line.count("n=3") == 2 for line in lines)
+    assert all(len(line.split()) == 4 for line in lines), "a title of two words, and a score per model"
+
+
+def test_intervals_are_printed_when_asked_for(run: Run, here: list[str]) -> None:
+    ended = run("evaluate", "tiny", "--dataset", "shapes", "--images", 9, "--preset", "san-pgd", "--intervals", *here)
+    assert re.search(r"^tiny +\d+\.\d \[\d+\.\d, \d+\.\d\]  ", ended.out, flags=re.MULTILINE)
 
 
 def test_evaluate_as_json_is_the_report(run: Run, here: list[str]) -> None:
