@@ -62,7 +62,7 @@ def _fold(columns: Sequence[Column], width: int) -> list[Table]:
     for column, wanted in zip(others, widths, strict=True):
         if tables[-1] and sum(GAP + each for _, each in tables[-1]) + GAP + wanted > room:
             tables.append([])
-        tables[-1].append((column, max(1, min(wanted, room - GAP))))
+        tables[-1].append((column, min(wanted, room - GAP)))
     return [_table(first, each, width) for each in tables]
 
 

@@ -89,6 +89,15 @@ def test_a_wide_terminal_is_used(capsys: pytest.CaptureFixture[str], monkeypatch
     assert scores([first]) == expected(1, 8)
 
 
+def test_a_narrow_terminal_breaks_words_not_scores(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "20")
+    lines = printed(reported(ZOO, [*DEMO, "a" * 30]), capsys)
+    assert sorted(map(float, scores(lines))) == sorted(map(float, expected(9, 9)))
+    assert sum(line.startswith("aa_resnet_") for line in lines) == 9
+
+
 def test_many_conditions_of_one_model_are_rows(capsys: pytest.CaptureFixture[str]) -> None:
     titles = [f"rotation {degrees}" for degrees in range(33)]
     lines = printed(reported(["resnet_mini.fashion_mnist"], titles), capsys)
