@@ -16,6 +16,7 @@ COMMANDS = {
     "explain": "Draw what a model's attention weighs in a picture.",
     "models": "List the checkpoints that can be evaluated, and the architectures that can be created; or add a checkpoint.",
     "datasets": "List the data sets that models can be evaluated on; or check one.",
+    "presets": "List the sets of conditions that `evaluate --preset` takes.",
     "evaluations": "List the evaluations of a service, the newest first; or remove one.",
     "demo": "Start the service, evaluate the zoo through HTTP, print the report and where to look next.",
 }

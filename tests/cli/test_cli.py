@@ -108,7 +108,7 @@ def test_a_gate_ends_with_1_below_the_bar(run: Run, here: list[str], tmp_path: P
     ended = run("evaluate", "tiny", "--dataset", "shapes", "--images", 9, *arguments, *here)
     assert ended.status == status
     assert f'failures="{2 * status}"' in junit.read_text()
-    assert ("below the bar: tiny, PGD-2 Linf 8/255 to random" in ended.err) == bool(status)
+    assert ("below --min: tiny, PGD-2 Linf 8/255 to random" in ended.err) == bool(status)
     assert "PGD-4" in ended.out, "the table is printed either way"
 
 
@@ -120,7 +120,9 @@ def test_a_dry_run_only_estimates(run: Run, here: list[str]) -> None:
     assert 0 < found.seconds < 60
     ended = run(*arguments)
     assert ended.status == 0
-    assert ended.out.startswith(f"27 rows, 0 of them there already, {9 * passes} passes of an image, at most 0:00:0")
+    assert ended.out.startswith(
+        f"27 rows, 0 of them there already, {9 * passes} passes of an image, at most 0:00:0"
+    )
     run(*[each for each in arguments if each != "--dry-run"])
     done = evaluation.Estimate.model_validate_json(run(*arguments, "--json").out)
     assert (done.images_done, done.passes, done.seconds) == (27, 0, 0)
@@ -207,7 +209,10 @@ BAD: dict[str, tuple[list[str], str]] = {
         ["evaluate", "tiny", "--dataset", "shapes", "--out", "missing/report.html"],
         "there is no folder missing",
     ),
-    "a form that is none": (["evaluate", "tiny", "--dataset", "shapes", "--out", "x.pdf"], "use .csv, .html, .json"),
+    "a form that is none": (
+        ["evaluate", "tiny", "--dataset", "shapes", "--out", "x.pdf"],
+        "it must be one of .csv, .html, .json",
+    ),
     "a precision that is none": (["evaluate", "tiny", "--dataset", "shapes", "--precision", "int8"], "precision"),
     "no images": (["evaluate", "tiny", "--dataset", "shapes", "--images", "0"], "images: Input should be greater"),
     "too many images": (["evaluate", "tiny", "--dataset", "shapes", "--images", "34"], "34 images asked for"),
@@ -366,10 +371,18 @@ def test_the_list_says_of_a_command_what_its_own_help_begins_with(name: str) -> 
     assert cli.main.load_command(name).help.startswith(cli.main.COMMANDS[name])
 
 
-def test_the_help_names_every_preset_and_endings_that_there_are() -> None:
+def test_presets_are_listed_with_what_they_do(run: Run) -> None:
+    ended = run("presets")
+    assert (ended.status, ended.err) == (0, "")
+    assert [line.partition(":")[0] for line in ended.out.splitlines()] == evaluation.preset_names()
+    for preset in evaluation.list_presets():
+        assert f"{preset.name}: {preset.explanation} Source: {preset.source}.\n" in ended.out
+    assert json.loads(run("presets", "--json").out)[0]["conditions"][0] == {"kind": "clean"}
+
+
+def test_the_help_names_endings_that_there_are() -> None:
     options = {each.name: each.help for each in cli.main.load_command("evaluate").params}
-    assert options["preset"] == f"Conditions by name, may be given again: {', '.join(evaluation.preset_names())}."
-    named = re.findall(r"\.\w+", options["out"])
+    named = re.findall(r"\.\w+\b", options["out"])
     assert named
     assert {*named} <= {*SUFFIXES}
 

@@ -101,11 +101,11 @@ def beside_mine(tmp_path: Path) -> Path:
 
 def test_commands_run(beside_mine: Path) -> None:
     commands = re.findall(
-        r"^    \.venv/bin/withstand ((?:models|datasets|predict|explain|evaluate).*)$",
+        r"^    \.venv/bin/withstand ((?:models|datasets|presets|predict|explain|evaluate).*)$",
         re.sub(r"\\\n +", "", TEXT),
         flags=re.MULTILINE,
     )
-    assert len(commands) == 11
+    assert len(commands) == 12
     for command in commands:
         done = subprocess.run(
             [sys.executable, "-m", "cli.main", *shlex.split(command)],
@@ -192,7 +192,7 @@ def test_the_demo_prints_a_score_for_each_model_and_condition(tmp_path: Path) ->
     (sample,) = blocks("text")
     assert without_scores(sample) in without_scores(first.stdout)
     report = first.stdout[first.stdout.index("Accuracy in percent, n = 100 images") :]
-    assert max(map(len, report.partition("The service has ended")[0].splitlines())) <= 80
+    assert max(map(len, report.partition("The service has stopped")[0].splitlines())) <= 80
     for expected in (
         "Evaluation ",
         f"withstand serve --data-dir {data}",
