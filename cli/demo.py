@@ -1,4 +1,4 @@
-"""The demonstration: a server, an evaluation of the zoo through HTTP, its report."""
+"""The demonstration: start a server, evaluate the zoo over HTTP, print the report."""
 
 import socket
 import time
@@ -28,14 +28,14 @@ def run(settings: Settings, *, detach: bool, intervals: bool) -> None:
     """Start the service, evaluate every model of the zoo, print the report, and serve until Ctrl-C unless detached.
 
     Args:
-        settings: of the service; if the port is taken, it listens on a free one, and to this machine alone, without keys.
-            What was finished before in its folder is not computed again.
-        detach: end the service once the report is printed.
+        settings: of the service. It listens on this machine only and without API keys, on a free port if the given one is
+            taken. Results in its folder are not computed again.
+        detach: stop the service when the report is printed.
         intervals: print the 95 % interval of every score.
 
     Raises:
         StartError: the service cannot start.
-        ClientError: the service did not start, or refused.
+        ClientError: the service did not become ready, or refused a request.
     """
     out = console()
     alone = {"host": "127.0.0.1", "port": _free_port(settings.port), "api_keys": frozenset(), "admin_keys": frozenset()}
@@ -51,7 +51,7 @@ def run(settings: Settings, *, detach: bool, intervals: bool) -> None:
             return
         links = {name: host + path for name, path in links.items()}
         out.print(_next_steps(url, links, settings.data_dir / "example.png"), soft_wrap=True)
-        out.print("The service keeps running; Ctrl-C ends it.")
+        out.print("The service keeps running. Press Ctrl-C to stop it.")
         with suppress(KeyboardInterrupt):
             thread.join()
 
@@ -85,7 +85,7 @@ def _wait_until_ready(client: Client, server: Thread) -> None:
     deadline = time.monotonic() + START_TIMEOUT_S
     while not client.ready():
         if not server.is_alive() or time.monotonic() > deadline:
-            raise ClientError("the service did not start; the reason is above")
+            raise ClientError("the service did not start; its messages above say why")
         time.sleep(0.1)
 
 
@@ -135,9 +135,9 @@ def _watch(client: Client, submitted: dict[str, Any], out: Console) -> dict[str,
 
 def _see_again(data_dir: Path, page: str) -> str:
     return f"""
-The service has ended; its results are in {data_dir}. To see them as a page:
+The service has stopped. Its results are in {data_dir}. To see them as a page, run
   withstand serve --data-dir {data_dir}
-and open {page} at the address that it prints.
+and open {page} at the address it prints.
 """
 
 

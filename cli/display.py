@@ -1,10 +1,9 @@
-"""Reports, and models that are added, on a terminal."""
+"""Reports, estimates and added models as text for a terminal."""
 
 import shutil
 from datetime import timedelta
 
 from rich.console import Console
-from rich.table import Table
 
 from cli.score_table import Column, score_tables, shared_part
 from evaluation import Estimate, Report
@@ -12,16 +11,16 @@ from evaluation.statistics import Proportion
 from service.http.schemas import AddedModel, OpenQuestions
 
 
-def console(*, stderr: bool = False) -> Console:
-    """Standard output or error, as wide as the terminal; 80 characters where there is none, or COLUMNS if that is set."""
-    out = Console(highlight=False, markup=False, emoji=False, stderr=stderr)
+def console() -> Console:
+    """Standard output, as wide as the terminal; COLUMNS or 80 characters wide if it is none."""
+    out = Console(highlight=False, markup=False, emoji=False)
     if not out.is_terminal:
         out.width = shutil.get_terminal_size().columns
     return out
 
 
 def print_report(report: Report, out: Console, *, intervals: bool) -> None:
-    """Print the scores, and what one must know to read them.
+    """Print the scores, and the facts needed to read them.
 
     Args:
         report: of an evaluation, finished or not.
@@ -48,37 +47,37 @@ def print_report(report: Report, out: Console, *, intervals: bool) -> None:
         out.print(f"- {fact}")
 
 
-def print_questions(asked: OpenQuestions, out: Console) -> None:
-    """Print what a checkpoint does not tell, one row per question."""
+def describe_questions(asked: OpenQuestions) -> str:
+    """Describe what a checkpoint does not say, three lines per question."""
     options = ", ".join(f"{name}={value}" for name, value in asked.card.options.items())
-    title = f"{asked.card.architecture} {options}, {len(asked.card.classes)} classes; not told by the file:"
-    table = Table(title=title, title_justify="left")
-    table.add_column("field", no_wrap=True)
-    for column in ("likely", "allowed", "why"):
-        table.add_column(column)
+    lines = [f"{asked.card.architecture} {options}, {len(asked.card.classes)} classes. The file does not say:"]
     for each in asked.questions:
-        table.add_row(each.field, str(each.likely), each.allowed, each.why)
-    out.print(table)
+        lines += [
+            f"  {each.field}",
+            f"    likely: {each.likely}; allowed: {each.allowed}",
+            f"    why asked: {each.why}",
+        ]
+    return "\n".join(lines)
 
 
 def describe_estimate(expected: Estimate) -> str:
-    """Tell what an evaluation would cost, in a line."""
+    """Describe in one line what an evaluation would cost."""
     return (
-        f"{expected.images} rows, {expected.images_done} of them there already, {expected.passes} passes of an image, at most "
-        f"{timedelta(seconds=round(expected.seconds))} (h:mm:ss) on this device, less where images fall early"
+        f"{expected.images} rows ({expected.images_done} already computed), {expected.passes} passes of one image through a model, "
+        f"at most {timedelta(seconds=round(expected.seconds))} (h:mm:ss) on this device; less if images are flipped early"
     )
 
 
 def describe_added(added: AddedModel) -> str:
-    """Tell what a model is that was added, a line a fact."""
+    """Describe an added model, one line per fact."""
     card, side = added.card, added.input_shape[1]
-    macs = "" if added.macs is None else f", {added.macs / 1e9:.3f} G multiplications an image"
+    macs = "" if added.macs is None else f", {added.macs / 1e9:.3f} G multiplications per image"
     pictures = card.preprocessing
     lines = [
         f"added {added.name}: {card.architecture} {card.options or ''}".rstrip(),
         f"  {added.parameters:,} parameters{macs}, images of {side} x {side}, {len(card.classes)} classes",
         f"  resize {pictures.resize} ({pictures.interpolation}), crop {pictures.crop}, mean {pictures.mean}, std {pictures.std}",
-        *(f"  stored with it: {name} = {value}" for name, value in added.training_facts.items()),
+        *(f"  found in the file: {name} = {value}" for name, value in added.training_facts.items()),
         *(f"  assumed: {each.field} = {each.likely} ({each.why})" for each in added.assumed),
     ]
     return "\n".join(lines)

@@ -121,7 +121,7 @@ def test_a_dry_run_only_estimates(run: Run, here: list[str]) -> None:
     ended = run(*arguments)
     assert ended.status == 0
     assert ended.out.startswith(
-        f"27 rows, 0 of them there already, {9 * passes} passes of an image, at most 0:00:0"
+        f"27 rows (0 already computed), {9 * passes} passes of one image through a model, at most 0:00:0"
     )
     run(*[each for each in arguments if each != "--dry-run"])
     done = evaluation.Estimate.model_validate_json(run(*arguments, "--json").out)
@@ -147,7 +147,7 @@ def test_predict_as_json_is_what_the_service_answers(run: Run, here: list[str], 
 
 def test_models_lists_checkpoints_and_architectures(run: Run, here: list[str], catalog: Catalog) -> None:
     ended = run("models", *here[:2])
-    assert "tiny: resnet_mini, 3 classes, no claim\n" in ended.out
+    assert "tiny: resnet_mini, 3 classes, no claimed accuracy\n" in ended.out
     assert f"architectures: {', '.join(models.names())}\n" in ended.out
     as_json = json.loads(run("models", "--json", *here[:2]).out)
     assert as_json["architectures"] == models.names()
