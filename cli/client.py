@@ -10,7 +10,7 @@ import httpx
 
 
 class ClientError(RuntimeError):
-    """The service answered with an error, or did not answer; the message repeats its reason, `problem` its body."""
+    """The service answered with an error or not at all. The message has the reason; `problem` has the body of the answer."""
 
     def __init__(self, message: str, problem: dict[str, Any] | None = None) -> None:
         super().__init__(message)
@@ -18,11 +18,11 @@ class ClientError(RuntimeError):
 
 
 class Client:
-    """Talks to a running service.
+    """A connection to a running service.
 
     Args:
-        url: such as "http://127.0.0.1:8000", or "https://example.org/prefix" behind a reverse proxy.
-        api_key: if the service asks for one.
+        url: its address, such as "http://127.0.0.1:8000", or "https://example.org/prefix" behind a reverse proxy.
+        api_key: sent with every request, if there is one.
         timeout_s: longest wait for an answer, seconds.
     """
 
@@ -40,7 +40,7 @@ class Client:
         self._http.close()
 
     def ready(self) -> bool:
-        """Whether the service can work."""
+        """Whether the service is ready for requests."""
         try:
             return self._http.get("/readyz").is_success
         except httpx.HTTPError:
@@ -49,7 +49,17 @@ class Client:
     def explain(
         self, model: str, picture: bytes, *, layer: str | None = None, query: tuple[float, float] | None = None
     ) -> dict[str, Any]:
-        """Show what a layer's attention weighs in a picture; a query is a place, fractions (y, x)."""
+        """Show which places in a picture a layer's attention weights most.
+
+        Args:
+            model: name of a checkpoint.
+            picture: content of a picture file.
+            layer: path of an attention layer in the network; the last one by default.
+            query: place whose attention is shown, (y, x) as fractions of the cropped picture; all places by default.
+
+        Raises:
+            ClientError: the service refused.
+        """
         place = None if query is None else f"{query[0]},{query[1]}"
         given = {name: value for name, value in (("layer", layer), ("query", place)) if value is not None}
         return self._json("POST", f"/v1/models/{model}/explain", content=picture, params=given)
@@ -57,10 +67,10 @@ class Client:
     def add_model(
         self, file: Path, *, name: str | None = None, card: dict[str, Any] | None = None, accept_likely: bool = False
     ) -> dict[str, Any]:
-        """Upload a checkpoint, with the hub's `config.json` if one lies beside it; returns the model that was added.
+        """Upload a checkpoint, and the hub's `config.json` if it is in the same folder; returns the added model.
 
         Raises:
-            ClientError: the service refused; `problem` has its answer, with the questions that are open.
+            ClientError: the service refused; `problem` has its answer, with the open questions if there are any.
         """
         config = file.with_name("config.json")
         data = {
@@ -74,15 +84,15 @@ class Client:
             return self._json("POST", "/v1/models", data=given, files={"file": (file.name, content)}, timeout=None)
 
     def remove_model(self, name: str) -> None:
-        """Remove a model that was added.
+        """Remove an added model.
 
         Raises:
-            ClientError: there is none, it was not added, or an evaluation needs it.
+            ClientError: there is no such model, it was not added, or an evaluation needs it.
         """
         self._send("DELETE", f"/v1/models/{name}")
 
     def evaluations(self) -> list[dict[str, Any]]:
-        """List all evaluations, the newest first."""
+        """List all evaluations, newest first."""
         found: list[dict[str, Any]] = []
         asked: dict[str, Any] = {"limit": 200}
         while True:
@@ -93,23 +103,23 @@ class Client:
             asked["cursor"] = page["next_cursor"]
 
     def remove_evaluation(self, evaluation_id: str) -> dict[str, Any]:
-        """Remove an evaluation for good, with its results; returns its last state.
+        """Remove an evaluation and its results for good; returns its last state.
 
         Raises:
-            ClientError: there is none, or it has yet to end.
+            ClientError: there is no such evaluation, or it has not ended.
         """
         return self._json("DELETE", f"/v1/evaluations/{evaluation_id}", params={"results": True})
 
     def submit(self, spec: dict[str, Any]) -> dict[str, Any]:
-        """Submit an evaluation; returns its state with its `id`."""
+        """Submit an evaluation; returns its state, with its `id`."""
         return self._json("POST", "/v1/evaluations", json=spec)
 
     def evaluation(self, evaluation_id: str) -> dict[str, Any]:
-        """Read an evaluation with its report so far."""
+        """Fetch an evaluation, with its report so far."""
         return self._json("GET", f"/v1/evaluations/{evaluation_id}")
 
     def watch(self, evaluation_id: str) -> Iterator[dict[str, Any]]:
-        """Yield an evaluation's state at every change, until it has ended.
+        """Yield the state of an evaluation after every change, until it has ended.
 
         Raises:
             ClientError: the service refused, or the connection broke.

@@ -1,4 +1,4 @@
-"""The demonstration: a server, an evaluation of the zoo through HTTP, its report."""
+"""The demonstration: start a server, evaluate the zoo over HTTP, print the report."""
 
 import socket
 import time
@@ -24,17 +24,18 @@ IMAGES = 100
 START_TIMEOUT_S = 120.0
 
 
-def run(settings: Settings, *, detach: bool) -> None:
+def run(settings: Settings, *, detach: bool, intervals: bool) -> None:
     """Start the service, evaluate every model of the zoo, print the report, and serve until Ctrl-C unless detached.
 
     Args:
-        settings: of the service; if the port is taken, it listens on a free one, and to this machine alone, without keys.
-            What was finished before in its folder is not computed again.
-        detach: end the service once the report is printed.
+        settings: of the service. It listens on this machine only and without API keys, on a free port if the given one is
+            taken. Results in its folder are not computed again.
+        detach: stop the service when the report is printed.
+        intervals: print the 95 % interval of every score.
 
     Raises:
         StartError: the service cannot start.
-        ClientError: the service did not start, or refused.
+        ClientError: the service did not become ready, or refused a request.
     """
     out = console()
     alone = {"host": "127.0.0.1", "port": _free_port(settings.port), "api_keys": frozenset(), "admin_keys": frozenset()}
@@ -44,13 +45,13 @@ def run(settings: Settings, *, detach: bool) -> None:
     url = host + settings.root_path
     with _serving(settings) as thread, Client(url) as client:
         _wait_until_ready(client, thread)
-        links = _evaluate(client, host, settings.data_dir, out, live=not detach)
+        links = _evaluate(client, host, settings.data_dir, out, live=not detach, intervals=intervals)
         if detach:
-            out.print(_see_again(settings.data_dir, links["page"]), soft_wrap=True, markup=False)
+            out.print(_see_again(settings.data_dir, links["page"]), soft_wrap=True)
             return
         links = {name: host + path for name, path in links.items()}
-        out.print(_next_steps(url, links, settings.data_dir / "example.png"), soft_wrap=True, markup=False)
-        out.print("The service keeps running; Ctrl-C ends it.")
+        out.print(_next_steps(url, links, settings.data_dir / "example.png"), soft_wrap=True)
+        out.print("The service keeps running. Press Ctrl-C to stop it.")
         with suppress(KeyboardInterrupt):
             thread.join()
 
@@ -84,11 +85,13 @@ def _wait_until_ready(client: Client, server: Thread) -> None:
     deadline = time.monotonic() + START_TIMEOUT_S
     while not client.ready():
         if not server.is_alive() or time.monotonic() > deadline:
-            raise ClientError("the service did not start; the reason is above")
+            raise ClientError("the service did not start; its messages above say why")
         time.sleep(0.1)
 
 
-def _evaluate(client: Client, host: str, data_dir: Path, out: Console, *, live: bool) -> dict[str, str]:
+def _evaluate(
+    client: Client, host: str, data_dir: Path, out: Console, *, live: bool, intervals: bool
+) -> dict[str, str]:
     """Evaluate the zoo and print the report; returns the evaluation's links."""
     spec = EvaluationSpec(
         models=tuple(Catalog().checkpoints()),
@@ -102,7 +105,7 @@ def _evaluate(client: Client, host: str, data_dir: Path, out: Console, *, live: 
     final = _watch(client, submitted, out)
     if final["status"] != "done":
         raise ClientError(f"the evaluation ended as {final['status']}: {final['error']}")
-    print_report(Report.model_validate(client.evaluation(submitted["id"])["report"]), out)
+    print_report(Report.model_validate(client.evaluation(submitted["id"])["report"]), out, intervals=intervals)
     (data_dir / "example.png").write_bytes(Catalog().open_dataset(DATASET).read(0))
     return links
 
@@ -132,9 +135,9 @@ def _watch(client: Client, submitted: dict[str, Any], out: Console) -> dict[str,
 
 def _see_again(data_dir: Path, page: str) -> str:
     return f"""
-The service has ended; its results are in {data_dir}. To see them as a page:
+The service has stopped. Its results are in {data_dir}. To see them as a page, run
   withstand serve --data-dir {data_dir}
-and open {page} at the address that it prints.
+and open {page} at the address it prints.
 """
 
 

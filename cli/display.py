@@ -1,76 +1,90 @@
-"""Reports, and models that are added, on a terminal."""
+"""Reports, estimates and added models as text for a terminal."""
 
+import shutil
 from datetime import timedelta
 
 from rich.console import Console
-from rich.table import Table
 
+from cli.score_table import Column, score_tables, shared_part
 from evaluation import Estimate, Report
 from evaluation.statistics import Proportion
 from service.http.schemas import AddedModel, OpenQuestions
 
-TABLE_COLUMNS = 130
-"""Width to draw at where the output is not a terminal."""
+
+def console() -> Console:
+    """Standard output, as wide as the terminal; COLUMNS or 80 characters wide if it is none."""
+    out = Console(highlight=False, markup=False, emoji=False)
+    if not out.is_terminal:
+        out.width = shutil.get_terminal_size().columns
+    return out
 
 
-def console(*, stderr: bool = False) -> Console:
-    """Standard output or error, wide enough for a table when it goes to a file or a pipe."""
-    out = Console(highlight=False, stderr=stderr)
-    return out if out.is_terminal else Console(width=TABLE_COLUMNS, highlight=False, stderr=stderr)
+def print_report(report: Report, out: Console, *, intervals: bool) -> None:
+    """Print the scores, and the facts needed to read them.
 
-
-def print_report(report: Report, out: Console) -> None:
-    """Print the table, and what one must know to read it."""
-    corner, columns, rows = report.table
-    large = corner == "model"  # few cells, each of several lines
-    table = Table(title="Accuracy in percent with 95 % interval and n", show_lines=large, title_justify="left")
-    table.add_column(corner, overflow="fold")
-    for name in columns:
-        table.add_column(name, justify="center")
-    for name, scores in rows:
-        table.add_row(name, *(_cell(score, "\n" if large else " ") for score in scores))
-    out.print(table)
+    Args:
+        report: of an evaluation, finished or not.
+        out: where to print; no line is wider.
+        intervals: whether each score has its 95 % interval.
+    """
+    scores = [[each.score for each in model.conditions] for model in report.models]
+    ns = {score.n for row in scores for score in row if score}
+    cells = [[_cell(score, intervals=intervals, with_n=len(ns) > 1) for score in row] for row in scores]
+    names, titles = [model.model for model in report.models], [each.title for each in report.models[0].conditions]
+    shared = shared_part(names)
+    names = [name.replace(shared, "", 1) for name in names]
+    by_model = [Column("model", names), *map(Column, titles, zip(*cells, strict=True))]
+    by_condition = [Column("condition", titles), *map(Column, names, cells)]
+    n = f", n = {ns.pop()} images" if len(ns) == 1 else ""
+    out.print(f"Accuracy in percent{n}" + ("" if intervals else "; --intervals adds the 95 % intervals"))
+    if shared:
+        out.print(f"Model names are printed without {shared}")
+    out.print()
+    for table in score_tables(by_model, by_condition, out.width):
+        out.print(table)
+        out.print()
     for fact in report.facts():
-        out.print(f"- {fact}", markup=False)
+        out.print(f"- {fact}")
 
 
-def print_questions(asked: OpenQuestions, out: Console) -> None:
-    """Print what a checkpoint does not tell, one row per question."""
+def describe_questions(asked: OpenQuestions) -> str:
+    """Describe what a checkpoint does not say, three lines per question."""
     options = ", ".join(f"{name}={value}" for name, value in asked.card.options.items())
-    title = f"{asked.card.architecture} {options}, {len(asked.card.classes)} classes; not told by the file:"
-    table = Table(title=title, title_justify="left")
-    table.add_column("field", no_wrap=True)
-    for column in ("likely", "allowed", "why"):
-        table.add_column(column)
+    lines = [f"{asked.card.architecture} {options}, {len(asked.card.classes)} classes. The file does not say:"]
     for each in asked.questions:
-        table.add_row(each.field, str(each.likely), each.allowed, each.why)
-    out.print(table, markup=False)
+        lines += [
+            f"  {each.field}",
+            f"    likely: {each.likely}; allowed: {each.allowed}",
+            f"    why asked: {each.why}",
+        ]
+    return "\n".join(lines)
 
 
 def describe_estimate(expected: Estimate) -> str:
-    """Tell what an evaluation would cost, in a line."""
+    """Describe in one line what an evaluation would cost."""
     return (
-        f"{expected.images} rows, {expected.images_done} of them there already, {expected.passes} passes of an image, at most "
-        f"{timedelta(seconds=round(expected.seconds))} (h:mm:ss) on this device, less where images fall early"
+        f"{expected.images} rows ({expected.images_done} already computed), {expected.passes} passes of one image through a model, "
+        f"at most {timedelta(seconds=round(expected.seconds))} (h:mm:ss) on this device; less if images are flipped early"
     )
 
 
 def describe_added(added: AddedModel) -> str:
-    """Tell what a model is that was added, a line a fact."""
+    """Describe an added model, one line per fact."""
     card, side = added.card, added.input_shape[1]
-    macs = "" if added.macs is None else f", {added.macs / 1e9:.3f} G multiplications an image"
+    macs = "" if added.macs is None else f", {added.macs / 1e9:.3f} G multiplications per image"
     pictures = card.preprocessing
     lines = [
         f"added {added.name}: {card.architecture} {card.options or ''}".rstrip(),
         f"  {added.parameters:,} parameters{macs}, images of {side} x {side}, {len(card.classes)} classes",
         f"  resize {pictures.resize} ({pictures.interpolation}), crop {pictures.crop}, mean {pictures.mean}, std {pictures.std}",
-        *(f"  stored with it: {name} = {value}" for name, value in added.training_facts.items()),
+        *(f"  found in the file: {name} = {value}" for name, value in added.training_facts.items()),
         *(f"  assumed: {each.field} = {each.likely} ({each.why})" for each in added.assumed),
     ]
     return "\n".join(lines)
 
 
-def _cell(score: Proportion | None, gap: str) -> str:
+def _cell(score: Proportion | None, *, intervals: bool, with_n: bool) -> str:
     if score is None:
         return "-"
-    return f"[bold]{100 * score.value:.1f}[/bold]{gap}{100 * score.low:.1f}–{100 * score.high:.1f}{gap}n={score.n}"  # noqa: RUF001  an interval
+    interval = f" [{100 * score.low:.1f}, {100 * score.high:.1f}]" if intervals else ""
+    return f"{100 * score.value:.1f}{interval}" + (f" (n={score.n})" if with_n else "")

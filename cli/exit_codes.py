@@ -1,4 +1,4 @@
-"""How commands end."""
+"""Exit statuses."""
 
 import sys
 from typing import NoReturn
@@ -9,6 +9,6 @@ BAD_REQUEST, FAILURE = 2, 1
 
 
 def end(message: str, status: int) -> NoReturn:
-    """Print one line on standard error, and end."""
+    """Print one line on standard error and exit."""
     typer.echo(f"withstand: {message}", err=True)
     sys.exit(status)

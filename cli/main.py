@@ -1,4 +1,4 @@
-"""The command `withstand`. A command's module is imported when it is used: torch alone takes seconds, which no help should."""
+"""The command `withstand`. The module of a command is imported when it is used, so that `--help` need not wait for torch."""
 
 import os
 from importlib import import_module, metadata
@@ -13,26 +13,27 @@ COMMANDS = {
     "serve": "Serve predictions and evaluations over HTTP.",
     "evaluate": "Evaluate checkpoints here and now, without a server.",
     "predict": "Classify pictures here and now, without a server.",
-    "explain": "Draw what a model's attention weighs in a picture.",
-    "models": "List the checkpoints that can be evaluated, and the architectures that can be created; or add a checkpoint.",
-    "datasets": "List the data sets that models can be evaluated on; or check one.",
-    "evaluations": "List the evaluations of a service, the newest first; or remove one.",
-    "demo": "Start the service, evaluate the zoo through HTTP, print the report and where to look next.",
+    "explain": "Draw which places in a picture a model's attention weights most.",
+    "models": "List the checkpoints and architectures; add or remove a checkpoint.",
+    "datasets": "List the data sets, or check one.",
+    "presets": "List the sets of conditions that `evaluate --preset` takes.",
+    "evaluations": "List the evaluations of a service, newest first, or remove one.",
+    "demo": "Start the service, evaluate the zoo over HTTP, and print the report.",
 }
-"""What the list of commands says; each is the `app` of the module of its name in `cli.commands`."""
+"""Each command with its line in `withstand --help`; it is the `app` of the module of that name in `cli.commands`."""
 
 
 def load_command(name: str) -> Any:
-    """Import a command, with all that it needs."""
+    """Import the module of a command."""
     return typer.main.get_command(import_module(f"cli.commands.{name}").app)
 
 
 class _Commands(TyperGroup):
-    """Replaces the stand-in of a command by the command once it is used."""
+    """Replaces the placeholder of a command by the command when it is used."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
-        name, stand_in, rest = super().resolve_command(ctx, args)
-        return name, load_command(name) if name in COMMANDS else stand_in, rest
+        name, placeholder, rest = super().resolve_command(ctx, args)
+        return name, load_command(name) if name in COMMANDS else placeholder, rest
 
 
 app = typer.Typer(cls=_Commands, no_args_is_help=True, pretty_exceptions_enable=False)
@@ -47,27 +48,29 @@ def _print_version(wanted: bool) -> None:
 @app.callback()
 def withstand(
     version: Annotated[
-        bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
+        bool, typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True)
     ] = False,
 ) -> None:
     """How well do image classifiers withstand rotation, flips and adversarial attacks?"""
 
 
-def _stand_in() -> None:
-    """Is listed, and never run."""
+def _placeholder() -> None:
+    """Is listed, but never run."""
 
 
 for _name, _summary in COMMANDS.items():
-    app.command(_name, help=_summary)(_stand_in)
+    app.command(_name, help=_summary)(_placeholder)
 
 
 def main() -> None:
-    """Run the command; a bad request ends with status 2, a failure with 1, both with one line on standard error."""
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: threads that spin slow down every neighbour
+    """Run the command. A bad request exits with status 2, a failure with 1; both print one line on standard error."""
+    os.environ.setdefault(
+        "OMP_WAIT_POLICY", "PASSIVE"
+    )  # before torch: waiting threads that spin slow down other processes
     try:
         app()
     except Exception as error:
-        from cli.commands.failures import ending_of  # noqa: PLC0415  # it imports torch, as what failed did
+        from cli.commands.failures import ending_of  # noqa: PLC0415  # it imports torch
 
         ending = ending_of(error)
         if ending is None:

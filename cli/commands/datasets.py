@@ -24,7 +24,7 @@ app = typer.Typer(invoke_without_command=True, add_completion=False)
 def list_datasets(
     context: typer.Context, dataset_dir: DatasetDir = [], data_dir: DataDir = None, as_json: Json = False
 ) -> None:
-    """List the data sets that models can be evaluated on; or check one."""
+    """List the data sets, or check one."""
     if context.invoked_subcommand:
         return
     catalog = settings_of(data_dir=data_dir, dataset_dir=dataset_dir).catalog()
@@ -51,7 +51,7 @@ def _listed(catalog: "Catalog", name: str, path: Path) -> dict[str, str | int]:
 def check(
     dataset: Annotated[str, typer.Argument(help=DATASET)],
     model: Annotated[
-        str | None, typer.Option(help="Checkpoint whose classes are looked for.", show_default="none")
+        str | None, typer.Option(help="Checkpoint whose classes the data set must match.", show_default="none")
     ] = None,
     class_map: ClassMap = None,
     model_dir: ModelDir = [],
@@ -59,12 +59,12 @@ def check(
     data_dir: DataDir = None,
     as_json: Json = False,
 ) -> None:
-    """Look at every picture of a data set. Ends with status 1 if one is broken, or the classes are not the model's."""
+    """Decode every picture of a data set. Exits with status 1 if a picture is broken or the classes do not match the model's."""
     from evaluation.data.classes import read_class_map
     from evaluation.data.dataset_check import check_dataset, match_with
 
     if class_map and not model:
-        raise ValueError(f"--class-map {class_map} needs --model: whose classes does it name?")
+        raise ValueError(f"--class-map {class_map} needs --model, the checkpoint whose classes it names")
     settings = settings_of(data_dir=data_dir, model_dir=model_dir, dataset_dir=dataset_dir)
     catalog, name = settings.catalog().with_dataset(dataset)
     opened, match = catalog.open_dataset(name), None
@@ -96,7 +96,7 @@ def _counts(images: int, classes: int) -> str:
 
 
 def describe(found: "DatasetCheck") -> str:
-    """Write a check for people, a line for each fact."""
+    """Describe what a check found, one line per fact."""
     lines = [f"{found.name}: {_counts(found.images, len(found.classes))}, SHA-256 {found.sha256[:12]}"]
     lines += [f"  {name}: {count}" for name, count in found.classes.items()]
     if found.width and found.height:
@@ -113,6 +113,6 @@ def _described(match: "Matched | None") -> list[str]:
     if match.problem:
         return [match.problem]
     return [
-        f"classes are those of {match.model}, found by {match.rule}:",
+        f"the classes match those of {match.model} by {match.rule}:",
         *(f"  {name}: {theirs}" for name, theirs in match.classes.items()),
     ]

@@ -4,20 +4,21 @@ from typing import Annotated
 
 import typer
 
-from cli.commands.options import DataDir, settings_of
+from cli.commands.options import DataDir, Intervals, settings_of
 
 app = typer.Typer(add_completion=False)
 
 
 @app.command()
 def demo(
-    detach: Annotated[bool, typer.Option(help="End by itself instead of serving until Ctrl-C.")] = False,
+    detach: Annotated[bool, typer.Option(help="Exit after the report instead of serving until Ctrl-C.")] = False,
     port: Annotated[
-        int | None, typer.Option(help="Port to listen on; if it is taken, a free one.", show_default="8000")
+        int | None, typer.Option(help="Port to listen on; a free one if it is taken.", show_default="8000")
     ] = None,
+    intervals: Intervals = False,
     data_dir: DataDir = None,
 ) -> None:
-    """Start the service, evaluate the zoo through HTTP, print the report and where to look next."""
+    """Start the service, evaluate the zoo over HTTP, and print the report. The zoo is the checkpoints that come with withstand."""
     from cli import demo as demonstration
 
-    demonstration.run(settings_of(data_dir=data_dir, port=port), detach=detach)
+    demonstration.run(settings_of(data_dir=data_dir, port=port), detach=detach, intervals=intervals)

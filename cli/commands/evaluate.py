@@ -1,7 +1,10 @@
 """The command `evaluate`."""
 
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
@@ -11,6 +14,7 @@ from cli.commands.options import (
     DataDir,
     DatasetDir,
     Device,
+    Intervals,
     Json,
     ModelDir,
     settings_of,
@@ -19,174 +23,240 @@ from cli.commands.options import (
 from cli.exit_codes import FAILURE, end
 
 if TYPE_CHECKING:
-    from evaluation import Format
+    from evaluation import Catalog, Condition, EvaluationSpec, Format, Report, ResultFolder, ShardResult
+    from evaluation.reports.bars import Bar
 
 app = typer.Typer(add_completion=False)
 
-PRESETS = "rotation-flip, san-pgd, pgd-20, pgd-100, standard, curve, steps, angles, spatial, corruptions, demo"
-"""For the help, which does not wait for the modules that know them."""
+Models = Annotated[list[str], typer.Argument(help="Names of checkpoints; `withstand models` lists them.")]
+Dataset = Annotated[str, typer.Option(help=DATASET)]
+Images = Annotated[
+    int | None,
+    typer.Option(help="Number of images to evaluate, drawn evenly from the classes.", show_default="all"),
+]
+Presets = Annotated[
+    list[str],
+    typer.Option(help="Name of a set of conditions; may be repeated. `withstand presets` lists them."),
+]
+Eps = Annotated[
+    str | None,
+    typer.Option(
+        help="Radius of the attacks on the [0, 1] pixel scale, such as 4/255.", show_default="the preset's own"
+    ),
+]
+Norm = Annotated[
+    str | None, typer.Option(help="Norm in which --eps is measured: Linf, L2, L1 or L0.", show_default="Linf")
+]
+Logits = Annotated[
+    str,
+    typer.Option(
+        help="Classes a model may choose from: all of its own (all), or only those of the data set (dataset)."
+    ),
+]
+Seed = Annotated[int, typer.Option(help="Seed of all random draws except the selection of images.")]
+SelectionSeed = Annotated[int, typer.Option(help="Seed of the selection of images.")]
+Precision = Annotated[
+    str,
+    typer.Option(
+        help="Precision in which attacks search: float32, tf32 (on a GPU) or bfloat16. Scores are always counted in float32."
+    ),
+]
+OnBroken = Annotated[
+    str,
+    typer.Option(help="What to do about pictures that cannot be decoded: fail, or skip them and list them (skip)."),
+]
+StopWidth = Annotated[
+    float | None,
+    typer.Option(
+        help="End a condition early when the 95 % interval of its score is at most this wide, as a fraction such as 0.05.",
+        show_default="never",
+    ),
+]
+Out = Annotated[
+    list[Path],
+    typer.Option(
+        help="File to write the report to; may be repeated. The ending chooses the format, such as .html or .tex; "
+        "an unknown ending prints the list.",
+        show_default="none",
+    ),
+]
+MinScore = Annotated[
+    list[str],
+    typer.Option(
+        "--min",
+        help="Lowest score to accept, as CONDITION=FRACTION, such as clean=0.9 or 'pgd*=0.4'; may be repeated. Exits with "
+        "status 1 if a score under a matching condition is lower or cannot be trusted.",
+        show_default="none",
+    ),
+]
+Junit = Annotated[Path | None, typer.Option(help="JUnit XML file to write, for a build server.", show_default="none")]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Only estimate how long the evaluation would take.", show_default="off")
+]
 
 
 @app.command()
 def evaluate(
-    model: Annotated[list[str], typer.Argument(help="Names of checkpoints; see `withstand models`.")],
-    dataset: Annotated[str, typer.Option(help=DATASET)],
-    images: Annotated[
-        int | None, typer.Option(help="How many images, drawn evenly from the classes.", show_default="all")
-    ] = None,
-    preset: Annotated[
-        list[str],
-        typer.Option(help=f"Conditions by name, may be given again: {PRESETS}."),
-    ] = ["rotation-flip"],
-    eps: Annotated[
-        str | None,
-        typer.Option(help="Radius for presets that attack, such as 4/255.", show_default="the preset's own"),
-    ] = None,
-    norm: Annotated[
-        str | None, typer.Option(help="Norm of that radius: Linf, L2, L1 or L0.", show_default="Linf")
-    ] = None,
+    model: Models,
+    dataset: Dataset,
+    images: Images = None,
+    preset: Presets = ["rotation-flip"],
+    eps: Eps = None,
+    norm: Norm = None,
     class_map: ClassMap = None,
-    logits: Annotated[
-        str, typer.Option(help="Among which classes a model chooses: all of its own, or only those of the dataset.")
-    ] = "all",
-    seed: Annotated[int, typer.Option(help="Seed of all random draws but the selection.")] = 0,
-    selection_seed: Annotated[int, typer.Option(help="Seed of the selection of images.")] = 0,
-    precision: Annotated[
-        str, typer.Option(help="In which attacks look: float32, tf32 (on a GPU) or bfloat16; the verdict is float32's.")
-    ] = "float32",
-    on_broken: Annotated[
-        str, typer.Option(help="What to do about broken pictures: fail, or skip them and report which.")
-    ] = "fail",
-    stop_width: Annotated[
-        float | None,
-        typer.Option(
-            help="End a condition early once its score's 95 % interval is as narrow, as a fraction.",
-            show_default="never",
-        ),
-    ] = None,
-    out: Annotated[
-        list[Path],
-        typer.Option(
-            help="File to write the report to, by its ending, such as .html or .tex; any other ending lists all.",
-            show_default="none",
-        ),
-    ] = [],
-    min_score: Annotated[
-        list[str],
-        typer.Option(
-            "--min",
-            help="CONDITION=VALUE, such as clean=0.9 or 'pgd*=0.4', may be given again: fail if a score under a condition that "
-            "fits is lower, as a fraction, or cannot be trusted.",
-            show_default="none",
-        ),
-    ] = [],
-    junit: Annotated[
-        Path | None, typer.Option(help="JUnit file to write for a build server.", show_default="none")
-    ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only estimate how long it would take.", show_default="off")
-    ] = False,
+    logits: Logits = "all",
+    seed: Seed = 0,
+    selection_seed: SelectionSeed = 0,
+    precision: Precision = "float32",
+    on_broken: OnBroken = "fail",
+    stop_width: StopWidth = None,
+    out: Out = [],
+    min_score: MinScore = [],
+    junit: Junit = None,
+    dry_run: DryRun = False,
+    intervals: Intervals = False,
     data_dir: DataDir = None,
     device: Device = "",
     model_dir: ModelDir = [],
     dataset_dir: DatasetDir = [],
     as_json: Json = False,
 ) -> None:
-    """Evaluate checkpoints here and now, without a server. Ends with status 1 if a result lies below the bar.
+    """Evaluate checkpoints here and now, without a server. Exits with status 1 if a score is below --min.
 
-    Interrupted, it goes on from what is finished when it is run again.
+    If it is interrupted, run it again: it continues from the finished results.
     """
+    from evaluation import EvaluationSpec, ResultFolder
+    from evaluation.reports.bars import parse_bar
+
+    formats = {path: _format(path) for path in out}
+    settings = settings_of(data_dir=data_dir, model_dir=model_dir, dataset_dir=dataset_dir)
+    catalog, dataset = settings.catalog().with_dataset(dataset)
+    fields = {
+        "models": model,
+        "dataset": dataset,
+        "class_map": _class_map(class_map),
+        "logits": logits,
+        "images": images,
+        "conditions": _conditions(preset, eps, norm),
+        "precision": precision,
+        "on_broken": on_broken,
+        "stop_width": stop_width,
+        "seed": seed,
+        "selection_seed": selection_seed,
+    }
+    spec = EvaluationSpec.model_validate(fields)
+    bars = [parse_bar(each, spec) for each in min_score]
+    task = _Task(spec, catalog, usable(device), ResultFolder(settings.data_dir / "results"))
+    if dry_run:
+        _print_estimate(task, as_json=as_json)
+        return
+    report, results = _run(task)
+    _write(report, results, formats, catalog)
+    _print(report, intervals=intervals, as_json=as_json)
+    _check_bars(report, bars, junit)
+
+
+class _Task(NamedTuple):
+    spec: "EvaluationSpec"
+    catalog: "Catalog"
+    device: str
+    stored: "ResultFolder"
+
+
+def _format(path: Path) -> "Format":
+    from service.http.formats import SUFFIXES
+
+    if path.suffix not in SUFFIXES:
+        raise ValueError(f"--out {path}: the ending chooses the format; it must be one of {', '.join(SUFFIXES)}")
+    if not path.parent.is_dir():
+        raise ValueError(f"--out {path}: there is no folder {path.parent}")
+    return SUFFIXES[path.suffix]
+
+
+def _class_map(path: Path | None) -> dict[str, int | str] | None:
+    from evaluation.data.classes import read_class_map
+
+    return None if path is None else read_class_map(path)
+
+
+def _conditions(presets: list[str], eps: str | None, norm: str | None) -> "tuple[Condition, ...]":
+    from attacks import ThreatModel
+    from evaluation import conditions_of
+
+    if norm is not None and eps is None:
+        raise ValueError(f"--norm {norm} needs --eps: radii in different norms cannot be compared")
+    budget: dict[str, Any] = {"norm": norm or "Linf", "eps": eps}
+    return conditions_of(presets, None if eps is None else ThreatModel(**budget))
+
+
+def _print_estimate(task: _Task, *, as_json: bool) -> None:
+    from cli.display import describe_estimate
+    from evaluation import estimate, make_plan
+
+    plan = make_plan(task.spec, task.catalog, device=task.device)
+    done = task.stored.computed(plan, plan.shards)
+    expected = estimate(plan, task.catalog, task.device, done)
+    typer.echo(expected.model_dump_json(indent=2) if as_json else describe_estimate(expected))
+
+
+def _run(task: _Task) -> "tuple[Report, list[ShardResult]]":
+    """Evaluate behind a progress bar."""
+    import evaluation
+
+    results: list[ShardResult] = []
+    with _progress() as show:
+
+        def on_shard(result: "ShardResult", done: int, total: int) -> None:
+            results.append(result)
+            show(description=f"{result.shard.model}, {task.spec.conditions[result.shard.condition].title}")
+
+        report = evaluation.evaluate(
+            task.spec,
+            catalog=task.catalog,
+            device=task.device,
+            results=task.stored,
+            on_shard=on_shard,
+            on_progress=lambda done, total: show(completed=done, total=total),
+            on_look=lambda done, total: show(completed=done, total=total, description="decoding"),
+        )
+    return report, results
+
+
+@contextmanager
+def _progress() -> Generator[Callable[..., None]]:
+    """Show a bar on standard error, if that is a terminal; yields what updates it."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    import evaluation
-    from attacks import ThreatModel
-    from cli.display import console, describe_estimate, print_report
-    from evaluation import EvaluationSpec, ShardResult
-    from evaluation.data.classes import read_class_map
-    from evaluation.reports.bars import below_bar, parse_bar, to_junit
-
-    forms = {path: _form(path) for path in out}
-    if norm is not None and eps is None:
-        raise ValueError(f"--norm {norm} needs --eps: radii of different norms are not alike")
-    budget: dict[str, Any] = {"norm": norm or "Linf", "eps": eps}
-    conditions = evaluation.conditions_of(preset, None if eps is None else ThreatModel(**budget))
-    settings = settings_of(data_dir=data_dir, model_dir=model_dir, dataset_dir=dataset_dir)
-    catalog, dataset = settings.catalog().with_dataset(dataset)
-    spec = EvaluationSpec.model_validate(
-        {
-            "models": model,
-            "dataset": dataset,
-            "class_map": None if class_map is None else read_class_map(class_map),
-            "logits": logits,
-            "images": images,
-            "conditions": conditions,
-            "precision": precision,
-            "on_broken": on_broken,
-            "stop_width": stop_width,
-            "seed": seed,
-            "selection_seed": selection_seed,
-        }
-    )
-    bars = [parse_bar(each, spec) for each in min_score]
-    kept = evaluation.ResultFolder(settings.data_dir / "results")
-    if dry_run:
-        plan = evaluation.make_plan(spec, catalog, device=usable(device))
-        done = kept.computed(plan, plan.shards)
-        expected = evaluation.estimate(plan, catalog, usable(device), done)
-        typer.echo(expected.model_dump_json(indent=2) if as_json else describe_estimate(expected))
-        return
-    results: list[ShardResult] = []
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("images"),
-        TimeRemainingColumn(),
-    )
+    images = (BarColumn(), MofNCompleteColumn(), TextColumn("images"), TimeRemainingColumn())
     err = Console(stderr=True)
-    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
-        task = progress.add_task("evaluating", total=None)
+    described = TextColumn("{task.description}")
+    with Progress(described, *images, console=err, transient=True, disable=not err.is_terminal) as progress:
+        yield partial(progress.update, progress.add_task("evaluating", total=None))
 
-        def on_shard(result: ShardResult, done: int, total: int) -> None:
-            results.append(result)
-            title = spec.conditions[result.shard.condition].title
-            progress.update(task, description=f"{result.shard.model}, {title}")
 
-        def on_progress(done: int, total: int) -> None:
-            progress.update(task, completed=done, total=total)
+def _write(report: "Report", results: "list[ShardResult]", formats: "dict[Path, Format]", catalog: "Catalog") -> None:
+    from evaluation import image_rows
 
-        def on_look(done: int, total: int) -> None:
-            progress.update(task, completed=done, total=total, description="decoding")
+    files = catalog.open_dataset(report.plan.spec.dataset).files
+    for path, form in formats.items():
+        path.write_bytes(form.to_bytes(report, lambda: image_rows(report.plan, results, files)))
 
-        report = evaluation.evaluate(
-            spec,
-            catalog=catalog,
-            device=usable(device),
-            results=kept,
-            on_shard=on_shard,
-            on_progress=on_progress,
-            on_look=on_look,
-        )
-    files = catalog.open_dataset(dataset).files
-    for path, form in forms.items():
-        path.write_bytes(form.to_bytes(report, lambda: evaluation.image_rows(report.plan, results, files)))
+
+def _print(report: "Report", *, intervals: bool, as_json: bool) -> None:
+    from cli.display import console, print_report
+
     if as_json:
         typer.echo(report.model_dump_json(indent=2))
     else:
-        print_report(report, console())
+        print_report(report, console(), intervals=intervals)
+
+
+def _check_bars(report: "Report", bars: "list[Bar]", junit: Path | None) -> None:
+    from evaluation.reports.bars import below_bar, to_junit
+
     failures = below_bar(report, bars)
     if junit:
         junit.write_text(to_junit(report, failures))
     if failures:
-        end("below the bar: " + "; ".join(failures), FAILURE)
-
-
-def _form(path: Path) -> "Format":
-    from service.http.formats import SUFFIXES
-
-    if path.suffix not in SUFFIXES:
-        raise ValueError(f"--out {path}: the ending says how to write the report, use {', '.join(SUFFIXES)}")
-    if not path.parent.is_dir():
-        raise ValueError(f"--out {path}: there is no folder {path.parent}")
-    return SUFFIXES[path.suffix]
+        end("below --min: " + "; ".join(failures), FAILURE)

@@ -24,7 +24,7 @@ def list_evaluations(
     data_dir: DataDir = None,
     as_json: Json = False,
 ) -> None:
-    """List the evaluations of a service, the newest first; or remove one."""
+    """List the evaluations of a service, newest first, or remove one."""
     if context.invoked_subcommand:
         return
     from cli.client import Client
@@ -48,13 +48,13 @@ def list_evaluations(
 @app.command("rm")
 def remove_evaluation(
     evaluation_id: Annotated[
-        str, typer.Argument(metavar="ID", help="Of an evaluation that has ended; see `withstand evaluations`.")
+        str, typer.Argument(metavar="ID", help="Id of a finished evaluation; `withstand evaluations` lists them.")
     ],
     url: Url = None,
     api_key: ApiKey = None,
     data_dir: DataDir = None,
 ) -> None:
-    """Remove an evaluation for good, with its results; equal results of other evaluations stay."""
+    """Remove an evaluation and its results for good. Results that another evaluation shares are not removed."""
     from cli.client import Client
     from service.jobs import removal
 
@@ -74,7 +74,7 @@ def _stored(data_dir: Path | None) -> "Generator[Store]":
     database = settings_of(data_dir=data_dir).database
     if not database.is_file():
         raise ValueError(
-            f"no service has run in {database.parent}; name its folder with --data-dir, or its address with --url"
+            f"no service has stored anything in {database.parent}: give its folder with --data-dir, or its address with --url"
         )
     store = Store.at(database)
     try:

@@ -13,22 +13,31 @@ app = typer.Typer(add_completion=False)
 
 @app.command()
 def explain(
-    model: Annotated[str, typer.Argument(help="Name of a checkpoint with attention; see `withstand models`.")],
-    image: Annotated[Path, typer.Argument(help="Picture file.")],
+    model: Annotated[
+        str, typer.Argument(help="Name of a checkpoint that has attention; `withstand models` lists all.")
+    ],
+    image: Annotated[Path, typer.Argument(help="Picture file to explain.")],
     out: Annotated[Path, typer.Option(help="PNG file to write.")],
     layer: Annotated[
-        str | None, typer.Option(help="Path of an attention layer in the network.", show_default="the last one")
+        str | None,
+        typer.Option(
+            help="Attention layer, as its path in the network; a wrong one prints the list.",
+            show_default="the last one",
+        ),
     ] = None,
     query: Annotated[
         str | None,
-        typer.Option(help="Whose attention: y,x as fractions of the cropped picture.", show_default="of all places"),
+        typer.Option(
+            help="Place whose attention is drawn: y,x as fractions of the cropped picture, from 0 to 1.",
+            show_default="all places",
+        ),
     ] = None,
     device: Device = "",
     data_dir: DataDir = None,
     model_dir: ModelDir = [],
     as_json: Json = False,
 ) -> None:
-    """Draw what a model's attention weighs in a picture."""
+    """Draw which places in a picture a model's attention weights most."""
     from service.serving.explainer import explain as explain_image
     from service.serving.explainer import parse_point
 

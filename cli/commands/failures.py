@@ -1,4 +1,4 @@
-"""How a command ends that failed."""
+"""Message and exit status of a command that failed."""
 
 from pydantic import ValidationError
 
@@ -12,7 +12,7 @@ from service.preflight import StartError
 
 
 def ending_of(error: Exception) -> tuple[str, int] | None:
-    """Say in one line what was wrong, with the exit status: a bad request ends with 2, a failure with 1; None for a defect."""
+    """Describe an error in one line, with its exit status: 2 for a bad request, 1 for a failure; None for a defect of ours."""
     match error:
         case ValidationError():
             return "; ".join(map(str, field_errors(error.errors()))), BAD_REQUEST

@@ -1,4 +1,4 @@
-"""The command `models`, and what it does with one model."""
+"""The commands about models: `withstand models`, `withstand models add`, `withstand models rm`."""
 
 import json
 from pathlib import Path
@@ -19,7 +19,7 @@ app = typer.Typer(invoke_without_command=True, add_completion=False)
 def list_models(
     context: typer.Context, data_dir: DataDir = None, model_dir: ModelDir = [], as_json: Json = False
 ) -> None:
-    """List the checkpoints that can be evaluated, and the architectures that can be created; or add a checkpoint."""
+    """List the checkpoints and architectures; add or remove a checkpoint."""
     if context.invoked_subcommand:
         return
     import attacks
@@ -43,7 +43,7 @@ def list_models(
         return
     for name, card in cards.items():
         accuracy = (
-            "no claim"
+            "no claimed accuracy"
             if card.clean_accuracy is None
             else f"{100 * card.clean_accuracy:.1f} % on {card.clean_accuracy_on}"
         )
@@ -58,30 +58,36 @@ def add_model(
     file: Annotated[
         Path,
         typer.Argument(
-            help="Checkpoint: .safetensors, .pth, .pt, .bin, .ckpt or .pt2, or a folder of the Hugging Face hub with one."
+            help="Checkpoint file (.safetensors, .pth, .pt, .bin, .ckpt or .pt2), or a folder from the Hugging Face hub with one."
         ),
     ],
     name: Annotated[
-        str | None, typer.Option(help="Name of the model.", show_default="the file's, less its ending, or the folder's")
+        str | None,
+        typer.Option(help="Name for the model.", show_default="name of the file without its ending, or of the folder"),
     ] = None,
     card: Annotated[
-        Path | None, typer.Option(help="JSON file with known fields of its card.", show_default="none")
+        Path | None, typer.Option(help="JSON file with fields of the model's card.", show_default="none")
     ] = None,
     set_field: Annotated[
         list[str],
         typer.Option(
-            "--set", help="A field of its card, such as classes=cat,dog or preprocessing.crop=32.", show_default="none"
+            "--set",
+            help="A field of the card, such as classes=cat,dog or preprocessing.crop=32; may be repeated.",
+            show_default="none",
         ),
     ] = [],
     yes: Annotated[
-        bool, typer.Option("--yes", help="Accept the likely answers to open questions.", show_default="off")
+        bool, typer.Option("--yes", help="Accept the likely answer to every open question.", show_default="off")
     ] = False,
     url: Url = None,
     api_key: ApiKey = None,
     data_dir: DataDir = None,
     as_json: Json = False,
 ) -> None:
-    """Add a checkpoint: recognised by its tensors, asked about where they do not tell enough, tried once, kept with its card."""
+    """Add a checkpoint with its card. The architecture is recognised by the tensors.
+
+    If they do not say enough, the open questions are printed; answer them with --set, --card or --yes.
+    """
     import models
     from cli.card_fields import read_card_fields
     from cli.client import Client, ClientError
@@ -112,12 +118,12 @@ def add_model(
 
 @app.command("rm")
 def remove_model(
-    name: Annotated[str, typer.Argument(help="Name of a model that was added, such as mine or mine@2.")],
+    name: Annotated[str, typer.Argument(help="Name of an added model, such as mine or mine@2.")],
     url: Url = None,
     api_key: ApiKey = None,
     data_dir: DataDir = None,
 ) -> None:
-    """Remove a model that was added, its file and its card."""
+    """Remove an added model, with its file and its card."""
     from cli.client import Client
 
     if url is None:
@@ -134,7 +140,7 @@ def _remove_here(name: str, data_dir: Path | None) -> None:
 
     settings = settings_of(data_dir=data_dir)
     catalog = settings.catalog()
-    catalog.require_added(name)  # before a database is made
+    catalog.require_added(name)  # before a database is created
     store = Store.at(settings.database)
     try:
         removal.remove_model(name, catalog, store)
@@ -143,11 +149,11 @@ def _remove_here(name: str, data_dir: Path | None) -> None:
 
 
 def _ask(asked: "OpenQuestions", *, as_json: bool) -> NoReturn:
-    """Print what is not known, and end as after a bad request."""
-    from cli.display import console, print_questions
+    """Print the open questions, and exit with the status of a bad request."""
+    from cli.display import describe_questions
 
     if as_json:
         typer.echo(asked.model_dump_json(indent=2))
     else:
-        print_questions(asked, console(stderr=True))
-    end("answer with --set FIELD=VALUE or --card FILE, or accept what is likely with --yes", BAD_REQUEST)
+        typer.echo(describe_questions(asked), err=True)
+    end("answer with --set FIELD=VALUE or --card FILE, or accept the likely answers with --yes", BAD_REQUEST)

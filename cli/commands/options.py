@@ -1,4 +1,4 @@
-"""Options that several commands have, and what they mean."""
+"""Options that several commands share, and the functions that read them."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,22 +14,26 @@ if TYPE_CHECKING:
 
 LOOPBACK = "127.0.0.1"
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.", show_default="off")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.", show_default="off")]
+Intervals = Annotated[
+    bool, typer.Option("--intervals", help="Print the 95 % interval of every score.", show_default="off")
+]
 ModelDir = Annotated[
     list[Path],
-    typer.Option(
-        help="Folder with more checkpoints and their cards; may be given again.", show_default="the zoo alone"
-    ),
+    typer.Option(help="Folder with more checkpoints and their cards; may be repeated.", show_default="only the zoo"),
 ]
 DatasetDir = Annotated[
-    list[Path], typer.Option(help="Folder with more data sets; may be given again.", show_default="the zoo alone")
+    list[Path], typer.Option(help="Folder with more data sets; may be repeated.", show_default="only the zoo")
 ]
 DataDir = Annotated[
     Path | None,
-    typer.Option(help="Folder of added models, finished work and the service's database.", show_default=".withstand"),
+    typer.Option(help="Folder of added models, results and the service's database.", show_default=".withstand"),
 ]
 Url = Annotated[
-    str | None, typer.Option(help="Address of a running service to ask.", show_default="the data folder here")
+    str | None,
+    typer.Option(
+        help="Address of a running service to ask, such as http://127.0.0.1:8000.", show_default="use --data-dir"
+    ),
 ]
 ApiKey = Annotated[
     str | None, typer.Option(help="API key of that service.", envvar="WITHSTAND_API_KEY", show_default="none")
@@ -37,15 +41,15 @@ ApiKey = Annotated[
 ClassMap = Annotated[
     Path | None,
     typer.Option(
-        help="JSON file with the model's class, by name or index, for every class of the data set.",
-        show_default="found by name, WordNet id or index",
+        help="JSON file that names the model's class, or its index, for every class of the data set.",
+        show_default="matched by name, WordNet id or index",
     ),
 ]
-DATASET = "Name of the data set, or path of a folder, .zip or .tar."
-"""Help of what names one."""
+DATASET = "Name of a data set, as `withstand datasets` lists it, or path of a folder, .zip or .tar."
+"""Help of an option or argument that names a data set."""
 
 Device = Annotated[
-    str, typer.Option(help="Where to compute, such as cpu or cuda.", show_default="the GPU if there is one")
+    str, typer.Option(help="Device to compute on, such as cpu or cuda.", show_default="the GPU if there is one")
 ]
 
 
@@ -57,13 +61,13 @@ def settings_of(
     host: str | None = LOOPBACK,
     **more: Any,
 ) -> "Settings":
-    """Read the settings from the environment; flags that were given go first.
+    """Read the settings from the environment; given options take precedence.
 
     Args:
-        data_dir: see `Settings`, as all others; what is None or empty was not given.
-        model_dir: gives `model_dirs`.
-        dataset_dir: gives `dataset_dirs`.
-        host: this machine, unless the command listens.
+        data_dir: see `Settings`; None or empty means not given, here and below.
+        model_dir: value of `model_dirs`.
+        dataset_dir: value of `dataset_dirs`.
+        host: address to listen on, for commands that do.
         more: further settings by name.
     """
     from service.settings import Settings
@@ -78,7 +82,7 @@ def settings_of(
 
 
 def usable(device: str) -> str:
-    """Name the device to compute on; raises ValueError if nothing can be computed there."""
+    """Return the device to compute on, the best one if none is named; raises ValueError if it cannot be used."""
     import torch
 
     from evaluation import best_device
@@ -87,12 +91,12 @@ def usable(device: str) -> str:
         torch.empty(0, device=device or None)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
-        raise ValueError(f"nothing can be computed on the device {device!r}: {reason}") from error
+        raise ValueError(f"the device {device!r} cannot be used: {reason}") from error
     return device or best_device()
 
 
 def read_picture(classifier: "Classifier", path: Path) -> "torch.Tensor":
-    """Read a picture file as a model's image (3, H, W); raises PictureError with the file's name."""
+    """Read a picture file as an image (3, H, W) in [0, 1] for a model; raises PictureError with the file's name."""
     from common.pictures import PictureError, open_picture
 
     try:

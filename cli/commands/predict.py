@@ -17,9 +17,11 @@ app = typer.Typer(add_completion=False)
 
 @app.command()
 def predict(
-    model: Annotated[str, typer.Argument(help="Name of a checkpoint; see `withstand models`.")],
-    image: Annotated[list[Path], typer.Argument(help="Picture files.")],
-    top_k: Annotated[int, typer.Option(min=1, help="Classes to name for each picture.")] = 5,
+    model: Annotated[str, typer.Argument(help="Name of a checkpoint; `withstand models` lists them.")],
+    image: Annotated[list[Path], typer.Argument(help="Picture files to classify.")],
+    top_k: Annotated[
+        int, typer.Option(min=1, help="Number of classes to print per picture, the most probable first.")
+    ] = 5,
     device: Device = "",
     data_dir: DataDir = None,
     model_dir: ModelDir = [],

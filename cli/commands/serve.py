@@ -13,16 +13,19 @@ app = typer.Typer(add_completion=False)
 def serve(
     host: Annotated[str | None, typer.Option(help="Address to listen on.", show_default="127.0.0.1")] = None,
     port: Annotated[
-        int | None, typer.Option(help="Port to listen on; 0 takes a free one.", show_default="8000")
+        int | None, typer.Option(help="Port to listen on; 0 chooses a free one.", show_default="8000")
     ] = None,
     data_dir: DataDir = None,
     model_dir: ModelDir = [],
     dataset_dir: DatasetDir = [],
     workers: Annotated[
-        int | None, typer.Option(help="Processes that answer HTTP on the port, each with its models.", show_default="1")
+        int | None,
+        typer.Option(
+            help="Number of processes that answer HTTP on the port; each loads its own models.", show_default="1"
+        ),
     ] = None,
 ) -> None:
-    """Serve predictions and evaluations over HTTP. Every setting can also be given as WITHSTAND_... in the environment."""
+    """Serve predictions and evaluations over HTTP. Every setting can also be given as an environment variable WITHSTAND_..."""
     from service import server
     from service.preflight import require_startable
 

@@ -158,7 +158,7 @@ class Report(Frozen):
                 if spec.stop_width is None
                 else [f"a condition ended once its interval was at most {100 * spec.stop_width:g} points wide"]
             ),
-            "accuracy in percent with its 95 % Wilson interval; under an attack, robust accuracy: "
+            "accuracy in percent; intervals are 95 % Wilson intervals; under an attack, robust accuracy: "
             "right on the clean image and under every attack",
             *(
                 f"mean corruption error of {model.model}: {_mce(model)}"

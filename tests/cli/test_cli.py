@@ -50,16 +50,21 @@ def test_evaluate_prints_the_table_and_what_one_must_know(run: Run, here: list[s
             assert condition.score is not None
             assert f"{100 * condition.score.value:.1f}" in ended.out
             assert condition.title.split()[-1] in ended.out
-    assert ended.out.count("n=9") == 12
+    assert ended.out.startswith("Accuracy in percent, n = 9 images; --intervals adds")
     for fact in report.facts():
         assert " ".join(fact.split()) in " ".join(ended.out.split())
 
 
 def test_many_conditions_are_rows(run: Run, here: list[str]) -> None:
     ended = run("evaluate", "tiny", "twin", "--dataset", "shapes", "--images", 3, "--preset", "angles", *here)
-    lines = [line for line in ended.out.splitlines() if line.startswith("│ rotation")]
+    lines = [line for line in ended.out.splitlines() if line.startswith("rotation ")]
     assert len(lines) == 23
-    assert all(line.count("n=3") == 2 for line in lines)
+    assert all(len(line.split()) == 4 for line in lines), "a title of two words, and a score per model"
+
+
+def test_intervals_are_printed_when_asked_for(run: Run, here: list[str]) -> None:
+    ended = run("evaluate", "tiny", "--dataset", "shapes", "--images", 9, "--preset", "san-pgd", "--intervals", *here)
+    assert re.search(r"^tiny +\d+\.\d \[\d+\.\d, \d+\.\d\]  ", ended.out, flags=re.MULTILINE)
 
 
 def test_evaluate_as_json_is_the_report(run: Run, here: list[str]) -> None:
@@ -103,7 +108,7 @@ def test_a_gate_ends_with_1_below_the_bar(run: Run, here: list[str], tmp_path: P
     ended = run("evaluate", "tiny", "--dataset", "shapes", "--images", 9, *arguments, *here)
     assert ended.status == status
     assert f'failures="{2 * status}"' in junit.read_text()
-    assert ("below the bar: tiny, PGD-2 Linf 8/255 to random" in ended.err) == bool(status)
+    assert ("below --min: tiny, PGD-2 Linf 8/255 to random" in ended.err) == bool(status)
     assert "PGD-4" in ended.out, "the table is printed either way"
 
 
@@ -115,7 +120,9 @@ def test_a_dry_run_only_estimates(run: Run, here: list[str]) -> None:
     assert 0 < found.seconds < 60
     ended = run(*arguments)
     assert ended.status == 0
-    assert ended.out.startswith(f"27 rows, 0 of them there already, {9 * passes} passes of an image, at most 0:00:0")
+    assert ended.out.startswith(
+        f"27 rows (0 already computed), {9 * passes} passes of one image through a model, at most 0:00:0"
+    )
     run(*[each for each in arguments if each != "--dry-run"])
     done = evaluation.Estimate.model_validate_json(run(*arguments, "--json").out)
     assert (done.images_done, done.passes, done.seconds) == (27, 0, 0)
@@ -140,7 +147,7 @@ def test_predict_as_json_is_what_the_service_answers(run: Run, here: list[str], 
 
 def test_models_lists_checkpoints_and_architectures(run: Run, here: list[str], catalog: Catalog) -> None:
     ended = run("models", *here[:2])
-    assert "tiny: resnet_mini, 3 classes, no claim\n" in ended.out
+    assert "tiny: resnet_mini, 3 classes, no claimed accuracy\n" in ended.out
     assert f"architectures: {', '.join(models.names())}\n" in ended.out
     as_json = json.loads(run("models", "--json", *here[:2]).out)
     assert as_json["architectures"] == models.names()
@@ -202,7 +209,10 @@ BAD: dict[str, tuple[list[str], str]] = {
         ["evaluate", "tiny", "--dataset", "shapes", "--out", "missing/report.html"],
         "there is no folder missing",
     ),
-    "a form that is none": (["evaluate", "tiny", "--dataset", "shapes", "--out", "x.pdf"], "use .csv, .html, .json"),
+    "a form that is none": (
+        ["evaluate", "tiny", "--dataset", "shapes", "--out", "x.pdf"],
+        "it must be one of .csv, .html, .json",
+    ),
     "a precision that is none": (["evaluate", "tiny", "--dataset", "shapes", "--precision", "int8"], "precision"),
     "no images": (["evaluate", "tiny", "--dataset", "shapes", "--images", "0"], "images: Input should be greater"),
     "too many images": (["evaluate", "tiny", "--dataset", "shapes", "--images", "34"], "34 images asked for"),
@@ -361,10 +371,18 @@ def test_the_list_says_of_a_command_what_its_own_help_begins_with(name: str) -> 
     assert cli.main.load_command(name).help.startswith(cli.main.COMMANDS[name])
 
 
-def test_the_help_names_every_preset_and_endings_that_there_are() -> None:
+def test_presets_are_listed_with_what_they_do(run: Run) -> None:
+    ended = run("presets")
+    assert (ended.status, ended.err) == (0, "")
+    assert [line.partition(":")[0] for line in ended.out.splitlines()] == evaluation.preset_names()
+    for preset in evaluation.list_presets():
+        assert f"{preset.name}: {preset.explanation} Source: {preset.source}.\n" in ended.out
+    assert json.loads(run("presets", "--json").out)[0]["conditions"][0] == {"kind": "clean"}
+
+
+def test_the_help_names_endings_that_there_are() -> None:
     options = {each.name: each.help for each in cli.main.load_command("evaluate").params}
-    assert options["preset"] == f"Conditions by name, may be given again: {', '.join(evaluation.preset_names())}."
-    named = re.findall(r"\.\w+", options["out"])
+    named = re.findall(r"\.\w+\b", options["out"])
     assert named
     assert {*named} <= {*SUFFIXES}
 

@@ -44,7 +44,7 @@ def test_a_sound_data_set_passes(run: Run, here: list[str]) -> None:
         "width 32 / 32 / 32, height 32 / 32 / 32 pixels",
         "0 other files ignored",
         "0 pictures cannot be used",
-        "classes are those of tiny, found by name",
+        "the classes match those of tiny by name",
     ):
         assert said in ended.out
 

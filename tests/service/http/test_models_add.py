@@ -366,7 +366,7 @@ def test_the_command_speaks_to_a_service(run: Run, own: Server, other: Path) -> 
 @pytest.mark.parametrize(
     ("arguments", "match"),
     [
-        (["--set", "classes"], "--set takes field=value, got 'classes'"),
+        (["--set", "classes"], "--set needs FIELD=VALUE, got 'classes'"),
         (["--set", "classes=a,b"], "classes: 2 names given"),
         (["--set", "classes=a,b,c", "--set", "classes.x=3"], "classes has no fields"),
         (["--set", "preprocessing.crop=big"], "preprocessing.crop"),

@@ -158,7 +158,7 @@ def test_the_command_removes_from_the_folder_of_a_service(run: Run, tmp_path: Pa
     nowhere = run("evaluations", "--data-dir", tmp_path)
     assert (nowhere.status, nowhere.err) == (
         2,
-        f"withstand: no service has run in {tmp_path}; name its folder with --data-dir, or its address with --url\n",
+        f"withstand: no service has stored anything in {tmp_path}: give its folder with --data-dir, or its address with --url\n",
     )
     with closing(Store.at(tmp_path / "withstand.db")) as store:
         store.submit(a_plan(0))
