@@ -194,7 +194,7 @@ def _print_estimate(task: _Task, *, as_json: bool) -> None:
     from evaluation import estimate, make_plan
 
     plan = make_plan(task.spec, task.catalog, device=task.device)
-    done = task.stored.computed(plan, plan.shards)
+    done = task.stored.tallies(plan, plan.shards)
     expected = estimate(plan, task.catalog, task.device, done)
     typer.echo(expected.model_dump_json(indent=2) if as_json else describe_estimate(expected))
 

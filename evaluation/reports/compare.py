@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Annotated
 
 from pydantic import Field
@@ -11,7 +11,8 @@ from common.validation import Frozen
 from evaluation.compute.conditions import Row
 from evaluation.compute.runner import ShardResult
 from evaluation.plan import Plan
-from evaluation.reports.counting import counted, is_complete
+from evaluation.results.stopping import counted, is_complete
+from evaluation.results.tally import Tally
 from evaluation.spec import Condition
 from evaluation.statistics import PairedDifference, holm, paired_difference
 
@@ -35,7 +36,7 @@ class Side:
 
     @cached_property
     def _counted(self) -> dict[tuple[str, int], list[ShardResult]]:
-        return counted(self.plan, self.results)
+        return counted(self.plan, self.results, partial(Tally.of, self.plan))
 
     def rows(self, condition: Condition) -> dict[int, Row]:
         """The rows that the report counts under a condition, by the index of the image.
@@ -45,7 +46,7 @@ class Side:
         """
         mine = self._counted[self.model, self.plan.spec.conditions.index(condition)]
         rows = {row.index: row for result in mine for row in result.worst.rows}
-        if not is_complete(self.plan, mine):
+        if not is_complete(self.plan, [Tally.of(self.plan, each) for each in mine]):
             raise ComparisonError(
                 f"{self.name} has {len(rows)} of {self.plan.images} images under {condition.title}: wait until it is done"
             )

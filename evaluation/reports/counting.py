@@ -1,12 +1,11 @@
 """From finished shards to a report: a pure function, at any moment."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from attacks import ClassDependent
 from attacks.transforms.corruptions import CORRUPTIONS
 from evaluation.compute.checks import Check, grade
-from evaluation.compute.conditions import Row
 from evaluation.compute.runner import ShardResult
 from evaluation.plan import Plan, Shard
 from evaluation.presets import standard_attacks
@@ -22,72 +21,63 @@ from evaluation.reports.trust import (
     median_minimal_eps,
     rival_check,
 )
-from evaluation.results.stopping import Tally, images_needed
-from evaluation.spec import Attacking, TransformCondition
+from evaluation.results.stopping import counted, is_complete
+from evaluation.results.tally import TOP_K, Tally
+from evaluation.spec import Attacking, Condition, TransformCondition
 from evaluation.statistics import proportion
 
-TOP_K = 5
 SEVERITIES = 5
 IMAGENET_CLASSES = 1000
 
 
 def merge(plan: Plan, results: Iterable[ShardResult]) -> Report:
-    """Count finished shards together; what is missing makes the report partial.
+    """Count finished shards together; what is missing makes the report partial; raises as `report_of` does."""
+    return report_of(plan, (Tally.of(plan, each) for each in results))
+
+
+def report_of(plan: Plan, tallies: Iterable[Tally]) -> Report:
+    """Add tallies of finished shards up to a report.
 
     Raises:
         ValueError: a shard is there twice, or does not belong to the plan.
     """
-    by_shard: dict[Shard, ShardResult] = {}
-    for result in results:
-        if result.shard in by_shard:
-            raise ValueError(f"a shard is counted twice: {result.shard}")
-        by_shard[result.shard] = result
-    shards = plan.shards
-    if strangers := set(by_shard) - set(shards):
+    by_shard: dict[Shard, Tally] = {}
+    for tally in tallies:
+        if tally.shard in by_shard:
+            raise ValueError(f"a shard is counted twice: {tally.shard}")
+        by_shard[tally.shard] = tally
+    if strangers := set(by_shard) - set(plan.shards):
         raise ValueError(f"shards that are not of this plan: {sorted(map(str, strangers))}")
-    found = counted(plan, by_shard.values())
-    complete = all(is_complete(plan, results) for results in found.values())
-    reports = _with_rivals(_model(plan, model, found, complete=complete) for model in plan.spec.models)
+    found = counted(plan, by_shard.values(), lambda each: each)
+    complete = all(is_complete(plan, mine) for mine in found.values())
+    totals = {key: _total(key, mine) for key, mine in found.items()}
+    reports = _with_rivals(_model(plan, model, totals, complete=complete) for model in plan.spec.models)
     return Report(
         plan=plan,
         complete=complete,
         models=reports,
-        made_with=tuple(sorted({result.made_with for result in by_shard.values()} - {""})),
+        made_with=tuple(sorted({each for tally in by_shard.values() for each in tally.made_with})),
         warnings=(*_notices(plan), *_warnings(reports)),
     )
 
 
-def counted(plan: Plan, results: Iterable[ShardResult]) -> dict[tuple[str, int], list[ShardResult]]:
-    """Choose what a report counts, by model and condition: the first shards that suffice, else all that are there, in order."""
-    found: dict[tuple[str, int], list[ShardResult]] = {
-        (model, condition): [] for model in plan.spec.models for condition in range(len(plan.spec.conditions))
-    }
-    for result in sorted(results, key=lambda each: each.shard.start):
-        found[result.shard.model, result.shard.condition].append(result)
-    for key, mine in found.items():
-        needed = images_needed(plan, (Tally.of(plan, each) for each in mine))
-        found[key] = [each for each in mine if needed is None or each.shard.start < needed]
-    return found
+def _total(key: tuple[str, int], tallies: Sequence[Tally]) -> Tally:
+    model, condition = key
+    nothing = Tally(shard=Shard(model=model, condition=condition, start=0, stop=0))
+    return Tally.joined(tallies) if tallies else nothing
 
 
-def is_complete(plan: Plan, counted: Sequence[ShardResult]) -> bool:
-    """Whether what is counted of a model and condition is all there is, or as much as was asked."""
-    all_there = sum(each.shard.images for each in counted) == plan.images
-    return all_there or images_needed(plan, (Tally.of(plan, each) for each in counted)) is not None
-
-
-def _model(plan: Plan, model: str, found: dict[tuple[str, int], list[ShardResult]], *, complete: bool) -> ModelReport:
+def _model(plan: Plan, model: str, totals: Mapping[tuple[str, int], Tally], *, complete: bool) -> ModelReport:
     conditions: list[ConditionReport] = []
     checks: list[Check] = []
     for index, condition in enumerate(plan.spec.conditions):
-        results = [each.worst for each in found[model, index]]
-        rows = [row for result in results for row in result.rows]
-        conditions.append(_condition(plan, model, index, results))
-        checks += [check for result in results for check in result.preflight]
-        about = [*(check for result in results for check in result.checks), *condition_checks(condition, rows)]
+        total = totals[model, index]
+        conditions.append(_condition(plan, model, condition, total))
+        checks += total.preflight
+        about = [*total.checks, *condition_checks(condition, total)]
         checks += [check.model_copy(update={"about": condition.title}) for check in about]
-        if index == 0 and rows:
-            checks += _clean_checks(plan, model, rows)
+        if index == 0 and total.images:
+            checks += _clean_checks(plan, model, total)
     checks += cross_checks(plan.spec, [each.robust_accuracy for each in conditions])
     errors = _corruption_errors(plan, conditions)
     return ModelReport(
@@ -103,13 +93,13 @@ def _model(plan: Plan, model: str, found: dict[tuple[str, int], list[ShardResult
     )
 
 
-def _clean_checks(plan: Plan, model: str, rows: Sequence[Row]) -> Iterable[Check]:
+def _clean_checks(plan: Plan, model: str, total: Tally) -> Iterable[Check]:
     """Compare clean accuracy with chance, and with what the card claims."""
-    yield chance_check(rows, plan.choices(model))
+    yield chance_check(total, plan.choices(model))
     if model in plan.claimed_accuracy:
-        yield claim_check(rows, plan.claimed_accuracy[model])
+        yield claim_check(total, plan.claimed_accuracy[model])
     elif claim := plan.other_claims.get(model):
-        yield distant_claim_check(rows, *claim)
+        yield distant_claim_check(total, *claim)
 
 
 def _with_rivals(reports: Iterable[ModelReport]) -> tuple[ModelReport, ...]:
@@ -153,42 +143,35 @@ def _corruption_errors(plan: Plan, conditions: Sequence[ConditionReport]) -> dic
     return {name: sum(errors[name]) / SEVERITIES for name in CORRUPTIONS} if complete else {}
 
 
-def _condition(plan: Plan, model: str, index: int, results: Sequence[ShardResult]) -> ConditionReport:
-    condition = plan.spec.conditions[index]
-    rows = [row for result in results for row in result.rows]
-    n = len(rows)
-    clean_right = sum(row.clean_prediction == row.label for row in rows)
-    right = sum(row.prediction == row.label for row in rows)
-    flipped = sum(row.flipped_by is not None for row in rows)
-    not_run = tuple(dict.fromkeys(title for result in results for title in result.not_run))
+def _condition(plan: Plan, model: str, condition: Condition, total: Tally) -> ConditionReport:
+    n, right = total.images, total.right
+    not_run = tuple(dict.fromkeys(total.not_run))
     attacked = isinstance(condition, Attacking)
     if isinstance(condition, Attacking) and len(not_run) == len(condition.attacks):  # nothing was tried, nothing counts
-        attacked, right = False, clean_right
+        attacked, right = False, total.clean_right
     nothing_tried = isinstance(condition, Attacking) and not attacked
     targeted = condition.kind == "adversarial" and condition.targets is not None
-    eps = condition.eps if condition.kind == "curve" and rows else ()
+    eps = condition.eps if condition.kind == "curve" and n else ()
     return ConditionReport(
         title=condition.title,
         images_done=n,
-        clean_accuracy=proportion(clean_right, n),
+        clean_accuracy=proportion(total.clean_right, n),
         accuracy=None if nothing_tried else proportion(right, n),
-        top5_accuracy=proportion(sum(row.rank < TOP_K for row in rows), n)
-        if plan.choices(model) > TOP_K and not nothing_tried
-        else None,
-        drop=(clean_right - right) / n if n and not nothing_tried else None,
-        robust_accuracy=proportion(clean_right - flipped, n) if attacked else None,
-        attack_success_rate=proportion(flipped, clean_right) if attacked else None,
-        target_rate=proportion(sum(row.reached is True for row in rows), n) if targeted else None,
+        top5_accuracy=proportion(total.in_top5, n) if plan.choices(model) > TOP_K and not nothing_tried else None,
+        drop=(total.clean_right - right) / n if n and not nothing_tried else None,
+        robust_accuracy=proportion(total.clean_right - total.flipped, n) if attacked else None,
+        attack_success_rate=proportion(total.flipped, total.clean_right) if attacked else None,
+        target_rate=proportion(total.reached, n) if targeted else None,
         curve=tuple(
-            CurvePoint(eps=radius, robust_accuracy=each) for radius, each in zip(eps, curve(rows, eps), strict=True)
+            CurvePoint(eps=radius, robust_accuracy=each) for radius, each in zip(eps, curve(total, eps), strict=True)
         ),
-        median_minimal_eps=median_minimal_eps(rows) if eps else None,
+        median_minimal_eps=median_minimal_eps(total) if eps else None,
         not_run=not_run,
-        flipped_in_float32=sum(row.flipped_in_float32 for row in rows),
-        outside_budget=tuple(row.index for row in rows if not row.within_budget),
-        seconds=sum(result.seconds for result in results),
-        images_forwarded=sum(result.images_forwarded for result in results),
-        examples=tuple(example for result in results for example in result.examples),
+        flipped_in_float32=total.flipped_in_float32,
+        outside_budget=total.outside_budget,
+        seconds=total.seconds,
+        images_forwarded=total.images_forwarded,
+        examples=total.examples,
     )
 
 

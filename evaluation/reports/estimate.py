@@ -7,9 +7,10 @@ import torch
 
 from common.validation import Frozen
 from evaluation.catalog import Catalog
-from evaluation.compute.runner import ShardResult, batch_size
+from evaluation.compute.runner import batch_size
 from evaluation.plan import SHARD_IMAGES, Plan
-from evaluation.reports.counting import counted, is_complete
+from evaluation.results.stopping import counted, is_complete
+from evaluation.results.tally import Tally
 
 
 class Estimate(Frozen):
@@ -30,20 +31,20 @@ class Estimate(Frozen):
     seconds: float
 
 
-def estimate(plan: Plan, catalog: Catalog, device: str, done: Collection[ShardResult] = ()) -> Estimate:
+def estimate(plan: Plan, catalog: Catalog, device: str, done: Collection[Tally] = ()) -> Estimate:
     """Estimate what a plan costs from one batch, timed through every model.
 
     Args:
         plan: of the evaluation.
         catalog: where its models are.
         device: where it would run.
-        done: shards that are computed.
+        done: tallies of shards that are computed.
 
     Raises:
         CheckpointError: a checkpoint cannot be loaded.
     """
-    there, conditions = frozenset(result.shard for result in done), plan.spec.conditions
-    complete = {key for key, results in counted(plan, done).items() if is_complete(plan, results)}
+    there, conditions = frozenset(each.shard for each in done), plan.spec.conditions
+    complete = {key for key, results in counted(plan, done, lambda each: each).items() if is_complete(plan, results)}
     left = [shard for shard in plan.shards if shard not in there and (shard.model, shard.condition) not in complete]
     passes = dict.fromkeys(plan.spec.models, 0)
     for shard in left:

@@ -1,11 +1,13 @@
 """Rows of single images, for tables that people analyse themselves."""
 
 from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 from evaluation.compute.runner import ShardResult
 from evaluation.plan import Plan
-from evaluation.reports.counting import counted
+from evaluation.results.stopping import counted
+from evaluation.results.tally import Tally
 
 
 def image_rows(plan: Plan, results: Iterable[ShardResult], files: tuple[str, ...] = ()) -> list[dict[str, Any]]:
@@ -23,7 +25,7 @@ def image_rows(plan: Plan, results: Iterable[ShardResult], files: tuple[str, ...
             "file": files[row.index] if files else None,
             **row.model_dump(),
         }
-        for (model, condition), counted_results in counted(plan, results).items()
+        for (model, condition), counted_results in counted(plan, results, partial(Tally.of, plan)).items()
         for result in counted_results
         for row in result.worst.rows
     ]

@@ -9,7 +9,7 @@ from typing import Any
 
 from attacks import format_eps
 from evaluation.compute.checks import Check
-from evaluation.compute.conditions import Row
+from evaluation.results.tally import Tally
 from evaluation.spec import AdversarialCondition, Attacking, Condition, EvaluationSpec
 from evaluation.statistics import Proportion, binomial_below, proportion
 
@@ -17,14 +17,14 @@ SIGNIFICANT = 0.01
 """p value below which a clean accuracy is less than what the card claims."""
 
 
-def condition_checks(condition: Condition, rows: Sequence[Row]) -> Iterable[Check]:
+def condition_checks(condition: Condition, total: Tally) -> Iterable[Check]:
     """Check what happened to the images under one condition."""
-    wrong = tuple(row.index for row in rows if row.prediction is None or row.clean_prediction is None)
+    wrong, n = total.not_finite, total.images
     yield Check(
         name="logits are finite",
         failed=bool(wrong),
         means="invalid",
-        message=f"{len(wrong)} of {len(rows)} images have a logit that is not finite, as they are or under the condition; they "
+        message=f"{len(wrong)} of {n} images have a logit that is not finite, as they are or under the condition; they "
         "count as wrong"
         if wrong
         else "all logits are finite",
@@ -32,7 +32,7 @@ def condition_checks(condition: Condition, rows: Sequence[Row]) -> Iterable[Chec
     )
     if not isinstance(condition, Attacking):
         return
-    outside = tuple(row.index for row in rows if not row.within_budget)
+    outside = total.outside_budget
     yield Check(
         name="adversarial images lie in the budget",
         failed=bool(outside),
@@ -45,7 +45,7 @@ def condition_checks(condition: Condition, rows: Sequence[Row]) -> Iterable[Chec
     names = {choice.name for choice in condition.attacks}
     without = {choice.name for choice in condition.attacks if not choice.create().uses_gradient}
     if without and names - without:
-        flipped = tuple(row.index for row in rows if row.flipped_by in without)
+        flipped = total.flipped_without_gradient
         yield Check(
             name="gradient attacks are not beaten without gradients",
             failed=bool(flipped),
@@ -62,14 +62,13 @@ FAR = 0.5
 """Share of what another data set or another model promises below which a clean accuracy is far too low."""
 
 
-def chance_check(rows: Sequence[Row], choices: int) -> Check:
+def chance_check(total: Tally, choices: int) -> Check:
     """Compare clean accuracy with that of a guess: always the most frequent class, where all are there; else any of them."""
-    right = sum(row.clean_prediction == row.label for row in rows)
-    counts = Counter(row.label for row in rows)
-    guess = max(counts.values()) / len(rows) if len(counts) == choices else 1 / choices
-    score = proportion(right, len(rows))
+    right, n = total.clean_right, total.images
+    guess = max(total.labels.values()) / n if len(total.labels) == choices else 1 / choices
+    score = proportion(right, n)
     failed = score is not None and score.low <= guess
-    measured = f"clean accuracy is {right / len(rows):.3f} (n = {len(rows)}), a guess has {guess:.3f}"
+    measured = f"clean accuracy is {right / n:.3f} (n = {n}), a guess has {guess:.3f}"
     return Check(
         name="clean accuracy is above chance",
         failed=failed,
@@ -81,13 +80,13 @@ def chance_check(rows: Sequence[Row], choices: int) -> Check:
     )
 
 
-def distant_claim_check(rows: Sequence[Row], claimed: float, on: str) -> Check:
+def distant_claim_check(total: Tally, claimed: float, on: str) -> Check:
     """Compare clean accuracy with what the model's card claims on other data: it may be lower, but not by half."""
-    score = proportion(sum(row.clean_prediction == row.label for row in rows), len(rows))
+    score = proportion(total.clean_right, total.images)
     failed = score is not None and score.high < FAR * claimed
     reached = score.value if score else 0.0
     measured = (
-        f"clean accuracy is {reached:.3f} (n = {len(rows)}), the card claims {claimed:.3f} on {on or 'other data'}"
+        f"clean accuracy is {reached:.3f} (n = {total.images}), the card claims {claimed:.3f} on {on or 'other data'}"
     )
     return Check(
         name="clean accuracy is not far below the claim",
@@ -111,11 +110,11 @@ def rival_check(score: Proportion, best: Proportion, rival: str) -> Check:
     )
 
 
-def claim_check(rows: Sequence[Row], claimed: float) -> Check:
+def claim_check(total: Tally, claimed: float) -> Check:
     """Compare clean accuracy with what the model's card claims on the same data, by the one-sided exact binomial test."""
-    right = sum(row.clean_prediction == row.label for row in rows)
-    p = binomial_below(right, len(rows), claimed)
-    measured = f"clean accuracy is {right / len(rows):.3f} (n = {len(rows)}), the card claims {claimed:.3f}"
+    right, n = total.clean_right, total.images
+    p = binomial_below(right, n, claimed)
+    measured = f"clean accuracy is {right / n:.3f} (n = {n}), the card claims {claimed:.3f}"
     return Check(
         name="clean accuracy is what the card claims",
         failed=p < SIGNIFICANT,
@@ -188,21 +187,21 @@ def _named(condition: AdversarialCondition) -> str:
     return " + ".join(choice.title for choice in condition.attacks)
 
 
-def curve(rows: Sequence[Row], eps: Sequence[float]) -> tuple[Proportion, ...]:
+def curve(total: Tally, eps: Sequence[float]) -> tuple[Proportion, ...]:
     """Robust accuracy at each radius: right on the clean image, and not flipped at that radius or a smaller one."""
-    right = [row for row in rows if row.clean_prediction == row.label]
-    counted = (
-        proportion(sum(row.flipped_eps is None or row.flipped_eps > radius for row in right), len(rows))
-        for radius in eps
-    )
+
+    def standing(radius: float) -> int:
+        return total.clean_right - sum(count for at, count in total.flipped_at.items() if at <= radius)
+
+    counted = (proportion(standing(radius), total.images) for radius in eps)
     return tuple(each for each in counted if each is not None)
 
 
-def median_minimal_eps(rows: Sequence[Row]) -> float | None:
+def median_minimal_eps(total: Tally) -> float | None:
     """Median over all images of the smallest radius that flips them, 0 where wrong already; None if most still stand."""
-    fell_at = sorted(
-        0.0 if row.clean_prediction != row.label else float("inf") if row.flipped_eps is None else row.flipped_eps
-        for row in rows
+    wrong, flipped = total.images - total.clean_right, sum(total.flipped_at.values())
+    fell_at = (
+        [0.0] * wrong + sorted(Counter(total.flipped_at).elements()) + [float("inf")] * (total.clean_right - flipped)
     )
     middle = statistics.median(fell_at) if fell_at else float("inf")
     return None if middle == float("inf") else middle

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from common.folders import require_writable
 from evaluation.compute.runner import ShardResult, furthest
 from evaluation.plan import Plan, Shard
-from evaluation.results.stopping import Tally
+from evaluation.results.tally import Tally
 
 
 class ResultFolder:
@@ -31,23 +31,29 @@ class ResultFolder:
         """
         require_writable(self._folder, "finished work")
 
-    def computed(self, plan: Plan, shards: Iterable[Shard]) -> list[ShardResult]:
-        """Read the results of shards, whatever evaluation they were computed for; those that are missing are left out."""
-        found = ((shard, _read(self._path(plan, shard))) for shard in shards)
-        return [result.model_copy(update={"shard": shard}) for shard, result in found if result is not None]
+    def computed(self, plan: Plan, shard: Shard) -> ShardResult | None:
+        """Read the result of a shard, whatever evaluation it was computed for."""
+        result = _read(self._path(plan, shard))
+        return None if result is None else result.model_copy(update={"shard": shard})
+
+    def tallies(self, plan: Plan, shards: Iterable[Shard]) -> list[Tally]:
+        """Count the shards that are computed, whatever evaluation they were computed for; each file is read once."""
+        found = ((shard, self._tally(plan, shard)) for shard in shards)
+        return [tally.model_copy(update={"shard": shard}) for shard, tally in found if tally is not None]
+
+    def _tally(self, plan: Plan, shard: Shard) -> Tally | None:
+        path = self._path(plan, shard)
+        if path not in self._tallies and (result := self.computed(plan, shard)) is not None:
+            self._tallies[path] = Tally.of(plan, result)
+        return self._tallies.get(path)
 
     def known(self, plan: Plan, shard: Shard) -> ShardResult | None:
         """Read the result from which a shard has least left to do."""
         return furthest(self._resumable(plan, shard), shard)
 
-    def tallies(self, plan: Plan, shard: Shard) -> list[Tally]:
-        """Count the finished shards of a shard's model and condition; each file is read once."""
-        for each in plan.shards_of(shard.model, shard.condition):
-            if self._path(plan, each) not in self._tallies:
-                for result in self.computed(plan, [each]):
-                    self._tallies[self._path(plan, each)] = Tally.of(plan, result)
-        paths = (self._path(plan, each) for each in plan.shards_of(shard.model, shard.condition))
-        return [self._tallies[path] for path in paths if path in self._tallies]
+    def finished(self, plan: Plan, shard: Shard) -> list[Tally]:
+        """Count the finished shards of a shard's model and condition: here all that are computed."""
+        return self.tallies(plan, plan.shards_of(shard.model, shard.condition))
 
     def save(self, plan: Plan, result: ShardResult) -> None:
         """Write a result.

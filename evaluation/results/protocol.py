@@ -6,22 +6,27 @@ from typing import Protocol
 
 from evaluation.compute.runner import ShardResult
 from evaluation.plan import Plan, Shard
-from evaluation.results.stopping import Tally, images_needed
+from evaluation.results.stopping import images_needed
+from evaluation.results.tally import Tally
 
 
 class Results(Protocol):
     """Finished shards, to be read: in a folder or a database. Each stores new ones in its own way."""
 
-    def computed(self, plan: Plan, shards: Iterable[Shard]) -> list[ShardResult]:
-        """Read the results of shards, whatever evaluation they were computed for; those that are missing are left out."""
+    def computed(self, plan: Plan, shard: Shard) -> ShardResult | None:
+        """Read the result of a shard, whatever evaluation it was computed for."""
+        ...
+
+    def tallies(self, plan: Plan, shards: Iterable[Shard]) -> list[Tally]:
+        """Read the tallies of the shards that are computed, whatever evaluation they were computed for."""
         ...
 
     def known(self, plan: Plan, shard: Shard) -> ShardResult | None:
         """Read the result from which a shard has least left to do."""
         ...
 
-    def tallies(self, plan: Plan, shard: Shard) -> list[Tally]:
-        """Count the finished shards of a shard's model and condition."""
+    def finished(self, plan: Plan, shard: Shard) -> list[Tally]:
+        """Read the tallies of the evaluation's finished shards of a shard's model and condition."""
         ...
 
 
@@ -42,7 +47,7 @@ class Work:
 
 def is_certain(plan: Plan, shard: Shard, results: Results) -> bool:
     """Whether the score of a shard's model and condition is as certain as was asked without further shards."""
-    return plan.spec.stop_width is not None and images_needed(plan, results.tallies(plan, shard)) is not None
+    return plan.spec.stop_width is not None and images_needed(plan, results.finished(plan, shard)) is not None
 
 
 def look_up(plan: Plan, shard: Shard, results: Results) -> ShardResult | Work | None:
@@ -53,6 +58,4 @@ def look_up(plan: Plan, shard: Shard, results: Results) -> ShardResult | Work | 
     """
     if is_certain(plan, shard, results):
         return None
-    for result in results.computed(plan, [shard]):
-        return result
-    return Work(plan, shard, results.known(plan, shard))
+    return results.computed(plan, shard) or Work(plan, shard, results.known(plan, shard))

@@ -1,25 +1,13 @@
 """When enough images have been evaluated: the interval of a score is as narrow as was asked."""
 
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeVar
 
-from evaluation.compute.runner import ShardResult
 from evaluation.plan import Plan
+from evaluation.results.tally import Tally
 from evaluation.statistics import proportion
 
-
-class Tally(NamedTuple):
-    """A finished shard, counted: `counted` of its images are classified correctly and, if attacked, still are."""
-
-    start: int
-    images: int
-    counted: int
-
-    @classmethod
-    def of(cls, plan: Plan, result: ShardResult) -> "Tally":
-        """Count a result."""
-        condition = plan.spec.conditions[result.shard.condition]
-        return cls(result.shard.start, len(result.rows), sum(row.counts(condition) for row in result.rows))
+T = TypeVar("T")
 
 
 def images_needed(plan: Plan, tallies: Iterable[Tally]) -> int | None:
@@ -36,12 +24,40 @@ def images_needed(plan: Plan, tallies: Iterable[Tally]) -> int | None:
     """
     if plan.spec.stop_width is None:
         return None
-    counted = n = 0
-    for tally in sorted(tallies):
-        if tally.start != n:
+    scored = n = 0
+    for tally in sorted(tallies, key=lambda each: each.shard.start):
+        if tally.shard.start != n:
             return None
-        counted, n = counted + tally.counted, n + tally.images
-        score = proportion(counted, n)
+        scored, n = scored + tally.scored, n + tally.images
+        score = proportion(scored, n)
         if score is not None and score.high - score.low <= plan.spec.stop_width:
             return n
     return None
+
+
+def counted(plan: Plan, found: Iterable[T], tally: Callable[[T], Tally]) -> dict[tuple[str, int], list[T]]:
+    """Choose what a report counts, by model and condition: the first shards that suffice, else all that are there, in order.
+
+    Args:
+        plan: of the evaluation.
+        found: its finished shards: results or tallies.
+        tally: of one of these.
+    """
+    chosen: dict[tuple[str, int], list[T]] = {
+        (model, condition): [] for model in plan.spec.models for condition in range(len(plan.spec.conditions))
+    }
+    tallied = sorted(((tally(each), each) for each in found), key=lambda pair: pair[0].shard.start)
+    tallies: dict[tuple[str, int], list[Tally]] = {key: [] for key in chosen}
+    for each, item in tallied:
+        key = each.shard.model, each.shard.condition
+        tallies[key].append(each)
+        chosen[key].append(item)
+    for key, mine in tallies.items():
+        if (needed := images_needed(plan, mine)) is not None:
+            chosen[key] = chosen[key][: sum(each.shard.start < needed for each in mine)]
+    return chosen
+
+
+def is_complete(plan: Plan, counted: Sequence[Tally]) -> bool:
+    """Whether what is counted of a model and condition is all there is, or as much as was asked."""
+    return sum(each.images for each in counted) == plan.images or images_needed(plan, counted) is not None

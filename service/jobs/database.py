@@ -52,7 +52,7 @@ SHARDS = Table(
     Column("model", String, nullable=False),
     Column("condition", Integer, nullable=False),
     Column("start", Integer, nullable=False),
-    Column("address", String, index=True),
+    Column("address", String, nullable=False),
     Column("images", Integer, nullable=False),
     Column("images_done", Integer, nullable=False, server_default="0"),
     Column("passes", Integer, nullable=False),
@@ -60,13 +60,25 @@ SHARDS = Table(
     Column("failures", Integer, nullable=False, default=0),
     Column("runs", Integer, nullable=False, default=0),
     Column("error", Text),
-    Column("result", Text),
-    Column("counted", Integer),
     Column("seconds", Float),
+    Column("finished", Integer),
     Index("shards_by_evaluation", "evaluation_id", "status"),
+    Index("shards_by_address", "address", "images"),
+    Index("shards_by_finish", "evaluation_id", "finished"),
     UniqueConstraint("evaluation_id", "model", "condition", "start"),
     sqlite_autoincrement=True,  # the id of a removed shard, which may still be running, is never given to another
 )
+
+RESULTS = Table(
+    "results",
+    _METADATA,
+    Column("address", String, primary_key=True),
+    Column("images", Integer, primary_key=True),
+    Column("seconds", Float, nullable=False),
+    Column("tally", Text, nullable=False),
+    Column("result", Text, nullable=False),
+)
+"""Shared by all evaluations whose shards have the address; apart from them, so that counting shards does not read rows."""
 
 KEYS = Table(
     "idempotency_keys",

@@ -6,13 +6,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, RowMapping, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Row, RowMapping, Select, delete, func, insert, select, update
 from sqlalchemy.exc import DatabaseError
 
 from evaluation.compute.runner import ShardResult, furthest
 from evaluation.plan import Plan, Shard
-from evaluation.results.stopping import Tally
-from service.jobs.database import EVALUATIONS, KEYS, SHARDS, StoreError, open_engine, transaction
+from evaluation.results.tally import Tally
+from service.jobs.database import EVALUATIONS, KEYS, RESULTS, SHARDS, StoreError, open_engine, transaction
 from service.jobs.evaluations import Claim, Evaluation, Progress, ShardStatus
 
 MAX_FAILURES = 3
@@ -75,23 +75,44 @@ class Store:
                 _remember_key(db, key, body_sha256, plan.id)
             return changed
 
-    def computed(self, plan: Plan, shards: Iterable[Shard]) -> list[ShardResult]:
-        """Read the results of shards, whatever evaluation they were computed for; those that are missing are left out."""
+    def computed(self, plan: Plan, shard: Shard) -> ShardResult | None:
+        """Read the result of a shard, whatever evaluation it was computed for."""
+        query = select(RESULTS.c.result).where(
+            RESULTS.c.address == plan.address(shard), RESULTS.c.images == shard.images
+        )
         with self._engine.connect() as db:
-            return [*_computed(db, plan, shards).values()]
+            result = db.execute(query).scalar()
+        return None if result is None else _result(result, shard)
 
     def known(self, plan: Plan, shard: Shard) -> ShardResult | None:
         """Read the result from which a shard has least left to do."""
+        query = select(RESULTS.c.result).where(RESULTS.c.address.in_([*plan.resumable_addresses(shard)]))
         with self._engine.connect() as db:
-            return furthest((result for _, result in _results(db, plan.resumable_addresses(shard))), shard)
+            found = [ShardResult.model_validate_json(result) for result in db.execute(query).scalars()]
+        return furthest(found, shard)
 
-    def tallies(self, plan: Plan, shard: Shard) -> list[Tally]:
-        """Count the evaluation's finished shards of a shard's model and condition, without reading their rows."""
-        query = select(SHARDS.c.start, SHARDS.c.images, SHARDS.c.counted).where(
-            SHARDS.c.evaluation_id == plan.id, *_of_condition(shard), SHARDS.c.status == ShardStatus.DONE
-        )
+    def tallies(self, plan: Plan, shards: Iterable[Shard]) -> list[Tally]:
+        """Read the tallies of the shards that are computed, whatever evaluation they were computed for."""
+        by_address = {(plan.address(shard), shard.images): shard for shard in shards}
         with self._engine.connect() as db:
-            return [Tally(*row) for row in db.execute(query)]
+            found = _at(db, (address for address, _ in by_address), RESULTS.c.tally)
+            return [_tally(tally, by_address[key]) for key, (tally,) in found if key in by_address]
+
+    def finished(self, plan: Plan, shard: Shard) -> list[Tally]:
+        """Read the tallies of the evaluation's finished shards of a shard's model and condition."""
+        with self._engine.connect() as db:
+            rows = db.execute(_finished(plan.id, RESULTS.c.tally).where(*_of_condition(shard)))
+            return [_tally(row.tally, _shard(row)) for row in rows]
+
+    def finished_after(self, evaluation_id: str, number: int) -> tuple[list[Tally], int]:
+        """Read the tallies of the shards that were finished after so many others, and how many are finished now.
+
+        A shard stays finished, and its tally what it is, so that what was read need not be read again.
+        """
+        query = _finished(evaluation_id, RESULTS.c.tally, SHARDS.c.finished).where(SHARDS.c.finished > number)
+        with self._engine.connect() as db:
+            rows = db.execute(query).all()
+        return [_tally(row.tally, _shard(row)) for row in rows], max((row.finished for row in rows), default=number)
 
     def evaluation(self, evaluation_id: str) -> Evaluation | None:
         """Read one evaluation."""
@@ -113,18 +134,15 @@ class Store:
 
     def results(self, evaluation_id: str) -> list[ShardResult]:
         """Read the finished shards."""
-        query = select(SHARDS.c.result).where(
-            SHARDS.c.evaluation_id == evaluation_id, SHARDS.c.status == ShardStatus.DONE
-        )
         with self._engine.connect() as db:
-            return [ShardResult.model_validate_json(result) for (result,) in db.execute(query)]
+            return [_result(row.result, _shard(row)) for row in db.execute(_finished(evaluation_id, RESULTS.c.result))]
 
     def result(self, evaluation_id: str, shard: Shard) -> ShardResult | None:
         """Read one finished shard."""
-        here = (SHARDS.c.evaluation_id == evaluation_id, *_of_condition(shard), SHARDS.c.start == shard.start)
+        here = (*_of_condition(shard), SHARDS.c.start == shard.start)
         with self._engine.connect() as db:
-            found = db.execute(select(SHARDS.c.result).where(*here)).scalar()
-            return None if found is None else ShardResult.model_validate_json(found)
+            row = db.execute(_finished(evaluation_id, RESULTS.c.result).where(*here)).first()
+            return None if row is None else _result(row.result, shard)
 
     def cancel(self, evaluation_id: str) -> None:
         """Drop what is not finished."""
@@ -141,11 +159,19 @@ class Store:
     def remove(self, evaluation_id: str) -> Evaluation | None:
         """Delete an evaluation with its results, unless it has yet to end; returns it as it was, None if there is none.
 
-        Evaluations that have the same results have their own copies.
+        Results that other evaluations have too stay.
         """
         with transaction(self._engine) as db:
             found = _find(db, evaluation_id)
             if found is not None and found.status.final:
+                mine = select(SHARDS.c.address).where(SHARDS.c.evaluation_id == evaluation_id)
+                others = select(SHARDS.c.id).where(
+                    SHARDS.c.address == RESULTS.c.address,
+                    SHARDS.c.images == RESULTS.c.images,
+                    SHARDS.c.status == ShardStatus.DONE,
+                    SHARDS.c.evaluation_id != evaluation_id,
+                )
+                db.execute(delete(RESULTS).where(RESULTS.c.address.in_(mine), ~others.exists()))
                 for part in (SHARDS, KEYS):
                     db.execute(delete(part).where(part.c.evaluation_id == evaluation_id))
                 db.execute(delete(EVALUATIONS).where(EVALUATIONS.c.id == evaluation_id))
@@ -206,13 +232,24 @@ class Store:
 
     def complete(self, claim: Claim, result: ShardResult) -> bool:
         """Store a result; returns False, and stores nothing, if the shard was not running (done already, dropped or removed)."""
+        last = select(func.coalesce(func.max(SHARDS.c.finished), 0)).where(
+            SHARDS.c.evaluation_id == claim.evaluation_id
+        )
+        here = (SHARDS.c.id == claim.id, SHARDS.c.status == ShardStatus.RUNNING)
         with transaction(self._engine) as db:
-            changed = db.execute(
-                update(SHARDS)
-                .where(SHARDS.c.id == claim.id, SHARDS.c.status == ShardStatus.RUNNING)
-                .values(**_finished(claim.plan, result))
-            )
-            return changed.rowcount == 1
+            done = {
+                "status": ShardStatus.DONE,
+                "seconds": result.seconds,
+                "finished": db.execute(last).scalar_one() + 1,
+            }
+            if db.execute(update(SHARDS).where(*here).values(**done)).rowcount != 1:
+                return False
+            address = claim.plan.address(claim.shard)
+            if not [*_at(db, [address], RESULTS.c.address, images=result.shard.images)]:
+                tally = Tally.of(claim.plan, result).model_dump_json()
+                row = {"address": address, "images": result.shard.images, "seconds": result.seconds, "tally": tally}
+                db.execute(insert(RESULTS).values(**row, result=result.model_dump_json()))
+            return True
 
     def skip(self, claim: Claim) -> None:
         """Drop a claim, if it is not done, and the pending shards of its model and condition: their numbers are certain enough."""
@@ -260,62 +297,68 @@ def _now() -> float:
     return datetime.now(UTC).timestamp()
 
 
+def _shard(row: Row[Any]) -> Shard:
+    return Shard(model=row.model, condition=row.condition, start=row.start, stop=row.start + row.images)
+
+
+def _result(text: str, shard: Shard) -> ShardResult:
+    """Read a result, which may have been computed for a shard with the same address."""
+    return ShardResult.model_validate_json(text).model_copy(update={"shard": shard})
+
+
+def _tally(text: str, shard: Shard) -> Tally:
+    return Tally.model_validate_json(text).model_copy(update={"shard": shard})
+
+
+def _finished(evaluation_id: str, *columns: ColumnElement[Any]) -> Select[Any]:
+    """The finished shards of an evaluation, with columns of theirs and of their results."""
+    same = (SHARDS.c.address == RESULTS.c.address) & (SHARDS.c.images == RESULTS.c.images)
+    identity = (SHARDS.c.model, SHARDS.c.condition, SHARDS.c.start, SHARDS.c.images)
+    here = (SHARDS.c.evaluation_id == evaluation_id, SHARDS.c.status == ShardStatus.DONE)
+    return select(*identity, *columns).join_from(SHARDS, RESULTS, same).where(*here)
+
+
+def _at(
+    db: Connection, addresses: Iterable[str], *columns: ColumnElement[Any], images: int | None = None
+) -> Iterator[tuple[tuple[str, int], tuple[Any, ...]]]:
+    """Read columns of the results at some addresses; yields each address and number of images with them."""
+    ordered = sorted(set(addresses))
+    for start in range(0, len(ordered), ADDRESSES_A_QUERY):
+        here = RESULTS.c.address.in_(ordered[start : start + ADDRESSES_A_QUERY])
+        query = select(RESULTS.c.address, RESULTS.c.images, *columns).where(here)
+        for row in db.execute(query if images is None else query.where(RESULTS.c.images == images)):
+            yield (row.address, row.images), tuple(row)[2:]
+
+
 def _insert(db: Connection, plan: Plan) -> bool:
     last = db.execute(select(func.max(EVALUATIONS.c.sequence))).scalar() or 0
     db.execute(
         insert(EVALUATIONS).values(id=plan.id, sequence=last + 1, plan=plan.model_dump_json(), created_at=_now())
     )
     passes = [plan.spec.passes(condition) for condition in plan.spec.conditions]
-    computed = _computed(db, plan, plan.shards)
-    pending = {"status": ShardStatus.PENDING, "result": None, "counted": None, "seconds": None}
-    db.execute(
-        insert(SHARDS),
-        [
+    addresses = {shard: plan.address(shard) for shard in plan.shards}
+    computed = {key: seconds for key, (seconds,) in _at(db, addresses.values(), RESULTS.c.seconds)}
+    rows: list[dict[str, Any]] = []
+    finished = 0
+    for shard, address in addresses.items():
+        seconds = computed.get((address, shard.images))
+        finished += seconds is not None
+        rows.append(
             {
                 "evaluation_id": plan.id,
                 "model": shard.model,
                 "condition": shard.condition,
                 "start": shard.start,
-                "address": plan.address(shard),
+                "address": address,
                 "images": shard.images,
                 "passes": shard.images * passes[shard.condition],
-                **(_finished(plan, computed[shard]) if shard in computed else pending),
+                "status": ShardStatus.PENDING if seconds is None else ShardStatus.DONE,
+                "seconds": seconds,
+                "finished": None if seconds is None else finished,
             }
-            for shard in plan.shards
-        ],
-    )
+        )
+    db.execute(insert(SHARDS), rows)
     return True
-
-
-def _finished(plan: Plan, result: ShardResult) -> dict[str, Any]:
-    return {
-        "status": ShardStatus.DONE,
-        "result": result.model_dump_json(),
-        "counted": Tally.of(plan, result).counted,
-        "seconds": result.seconds,
-    }
-
-
-def _computed(db: Connection, plan: Plan, shards: Iterable[Shard]) -> dict[Shard, ShardResult]:
-    """Read the results of a plan's shards that are there, whatever evaluation they were computed for."""
-    addresses = {shard: plan.address(shard) for shard in shards}
-    found = {(address, result.shard.images): result for address, result in _results(db, {*addresses.values()})}
-    return {
-        shard: found[address, shard.images].model_copy(update={"shard": shard})
-        for shard, address in addresses.items()
-        if (address, shard.images) in found
-    }
-
-
-def _results(db: Connection, addresses: Iterable[str]) -> Iterator[tuple[str, ShardResult]]:
-    """Read the results at some addresses, one for each address and number of images."""
-    ordered = sorted(addresses)
-    for start in range(0, len(ordered), ADDRESSES_A_QUERY):
-        here = SHARDS.c.address.in_(ordered[start : start + ADDRESSES_A_QUERY])
-        done = select(func.min(SHARDS.c.id)).where(here, SHARDS.c.status == ShardStatus.DONE)
-        ids = done.group_by(SHARDS.c.address, SHARDS.c.images)
-        for address, result in db.execute(select(SHARDS.c.address, SHARDS.c.result).where(SHARDS.c.id.in_(ids))):
-            yield address, ShardResult.model_validate_json(result)
 
 
 def _revive(db: Connection, evaluation_id: str) -> bool:

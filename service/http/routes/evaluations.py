@@ -62,7 +62,7 @@ def submit(
 def estimate_evaluation(spec: EvaluationSpec, service: ServiceDep) -> Estimate:
     """Estimate what an evaluation would cost at most, and how much of it is computed already; nothing is submitted."""
     plan = _plan(spec, service)
-    return estimate(plan, service.catalog, service.device, service.store.computed(plan, plan.shards))
+    return estimate(plan, service.catalog, service.device, service.store.tallies(plan, plan.shards))
 
 
 @router.post("/pgd", status_code=HTTPStatus.ACCEPTED)

@@ -8,9 +8,15 @@ from evaluation import EvaluationSpec
 from evaluation.compute.checks import Check, grade
 from evaluation.compute.conditions import Row
 from evaluation.reports.trust import claim_check, condition_checks, cross_checks, curve, median_minimal_eps
-from evaluation.spec import AdversarialCondition, Condition
+from evaluation.results.tally import Tally
+from evaluation.spec import AdversarialCondition, CleanCondition, Condition
 from evaluation.statistics import Proportion, binomial_below, proportion
-from tests.evaluation.reports.table import row
+from tests.evaluation.reports.table import PLAN, SPEC, result, row
+
+
+def total(rows: list[Row], condition: Condition | None = None) -> Tally:
+    plan = PLAN.model_copy(update={"spec": SPEC.model_copy(update={"conditions": (condition or CleanCondition(),)})})
+    return Tally.of(plan, result(0, rows))
 
 
 def pgd(eps: float = 0.1, steps: int = 10, restarts: int = 1) -> Condition:
@@ -64,7 +70,7 @@ def test_attacks_without_gradients_must_not_win() -> None:
 
     def failing(*flipped_by: str | None) -> dict[str, Check]:
         rows: list[Row] = [row(i, 1, 1, 5 if name else 1, flipped_by=name) for i, name in enumerate(flipped_by)]
-        return {check.name: check for check in condition_checks(condition, rows) if check.failed}
+        return {check.name: check for check in condition_checks(condition, total(rows, condition)) if check.failed}
 
     assert failing("pgd", None, "pgd") == {}
     found = failing("pgd", "square", None)["gradient attacks are not beaten without gradients"]
@@ -75,9 +81,9 @@ def test_a_claim_is_doubted_only_where_chance_does_not_explain_it() -> None:
     def right(count: int) -> list[Row]:
         return [row(i, 1, 1 if i < count else 2, 1) for i in range(100)]
 
-    assert not claim_check(right(88), 0.9).failed
-    assert claim_check(right(75), 0.9).failed
-    assert not claim_check(right(100), 0.9).failed
+    assert not claim_check(total(right(88)), 0.9).failed
+    assert claim_check(total(right(75)), 0.9).failed
+    assert not claim_check(total(right(100)), 0.9).failed
 
 
 def test_binomial_tail_equals_a_sum_by_hand() -> None:
@@ -94,10 +100,10 @@ def test_curves_and_minimal_eps_by_hand() -> None:
         row(2, 1, 1, 5, flipped_by="pgd", flipped_eps=0.15),
         row(3, 1, 1, 1),
     ]
-    assert [(point.count, point.n) for point in curve(rows, (0.05, 0.1, 0.2))] == [(3, 4), (2, 4), (1, 4)]
-    assert median_minimal_eps(rows) == pytest.approx(0.125)  # the middle of 0.1 and 0.15
-    assert median_minimal_eps(rows[2:] + rows[3:]) is None
-    assert median_minimal_eps([]) is None
+    assert [(point.count, point.n) for point in curve(total(rows), (0.05, 0.1, 0.2))] == [(3, 4), (2, 4), (1, 4)]
+    assert median_minimal_eps(total(rows)) == pytest.approx(0.125)  # the middle of 0.1 and 0.15
+    assert median_minimal_eps(total(rows[2:] + rows[3:])) is None
+    assert median_minimal_eps(total([])) is None
 
 
 def test_the_grade_is_the_worst_that_failed() -> None:

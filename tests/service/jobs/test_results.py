@@ -7,7 +7,7 @@ import pytest
 
 from evaluation import EvaluationSpec, Plan, ResultFolder, ShardResult
 from evaluation.results.protocol import Results, Work, is_certain, look_up
-from evaluation.results.stopping import Tally
+from evaluation.results.tally import Tally
 from service.jobs.store import Store
 from tests.server import a_plan, a_result
 
@@ -50,9 +50,9 @@ def test_a_score_is_certain_once_its_interval_is_narrow(results: tuple[Results, 
     """All of 100 images right are an interval 3.6 points wide."""
     where, put = results
     plan = a_plan(images=300, spec=CLEAN)
-    assert (where.tallies(plan, plan.shards[2]), is_certain(plan, plan.shards[2], where)) == ([], False)
+    assert (where.finished(plan, plan.shards[2]), is_certain(plan, plan.shards[2], where)) == ([], False)
     put(plan, 1)
-    assert where.tallies(plan, plan.shards[2]) == [Tally(start=0, images=100, counted=100)]
+    assert where.finished(plan, plan.shards[2]) == [Tally.of(plan, a_result(plan.shards[0]))]
     assert is_certain(plan, plan.shards[2], where)
     assert look_up(plan, plan.shards[2], where) is None
     whole = a_plan(images=300, spec=CLEAN.model_copy(update={"stop_width": None}))

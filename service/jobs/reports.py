@@ -1,0 +1,46 @@
+"""Reports of stored evaluations, counted as their shards finish."""
+
+from dataclasses import dataclass, field
+from functools import lru_cache
+from threading import Lock
+
+from evaluation import Report
+from evaluation.reports.counting import report_of
+from evaluation.results.tally import Tally
+from service.jobs.evaluations import Evaluation
+from service.jobs.store import Store
+
+COUNTED = 16
+"""Evaluations whose tallies stay in memory, those read last."""
+
+
+@dataclass
+class _Counted:
+    """What was read of one evaluation."""
+
+    tallies: list[Tally] = field(default_factory=list[Tally])
+    finished: int = 0
+    report: Report | None = None
+    lock: Lock = field(default_factory=Lock)
+
+
+class Reports:
+    """Gives reports; each read costs what has finished since the one before, and no rows are read.
+
+    Args:
+        store: where the evaluations are.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._counted = lru_cache(COUNTED)(lambda evaluation_id, submitted_at: _Counted())
+
+    def of(self, evaluation: Evaluation) -> Report:
+        """Add up the finished shards of an evaluation."""
+        counted = self._counted(evaluation.id, evaluation.created_at)
+        with counted.lock:
+            new, counted.finished = self._store.finished_after(evaluation.id, counted.finished)
+            if new or counted.report is None:
+                counted.tallies += new
+                counted.report = report_of(evaluation.plan, counted.tallies)
+            return counted.report
