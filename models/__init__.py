@@ -14,15 +14,15 @@ from models.card import ModelCard
 from models.checkpoints import ZOO, Checkpoint, find_checkpoints, load, verify
 from models.classifier import Classifier
 from models.folding import Precision, ServingPrecision, float32_in, fold
-from models.hub import HUB_CONFIG, checkpoint_file
 from models.intake import Added, Draft, Given, NameTakenError, QuestionsError, add, draft
-from models.likely_preprocessing import likely_preprocessing
 from models.macs import Complexity, complexity
 from models.opaque import OPAQUE
 from models.preprocess import Preprocessing, scaled
-from models.proposals import Question
 from models.readings import Place
-from models.recognition import Differences, Recognised, UnrecognisedError, recognise
+from models.recognition.hub import HUB_CONFIG, checkpoint_file
+from models.recognition.likely_preprocessing import likely_preprocessing
+from models.recognition.proposals import Question
+from models.recognition.recognise import Differences, Recognised, UnrecognisedError, recognise
 from models.registry import ModelSpec, create, names, register, spec
 from models.state_dicts import MAX_CHECKPOINT_BYTES, SUFFIXES, CheckpointError, read_state_dict, require_suffix
 

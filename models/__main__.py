@@ -1,7 +1,7 @@
 """Files made from the registries.
 
 The page of all architectures: python -m models > docs/models.md
-The table of what torchvision's and timm's tensors are: python -m models fingerprints > models/fingerprints.txt
+The table of what torchvision's and timm's tensors are: python -m models fingerprints > models/recognition/fingerprints.txt
 """
 
 import inspect
@@ -11,8 +11,8 @@ from collections.abc import Iterable
 import torch
 
 from models import complexity, create, find_checkpoints, names, spec
-from models.fingerprints import architectures, write_table
-from models.recognition import layout
+from models.recognition.fingerprints import architectures, write_table
+from models.recognition.recognise import layout
 
 TOLERANCES = {torch.float32: 1e-5, torch.bfloat16: 1e-2, torch.float16: 2e-3}
 """Largest difference of logits from float64, as a fraction of their norm, when weights and images are rounded to a type."""

@@ -16,13 +16,13 @@ from common import describe_validation, file_sha256
 from models.card import ModelCard
 from models.checkpoints import Checkpoint, load
 from models.classifier import Classifier
-from models.hub import checkpoint_file, read_config
-from models.likely_preprocessing import likely_preprocessing
 from models.macs import complexity
 from models.opaque import OPAQUE, OpaqueError, check_opaque, load_opaque
 from models.preprocess import Preprocessing
-from models.proposals import Question
-from models.recognition import Recognised, UnrecognisedError, count_classes, differences, layout, recognise
+from models.recognition.hub import checkpoint_file, read_config
+from models.recognition.likely_preprocessing import likely_preprocessing
+from models.recognition.proposals import Question
+from models.recognition.recognise import Recognised, UnrecognisedError, count_classes, differences, layout, recognise
 from models.registry import defaults, without_defaults
 from models.state_dicts import CheckpointError, Fact, read_checkpoint, require_size, require_suffix, unprefixed
 

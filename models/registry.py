@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from common import Registry
-from models.layout import Layout
-from models.proposals import Candidate, Options
 from models.readings import Place, Reading
+from models.recognition.layout import Layout
+from models.recognition.proposals import Candidate, Options
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ FindSpec = Callable[[str], ModelSpec]
 """Looks up an architecture of another library by its name there; raises UnknownNameError."""
 
 Propose = Callable[[Layout], Iterator[Candidate]]
-"""Reads the names and shapes of a checkpoint's tensors; see `models.layout` for how it says that they are not its own."""
+"""Proposes architectures for a checkpoint's tensors; `models.recognition.layout` explains how to reject tensors of others."""
 
 Rename = Callable[[Iterable[str]], Mapping[str, str]]
 """Gives tensors of other code for the family their names here; empty if the names are not of that code."""

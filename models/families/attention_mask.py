@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from models.families.resnet import ResNetMini, resnet
-from models.layout import Layout, require
-from models.proposals import Candidate, Options
 from models.readings import Place, Reading
+from models.recognition.layout import Layout, require
+from models.recognition.proposals import Candidate, Options
 from models.registry import Family, ModelSpec, fewest_options, register_family
 
 PAPER = "ResNet-34 (arXiv:1512.03385) with sigmoid attention masks"

@@ -13,8 +13,8 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from models.layout import Layout, require
-from models.proposals import Candidate, Options, Question
+from models.recognition.layout import Layout, require
+from models.recognition.proposals import Candidate, Options, Question
 from models.registry import Family, ModelSpec, register_family, without_defaults
 
 PAPER = "He et al., CVPR 2016, arXiv:1512.03385"

@@ -11,8 +11,8 @@ from typing import cast
 from torch import Tensor, nn
 
 from models.families.resnet import IMAGENET_SIZES, depth_of, resnet
-from models.layout import Layout, ratio, require
-from models.proposals import Candidate
+from models.recognition.layout import Layout, ratio, require
+from models.recognition.proposals import Candidate
 from models.registry import Family, ModelSpec, register_family, without_defaults
 
 PAPER = "Hu, Shen, Sun, CVPR 2018, arXiv:1709.01507"

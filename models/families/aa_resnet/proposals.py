@@ -8,8 +8,8 @@ from itertools import product
 from models.families.aa_resnet.attention import MIN_KEY_DIMS
 from models.families.aa_resnet.network import ARCHITECTURES
 from models.families.resnet import depth_of
-from models.layout import Layout, ratio, require
-from models.proposals import Candidate, Options, Question
+from models.recognition.layout import Layout, ratio, require
+from models.recognition.proposals import Candidate, Options, Question
 from models.registry import defaults, without_defaults
 
 

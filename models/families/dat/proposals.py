@@ -5,8 +5,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import cast
 
 from models.families.dat.network import ARCHITECTURES
-from models.layout import Layout, ratio, require
-from models.proposals import Candidate, Options, Question
+from models.recognition.layout import Layout, ratio, require
+from models.recognition.proposals import Candidate, Options, Question
 from models.registry import defaults, without_defaults
 
 _MOST_STAGES = 8

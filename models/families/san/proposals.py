@@ -6,8 +6,8 @@ from itertools import product
 from typing import cast
 
 from models.families.san.network import ARCHITECTURES, Kind
-from models.layout import Layout, ratio, require
-from models.proposals import Candidate, Options, Question
+from models.recognition.layout import Layout, ratio, require
+from models.recognition.proposals import Candidate, Options, Question
 from models.registry import defaults, fewest_options
 
 _FOOTPRINTS_UNSEEN = "the footprint of pairwise attention leaves no trace in shapes"

@@ -10,7 +10,7 @@ import torchvision
 import models
 from models import CheckpointError, QuestionsError
 from models.__main__ import table
-from models.fingerprints import TABLE, architectures
+from models.recognition.fingerprints import TABLE, architectures
 
 SAMPLE = ("torchvision:densenet121", "torchvision:inception_v3", "torchvision:regnet_y_400mf", "timm:convnext_atto",
           "timm:resnet50", "timm:resnetblur50", "timm:vit_tiny_patch16_224", "timm:mobilenetv3_small_050")  # fmt: skip
@@ -32,7 +32,7 @@ def rows(text: str) -> set[tuple[str, str, str]]:
 
 def test_the_table_is_what_the_command_writes() -> None:
     assert rows(table(SAMPLE)) == {row for row in rows(TABLE.read_text()) if row[2] in SAMPLE}, (
-        "python -m models fingerprints > models/fingerprints.txt"
+        "python -m models fingerprints > models/recognition/fingerprints.txt"
     )
 
 

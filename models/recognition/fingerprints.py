@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from models.layout import Shape
+from models.recognition.layout import Shape
 
 TABLE = Path(__file__).with_name("fingerprints.txt")
 

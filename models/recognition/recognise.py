@@ -11,9 +11,9 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from models.fingerprints import same_tensors
-from models.layout import Layout, NotMineError, Shape
-from models.proposals import Candidate, Options, Question
+from models.recognition.fingerprints import same_tensors
+from models.recognition.layout import Layout, NotMineError, Shape
+from models.recognition.proposals import Candidate, Options, Question
 from models.registry import Propose, create, families, names, spec
 from models.state_dicts import CheckpointError, listed, unprefixed
 
