@@ -1,5 +1,7 @@
 """The harness: runs an attack and measures what it did. An attack never grades itself."""
 
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from threading import get_ident
 
@@ -10,7 +12,7 @@ from attacks.draws import Draws
 from attacks.gradient import classify
 from attacks.norms import distance
 from attacks.targets import predictions
-from attacks.task import Attack, Task, ThreatModel
+from attacks.task import Attack, Proposal, Task, ThreatModel
 from common.float32 import Float32, float32_as
 
 TOLERANCE = 1e-6
@@ -60,6 +62,17 @@ class _ForwardCount:
             self.images += len(inputs[0])
 
 
+@contextmanager
+def _counting_forwards(*models: nn.Module) -> Generator[_ForwardCount]:
+    count = _ForwardCount()
+    hooks = [model.register_forward_pre_hook(count) for model in set(models)]
+    try:
+        yield count
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
 @float32_as("ieee")
 def run_attack(
     attack: Attack,
@@ -94,59 +107,69 @@ def run_attack(
             not in [0, 1], or what the attack returned has another shape.
     """
     searched = searched or model
-    for each in (model, searched):
-        _require_evaluation_mode(each)
+    _require_evaluation_mode(model, searched)
     _require_runnable(attack, images, threat, targets)
     _require_one_per_image(len(images), labels=labels, targets=targets, draws=draws)
-    count = _ForwardCount()
-    hooks = [each.register_forward_pre_hook(count) for each in {model, searched}]
-    try:
+    task = Task(model, images, labels, threat, draws, targets)
+    with _counting_forwards(model, searched) as count:
         clean = classify(model, images) if clean_logits is None else clean_logits
-        task = Task(searched, images.clone(), labels, threat, draws, targets)
-        with float32_as(searched_as):
-            proposal = attack.perturb(task)
-        adversarial, steps = proposal.images.detach(), proposal.steps
-        _require_alike(attack, adversarial, images)
-        logits, fooled_copy = classify(model, adversarial), None
-        if searched is not model or searched_as != "ieee":
-            with float32_as(searched_as):
-                seen = classify(searched, adversarial)
-            fooled_copy = _fooled_copy(logits, seen, labels, targets)
-        if fooled_copy is not None and fooled_copy.any():
-            again = attack.perturb(replace(task, model=model, images=images).of_images(fooled_copy))
-            adversarial[fooled_copy] = again.images.detach()
-            if steps is not None and again.steps is not None:
-                steps[fooled_copy] = again.steps
-            logits[fooled_copy] = classify(model, adversarial[fooled_copy])
-    finally:
-        for hook in hooks:
-            hook.remove()
-    distances = distance(adversarial - images, threat.norm)
-    in_range = ((adversarial >= -TOLERANCE) & (adversarial <= 1 + TOLERANCE)).flatten(1).all(1)
-    within = in_range & (distances <= threat.eps + TOLERANCE)  # a NaN fails both
+        found, logits = _search(attack, task, searched, searched_as)
+    distances, within = _measure(found.images, images, threat)
     before, after = predictions(clean), predictions(logits)
     return AttackRun(
-        adversarial=adversarial,
+        adversarial=found.images,
         clean_logits=clean,
         logits=logits,
         distances=distances,
         within_budget=within,
         flipped=(before == labels) & (after != labels) & within,
         reached=None if targets is None else (after == targets) & within,
-        steps=steps,
+        steps=found.steps,
         images_forwarded=count.images,
     )
 
 
-def _fooled_copy(logits: Tensor, searched: Tensor, labels: Tensor, targets: Tensor | None) -> Tensor:
-    """Which images fool what was searched, but not the model, (N,) bool."""
-    if targets is None:
-        return (predictions(searched) != labels) & (predictions(logits) == labels)
-    return (predictions(searched) == targets) & (predictions(logits) != targets)
+def _search(attack: Attack, task: Task, searched: nn.Module, searched_as: Float32) -> tuple[Proposal, Tensor]:
+    """Attack a copy of the model, then the model itself where an image fools the copy alone.
+
+    Returns:
+        What was proposed, and the model's logits (N, K) on it.
+    """
+    model = task.model
+    with float32_as(searched_as):
+        proposal = attack.perturb(replace(task, model=searched, images=task.images.clone()))
+    adversarial, steps = proposal.images.detach(), proposal.steps
+    _require_alike(attack, adversarial, task.images)
+    logits = classify(model, adversarial)
+    if searched is not model or searched_as != "ieee":
+        with float32_as(searched_as):
+            seen = classify(searched, adversarial)
+        fooled = _fools_only_the_copy(logits, seen, task)
+        if fooled.any():
+            again = attack.perturb(task.of_images(fooled))
+            adversarial[fooled] = again.images.detach()
+            if steps is not None and again.steps is not None:
+                steps[fooled] = again.steps
+            logits[fooled] = classify(model, adversarial[fooled])
+    return Proposal(adversarial, steps), logits
 
 
-def _require_evaluation_mode(model: nn.Module) -> None:
-    if any(module.training for module in model.modules()):
+def _fools_only_the_copy(logits: Tensor, seen: Tensor, task: Task) -> Tensor:
+    """Which images fool the copy that was searched, but not the model, (N,) bool."""
+    if task.targets is None:
+        return (predictions(seen) != task.labels) & (predictions(logits) == task.labels)
+    return (predictions(seen) == task.targets) & (predictions(logits) != task.targets)
+
+
+def _measure(adversarial: Tensor, images: Tensor, threat: ThreatModel) -> tuple[Tensor, Tensor]:
+    """Distance of each image (N,), and whether it lies within the budget (N,) bool; a NaN never does."""
+    distances = distance(adversarial - images, threat.norm)
+    in_range = ((adversarial >= -TOLERANCE) & (adversarial <= 1 + TOLERANCE)).flatten(1).all(1)
+    return distances, in_range & (distances <= threat.eps + TOLERANCE)
+
+
+def _require_evaluation_mode(*models: nn.Module) -> None:
+    if any(module.training for model in models for module in model.modules()):
         raise AttackError("the model is in training mode: call model.eval() before attacking it")
 
 
