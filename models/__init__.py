@@ -5,7 +5,7 @@
     network = models.create("san10_pairwise", num_classes=10)  # the bare architecture, freshly initialised
     classifier = models.load("resnet_mini.fashion_mnist")  # a trained checkpoint; takes images in [0, 1]
 
-Every module of `models.families` is one family of architectures; importing the package registers them.
+Each module of `models.families` is one family of architectures; importing this package registers them all.
 """
 
 from models import families

@@ -38,10 +38,10 @@ class SqueezeExcitation(nn.Module):
 
 
 class SEBlock(nn.Module):
-    """A torchvision residual block, its parts under their own names, with channel attention before the addition.
+    """A torchvision residual block with channel attention before the addition; the names of its layers stay.
 
     Args:
-        block: a BasicBlock or Bottleneck, whose layers are taken over.
+        block: a BasicBlock or Bottleneck, whose layers are used.
         reduction: of the channel attention.
     """
 
@@ -89,6 +89,6 @@ register_family(
             ModelSpec(f"se_resnet{depth}", partial(_se_resnet, depth=depth), (3, 224, 224), PAPER) for depth in _DEPTHS
         ),
         propose=_propose,
-        unshown={SqueezeExcitation: "attention over channels only, not over places"},
+        unshown={SqueezeExcitation: "channel attention only, no spatial attention"},
     )
 )

@@ -1,7 +1,7 @@
 """Names and shapes of a checkpoint's tensors, as families of architectures read them.
 
-A file can have any tensors. Whatever a family always has is asked for in the ways below: where it is not there, or is impossible,
-`NotMineError` ends the family's proposals. Any other error is a mistake in the family, and is not caught.
+A file can hold any tensors. A family reads what it always has in the ways below; where that is missing or impossible,
+`NotMineError` ends the family's proposals. Any other error is a bug in the family, and is not caught.
 """
 
 import re
@@ -9,38 +9,38 @@ import re
 Shape = tuple[int, ...]
 
 _WIDEST = 2**20
-"""Most of anything that a layer has: products of a few sides stay far below what a tensor can have."""
+"""Largest dimension of a layer: products of a few dimensions stay far below the number of elements a tensor can have."""
 
 
 class NotMineError(Exception):
-    """The tensors are not those of this family."""
+    """The tensors do not belong to this family."""
 
 
 def require(fact: object) -> None:
-    """End the proposals of a family unless something holds that is always so in it.
+    """End a family's proposals unless the tensors have a property that the family always has.
 
     Raises:
-        NotMineError: it does not hold.
+        NotMineError: they do not.
     """
     if not fact:
         raise NotMineError
 
 
 def ratio(whole: int, part: int) -> int:
-    """How many times a part, at least 1, goes into a whole.
+    """Divide a whole by a part of at least 1, rounded down.
 
     Raises:
-        NotMineError: not once.
+        NotMineError: the part is larger than the whole.
     """
     require(part <= whole)
     return whole // part
 
 
 class Layout(dict[str, Shape]):
-    """Shapes by name."""
+    """Shapes of tensors by name."""
 
     def __missing__(self, name: str) -> Shape:
-        """Tell that a tensor is not there that the family always has.
+        """End the family's proposals: a tensor is missing that the family always has.
 
         Raises:
             NotMineError: always.
@@ -48,20 +48,20 @@ class Layout(dict[str, Shape]):
         raise NotMineError(name)
 
     def side(self, name: str, axis: int = 0) -> int:
-        """Read one side of a tensor that the family always has; at least 1.
+        """Read one dimension of a tensor that the family always has; at least 1.
 
         Raises:
-            NotMineError: it is not there, has no such axis, or the side is 0 or wider than any layer's.
+            NotMineError: the tensor is missing, has no such axis, or the dimension is 0 or larger than any layer's.
         """
         shape = self[name]
         require(axis < len(shape) and 0 < shape[axis] <= _WIDEST)
         return shape[axis]
 
     def indices(self, prefix: str) -> list[int]:
-        """Read the numbers that follow a prefix; at least one.
+        """List the numbers that follow a prefix in the names of tensors; at least one.
 
         Raises:
-            NotMineError: there is none.
+            NotMineError: no name has the prefix and a number.
         """
         found = (re.match(r"\d+", name[len(prefix) :]) for name in self if name.startswith(prefix))
         numbers = sorted({int(match[0][:9]) for match in found if match})

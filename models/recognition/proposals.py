@@ -1,4 +1,4 @@
-"""What a family proposes for a checkpoint's tensors, and what it has to ask about them."""
+"""What a family proposes for a checkpoint's tensors, and the questions that the tensors leave open."""
 
 from dataclasses import dataclass
 
@@ -8,13 +8,13 @@ Options = dict[str, object]
 
 @dataclass(frozen=True)
 class Question:
-    """A fact that a file does not tell.
+    """A fact that a file does not contain.
 
     Attributes:
         field: of the card, such as "preprocessing.crop".
-        why: what makes it unknown, or what it is.
-        likely: the answer taken when likely answers are accepted.
-        allowed: which answers there are.
+        why: why the file does not contain it, or what it means.
+        likely: the answer used when likely answers are accepted.
+        allowed: the possible answers, in words.
     """
 
     field: str
@@ -28,10 +28,10 @@ class Candidate:
     """An architecture that the tensors may belong to.
 
     Attributes:
-        architecture: a name that `create` knows.
-        options: where they differ from the architecture's defaults.
-        head: name of the classifier's weight, whose rows are the classes.
-        questions: what shapes do not tell of the options.
+        architecture: a name that `create` accepts.
+        options: those that differ from the architecture's defaults.
+        head: name of the last layer's weight, whose rows are the classes.
+        questions: about options that shapes do not determine.
     """
 
     architecture: str

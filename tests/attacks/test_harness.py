@@ -226,7 +226,7 @@ def test_targets_of_another_layout_are_refused() -> None:
 
 @pytest.mark.parametrize("count", [1, 3])
 def test_draws_of_other_images_are_refused(count: int) -> None:
-    refused(f"draws must be of 2 images, got those of {count}", draws=Draws.of(0, range(count)))
+    refused(f"draws must belong to 2 images, got draws of {count}", draws=Draws.of(0, range(count)))
 
 
 def test_reached_counts_only_within_the_budget(nearest_mean: nn.Module, digits: Digits) -> None:

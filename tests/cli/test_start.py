@@ -59,8 +59,8 @@ def test_a_folder_that_cannot_be_one(command: list[object], tmp_path: Path) -> N
     file = tmp_path / "file"
     file.touch()
     line = why(*command, "--data-dir", file)
-    assert f"cannot be kept in {file}" in line
-    assert "name another folder" in line
+    assert f"cannot be stored in {file}" in line
+    assert "choose another folder" in line
 
 
 @pytest.mark.parametrize("workers", [1, 2])

@@ -232,7 +232,7 @@ def test_a_file_that_would_run_code_is_refused_and_does_not_run(tmp_path: Path, 
     content = {"fc.weight": torch.zeros(1), "x": Trap(sprung)} if hidden else Trap(sprung)
     path = put(tmp_path, pickle.dumps(content, protocol=2) if bare else content)
     with pytest.raises(
-        CheckpointError, match="holds more than tensors and was not read, because reading it could run code"
+        CheckpointError, match="contains more than tensors and was not read, because reading it could run code"
     ):
         load(path)
     assert not sprung.exists()
@@ -280,11 +280,11 @@ def test_bytes_that_are_no_checkpoint_are_refused(tmp_path: Path, content: bytes
 @pytest.mark.parametrize(
     ("content", "match"),
     [
-        ([torch.zeros(1)], "holds a list, expected a mapping of names to tensors"),
-        (torch.zeros(1), "holds a Tensor, expected"),
-        ({}, "holds a dict, expected"),
-        ({"state_dict": {}}, "holds a dict, expected"),
-        ({"a": torch.zeros(1), "epoch": 3}, "holds things that are not tensors: 'epoch': int"),
+        ([torch.zeros(1)], "contains a list, expected a mapping of names to tensors"),
+        (torch.zeros(1), "contains a Tensor, expected"),
+        ({}, "contains a dict, expected"),
+        ({"state_dict": {}}, "contains a dict, expected"),
+        ({"a": torch.zeros(1), "epoch": 3}, "contains values that are not tensors: 'epoch': int"),
         ({"state_dict": [1]}, "'state_dict': list"),
     ],
 )
