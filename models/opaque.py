@@ -63,7 +63,7 @@ def load_opaque(architecture: str, path: Path) -> OpaqueNetwork:
                 return OpaqueNetwork(torch.jit.load(path, map_location="cpu").eval())
             return OpaqueNetwork(torch.export.load(path).module())
     except Exception as error:  # too many kinds to list
-        raise OpaqueError(f"{path.name} is not a readable {architecture} file: {_first_line(error)}") from error
+        raise OpaqueError(f"not a readable {architecture} file: {_first_line(error)}") from error
 
 
 def check_opaque(network: nn.Module, side: int) -> int:

@@ -181,10 +181,10 @@ def count_classes(shapes: Shapes, architecture: str, options: Mapping[str, objec
     two, three = (layout(architecture, options, classes) for classes in (2, 3))
     for name, shape in two.items():
         changed = [axis for axis, (a, b) in enumerate(zip(shape, three[name], strict=True)) if a != b]
-        if len(changed) == 1 and len(shapes.get(name, ())) == len(shape) and (shape, three[name])[0][changed[0]] == 2:
+        if len(changed) == 1 and len(shapes.get(name, ())) == len(shape) and shape[changed[0]] == 2:
             return max(1, shapes[name][changed[0]])
     raise CheckpointError(
-        f"the number of classes is unknown: no tensor of the file has the name and shape of {architecture}'s last layer"
+        f"the number of classes is unknown: no tensor of the file matches the last layer of {architecture}"
     )
 
 

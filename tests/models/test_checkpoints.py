@@ -225,6 +225,14 @@ def test_a_missing_card_is_named(network: nn.Module, tmp_path: Path) -> None:
     assert find_checkpoints([tmp_path]) == {}
 
 
+def test_a_card_that_cannot_be_read_is_refused(network: nn.Module, tmp_path: Path) -> None:
+    path = put(tmp_path, network.state_dict())
+    path.with_suffix(".json").unlink()
+    path.with_suffix(".json").mkdir()
+    with pytest.raises(CheckpointError, match=r"the card tiny\.json cannot be read: Is a directory"):
+        load(path)
+
+
 @pytest.mark.parametrize("bare", [False, True])
 @pytest.mark.parametrize("hidden", [False, True])
 def test_a_file_that_would_run_code_is_refused_and_does_not_run(tmp_path: Path, bare: bool, hidden: bool) -> None:

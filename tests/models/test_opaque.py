@@ -162,6 +162,29 @@ def test_the_number_of_classes_must_agree(tmp_path: Path) -> None:
         models.draft(tmp_path / "a.pt", CARD | {"architecture": "torchscript", "classes": list("abc")})
 
 
+@pytest.mark.parametrize("side", ["wide", 2.5, None])
+def test_a_size_that_is_not_a_number_of_pixels_is_refused_before_the_graph_runs(side: object, tmp_path: Path) -> None:
+    script(tmp_path / "a.pt", Maps())
+    with pytest.raises(CheckpointError, match=f"preprocessing.crop: expected pixels, got {side!r}"):
+        models.draft(tmp_path / "a.pt", {"architecture": "torchscript", "preprocessing": {"crop": side}})
+
+
+def test_a_card_that_no_longer_fits_its_graph_is_refused(tmp_path: Path) -> None:
+    """Card and file are changed by hand after they were added."""
+    script(tmp_path / "a.pt", network())
+    given = CARD | {"architecture": "torchscript"}
+    checkpoint = models.add(tmp_path / "a.pt", tmp_path / "store", "a", given, accept_likely=True).checkpoint
+    classes = len(checkpoint.card().classes)
+    wrong = checkpoint.card().model_copy(update={"classes": ("a", "b", "c", "d", "e", "f", "g"), "sha256": None})
+    checkpoint.card_path.write_text(wrong.model_dump_json())
+    for use in (models.verify, lambda each: models.load(each.path)):
+        with pytest.raises(CheckpointError, match=f"gives {classes} logits, its card names 7 classes"):
+            use(checkpoint)
+    checkpoint.path.write_bytes(b"hello")
+    with pytest.raises(CheckpointError, match=r"a\.pt: not a readable torchscript file"):
+        models.verify(checkpoint)
+
+
 def test_such_files_are_no_architecture_that_can_be_created() -> None:
     for name in models.OPAQUE:
         assert name not in models.names()

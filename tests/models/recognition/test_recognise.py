@@ -159,6 +159,11 @@ def test_an_unusual_answer_is_kept_and_used(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("given", "match"),
     [
+        (
+            {"architecture": "torchvision:squeezenet1_0"},
+            "the number of classes is unknown: no tensor of the file matches",
+        ),
+        ({"architecture": "dat_mini", "options": {"blocks": 3}}, "architecture 'dat_mini' with options {'blocks': 3}"),
         ({"classes": ["a", "b"]}, r"classes: 2 names given, a\.pth has 7 classes"),
         ({"architecture": "resnet18"}, "does not fit resnet18, which shares"),
         ({"architecture": "resnet_mimi"}, "Did you mean 'resnet_mini'"),
