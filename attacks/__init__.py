@@ -8,8 +8,8 @@
     adversarial = attack.perturb(attacks.Task(model, images, labels, threat, draws)).images
     turned = attacks.create_transform("rotation", degrees=90).apply(images, draws)
 
-An attack only proposes images; `run_attack` measures their distance and success. Every module of `attacks.methods` and
-`attacks.transforms` is found by itself; importing the package registers them.
+An attack only proposes images; `run_attack` measures their distance and success. Importing this package registers every module of
+`attacks.methods` and `attacks.transforms`.
 """
 
 from attacks import methods, transforms

@@ -1,4 +1,4 @@
-"""Logits and the gradient of a loss with respect to the images: what gradient attacks ask of a model at every step."""
+"""Logits and the gradient of a loss with respect to the images: what gradient attacks compute at every step."""
 
 import logging
 import time
@@ -10,37 +10,37 @@ import torch
 from torch import Tensor, nn
 
 WARMUPS = 3
-"""Runs before a capture, in which libraries choose their kernels and take their workspaces."""
+"""Runs before a capture, in which libraries choose their kernels and allocate their workspaces."""
 
 TOLERANCE = 0.1
-"""How far a replay may be from what was computed as it is, over the largest value; kernels round, a broken replay is far off."""
+"""Largest difference between a replay and an ordinary pass, relative to the largest value; a broken replay differs by far more."""
 
 SMALLEST_BATCH = 8
-"""Images of the first batch that is timed."""
+"""Number of images in the first batch that is timed."""
 
 WORTHWHILE = 1.05
-"""How many more images a second make it worth to double a batch."""
+"""A batch is doubled if it then processes this many times as many images per second."""
 
 MOST_PIXELS = 2**26
-"""Height times width times images of the largest batch that is timed: 1337 images at 224 x 224."""
+"""Height times width times number of images of the largest batch that is timed: 1337 images at 224 x 224."""
 
 CLASSIFIED_PIXELS = 2**23
-"""The same of what is classified at once: 167 images at 224 x 224."""
+"""Height times width times number of images that are classified at once: 167 images at 224 x 224."""
 
 COMPILED_TOLERANCE = 0.05
-"""How far gradients of a compiled model may be from the model's, root mean squares over root mean squares."""
+"""Largest difference between the gradients of a compiled model and the model's, as a ratio of root mean squares."""
 
 Loss = Any
-"""What is to grow: a dataclass that makes losses (N,) of logits (N, K), in float32 at least.
+"""The loss to increase: a dataclass that computes losses (N,) from logits (N, K), in float32 or wider.
 
-Its tensors have a row for each of N images, its other fields are hashable; an image's loss depends on its own row alone.
+Its tensors have one row per image, its other fields are hashable; an image's loss depends on its own row alone.
 """
 
 _log = logging.getLogger(__name__)
 
 
 class Seen(NamedTuple):
-    """What a model says of N images: logits (N, K), losses (N,) and their gradients with respect to the images (N, C, H, W)."""
+    """A model's output for N images: logits (N, K), losses (N,) and their gradients with respect to the images (N, C, H, W)."""
 
     logits: Tensor
     losses: Tensor
@@ -48,14 +48,14 @@ class Seen(NamedTuple):
 
 
 Passes = tuple[Tensor, ...]
-"""What was computed: the fields of `Seen`, or logits (N, K) alone."""
+"""The result of a computation: the fields of `Seen`, or logits (N, K) alone."""
 
 Recorder = Callable[[Callable[[], Passes]], Callable[[], Passes]]
-"""Turns a computation on tensors that stay where they are into one that repeats it."""
+"""Turns a computation on fixed tensors into one that replays it."""
 
 
 def look(model: nn.Module, images: Tensor, loss: Loss) -> Seen:
-    """Run forward and back to the images. The losses are summed, so that an image's gradient does not shrink with its batch."""
+    """Run forward and backward to the images. Losses are summed, so that an image's gradient does not depend on the batch size."""
     if isinstance(model, Captured):
         return Seen(*model(images, loss))
     with torch.enable_grad():
@@ -67,7 +67,7 @@ def look(model: nn.Module, images: Tensor, loss: Loss) -> Seen:
 
 
 def classify(model: nn.Module, images: Tensor) -> Tensor:
-    """Logits (N, K) of any number of images (N, C, H, W), in parts that fit into memory where no gradient is kept."""
+    """Compute logits (N, K) of any number of images (N, C, H, W), without gradients and in parts that fit into memory."""
     part = max(1, CLASSIFIED_PIXELS // images[0, 0].numel())
     with torch.no_grad():
         if len(images) <= part:
@@ -76,9 +76,9 @@ def classify(model: nn.Module, images: Tensor) -> Tensor:
 
 
 class RecorderOnGpu:
-    """Captures CUDA graphs as PyTorch asks for it: warmed up on the stream that captures, into tensors that are kept.
+    """Captures CUDA graphs as PyTorch requires: warmed up on the capturing stream, into tensors that stay allocated.
 
-    All graphs share one pool of memory, for one is replayed at a time and what it computed is copied before the next.
+    All graphs share one memory pool: only one is replayed at a time, and its result is copied before the next replay.
     """
 
     def __init__(self) -> None:
@@ -106,16 +106,16 @@ class RecorderOnGpu:
 
 
 def compiled(model: nn.Module) -> nn.Module:
-    """Let torch.compile make a model for each size of batch that it meets; what it generates is cached on disk."""
+    """Compile a model with torch.compile, once for each batch size; the generated code is cached on disk."""
     return cast(nn.Module, torch.compile(model, dynamic=False))
 
 
 def fastest_batch(seconds: Callable[[int], float], most: int) -> int:
-    """Double a batch until that makes less than 5 % more images a second, or memory ends.
+    """Double a batch until that processes less than 5 % more images per second, or memory runs out.
 
     Args:
-        seconds: what a batch of some images takes; may raise `torch.OutOfMemoryError`.
-        most: images at most.
+        seconds: returns the time of a batch of a given size; may raise `torch.OutOfMemoryError`.
+        most: largest size.
     """
     size = min(SMALLEST_BATCH, most)
     took = seconds(size)
@@ -131,7 +131,7 @@ def fastest_batch(seconds: Callable[[int], float], most: int) -> int:
 
 
 def seconds_on(device: torch.device, run: Callable[[], object]) -> float:
-    """Time a computation on a device, after one that warms up."""
+    """Time a computation on a device, after one run to warm up."""
     run()
     if device.type == "cuda":
         torch.cuda.synchronize(device)
@@ -143,19 +143,19 @@ def seconds_on(device: torch.device, run: Callable[[], object]) -> float:
 
 
 class Captured(nn.Module):
-    """A model on a GPU whose passes are captured once for each size of batch, then replayed: one launch for all its kernels.
+    """A model on a GPU whose passes are captured once for each batch size, then replayed: one launch for all its kernels.
 
-    Any number of images passes in batches of one size, which is found by measuring; the last is padded to a power of two. A size is
-    run as it is the first time, and its capture must repeat that; a model that cannot be captured, or is not repeated, goes on as
-    it is, with a warning in the log. Gradients are those of `look`: what else takes them runs the model as it is, all at once.
+    Images pass in batches of one size, which is measured; the last batch is padded to a power of two. The first batch of a size
+    runs without a graph, and the captured graph must reproduce it. A model that cannot be captured, or whose replay differs, runs
+    without graphs, with a warning in the log. `look` uses the graphs for gradients; other gradients run the model itself.
 
     Args:
-        model: in evaluation mode, an image's logits independent of its batch; used by one thread, on the current GPU, and neither
-            changed nor moved later, for a replay computes with the weights it met.
-        record: captures; on a GPU without it.
-        batch: images that pass at a time; found by measuring without it.
-        compiler: makes a faster model of it, for full batches; used where its gradients on the first one are those of the model and
-            it is faster, which a line in the log says.
+        model: in evaluation mode, with logits that do not depend on the batch; used by one thread on the current GPU. It must not
+            be changed or moved later: a replay uses the weights at the time of capture.
+        record: captures a computation; by default as a CUDA graph.
+        batch: images per batch; measured by default.
+        compiler: compiles the model for full batches. The compiled model is used if it is faster and its gradients on the first
+            batch agree with the model's; the log says so.
     """
 
     def __init__(
@@ -175,7 +175,7 @@ class Captured(nn.Module):
         self._compiler = compiler
 
     def forward(self, images: Tensor, loss: Loss = None) -> Tensor | Passes:
-        """Logits (N, K) of images (N, C, H, W); with a loss, what `look` returns."""
+        """Compute logits (N, K) of images (N, C, H, W); with a loss, the result of `look`."""
         if loss is None:
             return self.model(images) if torch.is_grad_enabled() else self._in_batches(images, None)[0]
         return self._in_batches(images, loss)
@@ -196,7 +196,7 @@ class Captured(nn.Module):
             most = max(1, MOST_PIXELS // images[0, 0].numel())
 
             def seconds(size: int) -> float:
-                these = images[:1].expand(size, *images.shape[1:]).contiguous()  # what they show does not matter
+                these = images[:1].expand(size, *images.shape[1:]).contiguous()  # their content does not matter
                 row = torch.zeros(size, dtype=torch.int64, device=images.device)
                 return seconds_on(images.device, lambda: _passes(self.model, these, _rows(loss, row)))
 
@@ -215,23 +215,23 @@ class Captured(nn.Module):
 
     def _first(self, key: Hashable, size: int, images: Tensor, loss: Loss) -> Passes:
         computed = _passes(self.model, images, loss)
-        reason = "its replay differs from what it computes"
+        reason = "its replay differs from an ordinary pass"
         try:
             model = self._faster(images, loss, computed) if len(images) == self._batch(images, loss) else self.model
             capture = _Capture.of(model, images, loss, size, self._record)
             if _alike(capture(images, loss), computed):
                 self._captures[key] = capture
                 return computed
-        except RuntimeError as error:  # whatever PyTorch says of a capture, lack of memory too
-            cause = error.__context__ or error  # ending a capture that has failed is an error of its own
+        except RuntimeError as error:  # anything PyTorch raises for a capture, also lack of memory
+            cause = error.__context__ or error  # ending a failed capture raises an error of its own
             reason = f"{type(cause).__name__}: {cause}".splitlines()[0]
         self._capturable = False
         self._captures.clear()
-        _log.warning("%s cannot be captured and runs as it is: %s", type(self.model).__name__, reason)
+        _log.warning("%s cannot be captured and runs without CUDA graphs: %s", type(self.model).__name__, reason)
         return computed
 
     def _faster(self, images: Tensor, loss: Loss, computed: Passes) -> nn.Module:
-        """The compiled model where that pays, else the model."""
+        """The compiled model if it is faster and agrees, otherwise the model."""
         if self._compiler is None or loss is None:
             return self.model
         try:
@@ -241,7 +241,7 @@ class Captured(nn.Module):
                 seconds_on(images.device, lambda each=each: _passes(each, images, loss))
                 for each in (self.model, compiled)
             )
-        except Exception as error:  # whatever a compiler raises
+        except Exception as error:  # anything a compiler raises
             found, chosen = f"{type(error).__name__}: {error}".splitlines()[0], self.model
         else:
             used = off <= COMPILED_TOLERANCE and after < before
@@ -257,7 +257,7 @@ class Captured(nn.Module):
 
 
 def _difference(gradient: Tensor, expected: Tensor) -> float:
-    """Root mean square of the difference over that of what was expected."""
+    """Root mean square of the difference, relative to that of the expected gradient."""
     return ((gradient - expected).norm() / expected.norm().clamp(min=torch.finfo(expected.dtype).tiny)).item()
 
 
@@ -270,7 +270,7 @@ def _passes(model: nn.Module, images: Tensor, loss: Loss) -> Passes:
 
 @dataclass(frozen=True)
 class _Capture:
-    """A computation on its own images and loss, which hold a whole batch; rows beyond a smaller one keep what they held."""
+    """A computation on its own images and loss, which hold a whole batch; a smaller batch leaves the other rows unchanged."""
 
     images: Tensor
     loss: Loss
@@ -278,13 +278,13 @@ class _Capture:
 
     @classmethod
     def of(cls, model: nn.Module, images: Tensor, loss: Loss, size: int, record: Recorder) -> "_Capture":
-        """Record on images and rows of zeros, so that nothing of the real ones can seem to be repeated."""
+        """Record on zeros, so that a replay cannot agree with the real images by merely repeating them."""
 
-        def room(tensor: Tensor) -> Tensor:
+        def zeros(tensor: Tensor) -> Tensor:
             return tensor.new_zeros(size, *tensor.shape[1:])
 
-        own, place = _each(loss, room), room(images)
-        return cls(place, own, record(lambda: _passes(model, place, own)))
+        own_loss, own_images = _each(loss, zeros), zeros(images)
+        return cls(own_images, own_loss, record(lambda: _passes(model, own_images, own_loss)))
 
     def __call__(self, images: Tensor, loss: Loss) -> Passes:
         count = len(images)
@@ -300,7 +300,7 @@ def _values(loss: Loss) -> dict[str, object]:
 
 
 def _each(loss: Loss, change: Callable[[Tensor], Tensor]) -> Loss:
-    """The loss with its tensors changed."""
+    """The loss with a function applied to each of its tensors."""
     changed = {name: change(each) for name, each in _values(loss).items() if isinstance(each, Tensor)}
     return None if loss is None else replace(loss, **changed)
 

@@ -16,9 +16,9 @@ _ORDER = {Norm.LINF: float("inf"), Norm.L2: 2.0, Norm.L1: 1.0}
 
 
 def distance(difference: Tensor, norm: Norm) -> Tensor:
-    """Length of each image's difference, (N,).
+    """Compute the length of each image's difference, (N,).
 
-    Sums are made in float64: in float32 those of 224 x 224 pixels are wrong by more than the harness lets pass.
+    Sums are computed in float64: in float32, those of 224 x 224 pixels are off by more than the harness tolerates.
     """
     if norm is Norm.L0:
         return (difference.flatten(2) != 0).any(1).sum(1).to(difference.dtype)
@@ -27,14 +27,14 @@ def distance(difference: Tensor, norm: Norm) -> Tensor:
 
 
 def project(difference: Tensor, norm: Norm, eps: float) -> Tensor:
-    """Nearest difference within the ball of radius eps."""
+    """Project differences onto the ball of radius eps."""
     if norm is Norm.LINF:
         return difference.clamp(-eps, eps)
     return difference * (eps / _per_image(distance(difference, norm), difference).clamp(min=_TINY)).clamp(max=1)
 
 
 def steepest(gradient: Tensor, norm: Norm) -> Tensor:
-    """Step of length 1 along which a linear function grows fastest, however small or large the gradient; zero where it is zero."""
+    """Find the step of length 1 along which a linear function grows fastest, for any size of the gradient; zero if that is zero."""
     if norm is Norm.LINF:
         return gradient.sign()
     largest = gradient.abs().flatten(1).amax(1).clamp(min=torch.finfo(gradient.dtype).tiny)
@@ -52,15 +52,15 @@ def random_difference(images: Tensor, norm: Norm, eps: float, draws: Draws) -> T
 
 
 def moved(images: Tensor, difference: Tensor, norm: Norm, eps: float) -> Tensor:
-    """Images plus the difference, brought back into the ball and into [0, 1]."""
+    """Add a difference to images, projected onto the ball and then clipped to [0, 1]."""
     return torch.clamp(images + project(difference, norm, eps), 0, 1)
 
 
 def ascend(images: Tensor, adversarial: Tensor, gradient: Tensor, *, norm: Norm, eps: float, length: float) -> Tensor:
-    """Adversarial images one step further along the gradient, within the ball around the images and [0, 1]."""
+    """Move adversarial images one step along the gradient, within the ball around the images and [0, 1]."""
     if norm is not Norm.LINF:
         return moved(images, adversarial + length * steepest(gradient, norm) - images, norm, eps)
-    # In place: half the time of new tensors, and the same to the bit.
+    # In place: half the time, and exactly the same values.
     difference = gradient.sign().mul_(length).add_(adversarial).sub_(images).clamp_(-eps, eps)
     return difference.add_(images).clamp_(0, 1)
 

@@ -1,4 +1,4 @@
-"""Attacks and transforms by name, made from parameters that are checked."""
+"""Attacks and transforms by name, created from validated parameters."""
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
@@ -18,16 +18,16 @@ Class = TypeVar("Class", bound=type)
 
 
 class ParameterError(ValueError):
-    """A parameter of an attack or transform is missing or out of its range."""
+    """A parameter of an attack or transform is missing or out of range."""
 
 
 def register_attack(name: str) -> Callable[[Class], Class]:
-    """Make a dataclass known as an attack under this name."""
+    """Register a dataclass as an attack under this name."""
     return _register(_ATTACKS, name)
 
 
 def register_transform(name: str) -> Callable[[Class], Class]:
-    """Make a dataclass known as a transform under this name."""
+    """Register a dataclass as a transform under this name."""
     return _register(_TRANSFORMS, name)
 
 
@@ -55,12 +55,12 @@ class Description:
     """An attack or transform for people who choose one.
 
     Attributes:
-        name: under which it is created.
+        name: the name that `create` or `create_transform` accepts.
         explanation: its documentation.
-        parameters: JSON schema of each, with type, range, default and meaning.
-        kind: "transform", "budget" for an attack that makes the most of a radius, "minimal" for one that looks for the smallest
-            change and is counted where that lies within the radius.
-        norms: that an attack can keep to.
+        parameters: JSON schema of each parameter, with type, range, default and meaning.
+        kind: "transform"; "budget" for an attack that uses the whole radius; "minimal" for one that searches the smallest change,
+            which counts if it lies within the radius.
+        norms: those that an attack supports.
         targetable: whether an attack accepts targets.
     """
 
@@ -88,17 +88,17 @@ def _describe(registry: Registry[Any], name: str) -> Description:
 
 
 def create(name: str, /, **parameters: object) -> Attack:
-    """Make an attack.
+    """Create an attack.
 
     Raises:
         UnknownNameError: there is no such attack, or it has no such parameter.
-        ParameterError: a parameter is missing or out of its range.
+        ParameterError: a parameter is missing or out of range.
     """
     return cast(Attack, _create(_ATTACKS[name], name, parameters))
 
 
 def create_transform(name: str, /, **parameters: object) -> Transform:
-    """Make a transform; raises as `create` does."""
+    """Create a transform; raises the same errors as `create`."""
     return cast(Transform, _create(_TRANSFORMS[name], name, parameters))
 
 

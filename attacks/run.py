@@ -1,5 +1,7 @@
-"""The harness: runs an attack and measures what it did. An attack never grades itself."""
+"""The harness: runs an attack and measures its result. An attack never judges itself."""
 
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from threading import get_ident
 
@@ -10,11 +12,11 @@ from attacks.draws import Draws
 from attacks.gradient import classify
 from attacks.norms import distance
 from attacks.targets import predictions
-from attacks.task import Attack, Task, ThreatModel
+from attacks.task import Attack, Proposal, Task, ThreatModel
 from common.float32 import Float32, float32_as
 
 TOLERANCE = 1e-6
-"""How far beyond eps or [0, 1] an image may lie, for rounding in float32."""
+"""How far beyond eps or [0, 1] an image may lie, because float32 rounds."""
 
 
 class AttackError(ValueError):
@@ -23,18 +25,18 @@ class AttackError(ValueError):
 
 @dataclass(frozen=True)
 class AttackRun:
-    """What an attack did to N images.
+    """The measured result of an attack on N images.
 
     Attributes:
         adversarial: (N, C, H, W), as the attack returned them; nothing is repaired.
-        clean_logits: (N, K) before.
-        logits: (N, K) after.
-        distances: (N,) in the threat's norm; NaN where an image holds NaN.
+        clean_logits: (N, K) before the attack.
+        logits: (N, K) after the attack.
+        distances: (N,) in the threat's norm; NaN if the image contains NaN.
         within_budget: (N,) bool: the distance is at most eps and all values lie in [0, 1].
-        flipped: (N,) bool: right before, wrong after, within budget; with a logit that is not finite an image is wrong.
+        flipped: (N,) bool: right before, wrong after, within budget; an image with a logit that is not finite is wrong.
         reached: (N,) bool: predicted as the target, within budget; None without targets.
-        steps: (N,) int64: after how many steps the attack says it found each image; None where it does not say.
-        images_forwarded: images that passed through the model, the harness's own passes included.
+        steps: (N,) int64: number of steps after which the attack reports having found each image; None if it reports none.
+        images_forwarded: number of images that passed through the model, including the harness's own passes.
     """
 
     adversarial: Tensor
@@ -49,7 +51,7 @@ class AttackRun:
 
 
 class _ForwardCount:
-    """Counts images that pass through a model in this thread; another may use the model at the same time."""
+    """Counts images that pass through a model in this thread; other threads may use the model at the same time."""
 
     def __init__(self) -> None:
         self.images = 0
@@ -58,6 +60,17 @@ class _ForwardCount:
     def __call__(self, _module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         if get_ident() == self._thread:
             self.images += len(inputs[0])
+
+
+@contextmanager
+def _counting_forwards(*models: nn.Module) -> Generator[_ForwardCount]:
+    count = _ForwardCount()
+    hooks = [model.register_forward_pre_hook(count) for model in set(models)]
+    try:
+        yield count
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 @float32_as("ieee")
@@ -74,79 +87,89 @@ def run_attack(
     searched_as: Float32 = "ieee",
     clean_logits: Tensor | None = None,
 ) -> AttackRun:
-    """Attack images and measure distance, success and the forward passes it took.
+    """Attack images and measure distances, success and forward passes.
 
     Args:
-        attack: what proposes the images.
+        attack: proposes the images.
         model: takes images in [0, 1], returns logits (N, K); must be in evaluation mode.
-        images: (N, C, H, W) in [0, 1]; the attack works on a copy.
+        images: (N, C, H, W) in [0, 1]; the attack receives a copy.
         labels: (N,) int64.
-        threat: the budget that counts.
-        draws: of N images.
+        threat: the budget.
+        draws: random numbers of the N images.
         targets: (N,) int64 classes to aim for, or None.
-        searched: what the attack sees instead of the model, such as a copy in bfloat16; the verdict is always the model's, and
-            images that fool the copy alone are attacked again as the model sees them.
-        searched_as: what float32 means where the attack looks; for the verdict it is always IEEE 754's.
-        clean_logits: (N, K) of the images as they are, if they are known; they are not looked at again then.
+        searched: a copy of the model that the attack uses instead, for example in bfloat16. The model itself always judges, and
+            images that fool only the copy are attacked again on the model.
+        searched_as: what float32 means during the attack; for the judgement it is always IEEE 754's.
+        clean_logits: (N, K) of the unchanged images, if known; then they are not computed again.
 
     Raises:
-        AttackError: the model is in training mode, the attack does not support the norm or has no targeted form, the images are
-            not in [0, 1], or what the attack returned has another shape.
+        AttackError: the model is in training mode; the attack does not support the norm or has no targeted form; images, labels,
+            targets or draws have a wrong shape, type or range; or the attack returned images of another shape or type.
     """
     searched = searched or model
-    for each in (model, searched):
-        _require_evaluation_mode(each)
+    _require_evaluation_mode(model, searched)
     _require_runnable(attack, images, threat, targets)
     _require_one_per_image(len(images), labels=labels, targets=targets, draws=draws)
-    count = _ForwardCount()
-    hooks = [each.register_forward_pre_hook(count) for each in {model, searched}]
-    try:
+    task = Task(model, images, labels, threat, draws, targets)
+    with _counting_forwards(model, searched) as count:
         clean = classify(model, images) if clean_logits is None else clean_logits
-        task = Task(searched, images.clone(), labels, threat, draws, targets)
-        with float32_as(searched_as):
-            proposal = attack.perturb(task)
-        adversarial, steps = proposal.images.detach(), proposal.steps
-        _require_alike(attack, adversarial, images)
-        logits, fooled_copy = classify(model, adversarial), None
-        if searched is not model or searched_as != "ieee":
-            with float32_as(searched_as):
-                seen = classify(searched, adversarial)
-            fooled_copy = _fooled_copy(logits, seen, labels, targets)
-        if fooled_copy is not None and fooled_copy.any():
-            again = attack.perturb(replace(task, model=model, images=images).of_images(fooled_copy))
-            adversarial[fooled_copy] = again.images.detach()
-            if steps is not None and again.steps is not None:
-                steps[fooled_copy] = again.steps
-            logits[fooled_copy] = classify(model, adversarial[fooled_copy])
-    finally:
-        for hook in hooks:
-            hook.remove()
-    distances = distance(adversarial - images, threat.norm)
-    in_range = ((adversarial >= -TOLERANCE) & (adversarial <= 1 + TOLERANCE)).flatten(1).all(1)
-    within = in_range & (distances <= threat.eps + TOLERANCE)  # a NaN fails both
+        found, logits = _search(attack, task, searched, searched_as)
+    distances, within = _measure(found.images, images, threat)
     before, after = predictions(clean), predictions(logits)
     return AttackRun(
-        adversarial=adversarial,
+        adversarial=found.images,
         clean_logits=clean,
         logits=logits,
         distances=distances,
         within_budget=within,
         flipped=(before == labels) & (after != labels) & within,
         reached=None if targets is None else (after == targets) & within,
-        steps=steps,
+        steps=found.steps,
         images_forwarded=count.images,
     )
 
 
-def _fooled_copy(logits: Tensor, searched: Tensor, labels: Tensor, targets: Tensor | None) -> Tensor:
-    """Which images fool what was searched, but not the model, (N,) bool."""
-    if targets is None:
-        return (predictions(searched) != labels) & (predictions(logits) == labels)
-    return (predictions(searched) == targets) & (predictions(logits) != targets)
+def _search(attack: Attack, task: Task, searched: nn.Module, searched_as: Float32) -> tuple[Proposal, Tensor]:
+    """Attack a copy of the model, then the model itself where an image fools the copy alone.
+
+    Returns:
+        What was proposed, and the model's logits (N, K) on it.
+    """
+    model = task.model
+    with float32_as(searched_as):
+        proposal = attack.perturb(replace(task, model=searched, images=task.images.clone()))
+    adversarial, steps = proposal.images.detach(), proposal.steps
+    _require_alike(attack, adversarial, task.images)
+    logits = classify(model, adversarial)
+    if searched is not model or searched_as != "ieee":
+        with float32_as(searched_as):
+            seen = classify(searched, adversarial)
+        fooled = _fools_only_the_copy(logits, seen, task)
+        if fooled.any():
+            again = attack.perturb(task.of_images(fooled))
+            adversarial[fooled] = again.images.detach()
+            if steps is not None and again.steps is not None:
+                steps[fooled] = again.steps
+            logits[fooled] = classify(model, adversarial[fooled])
+    return Proposal(adversarial, steps), logits
 
 
-def _require_evaluation_mode(model: nn.Module) -> None:
-    if any(module.training for module in model.modules()):
+def _fools_only_the_copy(logits: Tensor, seen: Tensor, task: Task) -> Tensor:
+    """Which images fool the copy but not the model, (N,) bool."""
+    if task.targets is None:
+        return (predictions(seen) != task.labels) & (predictions(logits) == task.labels)
+    return (predictions(seen) == task.targets) & (predictions(logits) != task.targets)
+
+
+def _measure(adversarial: Tensor, images: Tensor, threat: ThreatModel) -> tuple[Tensor, Tensor]:
+    """Distance of each image (N,), and whether it lies within the budget (N,) bool; a NaN never does."""
+    distances = distance(adversarial - images, threat.norm)
+    in_range = ((adversarial >= -TOLERANCE) & (adversarial <= 1 + TOLERANCE)).flatten(1).all(1)
+    return distances, in_range & (distances <= threat.eps + TOLERANCE)
+
+
+def _require_evaluation_mode(*models: nn.Module) -> None:
+    if any(module.training for model in models for module in model.modules()):
         raise AttackError("the model is in training mode: call model.eval() before attacking it")
 
 
@@ -168,7 +191,7 @@ def _require_one_per_image(count: int, *, labels: Tensor, targets: Tensor | None
         if classes is not None and (classes.shape != (count,) or classes.dtype != torch.int64):
             raise AttackError(f"{name} must be int64 ({count},), got {classes.dtype} {tuple(classes.shape)}")
     if len(draws) != count:
-        raise AttackError(f"draws must be of {count} images, got those of {len(draws)}")
+        raise AttackError(f"draws must belong to {count} images, got draws of {len(draws)}")
 
 
 def _require_alike(attack: Attack, adversarial: Tensor, images: Tensor) -> None:

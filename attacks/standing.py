@@ -1,4 +1,4 @@
-"""Images leave a batch as they fall, without anyone waiting for a GPU to say which."""
+"""Removes flipped images from a batch, without waiting for a GPU to report which images are flipped."""
 
 import torch
 from torch import Tensor
@@ -7,19 +7,19 @@ from attacks.task import Proposal
 
 
 class Standing:
-    """The images of a batch that an attack still works on, and where the others ended.
+    """The images of a batch that stand (are not flipped yet), and the results for the others.
 
-    On a CPU an image leaves as soon as it is flipped. Asking a GPU which images are flipped would wait for all that it has to do:
-    there the answer to one question is read when the next is asked, an image leaves one step late, and what became of it
-    meanwhile does not count.
+    On a CPU an image leaves the batch as soon as it is flipped. Asking a GPU which images are flipped would wait for all its queued
+    work. So on a GPU each answer is read one step later: an image leaves one step late, and its last step is ignored.
 
     Args:
         images: the batch, (N, C, H, W).
-        late: leave one step late; the default is the device's.
+        late: whether images leave one step late; by default only on a GPU.
 
     Attributes:
-        adversarial: where each image ended, (N, C, H, W); undefined while it stands.
-        steps: after how many steps, (N,) int64.
+        adversarial: the result for each image, (N, C, H, W); undefined while the image stands.
+        steps: number of steps to each result, (N,) int64.
+        flipped: which images are flipped, (N,) bool.
     """
 
     def __init__(self, images: Tensor, *, late: bool | None = None) -> None:
@@ -31,49 +31,49 @@ class Standing:
         self._asked: _Answer | None = None
 
     def __len__(self) -> int:
-        """How many rows are left, those that have yet to leave included."""
+        """Number of remaining rows, including flipped ones that have not left yet."""
         return len(self._rows)
 
     def after(self, step: int, current: Tensor, flipped: Tensor) -> Tensor | None:
-        """Take in that images are flipped.
+        """Record which images are flipped after a step.
 
         Args:
-            step: the number of steps so far.
-            current: the iterates of the rows that are left, (n, C, H, W).
-            flipped: which of them are flipped, (n,) bool; those that were before may be anything.
+            step: number of steps so far.
+            current: iterates of the remaining rows, (n, C, H, W).
+            flipped: which of them are flipped, (n,) bool; values for rows that were flipped before are ignored.
 
         Returns:
-            Which rows stay, as indices (m,) for whatever has a row for each of n; None if all stay.
+            Indices (m,) of the rows that remain, to select from tensors with n rows; None if all remain.
         """
         return self._leave_late(step, current, flipped) if self._late else self._leave(step, current, flipped)
 
     def end(self, step: int, current: Tensor) -> None:
-        """Take in where the rows that are left have come to, (n, C, H, W), unless they were flipped before."""
+        """Record the last iterates (n, C, H, W) of the remaining rows, except those flipped before."""
         self._take(step, current, ~self.flipped[self._rows])
         self._rows = self._rows[:0]
 
     @property
     def proposal(self) -> Proposal:
-        """What came of all rows, after the end."""
+        """The results for all rows, after `end`."""
         return Proposal(self.adversarial, self.steps)
 
     def _leave(self, step: int, current: Tensor, flipped: Tensor) -> Tensor | None:
         if not flipped.any():
             return None
-        left, kept = flipped.nonzero().squeeze(1), (~flipped).nonzero().squeeze(1)
-        rows = self._rows[left]
-        self.adversarial[rows], self.steps[rows], self.flipped[rows] = current[left], step, True
-        self._rows = self._rows[kept]
-        return kept
+        leaving, remaining = flipped.nonzero().squeeze(1), (~flipped).nonzero().squeeze(1)
+        rows = self._rows[leaving]
+        self.adversarial[rows], self.steps[rows], self.flipped[rows] = current[leaving], step, True
+        self._rows = self._rows[remaining]
+        return remaining
 
     def _leave_late(self, step: int, current: Tensor, flipped: Tensor) -> Tensor | None:
         self._take(step, current, flipped & ~self.flipped[self._rows])
         self.flipped[self._rows] |= flipped
-        kept = self._asked and self._asked.kept(self._rows.device)
-        if kept is not None:
-            self._rows = self._rows[kept]
+        remaining = self._asked and self._asked.remaining(self._rows.device)
+        if remaining is not None:
+            self._rows = self._rows[remaining]
         self._asked = _Answer(~self.flipped[self._rows])
-        return kept
+        return remaining
 
     def _take(self, step: int, current: Tensor, now: Tensor) -> None:
         self.adversarial[self._rows] = torch.where(now.view(-1, 1, 1, 1), current, self.adversarial[self._rows])
@@ -81,7 +81,7 @@ class Standing:
 
 
 class _Answer:
-    """Which rows stand (n,), on its way from the device to the host."""
+    """Which rows stand (n,), while this is copied from the device to the host."""
 
     def __init__(self, standing: Tensor) -> None:
         on_gpu = standing.is_cuda
@@ -92,11 +92,11 @@ class _Answer:
         if self._event:
             self._event.record()
 
-    def kept(self, device: torch.device) -> Tensor | None:
-        """Indices of the rows that stand, None if all do; waits until the answer has come, and for nothing after it."""
+    def remaining(self, device: torch.device) -> Tensor | None:
+        """Indices of the rows that stand, None if all do; waits only until this answer is there."""
         if self._event:
             self._event.synchronize()
         if self._there.all():
             return None
-        kept = self._there.nonzero().squeeze(1)
-        return (kept.pin_memory() if self._event else kept).to(device, non_blocking=True)
+        remaining = self._there.nonzero().squeeze(1)
+        return (remaining.pin_memory() if self._event else remaining).to(device, non_blocking=True)

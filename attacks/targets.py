@@ -1,4 +1,4 @@
-"""Which class a model chooses, how far it is from choosing another, and which one a targeted attack aims for."""
+"""The class a model predicts, how far it is from predicting another, and the class a targeted attack aims for."""
 
 from typing import Literal
 
@@ -8,20 +8,20 @@ from torch import Tensor
 from attacks.draws import Draws
 
 TargetRule = Literal["random", "least_likely"]
-"""`random`: any class but the label, all equally likely. `least_likely`: the class with the smallest logit on the clean image."""
+"""`random`: any class except the label, all equally likely. `least_likely`: the class with the smallest clean logit."""
 
 
 def choose_targets(rule: TargetRule, logits: Tensor, labels: Tensor, draws: Draws) -> Tensor:
-    """Choose one target an image.
+    """Choose one target per image.
 
     Args:
         rule: see `TargetRule`.
         logits: (N, K) on the clean images, K at least 2.
         labels: (N,) int64.
-        draws: used by the rule `random` only.
+        draws: used only by the rule `random`.
 
     Returns:
-        (N,) int64; differs from the label everywhere.
+        (N,) int64, different from the labels.
 
     Raises:
         ValueError: there is only one class.
@@ -36,15 +36,15 @@ def choose_targets(rule: TargetRule, logits: Tensor, labels: Tensor, draws: Draw
 
 
 def predictions(logits: Tensor) -> Tensor:
-    """The class of the largest logit, (N,) int64; -1, which is no class, where a logit of (N, K) is not finite."""
+    """Find the class of the largest logit, (N,) int64; -1, which is not a class, if one of an image's K logits is not finite."""
     return logits.argmax(1).masked_fill(~logits.isfinite().all(1), -1)
 
 
 def log_odds_against(logits: Tensor, classes: Tensor) -> Tensor:
-    """The logarithm of (1 - p) / p for the softmax p of a class, (N,), in float32 at least.
+    """Compute log((1 - p) / p) for the softmax p of a class, (N,), in float32 or wider.
 
-    It grows where the cross-entropy -log(p) does, and its gradient points the same way. But the gradient of the cross-entropy is
-    that times 1 - p, which vanishes in float32 where a model is certain; this one does not at any scale of the logits.
+    It grows with the cross-entropy -log(p), and its gradient has the same direction. The gradient of the cross-entropy has the
+    additional factor 1 - p, which vanishes in float32 where the model is certain; this gradient never does.
 
     Args:
         logits: (N, K).

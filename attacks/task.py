@@ -1,4 +1,4 @@
-"""The types everything here turns on."""
+"""The types of this package: threat models, tasks, proposals, attacks and transforms."""
 
 import math
 from dataclasses import dataclass, replace
@@ -16,7 +16,7 @@ class Norm(StrEnum):
     """How the distance between an image and its adversarial image is measured, over all channels and pixels.
 
     `Linf` is the largest change of a value, `L2` the root of the sum of squares, `L1` the sum of changes, `L0` the number of
-    pixels (places, whatever their channels) that changed.
+    pixels that changed, in any of their channels.
     """
 
     LINF = "Linf"
@@ -38,14 +38,14 @@ def _parse_fraction(value: object) -> object:
 
 
 LARGEST = 1e9
-"""More than the length in any norm of a difference between two images of 10,000 pixels a side."""
+"""Upper bound of a length: no two images of 10,000 pixels a side differ by more, in any norm."""
 
 PixelScale = Annotated[float, BeforeValidator(_parse_fraction), Field(ge=0, le=LARGEST, allow_inf_nan=False)]
-"""A length on the [0, 1] pixel scale; text such as "8/255" is parsed, the number is kept."""
+"""A length on the [0, 1] pixel scale; a text such as "8/255" is parsed, and the number stored."""
 
 
 def format_eps(eps: float) -> str:
-    """Write a length as people in this field read it: 0.1 where that is exact, else 8/255 or 0.5/255 where that is."""
+    """Write a length as usual in this field: 0.1 if that is exact, otherwise 8/255 or 0.5/255 if that is."""
     decimal, halves = f"{eps:g}", round(eps * 510)
     if float(decimal) == eps or not math.isclose(eps * 510, halves, rel_tol=1e-6):
         return decimal
@@ -58,7 +58,7 @@ class ThreatModel:
 
     Attributes:
         norm: "Linf", "L2", "L1" or "L0".
-        eps: radius on the [0, 1] pixel scale, a number or a text such as "8/255"; for Linf at most 1; for L0 a number of pixels.
+        eps: radius on the [0, 1] pixel scale, a number or a text such as "8/255"; at most 1 for Linf; a number of pixels for L0.
 
     Raises:
         pydantic.ValidationError: a ValueError; the norm is unknown, or eps is not a number, negative, above 1 for Linf, or above
@@ -88,9 +88,9 @@ class Task:
         model: takes images in [0, 1], returns logits (N, K); in evaluation mode.
         images: (N, C, H, W), values in [0, 1].
         labels: (N,) int64, the classes to move away from.
-        threat: norm and radius to keep to.
-        draws: the source of all randomness, of N images.
-        targets: (N,) int64, the classes to move towards instead, for attacks that are targetable.
+        threat: the budget, a norm and a radius.
+        draws: the source of all random numbers, for N images.
+        targets: (N,) int64, the classes to move towards instead, for targetable attacks.
     """
 
     model: nn.Module
@@ -101,7 +101,7 @@ class Task:
     targets: Tensor | None = None
 
     def of_images(self, chosen: Tensor) -> "Task":
-        """The same for the images that a mask (N,) or indices (M,) choose."""
+        """Return the same task for the images that a mask (N,) or indices (M,) select."""
         targets = None if self.targets is None else self.targets[chosen]
         return replace(
             self, images=self.images[chosen], labels=self.labels[chosen], draws=self.draws[chosen], targets=targets
@@ -110,11 +110,11 @@ class Task:
 
 @dataclass(frozen=True)
 class Proposal:
-    """What an attack proposes.
+    """The images that an attack proposes.
 
     Attributes:
-        images: (N, C, H, W), of the type of the images attacked.
-        steps: (N,) int64, after how many steps each was found, 0 for the start itself; None where the attack has no steps.
+        images: (N, C, H, W), of the same type as the attacked images.
+        steps: (N,) int64, number of steps after which each image was found, 0 for the start; None if the attack has no steps.
     """
 
     images: Tensor
@@ -122,16 +122,16 @@ class Proposal:
 
 
 class Attack(Protocol):
-    """Looks for images that the model gets wrong. A frozen dataclass whose fields are the attack's parameters."""
+    """Searches images that the model gets wrong. A frozen dataclass whose fields are the attack's parameters."""
 
     norms: ClassVar[frozenset[Norm]]
-    """Norms it can keep to."""
+    """Norms that it supports."""
 
     targetable: ClassVar[bool]
     """Whether it accepts targets."""
 
     uses_gradient: ClassVar[bool]
-    """Whether it asks for a gradient: a model may hide or lack it."""
+    """Whether it needs gradients, which a model may hide or lack."""
 
     @property
     def title(self) -> str:
@@ -140,7 +140,7 @@ class Attack(Protocol):
 
     @property
     def passes(self) -> int:
-        """What it costs at most: passes of an image through the model, one with its gradient counted as three."""
+        """Largest cost: passes of one image through the model; a pass with its gradient counts as three."""
         ...
 
     def perturb(self, task: Task) -> Proposal:
@@ -150,15 +150,15 @@ class Attack(Protocol):
 
 @runtime_checkable
 class ClassDependent(Protocol):
-    """An attack that does something else where there are few classes."""
+    """An attack that deviates from its parameters if there are few classes."""
 
     def notice(self, classes: int) -> str | None:
-        """Say what it does with this number of classes; None if what its parameters say."""
+        """Describe what it does with this number of classes; None if it follows its parameters."""
         ...
 
 
 class Transform(Protocol):
-    """Changes images without looking at a model. A frozen dataclass whose fields are the transform's parameters."""
+    """Changes images without a model. A frozen dataclass whose fields are the transform's parameters."""
 
     @property
     def title(self) -> str:

@@ -1,4 +1,4 @@
-"""What every layer shares: registries of names, canonical hashes, errors in one line."""
+"""What every layer shares: registries of names, canonical hashes, validation errors on one line."""
 
 from common.hashing import canonical_json, file_sha256, text_sha256
 from common.names import Registry, UnknownNameError, counted, printable, unknown_name

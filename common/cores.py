@@ -1,4 +1,4 @@
-"""The cores that are there to be used."""
+"""The number of cores available to this process."""
 
 import os
 

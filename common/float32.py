@@ -1,4 +1,4 @@
-"""What float32 means in convolutions and matrix products: processors may round their inputs to fewer bits unless told not to."""
+"""What float32 means in convolutions and matrix products: processors may round the inputs to fewer bits unless told not to."""
 
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
@@ -7,7 +7,7 @@ from typing import Any, Literal, TypeVar
 import torch
 
 Float32 = Literal["ieee", "tf32"]
-"""Of the inputs to products: all 24 bits of their mantissas, or on a GPU 11 of them, which is faster."""
+"""Whether products use all 24 bits of their inputs' mantissas ("ieee") or, on a GPU, 11 of them, which is faster ("tf32")."""
 
 _backends: Any = torch.backends
 _ON_GPU = (_backends.cudnn.conv, _backends.cudnn.rnn, _backends.cuda.matmul)
@@ -17,8 +17,8 @@ T = TypeVar("T")
 
 
 def set_float32(meaning: Float32) -> None:
-    """Say what float32 means in this process from here on; on a CPU it is always that of IEEE 754."""
-    # PyTorch has two interfaces and refuses to answer where they disagree: the older one goes first, for it changes the newer.
+    """Set what float32 means in this process from now on; on a CPU it is always that of IEEE 754."""
+    # PyTorch has two interfaces and raises an error if they disagree. The older one is set first, because it changes the newer one.
     _backends.cudnn.allow_tf32 = meaning == "tf32"
     torch.set_float32_matmul_precision("highest" if meaning == "ieee" else "high")
     for each in _ON_GPU:
@@ -29,9 +29,9 @@ def set_float32(meaning: Float32) -> None:
 
 @contextmanager
 def float32_as(meaning: Float32) -> Generator[None]:
-    """Say what float32 means within; a gradient must be taken there too, and a captured graph keeps what was said then.
+    """Set what float32 means inside a block or function, for the whole process: threads that compute at the same time must agree.
 
-    It holds for the whole process: threads that compute at the same time must agree.
+    A gradient must be computed in the same block as its forward pass. A captured graph uses the meaning it was captured with.
     """
     convolutions = _answer(lambda: _backends.cudnn.allow_tf32, True)
     products = _answer(torch.get_float32_matmul_precision, "highest")
@@ -47,12 +47,12 @@ def float32_as(meaning: Float32) -> Generator[None]:
 
 
 def float32_meaning() -> Float32:
-    """Say what it means now."""
+    """Return what float32 means now."""
     return "tf32" if _backends.cuda.matmul.fp32_precision == "tf32" else "ieee"
 
 
 def _answer(ask: Callable[[], T], untouched: T) -> T:
-    """What the older interface says, or said before the newer one alone was used."""
+    """The older interface's answer; its initial one if only the newer interface was used since."""
     try:
         return ask()
     except RuntimeError:

@@ -1,4 +1,4 @@
-"""Hashes that name content: the same question or the same bytes, the same name."""
+"""Hashes that identify content: equal values or equal bytes have the same hash."""
 
 import hashlib
 import json
@@ -6,12 +6,12 @@ from pathlib import Path
 
 
 def canonical_json(value: object) -> str:
-    """Write JSON in the one form that is hashed: sorted keys, no spaces, no NaN."""
+    """Write a value as JSON in the one form that is hashed: sorted keys, no spaces, no NaN."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 def text_sha256(text: str) -> str:
-    """SHA-256 of a text's UTF-8 bytes, as 64 hexadecimal digits; of a path, the bytes that the operating system knows."""
+    """SHA-256 of a text's UTF-8 bytes, as 64 hexadecimal digits; a path is hashed as the bytes of the operating system."""
     return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()
 
 

@@ -1,4 +1,4 @@
-"""Names: those people type, looked up with help when one is misspelled; those of files and things, written for people."""
+"""Names: looked up with a suggestion when one is misspelled, and written so that people can read them."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
@@ -8,7 +8,7 @@ Item = TypeVar("Item")
 
 
 class UnknownNameError(ValueError):
-    """A name that is in no registry; the message suggests the nearest and lists all. `kind` says what it should have named."""
+    """A name that does not exist; the message suggests the nearest and lists all. `kind` is what was looked up, such as "model"."""
 
     def __init__(self, kind: str, message: str) -> None:
         super().__init__(message)
@@ -19,9 +19,9 @@ def unknown_name(kind: str, name: str, allowed: Iterable[str]) -> UnknownNameErr
     """Build the error for an unknown name.
 
     Args:
-        kind: what the name should have been, such as "model".
-        name: what was received.
-        allowed: every name that would have been accepted.
+        kind: what was looked up, such as "model".
+        name: the name received.
+        allowed: all names that exist.
     """
     choices = sorted(allowed)
     nearest = get_close_matches(name, choices, n=1)
@@ -30,17 +30,17 @@ def unknown_name(kind: str, name: str, allowed: Iterable[str]) -> UnknownNameErr
 
 
 def printable(name: str) -> str:
-    r"""Write a file's name so that it can be printed, sent and hashed: a byte that is not UTF-8 becomes \xff and the like."""
+    r"""Write a file's name so that it can be printed, sent and hashed: bytes that are not UTF-8 become \xff and the like."""
     return name.encode(errors="surrogateescape").decode(errors="backslashreplace")
 
 
 def counted(count: int, noun: str, plural: str = "") -> str:
-    """Write how many there are of something; the plural is given where it takes more than an s."""
+    """Write a number with its noun, such as "3 images"; `plural` is for nouns that need more than an s."""
     return f"{count} {noun if count == 1 else plural or noun + 's'}"
 
 
 class Registry(Generic[Item]):
-    """Named things of one kind, in the order of registration."""
+    """Named items of one kind, in the order of registration."""
 
     def __init__(self, kind: str) -> None:
         self._kind = kind

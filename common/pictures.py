@@ -1,4 +1,4 @@
-"""Pictures from strangers: opened with limits, so that a small file cannot take all memory."""
+"""Opens pictures from untrusted sources, with limits: a small file must not take all memory."""
 
 import io
 import struct
@@ -9,7 +9,7 @@ import simplejpeg
 from PIL import Image, UnidentifiedImageError
 
 MAX_PIXELS = 50_000_000
-"""Width times height above which a picture is refused before it is decoded."""
+"""Largest width times height; a larger picture is refused before it is decoded."""
 
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 
@@ -24,12 +24,12 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""What turns a picture upright, by its EXIF orientation; 1 is upright, other values have no meaning."""
+"""Operation that turns a picture upright, by its EXIF orientation; 1 is upright, other values have no meaning."""
 _SIDEWAYS = frozenset(_UPRIGHT[orientation] for orientation in (5, 6, 7, 8))
 
 
 class PictureError(ValueError):
-    """The bytes are not a picture that can be used; the message says why."""
+    """A picture cannot be used; the message says why."""
 
 
 def open_picture(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
@@ -40,13 +40,13 @@ def open_picture(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
         max_pixels: limit on width times height, checked before decoding.
 
     Raises:
-        PictureError: the bytes are empty, of no known format, truncated or broken, or the picture is too large.
+        PictureError: the bytes are empty, truncated, broken or of an unknown format, or the picture is too large.
     """
     if not data:
         raise PictureError("the picture is empty (0 bytes)")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # a decompression bomb is answered by our own limit
+            warnings.simplefilter("ignore")  # our own limit refuses decompression bombs
             picture = Image.open(io.BytesIO(data), formats=FORMATS)
             if picture.width * picture.height > max_pixels:
                 raise PictureError(
@@ -54,7 +54,7 @@ def open_picture(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
                 )
             return _upright(_decoded(picture, data))
     except UnidentifiedImageError:
-        raise PictureError(f"not a picture: {len(data)} bytes of none of the formats {', '.join(FORMATS)}") from None
+        raise PictureError(f"not a picture: {len(data)} bytes in none of the formats {', '.join(FORMATS)}") from None
     except Image.DecompressionBombError:
         raise PictureError(
             f"the picture has hundreds of millions of pixels, at most {max_pixels} are allowed"
@@ -66,9 +66,9 @@ def open_picture(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
 
 
 def _decoded(picture: Image.Image, data: bytes) -> Image.Image:
-    """Decode an opened picture: colour JPEGs by simplejpeg, which gives Pillow's pixels to the bit in four fifths of its time."""
+    """Decode an opened picture: colour JPEGs with simplejpeg, which gives exactly Pillow's pixels in four fifths of the time."""
     if picture.format == "JPEG" and picture.mode == "RGB":
-        with suppress(ValueError):  # broken: Pillow says how, or knows better
+        with suppress(ValueError):  # broken: Pillow reports how, or can still read it
             decoded = Image.fromarray(simplejpeg.decode_jpeg(data, strict=True))
             decoded.info = picture.info
             return decoded
@@ -77,10 +77,10 @@ def _decoded(picture: Image.Image, data: bytes) -> Image.Image:
 
 
 def picture_size(data: bytes) -> tuple[int, int]:
-    """Read width and height of a picture as it is seen upright, in pixels, without decoding it.
+    """Read width and height of the upright picture, in pixels, without decoding it.
 
     Raises:
-        PictureError: the bytes do not begin as a picture does.
+        PictureError: the bytes do not begin like a picture.
     """
     try:
         with warnings.catch_warnings():
@@ -100,6 +100,6 @@ def _turn(picture: Image.Image) -> Image.Transpose | None:
 
 
 def _upright(picture: Image.Image) -> Image.Image:
-    """Turn a decoded picture; with unreadable EXIF data it is shown as it is, as viewers do. Pillow has turned a TIFF already."""
+    """Turn a decoded picture upright; without readable EXIF data it stays as it is, as in viewers. Pillow turns TIFFs itself."""
     turn = _turn(picture)
     return picture if turn is None else picture.transpose(turn)

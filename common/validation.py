@@ -1,4 +1,4 @@
-"""Values that are checked when they are made, and what was wrong with them, on one line."""
+"""Values that are validated when they are created, and validation errors on one line."""
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -10,6 +10,6 @@ class Frozen(BaseModel):
 
 
 def describe_validation(error: ValidationError) -> str:
-    """Name each field that was wrong, why, and what was received."""
+    """List each field that is wrong, with the reason and the value received."""
     facts = [f"{'.'.join(map(str, each['loc']))}: {each['msg']}, got {each['input']!r}" for each in error.errors()]
     return "; ".join(facts)

@@ -33,12 +33,12 @@ def code_version() -> str:
 UNDECIDING = frozenset(
     {
         "models.__main__",
-        "models.fingerprints",
-        "models.hub",
+        "models.recognition.fingerprints",
+        "models.recognition.hub",
         "models.intake",
-        "models.likely_preprocessing",
+        "models.recognition.likely_preprocessing",
         "models.macs",
-        "models.recognition",
+        "models.recognition.recognise",
         "evaluation.__main__",
         "evaluation.data.dataset_check",
         "evaluation.local",

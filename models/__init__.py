@@ -5,7 +5,7 @@
     network = models.create("san10_pairwise", num_classes=10)  # the bare architecture, freshly initialised
     classifier = models.load("resnet_mini.fashion_mnist")  # a trained checkpoint; takes images in [0, 1]
 
-Every module of `models.families` is one family of architectures; importing the package registers them.
+Each module of `models.families` is one family of architectures; importing this package registers them all.
 """
 
 from models import families
@@ -14,15 +14,15 @@ from models.card import ModelCard
 from models.checkpoints import ZOO, Checkpoint, find_checkpoints, load, verify
 from models.classifier import Classifier
 from models.folding import Precision, ServingPrecision, float32_in, fold
-from models.hub import HUB_CONFIG, checkpoint_file
 from models.intake import Added, Draft, Given, NameTakenError, QuestionsError, add, draft
-from models.likely_preprocessing import likely_preprocessing
 from models.macs import Complexity, complexity
 from models.opaque import OPAQUE
 from models.preprocess import Preprocessing, scaled
-from models.proposals import Question
 from models.readings import Place
-from models.recognition import Differences, Recognised, UnrecognisedError, recognise
+from models.recognition.hub import HUB_CONFIG, checkpoint_file
+from models.recognition.likely_preprocessing import likely_preprocessing
+from models.recognition.proposals import Question
+from models.recognition.recognise import Differences, Recognised, UnrecognisedError, recognise
 from models.registry import ModelSpec, create, names, register, spec
 from models.state_dicts import MAX_CHECKPOINT_BYTES, SUFFIXES, CheckpointError, read_state_dict, require_suffix
 

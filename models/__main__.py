@@ -1,7 +1,7 @@
-"""Files made from the registries.
+"""Files generated from the registries.
 
 The page of all architectures: python -m models > docs/models.md
-The table of what torchvision's and timm's tensors are: python -m models fingerprints > models/fingerprints.txt
+The table of torchvision's and timm's tensors: python -m models fingerprints > models/recognition/fingerprints.txt
 """
 
 import inspect
@@ -11,11 +11,11 @@ from collections.abc import Iterable
 import torch
 
 from models import complexity, create, find_checkpoints, names, spec
-from models.fingerprints import architectures, write_table
-from models.recognition import layout
+from models.recognition.fingerprints import architectures, write_table
+from models.recognition.recognise import layout
 
 TOLERANCES = {torch.float32: 1e-5, torch.bfloat16: 1e-2, torch.float16: 2e-3}
-"""Largest difference of logits from float64, as a fraction of their norm, when weights and images are rounded to a type."""
+"""Largest difference between the logits and those in float64, as a fraction of their norm, by the type everything is rounded to."""
 
 _INTRODUCTION = """# Architectures
 
@@ -39,7 +39,7 @@ _PLAIN = (str, int, float, tuple, list, type(None))
 
 
 def page() -> str:
-    """Write the page as Markdown."""
+    """Write the page of all architectures as Markdown."""
     architectures = _table(
         ("architecture", "input", "parameters", "MACs", "ImageNet top-1 / top-5", "described in"), map(_row, names())
     )
@@ -66,7 +66,7 @@ def page() -> str:
 
 
 def table(names: Iterable[str]) -> str:
-    """Write the table of the fingerprints of some models of torchvision and timm; all of them take minutes."""
+    """Write the table of fingerprints of some models of torchvision and timm; all of them take minutes."""
     return write_table(lambda name, classes: layout(name, {}, classes), names)
 
 

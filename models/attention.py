@@ -1,4 +1,4 @@
-"""Attention one can look at: what the attention layers of a classifier weigh, as maps over the image."""
+"""Attention maps: what the attention layers of a classifier look at in an image."""
 
 from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager
@@ -15,21 +15,21 @@ from models.registry import Read, families
 
 
 class NoAttentionError(ValueError):
-    """The classifier weighs no places of the image; the message says which families do."""
+    """The classifier has no spatial attention; the message names the families that have."""
 
 
 @dataclass(frozen=True)
 class AttentionMap:
-    """What one attention layer weighs in N images; cell (i, j) of an H x W map covers that part of the image.
+    """What one attention layer looks at in N images; cell (i, j) of an H x W map covers that part of the image.
 
     Attributes:
         layer: path of the module in the network.
         kind: what a map shows, in words.
         maps: (N, M, H, W) in [0, 1], each divided by its maximum; an empty map stays zero.
         scale: (N, M), the maxima.
-        points: (N, M, P, 2), where deformable attention sampled its P = H*W keys, fractions (y, x) of the image; offsets of more
+        points: (N, M, P, 2), where deformable attention sampled its P = H*W keys, as fractions (y, x) of the image; offsets of more
             than two cells can lead outside [0, 1].
-        scores: (N, M, P), the softmax scores given to these points, which sum to one.
+        scores: (N, M, P), the softmax scores of these points, which sum to one.
     """
 
     layer: str
@@ -41,10 +41,10 @@ class AttentionMap:
 
 
 def attention_layers(classifier: Classifier) -> list[str]:
-    """List the paths of the layers that `attention_maps` can show, the first layer first.
+    """List the paths of the layers that `attention_maps` can show, in the order of the network.
 
     Raises:
-        NoAttentionError: there are none.
+        NoAttentionError: the classifier has no such layer.
     """
     return list(_layers(classifier))
 
@@ -52,22 +52,21 @@ def attention_layers(classifier: Classifier) -> list[str]:
 def attention_maps(
     classifier: Classifier, images: Tensor, *, layer: str | None = None, query: Place | None = None
 ) -> list[AttentionMap]:
-    """Show what a classifier's attention layers weigh, in one forward pass in evaluation mode.
+    """Read the maps of a classifier's attention layers, in one forward pass in evaluation mode.
 
-    What a map shows is for each family to say: a map's `kind` has it in words, the reader that the family registers as
-    `Family.attention` in detail.
+    Each family decides what its maps show: a map's `kind` describes it in words, the reader in `Family.attention` in detail.
 
     Args:
-        classifier: any device; it and its modes are left as they were.
+        classifier: on any device; the classifier and the modes of its modules do not change.
         images: (N, 3, H, W) in [0, 1].
-        layer: one of `attention_layers(classifier)`; None shows all.
-        query: whose attention to show.
+        layer: one of `attention_layers(classifier)`; None for all.
+        query: the place whose attention to show; None for the mean over all places.
 
     Returns:
-        A row for each layer, in the order in which they ran.
+        One entry per layer, in the order in which the layers ran.
 
     Raises:
-        NoAttentionError: the classifier has no such layer.
+        NoAttentionError: the classifier has no spatial attention.
         UnknownNameError: there is no layer of that name.
         ValueError: the query lies outside the image.
     """
@@ -101,7 +100,7 @@ def _why_none(classifier: Classifier) -> str:
     *most, last = (family.name for family in families() if family.attention)
     return (
         f"{classifier.card.architecture} has {has}, so there is nothing to show on an image; {', '.join(most)} and {last} have "
-        "attention over places"
+        "spatial attention"
     )
 
 

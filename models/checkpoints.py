@@ -1,4 +1,4 @@
-"""Checkpoints: a file with tensors and its card, found, checked against each other, loaded."""
+"""Checkpoints: files of tensors with their cards, found by name, checked and loaded."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,21 +21,21 @@ ZOO = Path(__file__).resolve().parent.parent / "zoo" / "checkpoints"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint file with a card beside it; `name` is the file's name without its ending."""
+    """A checkpoint file with a card beside it; `name` is the file's name without its suffix."""
 
     name: str
     path: Path
 
     @property
     def card_path(self) -> Path:
-        """Where its card is."""
+        """Path of its card."""
         return self.path.with_suffix(".json")
 
     def card(self) -> ModelCard:
         """Read the card.
 
         Raises:
-            CheckpointError: it is missing, malformed, or cannot be read.
+            CheckpointError: the card is missing, malformed or unreadable.
         """
         name = f"{self.name}.json"
         try:
@@ -52,7 +52,7 @@ def find_checkpoints(folders: Sequence[Path] = (ZOO,)) -> dict[str, Checkpoint]:
     """Find every checkpoint that has a card, by name.
 
     Args:
-        folders: searched one level deep, in this order; folders that do not exist are empty.
+        folders: searched one level deep, in this order; a folder that does not exist counts as empty.
 
     Raises:
         CheckpointError: two checkpoints have the same name.
@@ -79,7 +79,7 @@ def load(name: str | Path, *, folders: Sequence[Path] = (ZOO,), device: torch.de
 
     Raises:
         UnknownNameError: there is no checkpoint of that name.
-        CheckpointError: the file, its card, or their agreement is at fault.
+        CheckpointError: the file or its card cannot be used, or the two do not match.
     """
     path = Path(name)
     checkpoints = find_checkpoints(folders)
@@ -109,7 +109,7 @@ def verify(checkpoint: Checkpoint) -> ModelCard:
         Its card.
 
     Raises:
-        CheckpointError: the file, its card, or their agreement is at fault.
+        CheckpointError: the file or its card cannot be used, or the two do not match.
     """
     card = checkpoint.card()
     if card.architecture in OPAQUE:
@@ -158,7 +158,7 @@ def _read_verified(checkpoint: Checkpoint, card: ModelCard) -> dict[str, Tensor]
 
 
 def _problems(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, list[str]]:
-    """List what a strict loading refuses; none of it if the tensors fit."""
+    """List what a strict load would refuse; every list is empty if the tensors fit."""
     shapes = [
         f"{key}: file {tuple(tensors[key].shape)}, architecture {tuple(expected[key].shape)}"
         for key in expected

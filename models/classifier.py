@@ -1,4 +1,4 @@
-"""What the rest of the system attacks and serves: images in [0, 1] in, logits out."""
+"""The classifier that attacks, evaluations and predictions use: images in [0, 1] in, logits out."""
 
 from collections.abc import Sequence
 from typing import cast
@@ -10,12 +10,12 @@ from models.card import ModelCard
 
 
 class Classifier(nn.Module):
-    """A network with its normalisation inside and its card beside it.
+    """A network together with its normalisation and its card.
 
     Args:
         network: takes normalised images (N, 3, H, W), returns logits (N, K).
-        card: the facts of the checkpoint; its preprocessing gives mean and standard deviation.
-        columns: indices of the logits that are returned, increasing; None returns all.
+        card: the facts about the checkpoint; its preprocessing gives mean and standard deviation.
+        columns: increasing indices of the logits to return; None returns all.
     """
 
     column_index: Tensor | None
@@ -31,18 +31,18 @@ class Classifier(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where it computes."""
+        """Device of the classifier."""
         return cast(Tensor, self.mean).device
 
     def forward(self, images: Tensor) -> Tensor:
-        """Classify images (N, 3, H, W) in [0, 1]; returns logits (N, K), or (N, columns) where only some are asked for."""
+        """Classify images (N, 3, H, W) in [0, 1]; returns logits (N, K), or only the chosen columns."""
         logits = self.network(self.normalise(images))
         return logits if self.column_index is None else logits.index_select(1, self.column_index)
 
     def restricted(self, columns: Sequence[int]) -> "Classifier":
-        """The same network, of whose logits only some are returned: a choice among fewer classes."""
+        """The same network choosing among fewer classes: only these columns of its logits are returned."""
         return Classifier(self.network, self.card, columns).to(self.device).train(self.training)
 
     def normalise(self, images: Tensor) -> Tensor:
-        """Subtract the mean and divide by the standard deviation: [0, 1] images to what the network takes."""
+        """Subtract the mean and divide by the standard deviation, as the network expects."""
         return (images - cast(Tensor, self.mean)) / cast(Tensor, self.std)

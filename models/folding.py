@@ -1,4 +1,4 @@
-"""Copies of classifiers: the same function, with frozen weights, in fewer operations or a smaller type."""
+"""Copies of classifiers for attacks and predictions: the same function in fewer operations or a smaller type."""
 
 import copy
 from typing import Literal, cast
@@ -13,11 +13,11 @@ from models.opaque import OpaqueNetwork
 from models.registry import families
 
 Precision = Literal["float32", "tf32", "bfloat16"]
-"""Where attacks look: float32; float32 with the inputs of products rounded on a GPU, see `common.float32`; weights and maps in
-bfloat16. Images, normalisation and logits are float32 always."""
+"""Type of the copy that attacks search: float32; float32 with the inputs of products rounded on a GPU (see `common.float32`); or
+weights and maps in bfloat16. Images, normalisation and logits are always float32."""
 
 ServingPrecision = Literal["float32", "bfloat16", "float16"]
-"""The same where only predictions are asked for: gradients in float16 would vanish."""
+"""Type of a copy for predictions only: gradients in float16 would vanish."""
 
 _DTYPES: dict[Precision | ServingPrecision, torch.dtype] = {
     "float32": torch.float32,
@@ -27,16 +27,16 @@ _DTYPES: dict[Precision | ServingPrecision, torch.dtype] = {
 }
 
 TOLERANCE = 1e-3
-"""How far logits of a folded copy may be from the original's, over the largest of them; else norms are left where they are."""
+"""Largest difference between a folded copy's logits and the original's, relative to the largest logit; else norms stay separate."""
 
 
 def float32_in(precision: Precision) -> Float32:
-    """What float32 means in a search: beside maps in bfloat16, what is left of it may be rounded too."""
+    """What float32 means in a search: beside maps in bfloat16, the remaining float32 may be rounded too."""
     return "ieee" if precision == "float32" else "tf32"
 
 
 class _InPrecision(nn.Module):
-    """Computes in another type between its border of float32."""
+    """Runs a network in another type, with float32 inputs and outputs."""
 
     def __init__(self, network: nn.Module, dtype: torch.dtype) -> None:
         super().__init__()
@@ -49,15 +49,15 @@ class _InPrecision(nn.Module):
 
 @float32_as("ieee")
 def fold(classifier: Classifier, precision: Precision | ServingPrecision = "float32") -> Classifier:
-    """Copy a classifier for attacks and predictions: weights are frozen, norms are part of the convolutions before them.
+    """Copy a classifier for attacks and predictions: weights are frozen, norms are merged into the convolutions before them.
 
-    A family may have a form of its own, see `Family.fold`; any other network keeps its modules, stored channels-last. The copy is
-    compared with the original on random images; where it differs, the norms are left as they are, and so is the graph of a file.
+    A family may have its own form, see `Family.fold`; any other network has the same modules, stored channels-last. The copy is
+    compared with the original on random images; if they differ, the norms stay separate. A graph from a file is not copied.
 
     Args:
         classifier: in evaluation mode; it is not changed.
-        precision: bfloat16 is for looking for adversarial images, whose verdict then belongs to the original; float16 for
-            predictions alone; tf32 is a copy like float32's, to be used within `common.float32`.
+        precision: bfloat16 is for searching adversarial images, which the original then judges; float16 is for predictions only;
+            tf32 makes the same copy as float32, to be run within `common.float32`.
     """
     network, dtype = classifier.network, _DTYPES[precision]
     own = {kind: form for family in families() for kind, form in family.fold.items()}.get(type(network))
@@ -76,7 +76,7 @@ def _like(classifier: Classifier, network: nn.Module) -> Classifier:
 
 
 def _folded(classifier: Classifier) -> nn.Module:
-    """A frozen copy of the network with its norms folded; a plain copy if that changes the logits."""
+    """A frozen copy of the network with merged norms; a plain copy if merging them changes the logits."""
     plain = copy.deepcopy(classifier.network).eval().requires_grad_(False)
     size = classifier.card.preprocessing.crop
     images = torch.rand(2, 3, size, size, generator=torch.Generator().manual_seed(0)).to(classifier.device)
@@ -94,7 +94,7 @@ def _folded(classifier: Classifier) -> nn.Module:
 
 def _pairs(network: nn.Module, images: Tensor) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:
     """Convolutions and the norms that take their output, found by watching a forward pass; modules used twice are left out."""
-    made_by: dict[int, tuple[nn.Conv2d, Tensor]] = {}  # the tensors are kept, so that none takes another's place
+    made_by: dict[int, tuple[nn.Conv2d, Tensor]] = {}  # holds the tensors, so that their ids stay unique
     uses: dict[nn.Module, int] = {}
     found: list[tuple[nn.Conv2d, nn.BatchNorm2d]] = []
 

@@ -1,4 +1,4 @@
-"""From a checkpoint file to a model that can be used: recognised, asked about, written with its card, tried once."""
+"""Adds checkpoint files as models: recognises them, asks what they do not contain, writes their cards, tries them once."""
 
 import os
 import shutil
@@ -16,48 +16,48 @@ from common import describe_validation, file_sha256
 from models.card import ModelCard
 from models.checkpoints import Checkpoint, load
 from models.classifier import Classifier
-from models.hub import checkpoint_file, read_config
-from models.likely_preprocessing import likely_preprocessing
 from models.macs import complexity
 from models.opaque import OPAQUE, OpaqueError, check_opaque, load_opaque
 from models.preprocess import Preprocessing
-from models.proposals import Question
-from models.recognition import Recognised, UnrecognisedError, count_classes, differences, layout, recognise
+from models.recognition.hub import checkpoint_file, read_config
+from models.recognition.likely_preprocessing import likely_preprocessing
+from models.recognition.proposals import Question
+from models.recognition.recognise import Recognised, UnrecognisedError, count_classes, differences, layout, recognise
 from models.registry import defaults, without_defaults
 from models.state_dicts import CheckpointError, Fact, read_checkpoint, require_size, require_suffix, unprefixed
 
 Given = Mapping[str, object]
 
 _PICTURE_QUESTIONS = {
-    "resize": ("how pictures were resized leaves no trace in the weights", "pixels, 1 to 4096"),
-    "crop": ("the size of the images leaves no trace in the weights", "pixels, 1 to resize"),
-    "interpolation": ("how pictures were resized leaves no trace in the weights", "bilinear or bicubic"),
-    "mean": ("what was subtracted leaves no trace in the weights", "three numbers on the [0, 1] scale"),
-    "std": ("what was divided by leaves no trace in the weights", "three numbers on the [0, 1] scale"),
+    "resize": ("the weights do not show how pictures were resized", "pixels, 1 to 4096"),
+    "crop": ("the weights do not show the size of the images", "pixels, 1 to resize"),
+    "interpolation": ("the weights do not show how pictures were resized", "bilinear or bicubic"),
+    "mean": ("the weights do not show which mean was subtracted", "three numbers on the [0, 1] scale"),
+    "std": ("the weights do not show by which deviation images were divided", "three numbers on the [0, 1] scale"),
 }
 
 
 _WEIGHTS_QUESTION = Question(
     "weights",
-    "the file has the weights as they were trained (plain) and their moving average (ema); accuracies are usually reported of the "
-    "average, and timm loads it",
+    "the file has the weights as trained (plain) and their moving average (ema); accuracies are usually reported for the average, "
+    "and timm loads it",
     "ema",
     "plain or ema",
 )
 
 
 class NameTakenError(CheckpointError):
-    """There is a model of that name already."""
+    """A model of that name exists already."""
 
 
 @dataclass(frozen=True)
 class Draft:
-    """What is known of a checkpoint before it is added.
+    """What is known about a checkpoint before it is added.
 
     Attributes:
         card: complete, with the likely answer to every question.
         options: those of the card that differ from the architecture's defaults.
-        questions: those that nobody has answered.
+        questions: those that are not answered yet.
         facts: numbers and short texts stored beside the weights, such as the epoch.
     """
 
@@ -68,12 +68,12 @@ class Draft:
 
 
 class QuestionsError(CheckpointError):
-    """A checkpoint does not tell all that must be known; `draft` has the questions and the likely answers."""
+    """A checkpoint does not contain all that must be known; `draft` has the questions with likely answers."""
 
     def __init__(self, file: str, draft: Draft) -> None:
         asked = "; ".join(f"{each.field} (likely {each.likely}): {each.why}" for each in draft.questions)
         super().__init__(
-            f"{file} is {draft.card.architecture}, but does not tell {asked}. Answer, or accept what is likely"
+            f"{file} is {draft.card.architecture}, but these questions are open: {asked}. Answer them, or accept the likely answers"
         )
         self.draft = draft
 
@@ -85,11 +85,11 @@ class Added:
     Attributes:
         checkpoint: its file and its name.
         card: its card.
-        assumed: likely answers that were taken.
+        assumed: questions to which the likely answer was used.
         facts: numbers and short texts stored beside the weights.
-        parameters: learned numbers.
-        macs: multiplications for one image; None where a graph hides them.
-        input_shape: (C, H, W) of what it takes.
+        parameters: number of learned values.
+        macs: multiply-accumulate operations for one image; None for a file with its own graph, which does not show them.
+        input_shape: (C, H, W) of an image.
     """
 
     checkpoint: Checkpoint
@@ -102,16 +102,16 @@ class Added:
 
 
 def draft(path: Path, given: Given | None = None) -> Draft:
-    """Find out what a checkpoint file is; it is read, not executed.
+    """Find out what a checkpoint file contains; it is read, not executed.
 
     Args:
-        path: of the file, or of a folder of the hub with one.
-            It is executed only if the given architecture says that it brings its own graph (see `models.opaque`).
-        given: fields of its card that are known, also some of those of `options` and `preprocessing` alone.
+        path: of the file, or of a folder of the hub that contains one. The file is executed only if the given architecture says
+            that it brings its own graph (see `models.opaque`).
+        given: known fields of its card; `options` and `preprocessing` may be given in part.
 
     Raises:
         UnrecognisedError: its tensors fit no architecture.
-        CheckpointError: it cannot be read, does not fit the given architecture, or a given field is wrong.
+        CheckpointError: the file cannot be read or does not fit the given architecture, or a given field is wrong.
     """
     path = checkpoint_file(path)
     told = read_config(path.parent)
@@ -164,7 +164,7 @@ def _plain(value: object) -> object:
 
 
 def _fitting(usual: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
-    """Merge preprocessing; a side given alone moves a likely one that does not go with it."""
+    """Merge preprocessing; if only one of resize and crop is given, adapt the likely value of the other."""
     if "crop" in given and "resize" not in given:
         usual = {**usual, "resize": max(usual["resize"], given["crop"])} if isinstance(given["crop"], int) else usual
     elif isinstance(given.get("resize"), int):
@@ -184,9 +184,7 @@ def _identify(path: Path, given: Given, options: dict[str, Any]) -> tuple[Recogn
     if isinstance(architecture, str) and architecture in OPAQUE:
         return _identify_opaque(path, architecture, _mapping(given, "preprocessing")), {}
     if path.suffix == ".pt2":
-        raise CheckpointError(
-            f"{path.name} brings its own graph: that is used only if its architecture is given as torch_export"
-        )
+        raise CheckpointError(f"{path.name} brings its own graph: to use it, give its architecture as torch_export")
     contents = read_checkpoint(path)
     both = len(contents.weights) > 1
     tensors = contents.choose(given.get("weights", _WEIGHTS_QUESTION.likely if both else None))
@@ -203,7 +201,7 @@ def _identify_tensors(file: str, tensors: Mapping[str, Tensor], architecture: ob
         if found.architecture == architecture:
             return found
     except UnrecognisedError:
-        pass  # of another library, perhaps: its name is given
+        pass  # perhaps of another library, which the given name says
     shapes = {name: tuple(value.shape) for name, value in tensors.items()}
     return _identify_named(file, shapes, str(architecture), options)
 
@@ -237,27 +235,27 @@ def _identify_named(file: str, shapes: dict[str, tuple[int, ...]], architecture:
 def _classes_question(count: int) -> Question:
     order = " in ImageNet's order" if count == 1000 else ""
     likely = f"class_0 to class_{count - 1}{order}"
-    return Question("classes", "the file has no names of classes", likely, f"{count} names in the order of the logits")
+    return Question("classes", "the file has no class names", likely, f"{count} names in the order of the logits")
 
 
 def _is_sized(architecture: str, options: Given) -> bool:
-    """Whether the network takes images of one size only."""
+    """Whether the network accepts images of one size only."""
     full = defaults(architecture) | dict(options)
     return "image_size" in full and full.get("positions", "relative") == "relative"
 
 
 def add(path: Path, folder: Path, name: str, given: Given | None = None, *, accept_likely: bool = False) -> Added:
-    """Add a checkpoint to a folder, after it has been loaded and has classified an image.
+    """Add a checkpoint to a folder, after loading it and classifying an image with it.
 
     Args:
-        path: of the file, or of a folder of the hub with one; it is copied, or linked if it lies in the folder already.
-        folder: made if need be.
-        name: of the model, and of its files without their endings.
-        given: fields of its card that are known.
-        accept_likely: take the likely answers to questions that are open.
+        path: of the file, or of a folder of the hub that contains one; it is copied, or linked if it is in the folder already.
+        folder: created if it does not exist.
+        name: of the model, and of its files without their suffixes.
+        given: known fields of its card.
+        accept_likely: use the likely answers to open questions.
 
     Raises:
-        QuestionsError: there are such questions.
+        QuestionsError: questions are open, and `accept_likely` is false.
         NameTakenError: the folder has a model of that name.
         CheckpointError: as for `draft`, or the model does not work.
     """
@@ -294,12 +292,16 @@ def _require_works(classifier: Classifier, file: str) -> None:
             logits = classifier(images)
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
         raise CheckpointError(f"{file} cannot classify images of {tuple(images.shape)}: {error}") from error
-    if logits.shape != (1, len(card.classes)) or not bool(logits.isfinite().all()):
-        raise CheckpointError(f"{file} gives logits {tuple(logits.shape)} with values that are not finite, or too many")
+    if logits.shape != (1, len(card.classes)):
+        raise CheckpointError(
+            f"{file} gives logits {tuple(logits.shape)} for one image, expected (1, {len(card.classes)})"
+        )
+    if not logits.isfinite().all():
+        raise CheckpointError(f"{file} gives logits that are not finite for a black image")
 
 
 def _publish(staged: Checkpoint, folder: Path, source: Path) -> Checkpoint:
-    """Give the files their places, the weights first: a checkpoint is found by its card. Neither replaces another file."""
+    """Move the files into the folder, the weights first: a checkpoint is found by its card. Neither replaces another file."""
     final = Checkpoint(staged.name, folder / staged.path.name)
     in_place = final.path.exists() and final.path.samefile(source)
     try:
@@ -312,7 +314,7 @@ def _publish(staged: Checkpoint, folder: Path, source: Path) -> Checkpoint:
                 final.path.unlink()
             raise
     except FileExistsError:
-        raise NameTakenError(f"{folder} has files named {staged.name} already; choose another name") from None
+        raise NameTakenError(f"{folder} already has files named {staged.name}; choose another name") from None
     return final
 
 

@@ -1,6 +1,6 @@
-"""Networks of other makers by name, `torchvision:densenet121` or `timm:vit_tiny_patch16_224`, and how their pictures are prepared.
+"""Architectures of other libraries, such as `torchvision:densenet121` or `timm:vit_tiny_patch16_224`, and their preprocessing.
 
-They are built by those libraries, without their weights.
+The libraries build them, without their weights.
 """
 
 import importlib
@@ -24,12 +24,12 @@ _SIDE = 224
 
 
 class _RealNumbers(TorchFunctionMode):
-    """Give RegNets the numbers that they compute their widths and depths with, also where networks are built without memory."""
+    """Lets RegNets compute their widths and depths, which need real numbers, while networks are built without memory."""
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Make ranges and given numbers on the CPU; leave everything else as it is."""
+        """Create ranges and given numbers on the CPU; change nothing else."""
         on_cpu = {"device": "cpu"} if func in {torch.arange, torch.tensor} else {}
         return func(*args, **(on_cpu | (kwargs or {})))
 
@@ -45,7 +45,7 @@ def _torchvision(name: str) -> ModelSpec:
 def _builder(models: ModuleType, name: str) -> Callable[[int], nn.Module]:
     def build(num_classes: int) -> nn.Module:
         with warnings.catch_warnings(), _RealNumbers() if name.startswith("regnet") else nullcontext():
-            warnings.simplefilter("ignore", FutureWarning)  # of how weights will be drawn that a checkpoint replaces
+            warnings.simplefilter("ignore", FutureWarning)  # about the initial weights, which a checkpoint replaces
             return models.get_model(name, weights=None, num_classes=num_classes)
 
     return build
@@ -77,20 +77,20 @@ def _torchvision_preprocessing(name: str) -> Preprocessing:
 
 
 def of_timm(settings: Mapping[str, Any]) -> Preprocessing:
-    """Read timm's description of how pictures are prepared for some weights.
+    """Convert timm's description of how pictures are prepared.
 
     Args:
-        settings: its pretrained_cfg; `input_size` is (C, H, W), `crop_pct` the cropped fraction of the resized side.
+        settings: timm's pretrained_cfg; `input_size` is (C, H, W), `crop_pct` the cropped fraction of the resized side.
 
     Raises:
-        ValidationError: these are no settings that pictures can be prepared by.
-        LookupError, TypeError, ValueError, ArithmeticError: they are not of this form.
+        ValidationError: a value is out of range.
+        LookupError, TypeError, ValueError, ArithmeticError: a value is missing or of another type.
     """
     crop = int(settings["input_size"][1])
     return Preprocessing(
         resize=max(
             crop, math.floor(crop / settings["crop_pct"])
-        ),  # of some, crop_pct is above 1: a smaller picture in a frame
+        ),  # a crop_pct above 1 means a frame around the picture
         crop=crop,
         crop_mode=settings.get("crop_mode", "center"),
         interpolation="bicubic" if settings["interpolation"] == "bicubic" else "bilinear",
@@ -107,7 +107,7 @@ PREPROCESSING: dict[str, Callable[[str], Preprocessing]] = {
     "torchvision": _torchvision_preprocessing,
     "timm": _timm_preprocessing,
 }
-"""By library, preprocessing of the weights published for a name."""
+"""Functions that find the preprocessing of the weights published for a name, by library."""
 
 register_others("torchvision", _torchvision)
 register_others("timm", _timm)

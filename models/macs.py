@@ -1,4 +1,4 @@
-"""What a network costs: parameters, and multiplications for one image."""
+"""The cost of a network: parameters, and multiply-accumulate operations for one image."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +13,7 @@ class Complexity:
     """The size and cost of a network.
 
     Attributes:
-        parameters: learned numbers.
+        parameters: number of learned values.
         macs: multiply-accumulate operations for one image: convolutions, linear layers, attention products and the aggregation of
             neighbourhoods; not norms, activations, pooling, bilinear sampling or additions.
     """
@@ -23,9 +23,9 @@ class Complexity:
 
 
 def complexity(network: nn.Module, input_shape: tuple[int, int, int]) -> Complexity:
-    """Count a network's parameters and multiplications from shapes alone; nothing is computed and nothing is changed.
+    """Count a network's parameters and multiplications from shapes alone; nothing is computed or changed.
 
-    A module whose multiplications torch's counter cannot see counts them in a method `own_macs(x) -> int`.
+    A module with multiplications that torch's counter cannot see counts them in a method `own_macs(x) -> int`.
 
     Args:
         network: in evaluation mode; takes (N, *input_shape).

@@ -1,8 +1,7 @@
 """Files that bring their own graph.
 
-A *TorchScript* file (`torch.jit.save`) or a *torch.export* file (`torch.export.save`) has no architecture here: its card says
-"torchscript" or "torch_export". Such a file runs its own graph, and reading an exported one unpickles: both can run code of whoever
-made the file.
+A *TorchScript* file (`torch.jit.save`) or a *torch.export* file (`torch.export.save`) needs no architecture of this package: its
+card says "torchscript" or "torch_export". Loading or running such a file can run code that its author put there.
 """
 
 import warnings
@@ -38,7 +37,7 @@ class OpaqueNetwork(nn.Module):
         self.graph = graph
 
     def train(self, mode: bool = True) -> Self:
-        """Change nothing: the graph has the mode that it was saved in, and an exported one refuses to be asked."""
+        """Set the flag alone: the graph stays in the mode it was saved in, and an exported graph refuses to change it."""
         self.training = mode
         return self
 
@@ -48,34 +47,34 @@ class OpaqueNetwork(nn.Module):
 
 
 def load_opaque(architecture: str, path: Path) -> OpaqueNetwork:
-    """Read a graph from a file. This can run code that the file holds.
+    """Read a graph from a file. This can run code that the file contains.
 
     Args:
         architecture: one of OPAQUE.
         path: of the file.
 
     Raises:
-        OpaqueError: it is no such file.
+        OpaqueError: the file is not of this kind.
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # both formats warn of their age or youth
+            warnings.simplefilter("ignore")  # one format warns that it is old, the other that it is new
             if architecture == TORCHSCRIPT:
                 return OpaqueNetwork(torch.jit.load(path, map_location="cpu").eval())
             return OpaqueNetwork(torch.export.load(path).module())
-    except Exception as error:  # of too many kinds to list
-        raise OpaqueError(f"{path.name} is not a readable {architecture} file: {_first_line(error)}") from error
+    except Exception as error:  # too many kinds to list
+        raise OpaqueError(f"not a readable {architecture} file: {_first_line(error)}") from error
 
 
 def check_opaque(network: nn.Module, side: int) -> int:
-    """Run a graph on few images, and return its number of classes.
+    """Run a graph on a few images, and return its number of classes.
 
     Args:
         network: takes images (N, 3, side, side) for any N.
         side: height and width of the images, pixels.
 
     Raises:
-        OpaqueError: it does not run, not with batches of every size, does not return logits, or was saved in training mode.
+        OpaqueError: the graph does not run, not for every batch size, does not return logits, or was saved in training mode.
     """
     generator = torch.Generator().manual_seed(0)
     images = torch.rand(3, 3, side, side, generator=generator)
@@ -84,7 +83,7 @@ def check_opaque(network: nn.Module, side: int) -> int:
         raise OpaqueError(f"expected logits (3, classes) of 3 images, got {every.dtype} {tuple(every.shape)}")
     if not torch.allclose(every[:1], alone, rtol=1e-3, atol=1e-3):
         raise OpaqueError(
-            "an image's logits depend on chance or on the images beside it: save the network in evaluation mode"
+            "an image's logits are random or depend on the other images of its batch: save the network in evaluation mode"
         )
     return every.shape[1]
 
@@ -93,10 +92,10 @@ def _run(network: nn.Module, images: Tensor) -> Tensor:
     try:
         with torch.no_grad():
             logits: object = network(images)
-    except Exception as error:  # whatever the graph raises
+    except Exception as error:  # anything the graph raises
         raise OpaqueError(
-            f"the graph does not take images of shape {tuple(images.shape)}: {_first_line(error)}. It must take batches of every "
-            "size, exported with dynamic_shapes such as ({0: torch.export.Dim('batch')},), and images of the card's size"
+            f"the graph does not accept images of shape {tuple(images.shape)}: {_first_line(error)}. It must accept images of the "
+            "card's size in batches of any size: export it with dynamic_shapes such as ({0: torch.export.Dim('batch')},)"
         ) from error
     if not isinstance(logits, Tensor):
         raise OpaqueError(f"the graph returns a {type(logits).__name__}, expected one tensor of logits")
@@ -111,7 +110,7 @@ def _first_line(error: Exception) -> str:
 def _of_a_file(architecture: str) -> FindSpec:
     def build(num_classes: int) -> NoReturn:
         raise ValueError(
-            f"{architecture} is a kind of file: its network is in the file, and cannot be created with {num_classes=}"
+            f"{architecture} names a kind of file, whose network is in the file: it cannot be created with {num_classes=}"
         )
 
     def find(rest: str) -> ModelSpec:

@@ -1,4 +1,4 @@
-"""From a picture to the tensor a classifier takes: one object, shared by serving, evaluation and training."""
+"""Turns a picture into the tensor that a classifier takes; predictions, evaluations and training share this object."""
 
 from typing import Annotated, Literal
 
@@ -24,10 +24,10 @@ _LONGEST = 16
 class Preprocessing(Frozen):
     """Resize, crop the centre, scale to [0, 1]; normalisation happens inside the classifier.
 
-    How a picture becomes a square is named as timm does: "center" resizes its shorter side, "squash" both sides to the same length,
-    "border" its longer side, and fills what is then missing with the mean.
+    `crop_mode` has timm's names: "center" resizes the shorter side, "squash" both sides to the same length; "border" resizes the
+    longer side and fills the rest of the square with the mean.
 
-    The defaults are those of the ImageNet evaluations in the papers of this package.
+    The defaults are those of the ImageNet evaluations in the papers that this package implements.
     """
 
     resize: Annotated[
@@ -47,20 +47,20 @@ class Preprocessing(Frozen):
         lowest_is_fine = info.field_name == "mean"  # nothing can be divided by 0
         if not all(0 <= value <= 1 and (value or lowest_is_fine) for value in values):
             raise ValueError(
-                f"{list(values)} is not on the [0, 1] scale of pixels: {'0 to 1' if lowest_is_fine else 'above 0, at most 1'} "
-                "is allowed. Divide values of a 0-255 scale by 255: ImageNet's 123.675 -> 0.485, 58.395 -> 0.229"
+                f"{list(values)} is not on the [0, 1] scale of pixels ({'0 to 1' if lowest_is_fine else 'above 0, at most 1'} "
+                "is allowed). Divide values on a 0-255 scale by 255: ImageNet's 123.675 -> 0.485, 58.395 -> 0.229"
             )
         return values
 
     @model_validator(mode="after")
     def _crop_fits(self) -> "Preprocessing":
         if self.crop > self.resize:
-            raise ValueError(f"crop {self.crop} must not be larger than resize {self.resize}")
+            raise ValueError(f"crop must be at most resize, got crop {self.crop} and resize {self.resize}")
         return self
 
     @property
     def geometry(self) -> str:
-        """What decides `pixels`, as JSON: all fields but `std`, and but `mean` unless it fills a border."""
+        """The fields that decide `pixels`, as JSON: all but `std`, and all but `mean` unless it fills a border."""
         unused = {"std"} if self.crop_mode == "border" else {"mean", "std"}
         return canonical_json(self.model_dump(mode="json", exclude=unused))
 
@@ -68,17 +68,17 @@ class Preprocessing(Frozen):
         """Turn a picture of any size into a float32 tensor (3, crop, crop) with values in [0, 1], as torchvision's transforms do.
 
         Raises:
-            PictureError: as `pixels` does.
+            PictureError: as for `pixels`.
         """
         return torch.from_numpy(np.divide(self.pixels(picture), np.float32(255)))  # torch would wake its threads
 
     def pixels(self, picture: Image.Image) -> NDArray[np.uint8]:
-        """Turn a picture of any size into 8-bit pixels (3, crop, crop); `scaled` makes images of them.
+        """Turn a picture of any size into 8-bit pixels (3, crop, crop), which `scaled` turns into an image.
 
-        Transparency is ignored; 16-bit grey is divided by 257. Of a strip longer than 16 times its width only the middle is read.
+        Transparency is ignored; 16-bit grey is divided by 257. Only the middle of a strip longer than 16 times its width is used.
 
         Raises:
-            PictureError: the picture's mode says nothing of its range ("I", "F"), or has no conversion to RGB.
+            PictureError: the picture's mode has no fixed range of values ("I", "F"), or no conversion to RGB.
         """
         picture = _rgb(_bounded(picture) if self.crop_mode == "center" else picture)
         resized = picture.resize(self._resized(*picture.size), _RESAMPLING[self.interpolation])
@@ -106,18 +106,18 @@ class Preprocessing(Frozen):
 
 
 def scaled(pixels: Tensor) -> Tensor:
-    """Scale 8-bit pixels to float32 in [0, 1] on the device that holds them, to the bit as `Preprocessing` does."""
+    """Scale 8-bit pixels to float32 in [0, 1] on their device, bit for bit as `Preprocessing` does."""
     white = torch.full((), 255.0, device=pixels.device)  # a GPU multiplies by the inverse of a plain number
     return pixels.float().div_(white)
 
 
 def _middle(side: int, crop: int) -> int:
-    """Where a crop begins; before the picture, below 0, if that is smaller. Rounded as torchvision does."""
+    """Where a crop begins, rounded as torchvision does; negative if the picture is smaller than the crop."""
     return round((side - crop) / 2) if side > crop else -((crop - side) // 2)
 
 
 def _bounded(picture: Image.Image) -> Image.Image:
-    """Keep the middle of a long strip: resizing its shorter side would make a few bytes into gigabytes."""
+    """Take the middle of a long strip: resizing its shorter side would turn a few bytes into gigabytes."""
     limit = _LONGEST * min(picture.size)
     if max(picture.size) <= limit:
         return picture
@@ -127,8 +127,10 @@ def _bounded(picture: Image.Image) -> Image.Image:
 
 def _rgb(picture: Image.Image) -> Image.Image:
     if picture.mode in ("I", "F"):
-        raise PictureError(f"a picture of mode {picture.mode} has no known range: save it with 8 or 16 bits a channel")
-    if picture.mode.startswith("I;16"):  # Pillow would clip to 255, not scale
+        raise PictureError(
+            f"a picture of mode {picture.mode} has no fixed range of values: save it with 8 or 16 bits a channel"
+        )
+    if picture.mode.startswith("I;16"):  # Pillow would clip at 255 instead of scaling
         picture = Image.fromarray((np.asarray(picture) / 257).round().astype(np.uint8))
     if picture.mode == "P" and "transparency" in picture.info:
         picture = picture.convert("RGBA")  # Pillow warns when it has to drop a palette's transparency itself

@@ -1,4 +1,4 @@
-"""What one attention layer weighs, as its family reads it from the layer's input and output."""
+"""The maps of one attention layer, as its family reads them from the layer's input and output."""
 
 from dataclasses import dataclass
 
@@ -15,8 +15,8 @@ class Reading:
     Attributes:
         kind: what a map shows, in words.
         maps: (N, M, H, W), not negative; cell (i, j) covers that part of the image.
-        points: (N, M, P, 2), where keys were sampled, fractions (y, x) of the image; None where each key is a cell.
-        scores: (N, M, P), the softmax scores given to these points.
+        points: (N, M, P, 2), where keys were sampled, as fractions (y, x) of the image; None if each key is a cell.
+        scores: (N, M, P), the softmax scores of these points.
     """
 
     kind: str
@@ -32,15 +32,15 @@ def cell(query: Place, height: int, width: int) -> tuple[int, int]:
 
 
 def of_query(weights: Tensor, query: Place | None, size: list[int]) -> tuple[str, Tensor]:
-    """Take the weights of the query, or the mean over all queries, and say in words whose they are.
+    """Take the weights of one query, or the mean over all queries, and describe them in words.
 
     Args:
         weights: (N, heads, queries, keys), the queries row by row.
-        query: whose weights; None for the mean.
+        query: the place of the query; None for the mean.
         size: height and width of the map of queries.
 
     Returns:
-        Words for "attention that ... to each place", and (N, heads, keys).
+        Words that complete "attention that ... to each position", and the weights (N, heads, keys).
     """
     if query is None:
         return "all queries pay on average", weights.mean(2)

@@ -1,4 +1,4 @@
-"""Architectures by name, and the families that bring them."""
+"""Architectures by name, and the families that they belong to."""
 
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from common import Registry
-from models.layout import Layout
-from models.proposals import Candidate, Options
 from models.readings import Place, Reading
+from models.recognition.layout import Layout
+from models.recognition.proposals import Candidate, Options
 
 
 @dataclass(frozen=True)
@@ -19,11 +19,11 @@ class ModelSpec:
     """One architecture.
 
     Attributes:
-        name: what `create` takes.
-        build: makes the bare network from `num_classes` and the architecture's own options.
+        name: the name that `create` accepts.
+        build: builds the bare network from `num_classes` and the architecture's own options.
         input_shape: (C, H, W) that the architecture was published for.
         paper: where it is described.
-        published: top-1 and, where it is given, top-5 accuracy on ImageNet that its paper reports, percent.
+        published: top-1 and, if given, top-5 accuracy on ImageNet as reported in its paper, percent.
     """
 
     name: str
@@ -34,19 +34,19 @@ class ModelSpec:
 
 
 FindSpec = Callable[[str], ModelSpec]
-"""Looks up an architecture of another library by its name there; raises UnknownNameError."""
+"""Looks up an architecture of another library by its name there; raises UnknownNameError if there is none."""
 
 Propose = Callable[[Layout], Iterator[Candidate]]
-"""Reads the names and shapes of a checkpoint's tensors; see `models.layout` for how it says that they are not its own."""
+"""Proposes architectures for a checkpoint's tensors; `models.recognition.layout` explains how to reject those of other families."""
 
 Rename = Callable[[Iterable[str]], Mapping[str, str]]
-"""Gives tensors of other code for the family their names here; empty if the names are not of that code."""
+"""Maps the tensor names of other code for the family to the names here; empty if the names are not of that code."""
 
 Read = Callable[[Any, Tensor, Tensor, Place | None], Reading]
-"""Reads what a layer weighs from the layer, its input, its output, and the query."""
+"""Reads the attention of a layer from the layer, its input, its output, and the query."""
 
 Fold = Callable[[Any, torch.dtype], nn.Module | None]
-"""Copies a network, in evaluation mode, for attacks and predictions, with products in a given type; None to fold it as any other.
+"""Copies a network in evaluation mode, with products in a given type; None if it should be folded like any other network.
 
 The copy takes normalised images and returns logits in float32.
 """
@@ -54,16 +54,16 @@ The copy takes normalised images and returns logits in float32.
 
 @dataclass(frozen=True, kw_only=True)
 class Family:
-    """All that a family of architectures brings; nothing else in the package names one.
+    """All that is known about a family of architectures; nothing else in the package names one.
 
     Attributes:
         name: as messages write it, such as "SAN".
-        architectures: what `create` builds.
-        propose: the architectures that a checkpoint's tensors may belong to.
+        architectures: those that `create` builds.
+        propose: which architectures a checkpoint's tensors may belong to.
         rename: for checkpoints of other code.
-        attention: how to read each class of layers with attention over places.
-        unshown: classes of layers whose attention cannot be drawn on an image, each with what it is.
-        fold: a form of its own for each class of networks that has one.
+        attention: how to read each class of layers with spatial attention.
+        unshown: classes of layers whose attention cannot be drawn on an image, each with a description.
+        fold: how to copy each class of networks that has a faster form of its own.
     """
 
     name: str
@@ -78,11 +78,11 @@ class Family:
 _FAMILIES = Registry[Family]("family")
 _REGISTRY = Registry[ModelSpec]("architecture")
 _OTHERS: dict[str, FindSpec] = {}
-"""Architectures that are not ours, by what stands before the colon of their names."""
+"""How to find architectures of other libraries, by the prefix before the colon of their names."""
 
 
 def register_family(family: Family) -> None:
-    """Make a family and its architectures known.
+    """Register a family and its architectures.
 
     Raises:
         ValueError: a name is taken.
@@ -98,7 +98,7 @@ def families() -> list[Family]:
 
 
 def register(spec: ModelSpec) -> None:
-    """Make an architecture known under its name.
+    """Register an architecture under its name.
 
     Raises:
         ValueError: the name is taken.
@@ -107,11 +107,11 @@ def register(spec: ModelSpec) -> None:
 
 
 def register_others(prefix: str, find: FindSpec) -> None:
-    """Make architectures of another library known as `prefix:name`, or one kind of file as `prefix`.
+    """Register architectures of another library as `prefix:name`, or one kind of file as `prefix`.
 
     Args:
-        prefix: what stands before the colon.
-        find: looks up what stands behind it; raises UnknownNameError.
+        prefix: the part before the colon.
+        find: looks up the part after it; raises UnknownNameError.
 
     Raises:
         ValueError: the prefix is taken.
@@ -140,7 +140,7 @@ def create(name: str, *, num_classes: int = 1000, **options: object) -> nn.Modul
     """Build a network with fresh weights; it takes normalised images (N, 3, H, W) and returns logits (N, num_classes).
 
     Args:
-        name: an architecture, one of `names()`, or of another library, such as `torchvision:densenet121`.
+        name: one of `names()`, or an architecture of another library, such as `torchvision:densenet121`.
         num_classes: number of logits, at least 1.
         options: the architecture's own constructor arguments.
 
@@ -159,19 +159,19 @@ def create(name: str, *, num_classes: int = 1000, **options: object) -> nn.Modul
 
 
 def defaults(architecture: str) -> Options:
-    """Constructor arguments that an architecture has without options."""
+    """Default values of an architecture's options."""
     parameters = inspect.signature(spec(architecture).build).parameters.values()
     return {each.name: _plain(each.default) for each in parameters if each.default is not inspect.Parameter.empty}
 
 
 def without_defaults(architecture: str, options: Mapping[str, object]) -> Options:
-    """Leave out options that the architecture has anyway."""
+    """Remove options that equal the architecture's defaults."""
     own = defaults(architecture)
     return {name: value for name, value in options.items() if name not in own or own[name] != _plain(value)}
 
 
 def fewest_options(architectures: Iterable[str], options: Mapping[str, object]) -> tuple[str, Options]:
-    """Choose the first of some architectures that needs the fewest options, and return it with those."""
+    """Choose the architecture that needs the fewest options (of several, the first), and return it with them."""
     described = [(name, without_defaults(name, options)) for name in architectures]
     return min(described, key=lambda each: len(each[1]))
 

@@ -1,4 +1,4 @@
-"""Files with named tensors: read without running anything they contain, and found in them under the names people nest them."""
+"""Reads the named tensors of checkpoint files, also nested in a training script's mapping, without running what files contain."""
 
 import argparse
 import math
@@ -25,11 +25,11 @@ _NESTED_UNDER = ("state_dict", "model_state_dict", "model")
 _EMA_UNDER = ("model_ema", "ema_state_dict", "state_dict_ema")
 _FACTS_UNDER = ("args", "config", "hparams", "hyper_parameters")
 _AVERAGE_COUNTER = "n_averaged"
-"""What torch.optim.swa_utils.AveragedModel stores beside its tensors."""
+"""The counter that torch.optim.swa_utils.AveragedModel stores beside its tensors."""
 _MOST_PREFIXES = 4
 _MOST_FACTS, _LONGEST_FACT = 64, 200
 _GRAPHS = {"/constants.pkl": TORCHSCRIPT, "/models/model.json": TORCH_EXPORT}
-"""Members that only files with a graph have, and the architecture of such files."""
+"""Members of an archive that only files with a graph have, and the architecture of such files."""
 _LISTED = 5
 _BROKEN = (
     RuntimeError,
@@ -42,22 +42,22 @@ _BROKEN = (
     AttributeError,
     struct.error,
 )
-"""What torch.load raises on bytes that are no PyTorch file, or no longer a whole one."""
+"""What torch.load raises for bytes that are not a PyTorch file, or only part of one."""
 
 
 Fact = str | int | float
 
 
 class CheckpointError(ValueError):
-    """A checkpoint or its card cannot be used; the message says why and what is expected."""
+    """A checkpoint or its card cannot be used; the message says why, and what is expected."""
 
 
 @dataclass(frozen=True)
 class Contents:
-    """What a checkpoint file holds.
+    """The contents of a checkpoint file.
 
     Attributes:
-        weights: named tensors by kind; one kind at least.
+        weights: named tensors by kind; at least one kind.
         facts: numbers and short texts beside them, such as the epoch.
     """
 
@@ -65,10 +65,10 @@ class Contents:
     facts: dict[str, Fact]
 
     def choose(self, weights: object = None) -> dict[str, Tensor]:
-        """Take the weights of one kind; by default the plain ones, or the only ones that there are.
+        """Choose the weights of one kind; by default the plain ones, or those of the only kind.
 
         Raises:
-            CheckpointError: there are none of this kind.
+            CheckpointError: the file has no weights of this kind.
         """
         for kind in get_args(Weights):
             if kind in self.weights and weights in (None, kind):
@@ -77,26 +77,26 @@ class Contents:
 
 
 def read_state_dict(path: Path, weights: Weights | None = None) -> dict[str, Tensor]:
-    """Read the tensors of a checkpoint file under the names that they have there; nothing in the file is executed.
+    """Read the tensors of a checkpoint file under their names there; nothing in the file is executed.
 
-    Understands safetensors and PyTorch files (`weights_only`), the latter also nested under `state_dict`, `model_state_dict` or
-    `model`, and moving averages of the weights under `model_ema`, `ema_state_dict` or `state_dict_ema`.
+    Reads safetensors and PyTorch files (`weights_only`). In PyTorch files, tensors may be nested under `state_dict`,
+    `model_state_dict` or `model`, and moving averages of the weights under `model_ema`, `ema_state_dict` or `state_dict_ema`.
 
     Args:
         path: of the file.
-        weights: which, where the file has both kinds; by default the plain ones.
+        weights: which kind, if the file has both; by default the plain ones.
 
     Raises:
-        CheckpointError: the file is missing, too large, of another format, holds code, or holds something else than named tensors.
+        CheckpointError: the file is missing, too large or of another format, contains code, or contains anything but named tensors.
     """
     return read_checkpoint(path).choose(weights)
 
 
 def read_checkpoint(path: Path) -> Contents:
-    """Read the tensors of a checkpoint file, and what is stored beside them.
+    """Read the tensors of a checkpoint file, and the facts stored beside them.
 
     Raises:
-        CheckpointError: as `read_state_dict`.
+        CheckpointError: as for `read_state_dict`.
     """
     require_size(path)
     content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
@@ -111,7 +111,7 @@ def read_checkpoint(path: Path) -> Contents:
 
 
 def _nested(content: object) -> tuple[object, Mapping[object, object]]:
-    """Find the tensors inside a training script's mapping, and what lies beside them."""
+    """Find the tensors inside a training script's mapping, and the values beside them."""
     beside: Mapping[object, object] = {}
     for key in _NESTED_UNDER:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
@@ -129,11 +129,11 @@ def _are_tensors(content: object) -> bool:
 
 def _named(content: object, file: str) -> dict[str, Tensor]:
     if not isinstance(content, Mapping) or not content:
-        raise CheckpointError(f"{file} holds a {type(content).__name__}, expected a mapping of names to tensors")
+        raise CheckpointError(f"{file} contains a {type(content).__name__}, expected a mapping of names to tensors")
     values = cast(Mapping[object, object], content)
     wrong = [f"{key!r}: {type(value).__name__}" for key, value in values.items() if not isinstance(value, Tensor)]
     if wrong:
-        raise CheckpointError(f"{file} holds things that are not tensors: {listed(wrong)}")
+        raise CheckpointError(f"{file} contains values that are not tensors: {listed(wrong)}")
     tensors = {
         str(key): value for key, value in cast(Mapping[object, Tensor], content).items() if key != _AVERAGE_COUNTER
     }
@@ -152,10 +152,10 @@ def _with_names_here(named: dict[str, _T]) -> Iterator[dict[str, _T]]:
 
 
 def unprefixed(tensors: Mapping[str, _T]) -> Iterator[dict[str, _T]]:
-    """Yield named things as they are, then without each leading part that all names share: `module.`, `model.`, `net.`, ...
+    """Yield named values as they are, then without each prefix that all names share: `module.`, `model.`, `net.`, ...
 
-    Parallel training, Lightning and wrappers of one's own leave such parts. Names that only other code for a family uses are also
-    yielded as this package names them.
+    Parallel training, Lightning and other wrappers add such prefixes. If all names are those of other code for a family, they are
+    also yielded under this package's names.
     """
     named = dict(tensors)
     yield from _with_names_here(named)
@@ -169,25 +169,25 @@ def unprefixed(tensors: Mapping[str, _T]) -> Iterator[dict[str, _T]]:
 
 
 def require_suffix(name: str) -> None:
-    """Refuse the names of files that are no checkpoints.
+    """Refuse names of files that are not checkpoints.
 
     Raises:
-        CheckpointError: the name has another ending.
+        CheckpointError: the name has another suffix than those of `SUFFIXES`.
     """
     if Path(name).suffix == ".onnx":
         raise CheckpointError(
-            f"{name[:100]}: ONNX files are not read. Save the PyTorch network's state_dict, or convert the file: network = "
+            f"{name[:100]}: ONNX files cannot be read. Save the PyTorch network's state_dict, or convert the file: network = "
             "onnx2torch.convert(file), then torch.export.save(torch.export.export(network.eval(), ...)) to a .pt2 file"
         )
     if Path(name).suffix not in SUFFIXES:
-        raise CheckpointError(f"the name {name[:100]!r} ends in none of {', '.join(SUFFIXES)}")
+        raise CheckpointError(f"the file name must end in one of {', '.join(SUFFIXES)}, got {name[:100]!r}")
 
 
 def require_size(path: Path) -> None:
-    """Refuse files that are not there or too large.
+    """Refuse files that do not exist or are too large.
 
     Raises:
-        CheckpointError: it is one of them.
+        CheckpointError: the file does not exist, or has more than MAX_CHECKPOINT_BYTES.
     """
     if not path.is_file():
         raise CheckpointError(f"there is no checkpoint file {path}")
@@ -196,7 +196,7 @@ def require_size(path: Path) -> None:
 
 
 def _require_plain(tensors: Mapping[str, Tensor], file: str) -> None:
-    """Refuse tensors without numbers of their own: a file of a few bytes can describe one that fills the memory."""
+    """Refuse tensors whose elements are not in the file: a few bytes can describe a tensor that fills the memory."""
     for name, tensor in tensors.items():
         usual = tensor.layout == torch.strided and tensor.device.type == "cpu" and not tensor.is_quantized
         if not usual or tensor.is_complex():
@@ -205,7 +205,7 @@ def _require_plain(tensors: Mapping[str, Tensor], file: str) -> None:
             )
         if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
             raise CheckpointError(
-                f"{file}: {name} has shape {tuple(tensor.shape)} but fewer numbers than that in the file"
+                f"{file}: {name} has shape {tuple(tensor.shape)}, but the file has fewer elements than that"
             )
     total = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
     if total > MAX_CHECKPOINT_BYTES:
@@ -213,7 +213,7 @@ def _require_plain(tensors: Mapping[str, Tensor], file: str) -> None:
 
 
 def _facts(beside: Mapping[object, object], prefix: str = "") -> dict[str, Fact]:
-    """Keep numbers and short texts, also those of a mapping or a parsed command line."""
+    """Collect numbers and short texts, also those in a mapping or a parsed command line."""
     found: dict[str, Fact] = {}
     for key, value in beside.items():
         name = f"{prefix}{key}"[:_LONGEST_FACT]
@@ -237,37 +237,39 @@ def _read_safetensors(path: Path) -> object:
 
 def _read_torch(path: Path) -> object:
     _require_tensors(path)
-    torch.serialization.add_safe_globals([argparse.Namespace])  # of training scripts; it holds values and runs nothing
+    torch.serialization.add_safe_globals(
+        [argparse.Namespace]
+    )  # training scripts store it; it contains values and runs nothing
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         reason = str(error).split("\n")[0]
         raise CheckpointError(
-            f"{path.name} holds more than tensors and was not read, because reading it could run code ({reason}). "
-            "Save the state_dict alone, best as safetensors."
+            f"{path.name} contains more than tensors and was not read, because reading it could run code ({reason}). "
+            "Save only the state_dict, best as safetensors."
         ) from error
     except _BROKEN as error:
         raise CheckpointError(f"{path.name} is not a readable PyTorch file: {error}") from error
 
 
 def _require_tensors(path: Path) -> None:
-    """Refuse a zip that brings its own graph, or that becomes larger than a checkpoint may be: torch unpacks it into memory."""
+    """Refuse an archive that brings its own graph, or is too large once unpacked: torch unpacks it into memory."""
     try:
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, struct.error):
-        return  # the old format, or broken: torch says which
+        return  # the old format, or broken: torch.load tells
     size = sum(member.file_size for member in members)
     if size > MAX_CHECKPOINT_BYTES:
         raise CheckpointError(f"{path.name} unpacks to {size} bytes, at most {MAX_CHECKPOINT_BYTES} are allowed")
     for mark, architecture in _GRAPHS.items():
         if any(member.filename.endswith(mark) for member in members):
             raise CheckpointError(
-                f"{path.name} brings its own graph: that is used only if its architecture is given as {architecture}"
+                f"{path.name} brings its own graph: to use it, give its architecture as {architecture}"
             )
 
 
 def listed(items: Sequence[str]) -> str:
-    """Name the first few, and how many more there are."""
+    """List the first few items, and how many more there are."""
     more = f" and {len(items) - _LISTED} more" if len(items) > _LISTED else ""
     return ", ".join(items[:_LISTED]) + more

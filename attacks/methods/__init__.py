@@ -1,4 +1,4 @@
-"""Attacks, one file each; importing this package registers them."""
+"""Attacks, one module each or one per group of relatives; importing this package registers them."""
 
 import importlib
 import pkgutil

@@ -1,4 +1,4 @@
-"""Auto-PGD: projected gradient descent that chooses its step size by itself."""
+"""Auto-PGD: projected gradient descent that chooses its own step size."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
@@ -17,7 +17,7 @@ from attacks.targets import log_odds_against, predictions
 from attacks.task import Norm, Proposal, Task, ThreatModel
 
 MOMENTUM = 0.75
-"""Weight of the new direction against the last one."""
+"""Weight of the new direction; the last one has the rest."""
 
 
 @register_attack("apgd")
@@ -25,13 +25,13 @@ MOMENTUM = 0.75
 class APGD:
     """Auto-PGD (Croce, Hein 2020, arXiv:2003.01690, Sec. 3 and 4).
 
-    The step size begins at twice eps and is halved, going back to the best point so far, wherever the loss has not risen often
+    The step size starts at twice eps. It is halved, and the search returns to its best point, whenever the loss has not risen often
     enough between two checkpoints. The loss is the cross-entropy ("ce"), the difference of logits ratio ("dlr"), or its targeted
     form towards each of the likeliest wrong classes in turn ("targeted_dlr": APGD-T of the paper).
 
-    The first misclassified iterate is returned, or the one of largest loss. Deviations: images that were flipped leave the batch,
-    which changes no verdict; the cross-entropy is looked at through the log-odds, which rise and fall with it and do not saturate
-    in float32 where the model is certain.
+    The first misclassified iterate is returned, or else the one with the largest loss. Deviations: flipped images leave the batch,
+    which changes no verdict; the cross-entropy is replaced by the log-odds, which rise and fall with it and do not saturate in
+    float32 where the model is certain.
     """
 
     norms: ClassVar[frozenset[Norm]] = GRADIENT_NORMS
@@ -39,7 +39,7 @@ class APGD:
     uses_gradient: ClassVar[bool] = True
 
     steps: Annotated[int, Field(ge=1, le=10_000, description="gradient steps of a run")] = 100
-    loss: Annotated[Literal["ce", "dlr", "targeted_dlr"], Field(description="what is to grow")] = "ce"
+    loss: Annotated[Literal["ce", "dlr", "targeted_dlr"], Field(description="loss to increase")] = "ce"
     targets_tried: Annotated[int, Field(ge=1, le=1_000, description="wrong classes that targeted_dlr aims for")] = 9
     rho: Annotated[float, Field(gt=0, lt=1, description="share of steps that must raise the loss")] = 0.75
 
@@ -51,12 +51,12 @@ class APGD:
 
     @property
     def passes(self) -> int:
-        """Three a step and at the start of a run."""
+        """Three per step, three at the start of each run, and one for the ranking of the classes."""
         runs = self.targets_tried if self.loss == "targeted_dlr" else 1
         return 3 * (self.steps + 1) * runs + 1
 
     def notice(self, classes: int) -> str | None:
-        """Say what takes the place of a loss that needs more classes."""
+        """Name the loss that is used instead of one that needs more classes."""
         if self.loss == "dlr" and classes < 3:
             return f"the DLR loss needs 3 classes, there are {classes}: cross-entropy is used instead"
         if self.loss == "targeted_dlr" and classes < 4:
@@ -83,7 +83,7 @@ class APGD:
         return Proposal(adversarial, steps)
 
     def _aims(self, ranking: Tensor) -> Sequence[Tensor | None]:
-        """One class an image (N,) for each run, the likeliest wrong one first; none where the loss has no aim."""
+        """One class per image (N,) for each run, the likeliest wrong one first; None if the loss is not targeted."""
         if self.loss != "targeted_dlr":
             return [None]
         return ranking[:, : min(self.targets_tried, ranking.shape[1] - 1)].unbind(1)
@@ -103,9 +103,9 @@ class APGD:
         standing, checkpoints = Standing(images), set(_checkpoints(self.steps))
         last_checkpoint = 0
         for step in range(self.steps + 1):
-            kept = standing.after(step, state.current, state.wrong)
-            if kept is not None:
-                state = state.of_images(kept)
+            remaining = standing.after(step, state.current, state.wrong)
+            if remaining is not None:
+                state = state.of_images(remaining)
             if step == self.steps or not len(standing):
                 break
             state.advance(model, threat, momentum=MOMENTUM if step else 1.0)
@@ -117,7 +117,7 @@ class APGD:
 
 
 def _checkpoints(steps: int) -> Iterator[int]:
-    """Steps after which the step size is looked at: 22 % at first, then closer by 3 % each time, down to 6 %."""
+    """Steps after which the step size is checked: the first gap is 22 % of all steps, each next one 3 % less, down to 6 %."""
     gap, least, shrink = (max(int(share * steps), 1) for share in (0.22, 0.06, 0.03))
     at = gap
     while at <= steps:
@@ -128,7 +128,7 @@ def _checkpoints(steps: int) -> Iterator[int]:
 
 @dataclass
 class _Losses:
-    """What is to grow, for N images: their labels, and the classes they are moved towards, if any."""
+    """The loss to increase for N images with these labels, and the classes to move towards if it is targeted."""
 
     kind: Literal["ce", "dlr", "targeted_dlr"]
     labels: Tensor
@@ -138,7 +138,7 @@ class _Losses:
         return _Losses(self.kind, self.labels[chosen], None if self.aim is None else self.aim[chosen])
 
     def __call__(self, logits: Tensor) -> Tensor:
-        """Loss (N,) of logits (N, K), in float32 at least."""
+        """Loss (N,) of logits (N, K), in float32 or wider."""
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         classes = logits.shape[1]
         if self.kind == "ce" or (self.kind == "dlr" and classes < 3):
@@ -164,20 +164,20 @@ def _start(images: Tensor, norm: Norm, draws: Draws) -> Tensor:
 
 @dataclass
 class _State:
-    """Where a run stands with the N images that are not flipped.
+    """The state of a run for the N images that are not flipped.
 
     Attributes:
-        images: as they are without attack.
-        loss: what is to grow.
-        current: the iterate; `previous` the one before.
+        images: the clean images.
+        loss: the loss to increase.
+        current: the iterate; `previous` is the one before.
         gradient: of the loss at the iterate.
         value: loss at the iterate, (N,).
         wrong: whether the iterate is misclassified, (N,).
-        best: the iterate of largest loss, with its gradient and loss.
+        best: the iterate with the largest loss; `best_gradient` and `best_value` are its gradient and loss.
         length: of the step, (N, 1, 1, 1).
         rises: how often the loss has risen since the last checkpoint, (N,).
         best_then: largest loss at the last checkpoint.
-        halved_then: whether the step was halved there.
+        halved_then: whether the step was halved at the last checkpoint.
     """
 
     images: Tensor
@@ -218,13 +218,13 @@ class _State:
         )
 
     def of_images(self, chosen: Tensor) -> "_State":
-        """Keep the images that indices (M,) choose."""
+        """Return the state of the images that indices (M,) select."""
         values = {each.name: getattr(self, each.name) for each in fields(self)}
-        kept = {name: value[chosen] for name, value in values.items() if isinstance(value, Tensor)}
-        return replace(self, **kept, loss=self.loss.of_images(chosen))
+        selected = {name: value[chosen] for name, value in values.items() if isinstance(value, Tensor)}
+        return replace(self, **selected, loss=self.loss.of_images(chosen))
 
     def advance(self, model: nn.Module, threat: ThreatModel, *, momentum: float) -> None:
-        """Take a step along the gradient and on along the last one, and look at where it leads."""
+        """Take a step along the gradient with momentum, and assess the new iterate."""
         norm, eps = threat.norm, threat.eps
         ahead = self.current + self.length * steepest(self.gradient, norm)
         ahead = moved(self.images, ahead - self.images, norm, eps)
@@ -240,7 +240,7 @@ class _State:
         self.best_value = torch.where(better, self.value, self.best_value)
 
     def halve(self, *, threshold: float) -> None:
-        """Halve the step where the loss rose at most `threshold` times, or has no new best, and go back to the best there."""
+        """Halve the step where the loss rose at most `threshold` times or has no new best, and return to the best iterate."""
         stuck = ~self.halved_then & (self.best_then >= self.best_value)
         halved = (self.rises <= threshold) | stuck
         self.length = torch.where(halved.view(-1, 1, 1, 1), self.length / 2, self.length)

@@ -1,4 +1,4 @@
-"""Fast adaptive boundary attack: the smallest change that reaches the decision boundary, which the budget is compared with."""
+"""Fast adaptive boundary attack: searches the smallest change that reaches the decision boundary."""
 
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
@@ -21,12 +21,12 @@ _TINY = 1e-8
 class FAB:
     """Targeted fast adaptive boundary attack (Croce, Hein 2020, arXiv:1907.02044): FAB-T of AutoAttack.
 
-    Each step linearises the difference between the logits of a target and of the label, and projects both the iterate and the
-    clean image onto that hyperplane within [0, 1]; a misclassified iterate is drawn back towards the clean image. The targets are
-    the likeliest wrong classes in turn, each run starts at the clean image, and nothing is random.
+    Each step linearises the difference between the logits of a target and of the label. It projects both the iterate and the clean
+    image onto the hyperplane where this is zero, within [0, 1]. A misclassified iterate is moved back towards the clean image. The
+    targets are the likeliest wrong classes in turn; each run starts at the clean image, and nothing is random.
 
-    An image for which no change within the budget is found is returned as it was. Deviations: an image leaves the batch at its
-    first misclassified iterate within the budget, which changes no verdict; there is no final search, as in AutoAttack.
+    An image for which no change within the budget is found is returned unchanged. Deviations: an image leaves the batch at its
+    first misclassified iterate within the budget, which changes no verdict; as in AutoAttack, there is no final search.
     """
 
     norms: ClassVar[frozenset[Norm]] = GRADIENT_NORMS
@@ -37,10 +37,12 @@ class FAB:
     steps: Annotated[int, Field(ge=1, le=10_000, description="gradient steps towards a target")] = 100
     targets_tried: Annotated[int, Field(ge=1, le=1_000, description="wrong classes aimed for, likeliest first")] = 9
     alpha_max: Annotated[float, Field(ge=0, le=1, description="largest weight of the clean image's projection")] = 0.1
-    eta: Annotated[float, Field(ge=1, le=10, description="length of a step over that to the hyperplane")] = 1.05
-    beta: Annotated[float, Field(gt=0, le=1, description="share of the change that a misclassified iterate keeps")] = (
-        0.9
+    eta: Annotated[float, Field(ge=1, le=10, description="length of a step relative to the hyperplane's distance")] = (
+        1.05
     )
+    beta: Annotated[
+        float, Field(gt=0, le=1, description="share of the change that remains when a misclassified iterate moves back")
+    ] = 0.9
 
     @property
     def title(self) -> str:
@@ -49,7 +51,7 @@ class FAB:
 
     @property
     def passes(self) -> int:
-        """Four a step, three for the gradient and one for the verdict, and one for the ranking of the classes."""
+        """Four per step (three for the gradient, one for the verdict), and one for the ranking of the classes."""
         return 4 * self.steps * self.targets_tried + 1
 
     def perturb(self, task: Task) -> Proposal:
@@ -80,9 +82,10 @@ class FAB:
             with torch.no_grad():
                 wrong = model(current).argmax(1) != gap.labels
             hit = wrong & (distance(current - images, threat.norm) <= threat.eps)
-            kept = standing.after(step, current, hit)
-            if kept is not None:
-                images, current, wrong, gap = images[kept], current[kept], wrong[kept], gap.of_images(kept)
+            remaining = standing.after(step, current, hit)
+            if remaining is not None:
+                images, current, wrong = (each[remaining] for each in (images, current, wrong))
+                gap = gap.of_images(remaining)
                 if not len(standing):
                     break
             current = torch.where(_spread(wrong), images + self.beta * (current - images), current)
@@ -90,7 +93,7 @@ class FAB:
         return standing.adversarial, standing.steps, standing.flipped
 
     def _step(self, model: nn.Module, images: Tensor, current: Tensor, gap: "_Gap", norm: Norm) -> Tensor:
-        """Iterate after the next step: between the projections of the current one and of the clean image."""
+        """The next iterate, between the projections of the current one and of the clean image."""
         _, gaps, gradient = look(model, current, gap)
         to_cover = -gaps
         there = to_hyperplane(current, gradient, to_cover, norm)
@@ -112,26 +115,26 @@ class _Gap:
         return _Gap(self.labels[chosen], self.aims[chosen])
 
     def __call__(self, logits: Tensor) -> Tensor:
-        """Gap (N,) of logits (N, K), in float32 at least."""
+        """Gap (N,) of logits (N, K), in float32 or wider."""
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         aims, labels = (logits.gather(1, each.unsqueeze(1)).squeeze(1) for each in (self.aims, self.labels))
         return aims - labels
 
 
 def to_hyperplane(images: Tensor, normal: Tensor, to_cover: Tensor, norm: Norm) -> Tensor:
-    """Shortest change, in Linf or L2, that leads images onto a hyperplane and keeps them within [0, 1].
+    """Find the shortest change, in Linf or L2, that moves images onto a hyperplane within the box [0, 1].
 
-    Every value moves in its direction at one pace until it meets the side of the box: the sign of the normal is the direction in
-    Linf, the normal itself in L2. What that covers grows with time in straight pieces between the meetings.
+    Every value moves at a constant speed until it reaches a side of the box: the sign of the normal in Linf, the normal itself in
+    L2. The product of normal and change grows linearly with time between two such stops.
 
     Args:
         images: (N, C, H, W) in [0, 1].
         normal: of the hyperplane, (N, C, H, W).
-        to_cover: (N,), what the product of normal and change is to be.
+        to_cover: (N,), the required product of normal and change.
         norm: Linf or L2.
 
     Returns:
-        Changes (N, C, H, W); where the box does not reach the hyperplane, those to the box's point nearest to it.
+        Changes (N, C, H, W); if the box does not reach the hyperplane, those to the nearest point of the box.
     """
     scale = normal.flatten(1).abs().amax(1).clamp(min=torch.finfo(normal.dtype).tiny)  # squares must not underflow
     normal = normal.flatten(1) / scale.unsqueeze(1) * to_cover.sign().unsqueeze(1)
@@ -143,10 +146,10 @@ def to_hyperplane(images: Tensor, normal: Tensor, to_cover: Tensor, norm: Norm) 
 
 
 def _time_to_cover(whole: Tensor, speeds: Tensor, stops: Tensor) -> Tensor:
-    """When movers that go at their speeds (N, D) until they stop (N, D) have covered the whole (N,); infinite if never."""
+    """Time (N,) at which movers with speeds (N, D) and stopping times (N, D) have covered the whole (N,); infinite if never."""
     stops, order = stops.sort(1)
     speeds = speeds.gather(1, order)
-    stopped = torch.nn.functional.pad((speeds * stops).cumsum(1), (1, 0))  # what those before each have covered
+    stopped = torch.nn.functional.pad((speeds * stops).cumsum(1), (1, 0))  # covered by those that stopped earlier
     moving = speeds.flip(1).cumsum(1).flip(1)
     last = (stopped[:, :-1] + moving * stops < whole.unsqueeze(1)).sum(1, keepdim=True)  # the first piece that suffices
     piece = last.clamp(max=stops.shape[1] - 1)

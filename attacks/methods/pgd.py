@@ -1,4 +1,4 @@
-"""Projected gradient descent and its relatives of fewer steps."""
+"""Projected gradient descent, and its simpler relatives FGSM and noise."""
 
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
@@ -23,9 +23,9 @@ class PGD:
     normalised gradient (L2). The gradient is taken of the log-odds, which has the same direction and does not vanish in float32
     where the model is certain: the result does not depend on the scale of the logits where the softmax saturates.
 
-    Two questions can be asked. "any_step": was the model ever wrong (or at the target) on the way? An image leaves the batch as
-    soon as it is, which the forward pass of the next step tells without a further one. "last_step": is it wrong on the last
-    iterate? That is the classic definition, and never finds more.
+    `counts` chooses between two definitions. "any_step": was the model wrong (or at the target) on any iterate? An image leaves the
+    batch as soon as it is flipped; the next step's forward pass shows this at no extra cost. "last_step": is the model wrong on the
+    last iterate? That is the classic definition, and never finds more.
     """
 
     norms: ClassVar[frozenset[Norm]] = GRADIENT_NORMS
@@ -33,10 +33,10 @@ class PGD:
     uses_gradient: ClassVar[bool] = True
 
     steps: Annotated[int, Field(ge=1, le=10_000, description="gradient steps")] = 20
-    step_size: Annotated[PixelScale | None, Field(description="length of a step, 2.5 * eps / steps without it")] = None
+    step_size: Annotated[PixelScale | None, Field(description="length of a step; by default 2.5 * eps / steps")] = None
     random_start: Annotated[bool, Field(description="start at a random point of the ball")] = True
     counts: Annotated[
-        Literal["any_step", "last_step"], Field(description="which iterates count: all of them, or the last one alone")
+        Literal["any_step", "last_step"], Field(description="which iterates count: all of them, or only the last")
     ] = "any_step"
 
     @property
@@ -46,7 +46,7 @@ class PGD:
 
     @property
     def passes(self) -> int:
-        """Three a step."""
+        """Three per step."""
         return 3 * self.steps
 
     def perturb(self, task: Task) -> Proposal:
@@ -59,10 +59,10 @@ class PGD:
         for step in range(self.steps):
             logits, _, gradient = look(task.model, current, goal)
             if self.counts == "any_step":
-                kept = standing.after(step, current, ~goal.missed(logits))
-                if kept is not None:
-                    images, current, gradient = (each[kept] for each in (images, current, gradient))
-                    goal = goal.of_images(kept)
+                remaining = standing.after(step, current, ~goal.missed(logits))
+                if remaining is not None:
+                    images, current, gradient = (each[remaining] for each in (images, current, gradient))
+                    goal = goal.of_images(remaining)
                     if not len(standing):
                         break
             current = ascend(images, current, gradient, norm=norm, eps=eps, length=length)
@@ -89,7 +89,7 @@ class FGSM:
 @register_attack("noise")
 @dataclass(frozen=True, kw_only=True)
 class Noise:
-    """Uniform noise from the ball: the start of PGD without its steps, a floor that every attack must beat."""
+    """Uniform noise from the ball: PGD's random start without its steps, a floor that every attack must beat."""
 
     norms: ClassVar[frozenset[Norm]] = GRADIENT_NORMS
     targetable: ClassVar[bool] = False
@@ -105,29 +105,29 @@ class Noise:
 
 @dataclass(frozen=True)
 class Goal:
-    """Where N images are to be moved: away from a class, or towards one (N,)."""
+    """The goal for N images: to move away from a class, or towards one (N,)."""
 
     classes: Tensor
     towards: bool
 
     @classmethod
     def of(cls, task: Task) -> "Goal":
-        """Away from the labels, or towards the targets where there are any."""
+        """Create the goal of a task: away from the labels, or towards the targets if there are any."""
         return cls(task.labels, towards=False) if task.targets is None else cls(task.targets, towards=True)
 
     def __call__(self, logits: Tensor) -> Tensor:
-        """What leads there as it grows, (N,): the log-odds against the label, or for the target; steps are cross-entropy's."""
+        """Loss (N,) to increase: the log-odds against the label, or for the target; its direction is the cross-entropy's."""
         losses = log_odds_against(logits, self.classes)
         return -losses if self.towards else losses
 
     def missed(self, logits: Tensor) -> Tensor:
-        """Which images are still not where they are to be, (N,) bool."""
+        """Which images have not reached the goal, (N,) bool."""
         return (predictions(logits) == self.classes) != self.towards
 
     def repeated(self, times: int) -> "Goal":
-        """The goal of so many copies of the images, one copy of all after the other."""
+        """The goal for copies of the images: all of them once, then all of them again, and so on."""
         return Goal(self.classes.repeat(times), self.towards)
 
     def of_images(self, chosen: Tensor) -> "Goal":
-        """Keep the images that a mask (N,) or indices (M,) choose."""
+        """Return the goal of the images that a mask (N,) or indices (M,) select."""
         return Goal(self.classes[chosen], self.towards)

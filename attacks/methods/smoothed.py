@@ -1,4 +1,4 @@
-"""PGD along gradients that are averaged over a neighbourhood: for models whose gradient ripples or shatters."""
+"""PGD with gradients averaged over a neighbourhood, for models whose gradient ripples or shatters."""
 
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
@@ -16,7 +16,7 @@ from attacks.standing import Standing
 from attacks.task import Norm, Proposal, Task, ThreatModel
 
 BATCH_PIXELS = 2**20
-"""Height times width times noisy images that are looked at at once."""
+"""Height times width times number of noisy images in a batch."""
 
 
 @register_attack("smoothed_pgd")
@@ -24,9 +24,10 @@ BATCH_PIXELS = 2**20
 class SmoothedPGD:
     """PGD on the model smoothed by noise: each step follows the sum of all gradients so far, each a mean over noisy copies.
 
-    Where a defence adds a ripple to the loss, a gradient describes the ripple alone; the mean over a neighbourhood larger than its
-    period describes the model below (the idea of Athalye, Carlini, Wagner 2018, arXiv:1802.00420, Sec. 4 and 5, with the sum over
-    steps of Dong et al. 2018, arXiv:1710.06081). Steps are 2.5 * eps / steps long; the first misclassified iterate counts.
+    If a defence adds a ripple to the loss, a single gradient describes only the ripple; the mean over a neighbourhood larger than
+    the ripple's period describes the model beneath (the idea of Athalye, Carlini, Wagner 2018, arXiv:1802.00420, Sec. 4 and 5, with
+    the sum over steps of Dong et al. 2018, arXiv:1710.06081). Steps are 2.5 * eps / steps long; the first misclassified iterate
+    counts.
     """
 
     norms: ClassVar[frozenset[Norm]] = GRADIENT_NORMS
@@ -44,7 +45,7 @@ class SmoothedPGD:
 
     @property
     def passes(self) -> int:
-        """Three for each copy and step, and one to look at each iterate."""
+        """Three per copy and step, and one per step to classify the iterate."""
         return self.steps * (3 * self.samples + 1)
 
     def perturb(self, task: Task) -> Proposal:
@@ -60,17 +61,17 @@ class SmoothedPGD:
             )
             current = ascend(images, current, direction, norm=norm, eps=eps, length=length)
             with torch.no_grad():
-                kept = standing.after(step + 1, current, ~goal.missed(model(current)))
-            if kept is not None:
-                images, current, direction = (each[kept] for each in (images, current, direction))
-                goal, draws = goal.of_images(kept), draws[kept]
+                remaining = standing.after(step + 1, current, ~goal.missed(model(current)))
+            if remaining is not None:
+                images, current, direction = (each[remaining] for each in (images, current, direction))
+                goal, draws = goal.of_images(remaining), draws[remaining]
                 if not len(standing):
                     break
         standing.end(self.steps, current)
         return standing.proposal
 
     def _mean_gradient(self, model: nn.Module, images: Tensor, goal: Goal, threat: ThreatModel, draws: Draws) -> Tensor:
-        """Sum over noisy copies, as many at a time as make a batch: one of few images takes as long as one of many."""
+        """Sum of gradients over noisy copies, in full batches: a batch of few images takes as long as one of many."""
         total, at_once = torch.zeros_like(images), max(1, BATCH_PIXELS // images[:, 0].numel())
         for samples in torch.arange(self.samples).split(at_once):
             noise = [

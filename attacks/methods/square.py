@@ -14,10 +14,10 @@ from attacks.standing import Standing
 from attacks.task import Norm, Proposal, Task
 
 SCHEDULE = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
-"""Of 10,000 queries, those after which the share of changed pixels is halved (Sec. 4.1 and the authors' code)."""
+"""Queries, out of 10,000, after which the share of changed pixels is halved (Sec. 4.1 and the authors' code)."""
 
 BLOCK = 256
-"""Queries whose numbers are drawn at once: a call for each would take as long as a small model does."""
+"""Queries whose random numbers are drawn at once: a call for each would take as long as a small model."""
 
 
 @register_attack("square")
@@ -25,22 +25,22 @@ BLOCK = 256
 class Square:
     """Square attack in Linf and L2 (Andriushchenko et al. 2020, arXiv:1912.00049, Alg. 1 to 3).
 
-    A random change of a square window is kept where the margin of the label over the best other class shrinks. No gradient is
-    used, so what hides gradients does not hinder it. See `Squares` for what changes in Linf, `Pyramids` for L2.
+    A random change of a square window is accepted if it shrinks the margin between the label and the best other class. No gradient
+    is used, so hidden gradients do not hinder the attack. See `Squares` for the changes in Linf, `Pyramids` for those in L2.
 
-    Two things differ from AutoAttack's code and make the attack stronger: windows may reach the last row and column, where its
-    windows end one short, and the schedule of their sizes is rescaled from 10,000 queries to the number given, as in the paper,
-    where its first 5000 queries end with windows still large. `variant` "autoattack" does both as AutoAttack does.
+    Two differences from AutoAttack's code make the attack stronger. Windows may reach the last row and column; AutoAttack's end one
+    short. The schedule of their sizes is rescaled from 10,000 queries to the given number, as in the paper; AutoAttack's 5000
+    queries end with windows that are still large. `variant` "autoattack" does both as AutoAttack does.
 
-    Each image has its own windows, whatever the batch; images that were flipped leave it. `p_init` is that of AutoAttack (Croce
-    and Hein 2020, arXiv:2003.01690) in both norms; the paper has 0.05 in Linf and 0.1 in L2.
+    Each image has its own windows, whatever the batch; flipped images leave the batch. `p_init` is that of AutoAttack (Croce and
+    Hein 2020, arXiv:2003.01690) in both norms; the paper has 0.05 in Linf and 0.1 in L2.
     """
 
     norms: ClassVar[frozenset[Norm]] = frozenset({Norm.LINF, Norm.L2})
     targetable: ClassVar[bool] = False
     uses_gradient: ClassVar[bool] = False
 
-    queries: Annotated[int, Field(ge=1, le=1_000_000, description="forward passes of an image at most")] = 5000
+    queries: Annotated[int, Field(ge=1, le=1_000_000, description="largest number of forward passes per image")] = 5000
     p_init: Annotated[float, Field(gt=0, le=1, description="share of pixels that the first squares change")] = 0.8
     variant: Annotated[
         Literal["rescaled", "autoattack"],
@@ -54,7 +54,7 @@ class Square:
 
     @property
     def passes(self) -> int:
-        """One a query."""
+        """One per query."""
         return self.queries
 
     def perturb(self, task: Task) -> Proposal:
@@ -68,10 +68,10 @@ class Square:
         numbers, drawn = search.numbers + images.shape[1], images[:, :0]
         standing = Standing(images)
         for query in range(1, self.queries):
-            kept = standing.after(query, best, margin < 0)
-            if kept is not None:
-                best, margin, images, labels, drawn = (each[kept] for each in (best, margin, images, labels, drawn))
-                draws = draws[kept]
+            remaining = standing.after(query, best, margin < 0)
+            if remaining is not None:
+                best, margin, images, labels = (each[remaining] for each in (best, margin, images, labels))
+                drawn, draws = drawn[remaining], draws[remaining]
             if not len(standing):
                 break
             if (at := (query - 1) % BLOCK) == 0:
@@ -87,8 +87,8 @@ class Square:
         return Proposal(standing.adversarial)
 
     def _share(self, query: int) -> float:
-        """Share of the pixels that a query changes: p of the paper, halved as the schedule says."""
-        as_counted = query - 1  # AutoAttack leaves the start out
+        """Share of the pixels that a query changes: p of the paper, halved according to the schedule."""
+        as_counted = query - 1  # AutoAttack does not count the start
         of_ten_thousand = as_counted if self.variant == "autoattack" else int(query / self.queries * 10_000)
         return self.p_init / 2 ** sum(of_ten_thousand > bound for bound in SCHEDULE)
 

@@ -1,4 +1,4 @@
-"""What the Square attack begins with and what a query of it changes, in Linf and in L2."""
+"""The start of the Square attack and the change of each query, in Linf and in L2."""
 
 import math
 from dataclasses import dataclass
@@ -15,21 +15,21 @@ from attacks.task import Norm
 
 
 class Search(Protocol):
-    """What the norms do differently; differences from the images are not yet brought back into the ball."""
+    """The part of the attack that depends on the norm; the differences it returns are not yet projected onto the ball."""
 
     numbers: ClassVar[int]
-    """How many random numbers a query takes, besides one for each channel."""
+    """Number of random numbers that a query needs, besides one per channel."""
 
     def start(self, images: Tensor, draws: Draws) -> Tensor:
-        """Difference to begin with, (N, C, H, W)."""
+        """Return the first difference, (N, C, H, W)."""
         ...
 
     def side(self, share: float, height: int, width: int) -> int:
-        """Side of a window that holds a share of the pixels."""
+        """Return the side of a window that contains a share of the pixels."""
         ...
 
     def changed(self, images: Tensor, best: Tensor, drawn: Tensor, side: int) -> Tensor:
-        """Difference to try next, from the best images so far and the numbers of a query, (N, numbers + C) in [0, 1)."""
+        """Return the next difference to try, from the best images so far and a query's numbers (N, numbers + C) in [0, 1)."""
         ...
 
 
@@ -60,13 +60,14 @@ class Squares:
 
 @dataclass(frozen=True)
 class Pyramids:
-    """L2 (Sec. 3.3, Alg. 3): begins with tiles of two pyramids, one up and one down; a query gathers length in a window.
+    """L2 (Sec. 3.3, Alg. 3): begins with tiles of two pyramids, one up and one down; a query concentrates length in a window.
 
-    It mixes two pyramids into what a first window holds, at the length of what both it and a second window held and of what is
-    left of eps, and empties the second. Length is counted by channel, as in the paper (AutoAttack sums it over the channels).
+    A query chooses two windows. It adds two pyramids to the difference in the first, rescales it to the length that both windows
+    had plus the unused part of eps, and sets the second to zero. Length is computed per channel, as in the paper (AutoAttack sums
+    it over the channels).
 
-    Deviations from the authors' code: windows reach the last row and column if `to_edge`, tiles lie in the middle and are at least
-    one pixel wide, and windows are no larger than the image.
+    Deviations from the authors' code: windows reach the last row and column if `to_edge`, tiles are centred and at least one pixel
+    wide, and windows are no larger than the image.
     """
 
     eps: float
@@ -106,7 +107,7 @@ class Pyramids:
             _two_pyramids(side).to(images), drawn[:, 4] < 0.5
         )
         mixed = pyramids + _of_length_one(difference * first.mask(), floor=1e-12)
-        # Where old and new cancel, what is left is rounding: not to be blown up.
+        # Where old and new cancel, only rounding is left, which must not be scaled up.
         gathered = _of_length_one(mixed, floor=1e-3) * (held + unused / images.shape[1]).sqrt()
         return self.eps * steepest(torch.where(both, gathered, difference), Norm.L2)
 
@@ -127,7 +128,7 @@ def _two_pyramids(side: int) -> Tensor:
 def _pyramid(height: int, width: int) -> Tensor:
     """Rings around the middle, of length 1 (eta^(h1, h2) of the paper, Sec. 3.3).
 
-    The ring at distance r is as high as the sum of 1 / k^2 from k = r + 1 to the outermost ring's.
+    The height of the ring at distance r is the sum of 1 / k^2 from k = r + 1 to the k of the outermost ring.
     """
     rows, columns = (torch.arange(size) - size // 2 for size in (height, width))
     ring = torch.maximum(rows.abs()[:, None], columns.abs()[None, :])
@@ -143,7 +144,7 @@ def _signs(drawn: Tensor, like: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class _Window:
-    """A square in each image: how far each row (N, H) and column (N, W) lies behind its first; inside, 0 to side - 1."""
+    """A square in each image: the distance of each row (N, H) and column (N, W) from its first one; inside, 0 to side - 1."""
 
     rows: Tensor
     columns: Tensor
@@ -151,7 +152,7 @@ class _Window:
 
     @classmethod
     def at(cls, drawn: Tensor, images: Tensor, side: int, *, to_edge: bool = True) -> "_Window":
-        """Place it by two numbers an image, (N, 2) in [0, 1); without `to_edge` none reaches the last row or column."""
+        """Choose its corner by two numbers per image, (N, 2) in [0, 1); without `to_edge` none reaches the last row or column."""
 
         def behind(drawn: Tensor, size: int) -> Tensor:
             return torch.arange(size, device=drawn.device) - (drawn * (size - side + to_edge)).long().unsqueeze(1)

@@ -1,10 +1,10 @@
-"""The attacks of torchattacks 3.5 (Kim 2020, arXiv:2010.01950), each under the name "torchattacks:" and its class.
+"""The attacks of torchattacks 3.5 (Kim 2020, arXiv:2010.01950), each named "torchattacks:" and its class.
 
-They only propose images; what they say of themselves is not asked. Their random numbers come from global generators, which are
-seeded from the image's own and put back afterwards. Where an attack draws at random, or lets images of a batch decide together when
-to stop, it is run on one image at a time (`alone`; "restarts" where only restarts draw): results do not depend on the batch.
-An attack that looks for the smallest change (`kind` is "minimal") knows no budget: what it found is clipped to [0, 1], and where it
-lies outside the budget, the image is handed back as it was.
+They only propose images; success they report is ignored. Their random numbers come from global generators, which are seeded from
+the image's draws and restored afterwards. An attack that draws random numbers, or in which the images of a batch decide together
+when to stop, runs on one image at a time (`alone`; "restarts" if only restarts draw), so that results do not depend on the batch.
+An attack that searches the smallest change (`kind` is "minimal") has no budget: its result is clipped to [0, 1], and the image is
+returned unchanged if the result lies outside the budget.
 """
 
 import contextlib
@@ -27,25 +27,25 @@ from attacks.task import Norm, Proposal, Task, ThreatModel
 PREFIX = "torchattacks:"
 
 BATCH_PIXELS = 2**20
-"""Height times width times images of what an attack takes at once: it keeps all that their gradient needs."""
+"""Height times width times number of images in a batch: an attack stores all that their gradient needs."""
 
 TARGETS = 9
-"""Wrong classes that a targeted cascade aims for at most; torchattacks would aim for all of them."""
+"""Largest number of wrong classes that a targeted cascade aims for; torchattacks would aim for all of them."""
 
 LEFT_OUT = {
-    "AutoAttack": "the preset standard is its cascade",
-    "GN": "Gaussian noise that keeps to no budget; see noise",
+    "AutoAttack": "the preset standard runs the same attacks",
+    "GN": "Gaussian noise without a budget; see noise",
     "LGV": "trains models on a loader of training images",
-    "Square": "the attack square is the same, on a batch at once",
-    "MultiAttack": "a condition with several attacks is that",
+    "Square": "the attack square does the same for a whole batch",
+    "MultiAttack": "a condition with several attacks does the same",
     "VANILA": "changes nothing",
 }
-"""Classes of torchattacks that are not attacks here, and why."""
+"""Classes of torchattacks that are not available here, and why."""
 
 
 @dataclass(frozen=True)
 class _Entry:
-    """What the adapter must know of a class; parameters with their defaults, as torchattacks has them."""
+    """What the adapter must know about a class; parameters and their defaults are those of torchattacks."""
 
     norms: tuple[Norm, ...]
     parameters: dict[str, Any]
@@ -141,14 +141,14 @@ ENTRIES = {
         alone="restarts",
     ),
 }
-"""Every class that can be used."""
+"""All classes that are available."""
 
 HANDED_OVER = frozenset({"eps", "max_epsilon", "norm", "seed", "verbose", "n_classes"})
 """Parameters of torchattacks that follow from threat, draws and model, and are not the user's."""
 
 
 class _Adapter:
-    """What all have in common; a subclass is a dataclass of the parameters."""
+    """The common part of all these attacks; a subclass is a dataclass of the parameters."""
 
     entry: ClassVar[_Entry]
     class_name: ClassVar[str]
@@ -165,9 +165,9 @@ class _Adapter:
 
     @property
     def passes(self) -> int:
-        """A rough upper bound: three a step, for every restart, sample and target.
+        """A rough upper bound: three per step, for every restart, sample and target.
 
-        FAB without `multi_targeted` takes a gradient of every class at each step, so that it costs more the more classes there are.
+        FAB without `multi_targeted` computes a gradient for every class at each step, so its cost grows with the number of classes.
         """
         counts = (
             "steps",
@@ -183,7 +183,7 @@ class _Adapter:
         repeats = [int(getattr(self, name)) for name in counts if hasattr(self, name)]
         if self.class_name == "APGDT" or getattr(self, "multi_targeted", False):
             repeats.append(TARGETS)
-        a_step = 4 if self.class_name == "FAB" else 3  # it looks at the image once more after the step
+        a_step = 4 if self.class_name == "FAB" else 3  # it classifies the image once more after the step
         return a_step * int(np.prod(repeats))
 
     def perturb(self, task: Task) -> Proposal:
@@ -233,13 +233,13 @@ class _Adapter:
                 if targeted:
                     attack.set_mode_targeted_by_label(quiet=True)
                 return attack(images, classes).detach()
-        except Exception as error:  # whatever its code raises
+        except Exception as error:  # anything its code raises
             raise AttackError(f"{self.title} failed: {type(error).__name__}: {error}") from error
 
     def _handed_over(
         self, cls: type, model: nn.Module, images: Tensor, threat: ThreatModel, seed: int
     ) -> dict[str, object]:
-        """The parameters that are not the user's, as far as the class has them."""
+        """Those of the parameters in HANDED_OVER that the class has."""
         names = cls.__init__.__code__.co_varnames
         values: dict[str, object] = {
             self.entry.eps: threat.eps,
@@ -255,7 +255,7 @@ class _Adapter:
 
 @contextlib.contextmanager
 def _frozen(model: nn.Module) -> Iterated[None]:
-    """Keep gradients out of the parameters, where some attacks would leave them."""
+    """Let no attack leave gradients in the parameters, as some would."""
     learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
     for parameter in learning:
         parameter.requires_grad_(False)
@@ -268,7 +268,7 @@ def _frozen(model: nn.Module) -> Iterated[None]:
 
 @contextlib.contextmanager
 def _global_generators(seed: int) -> Iterated[None]:
-    """Seed the generators of torch, numpy and random, and put them back."""
+    """Seed the generators of torch, numpy and random, and restore them afterwards."""
     numbers, chosen = np.random.get_state(), random.getstate()
     with torch.random.fork_rng():
         torch.manual_seed(seed)

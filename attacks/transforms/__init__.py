@@ -1,4 +1,4 @@
-"""Changes of images that need no model, one file for each kind; importing this package registers them."""
+"""Transforms: changes of images that need no model, one module per kind; importing this package registers them."""
 
 import importlib
 import pkgutil

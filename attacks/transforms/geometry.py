@@ -16,8 +16,8 @@ from attacks.registry import register_transform
 class Rotation:
     """Turn pictures clockwise about their centre.
 
-    Multiples of 90 degrees are exact permutations of the pixels of square images; other angles are interpolated bilinearly and
-    what comes from outside the picture has the value `fill`.
+    Multiples of 90 degrees are exact permutations of the pixels of square images. Other angles are interpolated bilinearly, and
+    pixels from outside the picture have the value `fill`.
     """
 
     degrees: Annotated[float, Field(ge=-360, le=360, allow_inf_nan=False, description="clockwise angle")]
@@ -32,7 +32,7 @@ class Rotation:
         """Turn images (N, C, H, W); draws are not used.
 
         Raises:
-            ValueError: the images are not square, which a quarter turn needs to keep the shape.
+            ValueError: the images are not square, and a quarter turn would change their shape.
         """
         quarters, rest = divmod(self.degrees, 90)
         if rest:

@@ -23,7 +23,7 @@ Shift = Annotated[float, Field(ge=-MAX_SHIFT, le=MAX_SHIFT, allow_inf_nan=False)
 class Spatial:
     """Turn pictures clockwise about their centre, then shift them, in one bilinear interpolation.
 
-    What comes from outside the picture has the value `fill`. Whole shifts without a turn are exact.
+    Pixels from outside the picture have the value `fill`. Shifts by whole pixels without a turn are exact.
     """
 
     degrees: Annotated[float, Field(ge=-180, le=180, allow_inf_nan=False, description="clockwise angle")] = 0.0
@@ -42,12 +42,12 @@ class Spatial:
             return self._shifted(images, int(self.dx), int(self.dy))
         height, width = images.shape[-2:]
         cos, sin = math.cos(math.radians(self.degrees)), math.sin(math.radians(self.degrees))
-        # Where each place of the result comes from, in units of half a side, as affine_grid counts.
-        places = [
+        # Where each pixel of the result comes from, in units of half a side, as affine_grid expects.
+        origins = [
             [cos, sin * height / width, -2 * (cos * self.dx + sin * self.dy) / width],
             [-sin * width / height, cos, -2 * (cos * self.dy - sin * self.dx) / height],
         ]
-        grid = F.affine_grid(images.new_tensor([places]), [1, 1, height, width], align_corners=False)
+        grid = F.affine_grid(images.new_tensor([origins]), [1, 1, height, width], align_corners=False)
         grid = grid.expand(len(images), -1, -1, -1)
         found = F.grid_sample(images - self.fill, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
         return (found + self.fill).clamp(0, 1)
@@ -62,7 +62,7 @@ def spatial_grid(side: int) -> dict[str, tuple[float, ...]]:
     """List the values of the paper's grid search (Sec. 4): 31 angles within 30 degrees, 5 x 5 shifts within a tenth of the side.
 
     Args:
-        side: of the pictures, pixels; shifts are rounded to whole ones.
+        side: of the pictures, pixels; shifts are rounded to whole pixels.
     """
     shifts = tuple(sorted({float(round(step / 20 * side)) for step in range(-2, 3)}))
     return {"degrees": tuple(float(angle) for angle in range(-30, 31, 2)), "dx": shifts, "dy": shifts}

@@ -1,8 +1,8 @@
 """Attention masks on a ResNet: one 1x1 convolution and a sigmoid give M masks over the last feature map.
 
-Each mask multiplies the features before global average pooling, so the classifier sees M weighted means. This is the form of a
-well-known tutorial on attention for telling dogs from cats; several masks are kept apart by a diversity loss. The masks are meant
-to be looked at: `masks(images)` returns them.
+Each mask multiplies the features before global average pooling, so the classifier sees M weighted means. A well-known tutorial uses
+this form to tell dogs from cats; a diversity loss keeps several masks different. The masks are meant to be looked at:
+`masks(images)` returns them.
 """
 
 from collections import OrderedDict
@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from models.families.resnet import ResNetMini, resnet
-from models.layout import Layout, require
-from models.proposals import Candidate, Options
 from models.readings import Place, Reading
+from models.recognition.layout import Layout, require
+from models.recognition.proposals import Candidate, Options
 from models.registry import Family, ModelSpec, fewest_options, register_family
 
 PAPER = "ResNet-34 (arXiv:1512.03385) with sigmoid attention masks"
@@ -30,14 +30,14 @@ class MaskConvolution(nn.Conv2d):
 class AttentionMaskNet(nn.Module):
     """A backbone, its attention masks, and a classifier on the masked means.
 
-    Its form with one mask has a biased mask convolution and one linear layer; the form with several has neither.
+    With one mask, the original has a mask convolution with bias and one linear layer; with several masks it has neither.
 
     Args:
         features: maps normalised images (N, 3, H, W) to features (N, channels, h, w).
         channels: of the features.
         num_classes: number of logits.
-        masks: how many attention masks, M.
-        hidden: units between the masked means and the logits; 0 for one linear layer.
+        masks: number of attention masks, M.
+        hidden: units between the masked means and the logits; 0 for a single linear layer.
         mask_bias: whether the mask convolution has a bias.
     """
 
@@ -77,7 +77,7 @@ _TUTORIAL_NAMES = {
 
 
 def _rename_tutorial(names: Iterable[str]) -> dict[str, str]:
-    """Name the tensors of the tutorial's own code; it numbers the ResNet's children."""
+    """Translate the tensor names of the tutorial's own code, which numbers the ResNet's children."""
     names = list(names)
     return {name: _from_tutorial(name) for name in names} if "attn_conv.0.weight" in names else {}
 
@@ -107,7 +107,7 @@ def diversity_loss(masks: Tensor) -> Tensor:
 
 
 def _headless(network: nn.Module) -> nn.Module:
-    """A ResNet without pooling and classifier, under the names it had."""
+    """A ResNet without pooling and classifier, with the ResNet's names."""
     return nn.Sequential(OrderedDict((n, m) for n, m in network.named_children() if n not in ("avgpool", "fc")))
 
 

@@ -1,7 +1,7 @@
 """ResNet (He, Zhang, Ren, Sun, CVPR 2016, arXiv:1512.03385).
 
-torchvision's own classes, so its state dicts load unchanged. ResNet-26 and -38 are the baselines of the SAN paper (Zhao, Jia,
-Koltun, CVPR 2020, arXiv:2004.13621, Table 2): bottleneck blocks with the stride in the 3x3 convolution.
+These are torchvision's own classes, so its state dicts load unchanged. ResNet-26 and -38 are the baselines of the SAN paper (Zhao,
+Jia, Koltun, CVPR 2020, arXiv:2004.13621, Table 2): bottleneck blocks with the stride in the 3x3 convolution.
 """
 
 import importlib
@@ -13,8 +13,8 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from models.layout import Layout, require
-from models.proposals import Candidate, Options, Question
+from models.recognition.layout import Layout, require
+from models.recognition.proposals import Candidate, Options, Question
 from models.registry import Family, ModelSpec, register_family, without_defaults
 
 PAPER = "He et al., CVPR 2016, arXiv:1512.03385"
@@ -30,7 +30,7 @@ IMAGENET_SIZES: dict[int, tuple[Block, list[int]]] = {
     101: ("Bottleneck", [3, 4, 23, 3]),
     152: ("Bottleneck", [3, 8, 36, 3]),
 }
-"""Block and blocks a stage, by depth."""
+"""Class of the blocks and number of them per stage, by depth."""
 
 
 def resnet(num_classes: int, *, block: Block, layers: list[int]) -> nn.Module:
@@ -39,7 +39,7 @@ def resnet(num_classes: int, *, block: Block, layers: list[int]) -> nn.Module:
 
 
 def _torchvision() -> ModuleType:
-    """Import torchvision's module when a network is built: that takes seconds, and many commands build none."""
+    """Import torchvision's module only when a network is built: it takes seconds, and many commands build none."""
     return importlib.import_module("torchvision.models.resnet")
 
 
@@ -48,9 +48,9 @@ _PUBLISHED = {26: (73.6, 91.7), 38: (76.0, 93.0), 50: (76.9, 93.5)}
 
 
 class ResNetMini(nn.Module):
-    """A narrow ResNet of three stages for 32x32 images, after Sec. 4.2 of the paper.
+    """A narrow ResNet with three stages for 32x32 images, after Sec. 4.2 of the paper.
 
-    It differs from the paper's CIFAR networks in the stride of 2 in the stem and in projection shortcuts.
+    Unlike the paper's CIFAR networks, it has a stride of 2 in the stem and projection shortcuts.
 
     Args:
         num_classes: number of logits.
@@ -110,10 +110,10 @@ _PLAIN = re.compile(r"(conv1|bn1|fc|layer[1-4]\.\d+\.(conv[1-3]|bn[1-3]|downsamp
 
 
 def depth_of(at: Layout) -> int:
-    """Tell the depth of a residual network with torchvision's names from its blocks.
+    """Find the depth of a residual network with torchvision's names from its blocks.
 
     Raises:
-        NotMineError: there is none with such blocks.
+        NotMineError: no depth has these blocks.
     """
     block = "Bottleneck" if "layer1.0.conv3.weight" in at else "BasicBlock"
     layers = [len(at.indices(f"layer{index}.")) for index in range(1, 5)]

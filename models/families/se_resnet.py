@@ -11,8 +11,8 @@ from typing import cast
 from torch import Tensor, nn
 
 from models.families.resnet import IMAGENET_SIZES, depth_of, resnet
-from models.layout import Layout, ratio, require
-from models.proposals import Candidate
+from models.recognition.layout import Layout, ratio, require
+from models.recognition.proposals import Candidate
 from models.registry import Family, ModelSpec, register_family, without_defaults
 
 PAPER = "Hu, Shen, Sun, CVPR 2018, arXiv:1709.01507"
@@ -38,10 +38,10 @@ class SqueezeExcitation(nn.Module):
 
 
 class SEBlock(nn.Module):
-    """A torchvision residual block, its parts under their own names, with channel attention before the addition.
+    """A torchvision residual block with channel attention before the addition; the names of its layers stay.
 
     Args:
-        block: a BasicBlock or Bottleneck, whose layers are taken over.
+        block: a BasicBlock or Bottleneck, whose layers are used.
         reduction: of the channel attention.
     """
 
@@ -89,6 +89,6 @@ register_family(
             ModelSpec(f"se_resnet{depth}", partial(_se_resnet, depth=depth), (3, 224, 224), PAPER) for depth in _DEPTHS
         ),
         propose=_propose,
-        unshown={SqueezeExcitation: "attention over channels only, not over places"},
+        unshown={SqueezeExcitation: "channel attention only, no spatial attention"},
     )
 )

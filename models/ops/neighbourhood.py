@@ -3,10 +3,10 @@
 A *tap* is a position of the k x k footprint; tap t = ky * k + kx lies ky - k//2 rows below and kx - k//2 columns right of the
 centre. Beyond the border the map is reflected without repeating the edge.
 
-On a CPU, both operations loop over the taps with shifted views of the padded map and keep only their inputs for the backward pass.
+On a CPU, both operations loop over the taps with shifted views of the padded map and store only their inputs for the backward pass.
 Gathering the taps first (unfold) needs k*k copies of the features, but few operations: `benchmarks/san_ops.py` compares the two. It
-is used on a GPU, some images at a time, and under torch.compile, which can see through it. On a GPU, the kernels of `triton_ops`
-aggregate what fits them.
+is used on a GPU, some images at a time, and under torch.compile, which can trace it. On a GPU, the kernels of `triton_ops` do the
+aggregation where they fit.
 """
 
 from collections.abc import Callable
@@ -24,7 +24,7 @@ Formulation = Literal["kernels", "unfold", "taps"]
 """Triton kernels; gathered taps; loops over taps."""
 
 GATHERED_BYTES = 2**28
-"""Of the taps that are gathered at once on a GPU."""
+"""Bytes of taps that are gathered at once on a GPU."""
 
 
 def formulation(device_type: str, *, kernels_fit: bool, compiling: bool = False) -> Formulation:
@@ -33,7 +33,7 @@ def formulation(device_type: str, *, kernels_fit: bool, compiling: bool = False)
     Args:
         device_type: of their operands, for example "cuda".
         kernels_fit: whether kernels for these operands are known to run there.
-        compiling: whether torch.compile is looking.
+        compiling: whether torch.compile is tracing.
     """
     if kernels_fit:
         return "kernels"
@@ -43,13 +43,13 @@ def formulation(device_type: str, *, kernels_fit: bool, compiling: bool = False)
 def in_chunks(function: Callable[..., Tensor], *operands: Tensor, kernel_size: int, channels: int) -> Tensor:
     """Apply a function of images to some images at a time, so that at most GATHERED_BYTES of taps are gathered.
 
-    What one call cannot take is computed again in the backward pass, and until then only the operands are kept.
+    If several calls are needed, the backward pass computes them again, and only the operands are stored until then.
 
     Args:
         function: of operands (N, ...), returns (N, ...).
         operands: (N, ..., H, W).
         kernel_size: footprint k.
-        channels: that are gathered under each of the k*k taps.
+        channels: number of channels gathered under each of the k*k taps.
     """
     images, pixels = len(operands[0]), operands[0].shape[-2] * operands[0].shape[-1]
     chunk = max(1, GATHERED_BYTES // (channels * kernel_size**2 * pixels * operands[0].element_size()))

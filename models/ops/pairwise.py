@@ -2,8 +2,8 @@
 
 With the norms folded into the layers beside them, the weights of a footprint are softmax over its taps of
 W2 relu(W1 relu(x1 - x2[tap]) + t[tap]). The term t comes from the relative positions alone; it is the same for all pixels that are
-equally far from the border, so a table over these *border classes* holds it. Tiles are computed again in the backward pass; nothing
-of the size of taps x pixels x channels is ever held.
+equally far from the border, so it is stored in a table over these *border classes*. Tiles are computed again in the backward pass;
+nothing of the size taps x pixels x channels is ever stored.
 """
 
 from typing import Any, NamedTuple
@@ -59,7 +59,7 @@ def pairwise_core(
         x3: values (N, H, W, C); channel c uses weight map c modulo D.
         weights: the mapping.
         kernel_size: odd footprint k.
-        tile_bytes: working memory of a tile; the default is that of a CPU, and on a GPU leaves the work to kernels or to unfold.
+        tile_bytes: working memory of a tile; by default that of a CPU, and on a GPU kernels or unfold are used instead.
 
     Returns:
         (N, H, W, C).
@@ -95,7 +95,7 @@ def unfolded_pairwise(x1: Tensor, x2: Tensor, x3: Tensor, weights: PairwiseWeigh
 
 
 def border_classes(size: int, kernel_size: int, device: torch.device | None = None) -> Tensor:
-    """Class of each of `size` positions: those whose footprint meets the border alike share one of min(size, kernel_size)."""
+    """Border class of each of `size` positions, one of min(size, kernel_size): the same where footprints meet the border alike."""
     positions = torch.arange(size, device=device)
     inner = positions.clamp(max=kernel_size // 2)
     return torch.maximum(inner, positions - (size - kernel_size)) if size > kernel_size else positions

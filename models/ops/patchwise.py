@@ -1,8 +1,8 @@
 """Patchwise self-attention from folded operands to the aggregated values (SAN, arXiv:2004.13621, Sec. 3.2), for frozen weights.
 
 The weights of a footprint are W2 relu(Wc relu(x1) + b1 + sum over taps of Wt relu(s_t x2[tap] + b_t)) + b2, with the norms folded
-in as far as they go; each tap has a norm of its own. The sum is built from one row of taps after another, which a sliding view of
-the padded map holds as one matrix. Tiles are computed again in the backward pass.
+in where possible; each tap has its own norm. The sum is built row by row of taps; a sliding view of the padded map gives each row
+as one matrix. Tiles are computed again in the backward pass.
 """
 
 from typing import Any, NamedTuple
@@ -64,7 +64,7 @@ def patchwise_core(
         x3: values (N, H, W, C); channel c uses weight map c modulo D.
         weights: the mapping.
         kernel_size: odd footprint k.
-        tile_bytes: working memory of a tile; the default is that of a CPU, and on a GPU leaves the work to unfold.
+        tile_bytes: working memory of a tile; by default that of a CPU, and on a GPU unfold is used instead.
 
     Returns:
         (N, H, W, C).
@@ -123,7 +123,7 @@ class _Mapping:
         Args:
             tile: images and rows.
             scratch: for the results.
-            keep: whether to keep the features of all rows of taps, or only the last.
+            keep: whether to store the features of all rows of taps, or only of the last.
 
         Returns:
             Centre features (P, pack * R), neighbour features (k or 1, P, pack * k * R), hidden layer (P, pack * D), weights

@@ -1,4 +1,4 @@
-"""Pooling, norm and ReLU of maps (N, H, W, C) that keep little for the gradient."""
+"""Pooling, norm and ReLU of maps (N, H, W, C) that store little for the gradient."""
 
 from typing import Any, cast
 
@@ -25,7 +25,7 @@ def convolve_and_pool(images: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 class _NormReLU(torch.autograd.Function):
-    """relu(scale * x + shift). Keeps its result: a mask of bytes would be a quarter of it, but several times as slow."""
+    """relu(scale * x + shift). Stores its result: a mask of bytes would take a quarter of the memory, but several times as long."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -41,7 +41,7 @@ class _NormReLU(torch.autograd.Function):
 
 
 class _MaxPool(torch.autograd.Function):
-    """2x2 max-pooling of (N, H, W, C) that keeps two bytes a result."""
+    """2x2 max-pooling of (N, H, W, C) that stores two bytes per result."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -60,7 +60,7 @@ class _MaxPool(torch.autograd.Function):
 
 
 class _ConvolveAndPool(torch.autograd.Function):
-    """1x1 convolution of images (N, 3, H, W) and 2x2 max-pooling: (N, H/2, W/2, C), the full resolution only ever in tiles."""
+    """1x1 convolution of images (N, 3, H, W) and 2x2 max-pooling: (N, H/2, W/2, C); full resolution exists only in tiles."""
 
     @staticmethod
     def forward(ctx: Any, images: Tensor, weight: Tensor, bias: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]

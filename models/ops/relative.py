@@ -1,6 +1,6 @@
 """Relative position logits of self-attention over a map (AA-ResNet, arXiv:1904.09925).
 
-A table for L places has 2L - 1 rows, one for each offset: row r belongs to offset j - i = r - (L - 1) from query i to key j.
+A table for L positions has 2L - 1 rows, one for each offset: row r belongs to offset j - i = r - (L - 1) from query i to key j.
 """
 
 import torch
@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 WIDTH_MULTIPLE = 8
-"""Fused attention kernels want widths that are a multiple of this."""
+"""Fused attention kernels need widths that are a multiple of this."""
 
 
 def relative_logits(queries: Tensor, table: Tensor) -> Tensor:
@@ -30,14 +30,16 @@ def relative_logits(queries: Tensor, table: Tensor) -> Tensor:
     _require_table(queries, table)
     length = queries.shape[-2]
     by_offset = F.pad(queries @ table.mT, (0, 1))  # (..., L, 2L)
-    flat = F.pad(by_offset.flatten(-2), (0, length - 1))  # (..., (L + 1) * (2L - 1)): each row begins one place later
+    flat = F.pad(
+        by_offset.flatten(-2), (0, length - 1)
+    )  # (..., (L + 1) * (2L - 1)): each row begins one position later
     return flat.unflatten(-1, (length + 1, 2 * length - 1))[..., :length, length - 1 :]
 
 
-def one_hot_places(height: int, width: int, dims: int) -> Tensor:
-    """Row and column of every place of a map, one-hot, then zeros: (H*W, H + W + Z).
+def one_hot_positions(height: int, width: int, dims: int) -> Tensor:
+    """Row and column of every position of a map, one-hot, then zeros: (H*W, H + W + Z).
 
-    As the last dimensions of the keys they pick from `append_relative_logits` what belongs to a key.
+    As the last dimensions of the keys, they select each key's entries of `append_relative_logits`.
 
     Args:
         height: of the map.
@@ -53,8 +55,7 @@ def one_hot_places(height: int, width: int, dims: int) -> Tensor:
 def append_relative_logits(queries: Tensor, rel_h: Tensor, rel_w: Tensor, added: int) -> Tensor:
     """Append to every query its relative logits for every row of the map, then for every column, then zeros.
 
-    The product with keys to which `one_hot_places` were appended is Q K^T + S_H + S_W; no tensor of the size of places x places is
-    needed.
+    The product with keys that end in `one_hot_positions` is Q K^T + S_H + S_W; no tensor of size positions x positions is needed.
 
     Args:
         queries: (N, heads, H, W, D).
@@ -78,5 +79,5 @@ def _require_table(queries: Tensor, table: Tensor) -> None:
     length, dims = queries.shape[-2:]
     if table.shape != (2 * length - 1, dims):
         raise ValueError(
-            f"the table for {length} places must be (2L - 1 = {2 * length - 1}, D = {dims}), got {tuple(table.shape)}"
+            f"the table for {length} positions must be (2L - 1 = {2 * length - 1}, D = {dims}), got {tuple(table.shape)}"
         )

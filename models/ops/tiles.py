@@ -1,4 +1,4 @@
-"""What the fast cores of self-attention share: they walk over maps (N, H, W, C) in tiles of a few rows that stay in the cache.
+"""What the fast forms of self-attention share: they process maps (N, H, W, C) in tiles of a few rows that stay in the cache.
 
 A *padded* map is (N, H + 2r, G, (W + 2r) * D): reflected at the border, its C = G * D channels split so that the D maps of weights
 lie beside each other and one row of a group is a single run of memory, whatever the tap. *Windows* are the (k, k, n, h, G, W * D)
@@ -15,8 +15,8 @@ from torch import Tensor
 from models.ops.neighbourhood import fold_border
 
 CPU_TILE_BYTES = 2**23
-"""Working memory of a tile on a CPU: a share of the last cache. Tiles for the second-level cache (1 MiB) took twice as long, for
-their many small calls."""
+"""Working memory of a tile on a CPU: part of the last-level cache. Tiles for the second-level cache (1 MiB) took twice as long,
+because of their many small calls."""
 GPU_TILE_BYTES = 2**28
 
 Tile = tuple[slice, slice]
@@ -39,11 +39,11 @@ class Scratch:
 
 
 def tiles(features: Tensor, row_floats: int, tile_bytes: int | None = None) -> Iterator[Tile]:
-    """Cut (N, H, W, C) into tiles: some rows of all images, or where that is too much, one row of some images.
+    """Cut (N, H, W, C) into tiles: some rows of all images or, if that is too much, one row of some images.
 
     Args:
-        features: gives N, H, the size of a number and the device.
-        row_floats: numbers that are needed for one row of one image.
+        features: gives N, H, the size of an element and the device.
+        row_floats: numbers of working memory for one row of one image.
         tile_bytes: working memory of a tile; the default is the device's.
     """
     images, height = features.shape[:2]
@@ -150,9 +150,9 @@ def add_value_gradient(target: Tensor, weights: Tensor, gradient: Tensor) -> Non
 
 
 def pack_factor(width: int, channels: int) -> int:
-    """How many neighbouring pixels of a row to multiply as one by a block-diagonal matrix: libraries are slow below 16 channels.
+    """How many neighbouring pixels of a row to multiply together by a block-diagonal matrix: libraries are slow below 16 channels.
 
-    Pixels are packed within a row, so that a number that is not finite stays in its image.
+    Pixels are packed within a row, so that a value that is not finite stays in its image.
     """
     factor = 1
     while factor * channels < 16 and width % (2 * factor) == 0:

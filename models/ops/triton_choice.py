@@ -1,7 +1,7 @@
-"""How a Triton kernel of SAN is started on a GPU: as was the fastest there, which is measured once for each shape and stored.
+"""Chooses the fastest way to start a Triton kernel of SAN on a GPU; it is measured once for each shape and stored.
 
-`triton.autotune` would time whatever it is called with, compile one variant after another, and end a call whose measurement fails;
-it asks neither for spilled registers nor whether all variants compute the same. Here they do, up to rounding.
+`triton.autotune` would time whatever it is called with, compile one variant after another, and fail if a measurement fails; it
+checks neither for spilled registers nor that all variants compute the same. Here all variants agree, up to rounding.
 """
 
 import hashlib
@@ -22,9 +22,9 @@ from torch import Tensor
 from models.ops.triton_fit import FLOAT32, Kernel, Launch, compile_kernel, current, launches, offsets, why_not
 
 SECONDS = 30.0
-"""After so many of compiling and measuring in this process, what is met for the first time keeps its default launch."""
+"""Seconds of compiling and measuring in this process after which new shapes use the default launch."""
 PIXELS, IMAGES = 2**16, 64
-"""Of the operands that are timed: about so many pixels, and at most so many images."""
+"""Size of the operands that are timed: about this many pixels, at most this many images."""
 TOLERANCES = {torch.float32: 1e-3, torch.float16: 5e-3, torch.bfloat16: 1e-2}
 """How far results may be from the default launch's, in the root mean square: rounding flips single ReLUs."""
 
@@ -53,9 +53,9 @@ _lock = threading.Lock()
 
 @torch.compiler.assume_constant_result
 def kernels_fit(kernels: tuple[Kernel, ...], dtype: torch.dtype, device: torch.device) -> bool:
-    """Whether a GPU can run kernels, forward and backward, and if so, choose how; or that is remembered.
+    """Whether a GPU can run kernels, forward and backward; the first call also chooses how to start them.
 
-    Nothing is compiled while a CUDA graph is captured; the answer is then no, and not remembered. An eager pass comes first.
+    Nothing is compiled while a CUDA graph is captured: the answer is then no, and is not stored. An eager pass must come first.
     """
     if unknown := _unknown(kernels, dtype, device):
         if torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing():
@@ -72,7 +72,7 @@ def _unknown(kernels: tuple[Kernel, ...], dtype: torch.dtype, device: torch.devi
 
 
 def choice_of(kernel: Kernel, dtype: torch.dtype, device: torch.device) -> Choice:
-    """What `kernels_fit` decided; the default launch where it was never asked."""
+    """What `kernels_fit` decided; the default launch if it was never called."""
     return _choices.get((kernel, dtype, device), Choice(kernel.launch))
 
 
@@ -154,7 +154,7 @@ def _results(kernel: Kernel, images: int, tensors: list[Tensor]) -> list[Tensor]
 
 
 def agree(ours: list[Tensor], expected: list[Tensor]) -> bool:
-    """Whether all results are near; what was not written is not."""
+    """Whether all results are close; a result that was not written is not."""
     pairs = zip(ours, expected, strict=True)
     return all(bool((a.float() - b).norm() <= TOLERANCES[a.dtype] * b.float().norm()) for a, b in pairs)
 

@@ -1,4 +1,4 @@
-"""What the Triton kernels of SAN are compiled for, how they may be started, and whether a GPU can run them: that is tried."""
+"""What the Triton kernels of SAN are compiled for, how they may be started, and whether a GPU can run them, which is tried."""
 
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
@@ -13,13 +13,13 @@ from common.float32 import float32_meaning
 MIN_DOT = 16
 """Smallest inner dimension of a product in Triton."""
 MAX_SPILLS = 200
-"""Registers of a thread that lie in memory; a kernel with more is taken to be slower than what it replaces."""
+"""Spilled registers of a thread; a kernel with more is assumed to be slower than what it replaces."""
 MAX_NUMBERS = 64
-"""Of float32 that a thread may hold of what lies under taps: launches that hold more spill, as the compiler reports."""
+"""Most float32 values under taps that a thread may hold: launches that hold more spill, as the compiler reports."""
 PIPELINED = ("pairwise_forward", "pairwise_backward_centres")
-"""Kernels of which the compiler makes something else for another number of stages."""
+"""Kernels that compile differently for another number of stages."""
 FLOAT32 = ("logsumexp", "row_sums")
-"""Operands that have this type whatever that of the others."""
+"""Operands that are float32 whatever the type of the others."""
 
 
 class Launch(NamedTuple):
@@ -219,20 +219,20 @@ def shortage(shared: int, available: int, spills: int | None) -> str:
     """Say what a compiled kernel lacks, or nothing.
 
     Args:
-        shared: memory that it needs, bytes.
-        available: of that, to one block.
-        spills: registers of a thread that lie in memory; None where it was not loaded.
+        shared: shared memory that it needs, bytes.
+        available: shared memory of one block, bytes.
+        spills: spilled registers of a thread; None if the kernel was not loaded.
     """
     if shared > available:
-        return f"it needs {shared} bytes of shared memory, and there are {available}"
+        return f"it needs {shared} bytes of shared memory, {available} are available"
     if spills is not None and spills > MAX_SPILLS:
-        return f"{spills} registers of a thread lie in memory, and at most {MAX_SPILLS} may"
+        return f"it spills {spills} registers of a thread to memory, at most {MAX_SPILLS} are allowed"
     return ""
 
 
 def compile_kernel(kernel: Kernel, dtype: torch.dtype) -> Any:
     """Compile for the current GPU, as starting it would, and start nothing."""
-    before = offsets(kernel)  # an address that is no multiple of 16 bytes makes another kernel
+    before = offsets(kernel)  # an address that is not a multiple of 16 bytes needs another kernel
     tensors = [
         torch.empty(before.get(name, 0) + 1, dtype=torch.float32 if name in FLOAT32 else dtype)[before.get(name, 0) :]
         for name in kernel.tensors

@@ -1,8 +1,8 @@
 """When the Triton kernels of SAN run, and the operators that start them.
 
-The operators belong to torch.library, so that torch.compile and CUDA graphs take them as they are. Triton is imported when the
-first one runs. Whether kernels fit a GPU and how they are started is not guessed: they are compiled and timed there, once for each
-shape. What does not fit runs in other formulations, which are the reference.
+The operators are registered with torch.library, so that torch.compile and CUDA graphs can use them. Triton is imported when the
+first one runs. Whether kernels fit a GPU, and how to start them, is measured: they are compiled and timed there, once per shape.
+Where they do not fit, other formulations run, which are the reference.
 """
 # ruff: noqa: PLR0917  (operators take their tensors in order)
 
@@ -17,9 +17,9 @@ from models.ops.triton_fit import MIN_DOT, Kernel, aggregation_kernels, current,
 
 HAS_TRITON = find_spec("triton") is not None
 MIN_CAPABILITY = 8, 0
-"""Of the GPU: the first with tensor cores for bfloat16 and float32."""
+"""Compute capability of the first GPUs with tensor cores for bfloat16 and float32."""
 MAX_RELATION, MAX_CHANNELS = 128, 512
-"""Of the pairwise kernels, as in the last stage of SAN: more has never been tried."""
+"""Largest numbers of channels for the pairwise kernels, as in the last stage of SAN: more has never been tried."""
 
 
 def aggregation_fits(values: Tensor, weights: Tensor, kernel_size: int) -> bool:

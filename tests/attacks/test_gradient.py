@@ -273,7 +273,7 @@ def forget(run: Callable[[], Passes]) -> Callable[[], Passes]:
     ("record", "reason"),
     [
         (refuse, "RuntimeError: operation not permitted when stream is capturing"),
-        (forget, "its replay differs from what it computes"),
+        (forget, "its replay differs from an ordinary pass"),
     ],
 )
 def test_a_model_that_cannot_be_captured_goes_on_as_it_is(
@@ -291,7 +291,7 @@ def test_a_model_that_cannot_be_captured_goes_on_as_it_is(
             found = look(captured, digits.images[:count], loss(digits, count))
             assert_alike(found, look(network, digits.images[:count], loss(digits, count)))
     assert [each.getMessage() for each in caplog.records] == [
-        f"Sequential cannot be captured and runs as it is: {reason}"
+        f"Sequential cannot be captured and runs without CUDA graphs: {reason}"
     ]
     assert len(calls) == 1, "not tried again"
 
@@ -320,7 +320,7 @@ def test_without_a_gpu_it_says_so_and_goes_on(
 ) -> None:
     found = look(Captured(network, batch=8), digits.images[:4], loss(digits, 4))
     assert_alike(found, look(network, digits.images[:4], loss(digits, 4)))
-    assert "cannot be captured and runs as it is" in caplog.text
+    assert "cannot be captured and runs without CUDA graphs" in caplog.text
 
 
 @needs_gpu

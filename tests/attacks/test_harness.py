@@ -226,7 +226,47 @@ def test_targets_of_another_layout_are_refused() -> None:
 
 @pytest.mark.parametrize("count", [1, 3])
 def test_draws_of_other_images_are_refused(count: int) -> None:
-    refused(f"draws must be of 2 images, got those of {count}", draws=Draws.of(0, range(count)))
+    refused(f"draws must belong to 2 images, got draws of {count}", draws=Draws.of(0, range(count)))
+
+
+@dataclass(frozen=True)
+class Creeping:
+    """Brightens each image by hundredths until the task's model calls it class 1."""
+
+    norms: ClassVar[frozenset[Norm]] = frozenset({Norm.LINF})
+    targetable: ClassVar[bool] = True
+    title: ClassVar[str] = "creeping"
+
+    def perturb(self, task: Task) -> Proposal:
+        images, steps = task.images.clone(), torch.zeros_like(task.labels)
+        for _ in range(20):
+            below = task.model(images).argmax(1) == 0
+            images[below] += 0.01
+            steps += below
+        return Proposal(images, steps)
+
+
+class Credulous(Brightness):
+    """A bad copy of `Brightness`: class 1 from a mean of 0.45."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return super().forward(images + 0.05)
+
+
+@pytest.mark.parametrize("targeted", [False, True])
+def test_an_image_that_fools_the_copy_alone_is_attacked_again_on_the_model(targeted: bool) -> None:
+    """The second image fools the model at once, where the copy sees it; the first is attacked again."""
+    images = torch.tensor([0.405, 0.47]).view(2, 1, 1, 1).repeat(1, 1, 3, 3)
+    model, copy, labels = Brightness().eval(), Credulous().eval(), torch.tensor([0, 0])
+    targets = torch.tensor([1, 1]) if targeted else None
+    run = run_attack(
+        Creeping(), model, images, labels, threat=LINF, draws=draws(images), targets=targets, searched=copy
+    )
+    assert run.flipped.tolist() == [True, True]
+    assert run.steps is not None
+    assert run.steps.tolist() == [10, 4]
+    assert run.distances.tolist() == pytest.approx([0.1, 0.04], abs=1e-5)
+    assert torch.equal(run.logits, model(run.adversarial))
 
 
 def test_reached_counts_only_within_the_budget(nearest_mean: nn.Module, digits: Digits) -> None:

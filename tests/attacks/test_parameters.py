@@ -214,3 +214,16 @@ def test_no_rule_chooses_the_label(classes: int, count: int, seed: int, rule: at
 def test_one_class_has_no_targets() -> None:
     with pytest.raises(ValueError, match="at least two classes"):
         choose_targets("random", torch.zeros(3, 1), torch.zeros(3, dtype=torch.int64), draws(torch.zeros(3)))
+
+
+def test_every_attack_and_transform_is_described() -> None:
+    found = {each.name: each for each in attacks.describe()}
+    assert list(found) == [*attacks.attack_names(), *attacks.transform_names()]
+    assert all(each.explanation for each in found.values())
+    assert (found["pgd"].kind, found["pgd"].norms, found["pgd"].targetable) == ("budget", ("L2", "Linf"), True)
+    steps = found["pgd"].parameters["steps"]
+    assert (steps["minimum"], steps["default"], steps["description"]) == (1, 20, "gradient steps")
+    assert (found["fab"].kind, found["fab"].targetable) == ("minimal", False)
+    assert (found["torchattacks:CW"].kind, found["torchattacks:CW"].norms) == ("minimal", ("L2",))
+    assert (found["rotation"].kind, found["rotation"].norms) == ("transform", ())
+    assert found["rotation"].parameters["degrees"]["maximum"] == 360

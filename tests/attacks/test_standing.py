@@ -62,22 +62,22 @@ def test_a_step_late_changes_no_image(
 
 
 @pytest.mark.parametrize("late", [False, True])
-def test_rows_leave_with_the_iterate_and_step_at_which_they_fell(late: bool) -> None:
+def test_rows_leave_with_the_iterate_and_step_at_which_they_were_flipped(late: bool) -> None:
     standing = Standing(torch.zeros(4, 1, 2, 2), late=late)
-    places = torch.arange(4)
-    for step, falling in enumerate([[1], [], [3, 1], [], [0]]):
-        current = (10 * step + places + 1.0).view(-1, 1, 1, 1).expand(-1, 1, 2, 2)
-        flipped = torch.isin(places, torch.tensor(falling, dtype=torch.int64))
-        kept = standing.after(step, current, flipped)
-        places = places if kept is None else places[kept]
-        assert len(places) == len(standing)
-    standing.end(9, torch.full((len(places), 1, 2, 2), 100.0))
+    rows = torch.arange(4)
+    for step, indices in enumerate([[1], [], [3, 1], [], [0]]):
+        current = (10 * step + rows + 1.0).view(-1, 1, 1, 1).expand(-1, 1, 2, 2)
+        flipped = torch.isin(rows, torch.tensor(indices, dtype=torch.int64))
+        remaining = standing.after(step, current, flipped)
+        rows = rows if remaining is None else rows[remaining]
+        assert len(rows) == len(standing)
+    standing.end(9, torch.full((len(rows), 1, 2, 2), 100.0))
     assert standing.adversarial[:, 0, 0, 0].tolist() == [41, 2, 100, 24]
     assert standing.steps.tolist() == [4, 0, 9, 2]
     assert standing.flipped.tolist() == [True, True, False, True]
 
 
-def test_when_all_have_fallen_nothing_is_left() -> None:
+def test_when_all_are_flipped_nothing_remains() -> None:
     for late, rounds in ((False, 1), (True, 2)):
         standing = Standing(torch.zeros(3, 1, 2, 2), late=late)
         for step in range(rounds):
@@ -113,10 +113,10 @@ class Waits(TorchDispatchMode):
 def read_on_the_host(answer: _Answer, device: torch.device) -> Tensor | None:
     """What has come from a GPU is looked at without waiting; on a CPU the same operations would count."""
     with _disable_current_modes():
-        return KEPT(answer, device)
+        return REMAINING(answer, device)
 
 
-KEPT = _Answer.kept
+REMAINING = _Answer.remaining
 
 
 @pytest.mark.parametrize(
@@ -138,7 +138,7 @@ def test_no_step_waits_for_the_gpu(
     long: dict[str, Any],
 ) -> None:
     leave_late(monkeypatch, late=True)
-    monkeypatch.setattr(_Answer, "kept", read_on_the_host)
+    monkeypatch.setattr(_Answer, "remaining", read_on_the_host)
     some = Digits(digits.images[:20], digits.labels[:20])
     counts: list[int] = []
     for parameters in (short, long):

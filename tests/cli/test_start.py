@@ -60,7 +60,7 @@ def test_a_folder_that_cannot_be_one(command: list[object], tmp_path: Path) -> N
     file.touch()
     line = why(*command, "--data-dir", file)
     assert f"cannot be stored in {file}" in line
-    assert "name another folder" in line
+    assert "choose another folder" in line
 
 
 @pytest.mark.parametrize("workers", [1, 2])

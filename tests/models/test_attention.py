@@ -291,9 +291,9 @@ def test_a_query_outside_the_image_is_refused(query: tuple[float, float]) -> Non
 
 
 @pytest.mark.parametrize(
-    ("name", "reason"), [("resnet_mini", "resnet_mini has no attention"), ("se_resnet34", "over channels only")]
+    ("name", "reason"), [("resnet_mini", "resnet_mini has no attention"), ("se_resnet34", "channel attention only")]
 )
-def test_a_model_without_attention_over_places_says_which_have_it(name: str, reason: str) -> None:
+def test_a_model_without_spatial_attention_says_which_have_it(name: str, reason: str) -> None:
     for ask in (models.attention_layers, lambda each: models.attention_maps(each, images())):
         with pytest.raises(models.NoAttentionError, match=f"{reason}.*AA-ResNet, attention masks, DAT and SAN have"):
             ask(mini(name))

@@ -225,6 +225,14 @@ def test_a_missing_card_is_named(network: nn.Module, tmp_path: Path) -> None:
     assert find_checkpoints([tmp_path]) == {}
 
 
+def test_a_card_that_cannot_be_read_is_refused(network: nn.Module, tmp_path: Path) -> None:
+    path = put(tmp_path, network.state_dict())
+    path.with_suffix(".json").unlink()
+    path.with_suffix(".json").mkdir()
+    with pytest.raises(CheckpointError, match=r"the card tiny\.json cannot be read: Is a directory"):
+        load(path)
+
+
 @pytest.mark.parametrize("bare", [False, True])
 @pytest.mark.parametrize("hidden", [False, True])
 def test_a_file_that_would_run_code_is_refused_and_does_not_run(tmp_path: Path, bare: bool, hidden: bool) -> None:
@@ -232,7 +240,7 @@ def test_a_file_that_would_run_code_is_refused_and_does_not_run(tmp_path: Path, 
     content = {"fc.weight": torch.zeros(1), "x": Trap(sprung)} if hidden else Trap(sprung)
     path = put(tmp_path, pickle.dumps(content, protocol=2) if bare else content)
     with pytest.raises(
-        CheckpointError, match="holds more than tensors and was not read, because reading it could run code"
+        CheckpointError, match="contains more than tensors and was not read, because reading it could run code"
     ):
         load(path)
     assert not sprung.exists()
@@ -280,11 +288,11 @@ def test_bytes_that_are_no_checkpoint_are_refused(tmp_path: Path, content: bytes
 @pytest.mark.parametrize(
     ("content", "match"),
     [
-        ([torch.zeros(1)], "holds a list, expected a mapping of names to tensors"),
-        (torch.zeros(1), "holds a Tensor, expected"),
-        ({}, "holds a dict, expected"),
-        ({"state_dict": {}}, "holds a dict, expected"),
-        ({"a": torch.zeros(1), "epoch": 3}, "holds things that are not tensors: 'epoch': int"),
+        ([torch.zeros(1)], "contains a list, expected a mapping of names to tensors"),
+        (torch.zeros(1), "contains a Tensor, expected"),
+        ({}, "contains a dict, expected"),
+        ({"state_dict": {}}, "contains a dict, expected"),
+        ({"a": torch.zeros(1), "epoch": 3}, "contains values that are not tensors: 'epoch': int"),
         ({"state_dict": [1]}, "'state_dict': list"),
     ],
 )

@@ -114,7 +114,7 @@ def fixed(path: Path, net: nn.Module) -> None:
 BAD: dict[str, tuple[type[nn.Module], str]] = {
     "depends on the batch": (
         Training,
-        "depend on chance or on the images beside it: save the network in evaluation mode",
+        "are random or depend on the other images of its batch: save the network in evaluation mode",
     ),
     "depends on chance": (Chance, "save the network in evaluation mode"),
     "gives maps": (Maps, r"expected logits \(3, classes\) of 3 images, got torch.float32 \(3, 3, 32, 32\)"),
@@ -134,7 +134,7 @@ def test_a_graph_that_is_no_classifier_is_refused(case: str, tmp_path: Path) -> 
 
 def test_a_graph_for_one_batch_size_is_refused_with_the_remedy(tmp_path: Path) -> None:
     fixed(tmp_path / "a.pt2", network())
-    with pytest.raises(CheckpointError, match=r"batches of every size, exported with dynamic_shapes"):
+    with pytest.raises(CheckpointError, match="in batches of any size: export it with dynamic_shapes"):
         models.draft(tmp_path / "a.pt2", CARD | {"architecture": "torch_export"})
 
 
@@ -150,9 +150,9 @@ def test_a_graph_is_never_run_unless_its_card_says_so(tmp_path: Path, monkeypatc
     script(tmp_path / "a.pt", network())
     export(tmp_path / "a.pt2", network())
     monkeypatch.setattr("models.intake.load_opaque", None)
-    with pytest.raises(CheckpointError, match="only if its architecture is given as torchscript"):
+    with pytest.raises(CheckpointError, match="to use it, give its architecture as torchscript"):
         models.draft(tmp_path / "a.pt", CARD)
-    with pytest.raises(CheckpointError, match="only if its architecture is given as torch_export"):
+    with pytest.raises(CheckpointError, match="to use it, give its architecture as torch_export"):
         models.draft(tmp_path / "a.pt2", CARD)
 
 
@@ -162,10 +162,33 @@ def test_the_number_of_classes_must_agree(tmp_path: Path) -> None:
         models.draft(tmp_path / "a.pt", CARD | {"architecture": "torchscript", "classes": list("abc")})
 
 
+@pytest.mark.parametrize("side", ["wide", 2.5, None])
+def test_a_size_that_is_not_a_number_of_pixels_is_refused_before_the_graph_runs(side: object, tmp_path: Path) -> None:
+    script(tmp_path / "a.pt", Maps())
+    with pytest.raises(CheckpointError, match=f"preprocessing.crop: expected pixels, got {side!r}"):
+        models.draft(tmp_path / "a.pt", {"architecture": "torchscript", "preprocessing": {"crop": side}})
+
+
+def test_a_card_that_no_longer_fits_its_graph_is_refused(tmp_path: Path) -> None:
+    """Card and file are changed by hand after they were added."""
+    script(tmp_path / "a.pt", network())
+    given = CARD | {"architecture": "torchscript"}
+    checkpoint = models.add(tmp_path / "a.pt", tmp_path / "store", "a", given, accept_likely=True).checkpoint
+    classes = len(checkpoint.card().classes)
+    wrong = checkpoint.card().model_copy(update={"classes": ("a", "b", "c", "d", "e", "f", "g"), "sha256": None})
+    checkpoint.card_path.write_text(wrong.model_dump_json())
+    for use in (models.verify, lambda each: models.load(each.path)):
+        with pytest.raises(CheckpointError, match=f"gives {classes} logits, its card names 7 classes"):
+            use(checkpoint)
+    checkpoint.path.write_bytes(b"hello")
+    with pytest.raises(CheckpointError, match=r"a\.pt: not a readable torchscript file"):
+        models.verify(checkpoint)
+
+
 def test_such_files_are_no_architecture_that_can_be_created() -> None:
     for name in models.OPAQUE:
         assert name not in models.names()
-        with pytest.raises(ValueError, match="is a kind of file"):
+        with pytest.raises(ValueError, match="names a kind of file"):
             models.create(name)
         with pytest.raises(UnknownNameError):
             models.spec(f"{name}:x")

@@ -57,7 +57,7 @@ def test_palettes_are_looked_up_and_their_transparency_ignored(transparency: int
 
 @pytest.mark.parametrize("mode", ["I", "F"])
 def test_modes_without_a_range_are_refused(mode: str) -> None:
-    with pytest.raises(PictureError, match=f"mode {mode} has no known range: save it with 8 or 16 bits"):
+    with pytest.raises(PictureError, match=f"mode {mode} has no fixed range of values: save it with 8 or 16 bits"):
         PLAIN(Image.new(mode, (6, 6), 1))
 
 
@@ -131,7 +131,7 @@ def test_the_picture_itself_is_not_changed() -> None:
         ({"resize": 0}, "resize"),
         ({"crop": 0}, "crop"),
         ({"resize": 4097}, "resize"),
-        ({"resize": 32, "crop": 33}, "crop 33 must not be larger than resize 32"),
+        ({"resize": 32, "crop": 33}, "crop must be at most resize, got crop 33 and resize 32"),
         ({"interpolation": "nearest"}, "'bilinear' or 'bicubic'"),
         ({"mean": (0.5,)}, "mean"),
         (

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 import models
 from common import UnknownNameError
-from models.registry import ModelSpec, register
+from models.registry import ModelSpec, register, register_others
 
 MINIS = [name for name in models.names() if "_mini" in name]
 every_model = pytest.mark.parametrize("name", models.names())
@@ -178,3 +178,8 @@ def test_a_name_is_given_once() -> None:
     with pytest.raises(ValueError, match="architecture 'resnet_mini' is registered twice"):
         register(ModelSpec("resnet_mini", nn.Identity, (3, 1, 1), ""))
     assert models.spec("resnet_mini") is before
+
+
+def test_a_prefix_is_given_once() -> None:
+    with pytest.raises(ValueError, match="architectures 'timm' are registered twice"):
+        register_others("timm", models.spec)

@@ -1,15 +1,14 @@
 """The common corruptions of Hendrycks and Dietterich 2019 (arXiv:1903.12261): fifteen, and four more for validation.
 
 Severities are those of the authors' ImageNet-C for pictures whose shorter side is at least 64 pixels, and of their CIFAR-10-C for
-smaller ones. Everything is computed on the batch in memory; the random numbers of an image are its own. Where this differs from the
-authors' code:
+smaller ones. Batches are corrupted in memory; each image has its own random numbers. Differences from the authors' code:
 
-- frost: they lay six photographs of frost over the picture, which do not come along here; ridges of fractal noise take their place.
-- spatter: edges are those of a Sobel filter instead of Canny's, distances to them chamfer distances.
+- frost: the authors overlay six photographs of frost, which are not included here; ridges of fractal noise replace them.
+- spatter: edges come from a Sobel filter instead of Canny's, and distances to them are chamfer distances.
 - elastic_transform: the affine map and the displacement are one interpolation instead of two.
-- glass_blur does what the authors' code does, by which their files were made, not what it was meant to do: its line that swaps two
-  pixels works on numpy views, so that both places end up with the neighbour's pixel. A true swap would be weaker.
-- Only pixelate and jpeg_compression round to 8 bits, for what they do is defined on 8 bits.
+- glass_blur does what the authors' code does, which made their files, not what it was meant to do: its line that swaps two pixels
+  works on numpy views, so that both pixels get the neighbour's value. A true swap would be weaker.
+- Only pixelate and jpeg_compression round to 8 bits, because they are defined on 8 bits.
 """
 
 from dataclasses import dataclass
@@ -58,7 +57,7 @@ LEAST_SIDE = 16
 @register_transform("corruption")
 @dataclass(frozen=True, kw_only=True)
 class CommonCorruption:
-    """One of the common corruptions; see the module for what differs from the authors' code."""
+    """One of the common corruptions; the module lists the differences from the authors' code."""
 
     name: Annotated[Corruption, Field(description="which corruption")]
     severity: Annotated[int, Field(ge=1, le=5, description="from 1, mild, to 5")]
@@ -72,7 +71,7 @@ class CommonCorruption:
         """Corrupt images (N, C, H, W) in [0, 1], with one or three channels.
 
         Raises:
-            ValueError: a side is shorter than 16 pixels, or there are other numbers of channels.
+            ValueError: a side is shorter than 16 pixels, or the number of channels is neither 1 nor 3.
         """
         _, channels, height, width = images.shape
         if channels not in {1, 3} or min(height, width) < LEAST_SIDE:

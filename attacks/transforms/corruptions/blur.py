@@ -45,7 +45,7 @@ def _defocus_blur(images: Tensor, strength: Strength, draws: Draws) -> Tensor:
     cifar=[(0.05, 1, 1), (0.25, 1, 1), (0.4, 1, 1), (0.25, 1, 2), (0.4, 1, 2)],
 )
 def _glass_blur(images: Tensor, strength: Strength, draws: Draws) -> Tensor:
-    """Blur, put a neighbour's pixel in the place of each one after the other, blur."""
+    """Blur, replace each pixel in turn by a neighbour's, blur again."""
     sigma, reach, rounds = strength[0], int(strength[1]), int(strength[2])
     count, channels, height, width = images.shape
     shape = (rounds, height, width, 2)
@@ -57,8 +57,8 @@ def _glass_blur(images: Tensor, strength: Strength, draws: Draws) -> Tensor:
             for x in range(width - reach, reach, -1):
                 from_y, from_x = y + steps[:, turn, y - 1, x - 1, 1], x + steps[:, turn, y - 1, x - 1, 0]
                 sources[:, y, x] = sources[every, from_y, from_x]  # a copy, not a swap: see the module
-    places = torch.from_numpy(sources).to(images.device).view(count, 1, -1).expand(-1, channels, -1)
-    return gaussian(gaussian(images, sigma).flatten(2).gather(2, places).view_as(images), sigma)
+    origins = torch.from_numpy(sources).to(images.device).view(count, 1, -1).expand(-1, channels, -1)
+    return gaussian(gaussian(images, sigma).flatten(2).gather(2, origins).view_as(images), sigma)
 
 
 @effect(
@@ -76,7 +76,7 @@ def _motion_blur(images: Tensor, strength: Strength, draws: Draws) -> Tensor:
     cifar=[(1.06, 0.01), (1.11, 0.01), (1.16, 0.01), (1.21, 0.01), (1.26, 0.01)],
 )
 def _zoom_blur(images: Tensor, strength: Strength, draws: Draws) -> Tensor:
-    """Mean of the picture and of its enlargements from 1 to below a largest factor, by a step."""
+    """Average the picture and its enlargements by factors from 1 to below a largest one, in steps."""
     largest, step = strength
     factors = np.arange(1, largest, step).tolist()
     total = images.clone()

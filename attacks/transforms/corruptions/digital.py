@@ -1,4 +1,4 @@
-"""Colour, light, and what digital processing does to a picture."""
+"""Changes of colour and light, and artefacts of digital processing."""
 
 import io
 from collections.abc import Callable
@@ -20,7 +20,7 @@ from attacks.transforms.corruptions.filters import convolve, gaussian
     cifar=singles(0.05, 0.1, 0.15, 0.2, 0.3),
 )
 def _brightness(images: Tensor, strength: Strength, draws: Draws) -> Tensor:
-    """Raise the value of HSV; hue and saturation stay, so that all channels grow alike."""
+    """Raise the value in HSV; hue and saturation do not change, so all channels grow alike."""
     value = images.amax(1, keepdim=True)
     raised = (value + strength[0]).clamp(max=1)
     return torch.where(value > 0, images * raised / value.clamp(min=1e-12), raised)
@@ -32,7 +32,7 @@ def _brightness(images: Tensor, strength: Strength, draws: Draws) -> Tensor:
     cifar=[(0.3, 0), (0.1, 0), (1.5, 0), (2, 0.1), (2.5, 0.2)],
 )
 def _saturate(images: Tensor, strength: Strength, draws: Draws) -> Tensor:
-    """Scale and shift the saturation of HSV; a grey pixel's hue is red, as usual, and one channel has no hue."""
+    """Scale and shift the saturation in HSV; the hue of a grey pixel is red, as usual. Images with one channel have no hue."""
     if images.shape[1] == 1:
         raise ValueError("saturate needs 3 channels, got 1")
     factor, shift = strength
@@ -95,7 +95,7 @@ def _pixelate(images: Tensor, strength: Strength, draws: Draws) -> Tensor:
     cifar=[(0, 0, 2.56), (1.6, 6.4, 2.24), (2.56, 1.92, 1.92), (3.2, 1.28, 1.6), (3.2, 0.96, 0.96)],
 )
 def _elastic_transform(images: Tensor, strength: Strength, draws: Draws) -> Tensor:
-    """Shift three points at random and all others with them, and let every pixel wander smoothly."""
+    """Apply a random affine map, given by the random shifts of three points, and a smooth random displacement of every pixel."""
     reach, sigma, jitter = strength
     count, _, height, width = images.shape
     wandering = [
@@ -109,13 +109,13 @@ def _elastic_transform(images: Tensor, strength: Strength, draws: Draws) -> Tens
     targets = points.expand(count, -1, -1).clone()
     drawn = draws.stream(2).uniform(targets[..., :2])
     targets[..., :2] += (2 * drawn - 1) * jitter
-    # (x, y, 1) @ back leads from a place of the result to where it comes from.
+    # (x, y, 1) @ back gives the origin of each pixel of the result.
     back = torch.linalg.solve(targets, points.expand(count, -1, -1))
     y, x = torch.meshgrid(*(torch.arange(each, device=images.device) for each in (height, width)), indexing="ij")
-    places = torch.stack(
+    pixels = torch.stack(
         [x + wandering[0][:, 0], y + wandering[1][:, 0], torch.ones(count, 1, 1).to(x).expand(-1, height, width)], -1
     )
-    found = (places.flatten(1, 2) @ back).view(count, height, width, 3)[..., :2]
+    found = (pixels.flatten(1, 2) @ back).view(count, height, width, 3)[..., :2]
     grid = 2 * found / found.new_tensor([width - 1, height - 1]) - 1
     return F.grid_sample(images, grid.to(images), mode="bilinear", padding_mode="reflection", align_corners=True)
 
@@ -141,7 +141,7 @@ WATER, MUD = (175 / 255, 238 / 255, 238 / 255), (63 / 255, 42 / 255, 20 / 255)
     ],
 )
 def _spatter(images: Tensor, strength: Strength, draws: Draws) -> Tensor:
-    """Drops of water that shine at their edges, or from severity 4 on, mud."""
+    """Add drops of water that shine at their edges or, from severity 4 on, mud."""
     mean, deviation, sigma, threshold, share, muddy = strength
     liquid = gaussian(mean + deviation * draws.normal(images[:, :1]), sigma)
     liquid = torch.where(liquid < threshold, 0.0, liquid)

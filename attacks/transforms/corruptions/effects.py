@@ -12,7 +12,7 @@ Strength = Sequence[float]
 """Parameters of one severity."""
 
 Corrupt = Callable[[Tensor, Strength, Draws], Tensor]
-"""Changes images (N, C, H, W) in [0, 1]; what leaves that range is cut off."""
+"""Changes images (N, C, H, W) in [0, 1]; the result is clipped to that range."""
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Effect:
     """One corruption.
 
     Attributes:
-        corrupt: what it does.
+        corrupt: applies it to images.
         imagenet: parameters of its five severities in ImageNet-C.
         cifar: those in CIFAR-10-C.
     """
@@ -34,7 +34,7 @@ EFFECTS = Registry[Effect]("corruption")
 
 
 def effect(name: str, *, imagenet: Sequence[Strength], cifar: Sequence[Strength]) -> Callable[[Corrupt], Corrupt]:
-    """Make a function known as what a corruption does."""
+    """Register a function as a corruption."""
 
     def decorate(corrupt: Corrupt) -> Corrupt:
         EFFECTS.add(name, Effect(corrupt, imagenet, cifar))

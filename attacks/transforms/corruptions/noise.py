@@ -29,14 +29,14 @@ def _shot_noise(images: Tensor, strength: Strength, draws: Draws) -> Tensor:
 
 
 def _poisson(rates: Tensor, largest: int, draws: Draws) -> Tensor:
-    """Counts (N, ...) of rates up to a largest: those of the rate's whole part, and independently those of the rest."""
+    """Poisson counts (N, ...) of rates up to a largest: the sum of counts of the rate's whole part and of its fraction."""
     whole = rates.double().floor()
     table = _poisson_table(largest).to(rates.device)
     counts = torch.searchsorted(table.view(-1), whole + draws.stream(0).uniform(whole), right=True)
     counts -= whole.long() * table.shape[1]
     rest, above = rates - whole, draws.stream(1).uniform(whole)
     chance = torch.exp(-rest)
-    for count in range(1, 12):  # more than 11 have odds of 1e-9
+    for count in range(1, 12):  # more than 11 have a probability of 1e-9
         above -= chance
         counts += above >= 0
         chance = chance * rest / count
@@ -45,7 +45,7 @@ def _poisson(rates: Tensor, largest: int, draws: Draws) -> Tensor:
 
 @cache
 def _poisson_table(largest: int) -> Tensor:
-    """Row n holds n plus the odds of at most 0, 1, ... counts at the rate n, float64: one sorted table for all whole rates."""
+    """Row n is n plus the probabilities of at most 0, 1, ... counts at the rate n, float64: a sorted table of all whole rates."""
     rates = torch.arange(largest + 1, dtype=torch.float64)[:, None]
     counts = torch.arange(largest + 10 * math.isqrt(largest) + 20, dtype=torch.float64)
     odds = torch.exp(torch.special.xlogy(counts, rates) - rates - torch.lgamma(counts + 1))

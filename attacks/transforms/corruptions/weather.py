@@ -78,7 +78,7 @@ def _fog(images: Tensor, strength: Strength, draws: Draws) -> Tensor:
 
 
 FROST_COLOUR = (0.72, 0.82, 0.92)
-"""Of the ridges that stand for frost, red, green, blue."""
+"""Colour of the ridges of frost, red, green, blue."""
 
 
 @effect(

@@ -1,8 +1,8 @@
 """AA-ResNet, attention augmented convolutional networks (Bello, Zoph, Vaswani, Shlens, Le, ICCV 2019, arXiv:1904.09925).
 
 Some convolutions give up part of their channels to multi-head self-attention over the whole map, with relative positions: the first
-convolution of a basic block, the 3x3 convolution of a bottleneck. Everything else is the residual network it was, with the names of
-its parameters. None of the new layers has a bias: so they have the published numbers of parameters.
+convolution of a basic block, the 3x3 convolution of a bottleneck. The rest of the residual network and the names of its parameters
+do not change. The new layers have no bias, so the numbers of parameters are the published ones.
 """
 
 from models.families.aa_resnet.attention import AugmentedConv2d, read_augmented

@@ -8,11 +8,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common import unknown_name
-from models.ops.relative import WIDTH_MULTIPLE, append_relative_logits, one_hot_places
+from models.ops.relative import WIDTH_MULTIPLE, append_relative_logits, one_hot_positions
 from models.readings import Place, Reading, of_query
 
 MIN_KEY_DIMS = 20
-"""Key dimensions that a head has at least."""
+"""Smallest number of key dimensions of a head."""
 
 Positions = Literal["relative", "none", "sine", "coord"]
 
@@ -27,12 +27,12 @@ class AugmentedConv2d(nn.Module):
         inputs: channels.
         outputs: channels, those of the attention included.
         key_dims: of all heads together, d_k.
-        value_dims: of all heads together, d_v; with as many as outputs there is no convolution.
-        heads: number of them, dividing key_dims and value_dims.
+        value_dims: of all heads together, d_v; if equal to outputs, there is no convolution.
+        heads: number of heads; must divide key_dims and value_dims.
         map_size: (H, W) of the input, needed for the tables of relative positions.
         kernel_size: of the convolution, odd.
         stride: 1 or 2.
-        pools: how often the attention's input is halved by 3x3 average pooling; bilinear interpolation brings its output back.
+        pools: how often 3x3 average pooling halves the attention's input; bilinear interpolation restores the size of its output.
         positions: "relative"; or, added or concatenated to the attention's input, "sine" (waves of rows and columns) or "coord"
             (CoordConv, Liu et al. 2018, arXiv:1807.03247: x, y and distance from the centre); or "none".
 
@@ -77,7 +77,7 @@ class AugmentedConv2d(nn.Module):
             dims = key_dims // heads
             self.rel_h = nn.Parameter(torch.randn(2 * h - 1, dims) * dims**-0.5)
             self.rel_w = nn.Parameter(torch.randn(2 * w - 1, dims) * dims**-0.5)
-            self.register_buffer("places", one_hot_places(h, w, dims), persistent=False)
+            self.register_buffer("one_hot", one_hot_positions(h, w, dims), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, inputs, H, W) to (N, outputs, H/stride, W/stride), rounded up.
@@ -94,7 +94,7 @@ class AugmentedConv2d(nn.Module):
         return attended if self.conv is None else torch.cat([self.conv(x), attended], 1)
 
     def attention(self, x: Tensor) -> Tensor:
-        """Compute the weights of every position (dim 2) over all positions (dim 3), row by row: (N, heads, H*W, H*W).
+        """Compute the weights of each position (dim 2) over all positions (dim 3), row by row: (N, heads, H*W, H*W).
 
         H and W are those of the input, halved `pools` times.
         """
@@ -102,12 +102,12 @@ class AugmentedConv2d(nn.Module):
         return (queries @ keys.mT).softmax(-1)
 
     def own_macs(self, x: Tensor) -> int:
-        """Minus the products with zeros and ones, which the layer's definition does not have."""
-        places = math.prod(math.ceil(side / 2**self.pools) for side in x.shape[-2:])
+        """Minus the products with zeros and ones, which are not in the layer's definition."""
+        count = math.prod(math.ceil(side / 2**self.pools) for side in x.shape[-2:])
         dims, value_dims = self.key_dims // self.heads, self.value_dims // self.heads
-        keys = dims + (self.get_buffer("places").shape[1] if self.positions == "relative" else 0)
-        widths = 2 * _common_width(keys, value_dims) if _pays(places, keys) else keys + value_dims
-        return -len(x) * self.heads * places**2 * (widths - dims - value_dims)
+        keys = dims + (self.get_buffer("one_hot").shape[1] if self.positions == "relative" else 0)
+        widths = 2 * _common_width(keys, value_dims) if _pays(count, keys) else keys + value_dims
+        return -len(x) * self.heads * count**2 * (widths - dims - value_dims)
 
     def _attend(self, x: Tensor) -> Tensor:
         x = self._pooled(x)
@@ -122,8 +122,8 @@ class AugmentedConv2d(nn.Module):
     def _queries_keys_values(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Project the input to three times (N, heads, H*W, .); the products of queries and keys are the logits.
 
-        Relative positions are part of the product: a query brings its logits for every row and column of the map, a key says which
-        are its own. Queries are divided by sqrt(D), and with them all terms of the logits.
+        Relative positions are part of the product: a query contains its logits for each row and column of the map, a key selects
+        its own row and column. Queries are divided by sqrt(D), and with them all terms of the logits.
         """
         dims = [self.key_dims, self.key_dims, self.value_dims]
         parts = self.qkv(self._with_positions(x)).split(dims, 1)
@@ -131,11 +131,11 @@ class AugmentedConv2d(nn.Module):
         queries = queries * (self.key_dims // self.heads) ** -0.5  # (N, heads, H*W, D)
         if self.positions == "relative":
             self._require_map_size(x)
-            places = self.get_buffer("places").to(keys.dtype)
+            one_hot = self.get_buffer("one_hot").to(keys.dtype)
             queries = append_relative_logits(
-                queries.unflatten(2, x.shape[-2:]), self.rel_h, self.rel_w, places.shape[1]
+                queries.unflatten(2, x.shape[-2:]), self.rel_h, self.rel_w, one_hot.shape[1]
             )
-            keys = torch.cat([keys, places.expand(*keys.shape[:2], -1, -1)], -1)
+            keys = torch.cat([keys, one_hot.expand(*keys.shape[:2], -1, -1)], -1)
         return queries, keys, values
 
     def _with_positions(self, x: Tensor) -> Tensor:
@@ -153,18 +153,18 @@ class AugmentedConv2d(nn.Module):
 
 
 def _attention(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-    """Compute softmax(Q K^T) V, where it pays by fused kernels, which hold no logits but want all operands equally wide."""
-    places, width = keys.shape[-2:]
+    """Compute softmax(Q K^T) V; on large maps by fused kernels, which store no logits but need operands of equal width."""
+    count, width = keys.shape[-2:]
     value_dims = values.shape[-1]
-    if _pays(places, width):
+    if _pays(count, width):
         common = _common_width(width, value_dims)
         queries, keys, values = (_widened(x, common) for x in (queries, keys, values))
     return F.scaled_dot_product_attention(queries, keys, values, scale=1.0)[..., :value_dims]
 
 
-def _pays(places: int, width: int) -> bool:
+def _pays(count: int, width: int) -> bool:
     """Whether the logits are larger than operands of this width."""
-    return places > 2 * width
+    return count > 2 * width
 
 
 def _common_width(keys: int, values: int) -> int:
@@ -191,17 +191,17 @@ def _sine(x: Tensor) -> Tensor:
     """Sines and cosines of the row, then of the column, wavelengths from 2 pi to 10000 * 2 pi: (1, C, H, W)."""
     channels, h, w = x.shape[1:]
     count = math.ceil(channels / 4)
-    places = torch.arange(max(count, h, w), device=x.device, dtype=torch.promote_types(x.dtype, torch.float32))
-    waves = (10000.0 ** (-places[:count] / count)).unsqueeze(1)
-    rows = (places[:h] * waves).unsqueeze(2).expand(-1, h, w)
-    columns = (places[:w] * waves).unsqueeze(1).expand(-1, h, w)
+    positions = torch.arange(max(count, h, w), device=x.device, dtype=torch.promote_types(x.dtype, torch.float32))
+    waves = (10000.0 ** (-positions[:count] / count)).unsqueeze(1)
+    rows = (positions[:h] * waves).unsqueeze(2).expand(-1, h, w)
+    columns = (positions[:w] * waves).unsqueeze(1).expand(-1, h, w)
     encoding = torch.cat([rows.sin(), rows.cos(), columns.sin(), columns.cos()])
     return encoding[:channels].unsqueeze(0).to(x.dtype)
 
 
 def read_augmented(layer: AugmentedConv2d, x: Tensor, _output: Tensor, query: Place | None) -> Reading:
-    """Read the attention that each place receives from the query, or from all queries on average, a map for each head."""
+    """Read the attention that each position receives from the query, or from all queries on average: one map per head."""
     weights = layer.attention(x)  # (N, heads, H*W, H*W)
     size = [-(-side // 2**layer.pools) for side in x.shape[-2:]]
     whose, maps = of_query(weights, query, size)
-    return Reading(f"attention that {whose} to each place, a map a head", maps.unflatten(-1, size))
+    return Reading(f"attention that {whose} to each position, one map per head", maps.unflatten(-1, size))

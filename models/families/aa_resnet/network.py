@@ -20,8 +20,8 @@ class Body:
     """A residual network before it is augmented.
 
     Attributes:
-        layers: builds from `num_classes` what is applied one after the other; stages of blocks are named layer1, layer2, ...
-        stem_stride: how many times smaller than the image the input of the first stage is.
+        layers: builds the layers from `num_classes`, in the order of their use; stages of blocks are named layer1, layer2, ...
+        stem_stride: how many times smaller than the image the first stage's input is.
         first: index of the first stage with attention, from 0.
     """
 
@@ -36,15 +36,15 @@ class AAResNet(nn.Sequential):
     Args:
         num_classes: number of logits.
         body: the network to augment.
-        kappa: key dimensions per output channel of a convolution; a head has at least 20 in any case.
+        kappa: key dimensions per output channel of a convolution; a head has at least 20.
         upsilon: value dimensions per output channel, above 0; 1 replaces the convolution. Both numbers of dimensions are rounded to
             the nearest multiple of heads.
-        heads: of each attention.
+        heads: number of heads of each attention.
         positions: "relative", "sine", "coord" or "none".
-        image_size: height and width of the images in pixels; with relative positions, no others are possible.
+        image_size: height and width of the images in pixels; with relative positions, no other size is possible.
         pooled: attend at half the resolution in the first stage with attention, where the maps are largest.
-        pool_first: in strided convolutions, pool before the attention, not after it: a quarter of the places, a sixteenth of the
-            memory. Then no map is larger than the stage's, 28, 14 and 7 for images of 224.
+        pool_first: in strided convolutions, pool before the attention instead of after it: a quarter of the positions, a sixteenth
+            of the memory. Then no map is larger than the stage's: 28, 14 and 7 for images of 224.
 
     Raises:
         ValueError: kappa, upsilon, heads or image_size is out of range, or the positions are unknown.
@@ -117,8 +117,8 @@ def _plain(name: str, num_classes: int) -> dict[str, nn.Module]:
     return {**layers, "flatten": nn.Flatten(), "fc": fc}
 
 
-# Pooling before attention gives maps of 28, 14 and 7, and 9.5 GFLOPs for AA-ResNet-50, published are 8.3; pooling after it gives
-# 13.5 and takes a gigabyte of memory an image. Both have the published numbers of parameters.
+# Pooling before attention gives maps of 28, 14 and 7, and 9.5 GFLOPs for AA-ResNet-50 (8.3 are published); pooling after it gives
+# 13.5 and takes a gigabyte of memory per image. Both have the published numbers of parameters.
 def _imagenet(depth: int, published: float, kappa: float = 0.2, upsilon: float = 0.1) -> ModelSpec:
     body = Body(partial(_plain, f"resnet{depth}"), stem_stride=4, first=1)
     build = partial(AAResNet, body=body, kappa=kappa, upsilon=upsilon, pool_first=True)

@@ -1,4 +1,4 @@
-"""What an AA-ResNet leaves behind in the names and shapes of its tensors."""
+"""Recognises an AA-ResNet from the names and shapes of its tensors."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -8,18 +8,18 @@ from itertools import product
 from models.families.aa_resnet.attention import MIN_KEY_DIMS
 from models.families.aa_resnet.network import ARCHITECTURES
 from models.families.resnet import depth_of
-from models.layout import Layout, ratio, require
-from models.proposals import Candidate, Options, Question
+from models.recognition.layout import Layout, ratio, require
+from models.recognition.proposals import Candidate, Options, Question
 from models.registry import defaults, without_defaults
 
 
 @dataclass(frozen=True)
 class _Augmented:
-    """What an augmented convolution's tensors tell.
+    """What the tensors of an augmented convolution show.
 
     Attributes:
         name: of the module.
-        outputs: channels in all.
+        outputs: total number of channels.
         keys: key dimensions of all heads.
         values: value dimensions of all heads.
         scale: how many times smaller than the first stage's input its own input is.
@@ -100,7 +100,7 @@ def _name(at: Layout) -> str:
 
 
 def _rate(pairs: Sequence[tuple[int, int]], heads: int, least: int, default: object) -> float:
-    """Find kappa or upsilon from (outputs, dimensions) of every layer: any number of an interval gives the same network."""
+    """Find kappa or upsilon from (outputs, dimensions) of every layer: any value in an interval gives the same network."""
     bounds = [
         (0.0 if dims == least * heads else (dims - heads / 2) / outputs, min(1e9, (dims + heads / 2) / outputs))
         for outputs, dims in pairs
@@ -126,7 +126,7 @@ def _sides(at: Layout, convs: Sequence[_Augmented], stem: int, *, pooled: bool, 
 
 def _without_tables(name: str, shared: Options) -> Iterator[Candidate]:
     own = defaults(name)
-    why = "without tables of relative positions it leaves no trace in shapes"
+    why = "without tables of relative positions, shapes do not show it"
     questions = [
         Question("options.heads", why, shared["heads"], "a divisor of key and value dimensions"),
         Question("options.pooled", why, own["pooled"], "true or false"),

@@ -36,7 +36,7 @@ class WindowAttention(nn.Module):
         heads: attention heads, dividing the channels.
         window: side of a window.
         map_size: height and width of the map, multiples of the window.
-        shifted: roll the map by ceil(window / 2) first, so that windows straddle those of the layer before; pairs that were no
+        shifted: roll the map by ceil(window / 2) first, so that windows straddle those of the previous layer; pairs that were not
             neighbours before the roll are masked.
     """
 
@@ -69,7 +69,7 @@ class WindowAttention(nn.Module):
         return x.roll((self.shift, self.shift), (1, 2)).permute(0, 3, 1, 2)
 
     def _bias(self, dtype: torch.dtype) -> Tensor:
-        """What is added to the logits: (1 or windows, heads, side*side, side*side)."""
+        """Bias and mask that are added to the logits: (1 or windows, heads, side*side, side*side)."""
         index = cast(Tensor, self.relative_position_index)
         bias = self.relative_position_bias_table[index.flatten()].view(*index.shape, -1).permute(2, 0, 1).unsqueeze(0)
         if self.shift:
@@ -80,8 +80,8 @@ class WindowAttention(nn.Module):
 class DeformableAttention(nn.Module):
     """Attention to keys sampled where the queries point (Sec. 3.2).
 
-    Positions and offsets are (y, x) in a map that reaches from -1 to 1. The grid is that of cell centres, while sampling takes
-    -1 and 1 for pixel centres: so the published weights were trained.
+    Positions and offsets are (y, x) in a map that reaches from -1 to 1. The grid consists of cell centres, while sampling takes -1
+    and 1 as pixel centres: the published weights were trained in this way.
 
     Args:
         channels: of the map.
@@ -89,9 +89,9 @@ class DeformableAttention(nn.Module):
         groups: channel groups with offsets of their own, dividing the heads.
         map_size: height and width of the map.
         offset_kernel: side of the offset network's depthwise convolution.
-        offset_range: furthest that a point can move, in cells; 0 keeps the grid and has no offset network.
+        offset_range: largest distance that a point can move, in cells; 0 leaves the points on the grid, without an offset network.
         position: "relative" interpolates a table of displacements, "fixed" learns a bias for every pair, "depthwise" adds a 3x3
-            depthwise convolution of the queries, "none" knows no positions.
+            depthwise convolution of the queries, "none" uses no positions.
     """
 
     def __init__(
@@ -217,7 +217,7 @@ def require_map_size(received: tuple[int, int], expected: tuple[int, int]) -> No
     """Refuse a map of another size than a layer was built for.
 
     Raises:
-        ValueError: it is one.
+        ValueError: the size differs.
     """
     if received != expected:
         raise ValueError(
@@ -227,10 +227,10 @@ def require_map_size(received: tuple[int, int], expected: tuple[int, int]) -> No
 
 
 def read_deformable(layer: DeformableAttention, x: Tensor, _output: Tensor, query: Place | None) -> Reading:
-    """Read the score that the query, or all queries on average, give each sampled point, a map for each head.
+    """Read the score that the query, or all queries on average, give each sampled point: one map per head.
 
-    A key's score stands in the cell it was moved from. The keys of a head mix all groups; its points are those of the group that
-    also gives its position bias.
+    A key's score is in the cell that the key was moved from. The keys of a head mix all groups; its points are those of the group
+    that also gives its position bias.
     """
     positions, weights = layer.attention(x)  # (N, groups, H, W, 2), (N, heads, queries, keys)
     size = list(x.shape[-2:])
@@ -238,5 +238,5 @@ def read_deformable(layer: DeformableAttention, x: Tensor, _output: Tensor, quer
     pixels = (positions.float() + 1) / 2 * (positions.new_tensor(size) - 1)  # -1 and 1: centres of the corner pixels
     points = ((pixels + 0.5) / positions.new_tensor(size)).flatten(2, 3)
     points = points.repeat_interleave(layer.heads // layer.groups, 1)  # (N, heads, keys, 2)
-    kind = f"attention that {whose} to each sampled point, a map a head"
+    kind = f"attention that {whose} to each sampled point, one map per head"
     return Reading(kind, scores.unflatten(-1, size), points, scores)

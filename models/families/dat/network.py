@@ -33,11 +33,11 @@ class StochasticDepth(nn.Module):
         self.rate = rate
 
     def forward(self, branch: Tensor) -> Tensor:
-        """Keep each image's branch with probability 1 - rate, scaled so that its expectation stays."""
+        """Use each image's branch with probability 1 - rate, scaled so that its expectation does not change."""
         if not self.training or not self.rate:
             return branch
-        kept = torch.rand(len(branch), 1, 1, 1, device=branch.device) >= self.rate
-        return branch * kept / (1 - self.rate)
+        used = torch.rand(len(branch), 1, 1, 1, device=branch.device) >= self.rate
+        return branch * used / (1 - self.rate)
 
 
 class Mlp(nn.Module):
@@ -55,7 +55,7 @@ class Mlp(nn.Module):
 
 
 class Stage(nn.Module):
-    """Blocks of one resolution, each an attention and an MLP with a norm before and a shortcut around (Fig. 3)."""
+    """Blocks of one resolution, each with an attention and an MLP, both after a norm and with a shortcut (Fig. 3)."""
 
     def __init__(
         self, channels: int, expansion: int, attentions: Sequence[nn.Module], drop_path: Sequence[float]
@@ -84,11 +84,11 @@ class DAT(nn.Module):
         groups: offset groups of each stage's deformable attentions.
         image_size: side of the images; the tables of relative positions depend on it.
         window: side of the windows; every stage's map must be a multiple of it.
-        offset_range: furthest that a deformable attention's point can move, in cells; 0 keeps it where it is.
-        position: how deformable attentions know positions, one of POSITIONS.
+        offset_range: largest distance that a point of deformable attention can move, in cells; with 0 it does not move.
+        position: how deformable attentions use positions, one of POSITIONS.
         head_width: channels of a head.
         expansion: of the MLPs.
-        patch_size: pixels a side that the stem makes one position of.
+        patch_size: side of the patch, in pixels, that the stem turns into one position.
         offset_kernels: side of each stage's offset convolution.
         drop_path: rate of stochastic depth at the last block; it grows linearly from 0.
 

@@ -1,19 +1,19 @@
-"""What a DAT leaves behind in the names and shapes of its tensors."""
+"""Recognises a DAT from the names and shapes of its tensors."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import cast
 
 from models.families.dat.network import ARCHITECTURES
-from models.layout import Layout, ratio, require
-from models.proposals import Candidate, Options, Question
+from models.recognition.layout import Layout, ratio, require
+from models.recognition.proposals import Candidate, Options, Question
 from models.registry import defaults, without_defaults
 
 _MOST_STAGES = 8
 
 
 def propose(at: Layout) -> Iterator[Candidate]:
-    """Read widths, blocks and tables off the shapes; how far points can move leaves no trace."""
+    """Read widths, blocks and tables from the shapes, which do not show how far points can move."""
     stages = at.indices("stages.")
     require(len(stages) <= _MOST_STAGES and stages == list(range(len(stages))))
     widths = [at.side("patch_proj.0.weight"), *(at.side(f"down_projs.{index}.0.weight") for index in stages[:-1])]
@@ -93,7 +93,7 @@ def _candidate(
     name = min((each.name for each in ARCHITECTURES), key=lambda each: len(completed(each)))
     questions: list[Question] = []
     if moves:
-        why = "how far points can move leaves no trace in shapes"
+        why = "shapes do not show how far points can move"
         questions.append(Question("options.offset_range", why, 2.0, "cells, above 0"))
     if not side_known:
         why = "nothing in the file depends on the size of the images"

@@ -1,10 +1,10 @@
 """SAN for evaluation: the same function with frozen weights, in fewer and smaller operations.
 
-Every map is (N, H, W, C), so that a 1x1 convolution is one matrix product. Exact rewritings, each of which removes a pass over the
-map or the memory that it would keep for the gradient:
+Every map is (N, H, W, C), so that a 1x1 convolution is one matrix product. Each of these exact rewritings removes a pass over the
+map, or memory that would be stored for the gradient:
 
-- The norm of the input is part of the first convolution. Max-pooling comes before norm and ReLU, on four times as many pixels as
-  they then see; it may, because the maps of a stage are stored with the sign of the scale of that norm.
+- The norm of the input is part of the first convolution. Max-pooling comes before norm and ReLU, so that these see a quarter of the
+  pixels. This is possible because the maps of a stage are stored with the sign of that norm's scale.
 - The three convolutions of an attention are one product. The first norm of its mapping is part of them, the second of the mapping's
   first layer. The norm after the attention scales the values instead, and in pairwise attention, whose weights sum to one, shifts
   them too; there the last bias of the mapping cancels in the softmax.
@@ -24,7 +24,7 @@ from models.ops.patchwise import PatchwiseWeights, patchwise_core
 from models.ops.pooling import convolve_and_pool, max_pool, norm_relu
 
 ROUNDED_ATTENTION = {"cuda"}
-"""Devices where attention has the type of the convolutions before it; a CPU gains nothing from less than float32."""
+"""Devices where attention uses the type of the convolutions before it; a CPU gains nothing from types smaller than float32."""
 
 
 class FoldedSAN(nn.Module):
@@ -32,8 +32,8 @@ class FoldedSAN(nn.Module):
 
     Args:
         san: the network, with the paper's default attention; it is not changed and need not be in evaluation mode.
-        matmul_dtype: of the operands of the 1x1 convolutions, for example torch.bfloat16; the default is the network's own. On a
-            GPU the attention has it too, between these convolutions. All else, the residual sums included, stays in the network's.
+        matmul_dtype: type of the operands of the 1x1 convolutions, for example torch.bfloat16; the default is the network's own. On
+            a GPU the attention between these convolutions uses it too. All else, residual sums included, has the network's type.
 
     Raises:
         ValueError: the attention is one of the paper's ablations.
@@ -72,7 +72,7 @@ def is_foldable(san: SAN) -> bool:
 
 
 class _Stage(nn.Module):
-    """Convolution, blocks, pooling, norm and ReLU: from the pooled output of the stage before to its own."""
+    """Convolution, blocks, pooling, norm and ReLU: from the previous stage's pooled output to its own."""
 
     scale: Tensor
     shift: Tensor
@@ -101,7 +101,7 @@ class _Block(nn.Module):
     Args:
         block: to fold.
         sign: 1 or -1, the factor with which the maps of the stage are stored.
-        offset: what the stored maps lack, the biases of the blocks before.
+        offset: the biases of the blocks before, which the stored maps lack.
     """
 
     scale: Tensor
@@ -161,7 +161,7 @@ class FoldedPairwise(nn.Module):
         return pairwise_core(x1, x2, x3, weights, kernel_size=self.kernel_size)
 
     def _weights(self, height: int, width: int, dtype: torch.dtype) -> PairwiseWeights:
-        """Weights, with the position term of a map of this size; those of the last size and type are kept."""
+        """Weights, with the position term of a map of this size; those of the last size and type are stored."""
         key = height, width, dtype, self.first.dtype, self.first.device
         if self._last is None or self._last[0] != key:
             table = self._positions(height, width)
@@ -228,7 +228,7 @@ _FOLDED: dict[type[nn.Module], type[FoldedPairwise | FoldedPatchwise]] = {
 
 
 class _Linear(nn.Module):
-    """A matrix product over the last dimension, whose operands may have a smaller type than its input and output."""
+    """A matrix product over the last dimension; its operands may have a smaller type than its input and output."""
 
     weight: Tensor
     bias: Tensor | None

@@ -27,16 +27,16 @@ RELATIONS: dict[Kind, tuple[str, ...]] = {
     "pairwise": ("subtraction", "summation", "concatenation", "hadamard", "dot"),
     "patchwise": ("concatenation", "star", "clique"),
 }
-"""Relation functions delta of Sec. 3.1 and 3.2, the published one first."""
+"""Relation functions delta (Sec. 3.1 and 3.2), the published one first."""
 TRANSFORMS = ("distinct", "tied", "all_tied")
-"""phi, psi and beta each a convolution of their own (published); phi = psi; phi = psi = beta."""
+"""Whether phi, psi and beta are three convolutions (published), phi = psi, or phi = psi = beta."""
 POSITIONS = ("relative", "absolute", "none")
-"""Of pairwise attention: p_i - p_j (published), both p_i and p_j, or nothing beside the relation."""
+"""Position term of pairwise attention: p_i - p_j (published), both p_i and p_j, or none."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class AttentionOptions:
-    """The choices of the paper's ablations (Sec. 5.3), the published ones as defaults.
+    """The choices of the paper's ablations (Sec. 5.3); the defaults are the published ones.
 
     Attributes:
         relation: one of RELATIONS; None for the published one of the kind.
@@ -133,7 +133,7 @@ class _Attention(nn.Module, ABC):
         return aggregation(values, self.weights(centres, neighbours), self.kernel_size)
 
     def own_macs(self, x: Tensor) -> int:
-        """Multiplications of the aggregation, and of a product relation, which no linear layer makes."""
+        """Multiplications of the aggregation and of a product relation, which are not in any linear layer."""
         taps, pixels = self.kernel_size**2, x.shape[0] * x.shape[2] * x.shape[3]
         products = {"hadamard": taps, "dot": taps, "star": taps}.get(self.relation_name, 0)
         return (taps * self.conv3.out_channels + products * self.relation) * pixels
@@ -261,7 +261,7 @@ class SAN(nn.Module):
         relation, mapping_layers, transforms, position, r1, r2, share: as in AttentionOptions.
 
     Raises:
-        ValueError: a choice does not exist, a width does not fit, or the stages are not equally many everywhere.
+        ValueError: a choice does not exist, a width does not fit, or blocks, footprints and widths differ in number.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""What a SAN leaves behind in the names and shapes of its tensors."""
+"""Recognises a SAN from the names and shapes of its tensors."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -6,16 +6,16 @@ from itertools import product
 from typing import cast
 
 from models.families.san.network import ARCHITECTURES, Kind
-from models.layout import Layout, ratio, require
-from models.proposals import Candidate, Options, Question
+from models.recognition.layout import Layout, ratio, require
+from models.recognition.proposals import Candidate, Options, Question
 from models.registry import defaults, fewest_options
 
-_FOOTPRINTS_UNSEEN = "the footprint of pairwise attention leaves no trace in shapes"
+_FOOTPRINTS_UNSEEN = "shapes do not show the footprint of pairwise attention"
 _SAME_SHAPES = "subtraction, summation and hadamard have the same shapes"
 
 
 def propose(at: Layout) -> Iterator[Candidate]:
-    """Read both kinds and the paper's ablations off the shapes; the footprint of pairwise attention leaves no trace."""
+    """Read both kinds and the paper's ablations from the shapes, which do not show the footprint of pairwise attention."""
     stages = [index for index in at.indices("layer") if f"conv{index}.weight" in at]
     require(stages)
     widths = [at.side(f"conv{index}.weight") for index in stages]
@@ -53,12 +53,12 @@ def _of_kind(kind: Kind) -> list[str]:
 
 
 def _unseen_reduction(widths: Sequence[int]) -> int:
-    """Reduction that nothing uses but the check of the widths."""
+    """Reduction that only the check of the widths uses."""
     return 16 if all(width % 16 == 0 for width in widths) else 1
 
 
 def _unless_first(options: Options, published: str) -> Options:
-    """Leave out the relation that is published for the kind."""
+    """Remove the relation if it is the published one of its kind."""
     return {name: value for name, value in options.items() if (name, value) != ("relation", published)}
 
 

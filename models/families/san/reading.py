@@ -1,4 +1,4 @@
-"""What the attentions of a SAN weigh, as maps over the image."""
+"""The attention of a SAN, as maps over the image."""
 
 import torch
 import torch.nn.functional as F
@@ -9,14 +9,14 @@ from models.readings import Place, Reading, cell
 
 
 def read(layer: PairwiseAttention | PatchwiseAttention, x: Tensor, _output: Tensor, query: Place | None) -> Reading:
-    """Read the norm of each place's weights over weight maps and taps; of a query, the mean absolute weight of each tap.
+    """Read the norm of each position's weights over weight maps and taps; for a query, the mean absolute weight of each tap.
 
-    A reflected tap counts where it lands.
+    A reflected tap counts at the position where it lands.
     """
     weights = layer.attention(x)  # (N, maps, k*k, H*W)
     h, w = x.shape[-2:]
     if query is None:
-        kind = "norm of the weights that each place gives its footprint"
+        kind = "norm of the weights that each position gives its footprint"
         return Reading(kind, weights.norm(dim=(1, 2)).view(-1, 1, h, w))
     y, x_ = cell(query, h, w)
     k = layer.kernel_size
@@ -27,6 +27,6 @@ def read(layer: PairwiseAttention | PatchwiseAttention, x: Tensor, _output: Tens
 
 def _landing(centre: int, kernel_size: int, size: int, like: Tensor) -> Tensor:
     """Where the taps of one axis land after reflection at the border, one-hot: (k, size)."""
-    places = (torch.arange(kernel_size, device=like.device) + centre - kernel_size // 2).abs()
-    places = torch.where(places < size, places, 2 * (size - 1) - places)
-    return F.one_hot(places, size).to(like.dtype)
+    positions = (torch.arange(kernel_size, device=like.device) + centre - kernel_size // 2).abs()
+    positions = torch.where(positions < size, positions, 2 * (size - 1) - positions)
+    return F.one_hot(positions, size).to(like.dtype)

@@ -29,7 +29,7 @@ def list_datasets(service: ServiceDep) -> list[DatasetView | Unusable]:
 def _check_ending(filename: str) -> None:
     if not filename.endswith(UPLOADS):
         hint = "; it is compressed: gunzip it first" if filename.endswith(COMPRESSED_TARS) else ""
-        raise ValueError(f"the name {filename[:100]!r} ends in none of {', '.join(UPLOADS)}{hint}")
+        raise ValueError(f"the name {filename[:100]!r} must end in one of {', '.join(UPLOADS)}{hint}")
 
 
 @router.post(

@@ -51,7 +51,7 @@ async def explain(
 ) -> Response:
     """Show what an attention layer weighs in a picture: maps over the picture as the model sees it, resized and cropped.
 
-    The answer holds numbers and overlays, or is one PNG to look at. Models with attention over positions can be explained; for
+    The answer holds numbers and overlays, or is one PNG to look at. Models with spatial attention can be explained; for
     any other model the error names the families that have it.
     """
     point = _point(query)

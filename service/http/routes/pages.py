@@ -26,7 +26,7 @@ PICTURE_S = 3600
 
 router = APIRouter(include_in_schema=False, default_response_class=HTMLResponse)
 
-Place = Annotated[int, Path(ge=0, description="in the evaluation, from 0")]
+Index = Annotated[int, Path(ge=0, description="in the evaluation, from 0")]
 
 
 @router.get("/")
@@ -72,7 +72,7 @@ def evaluation_changes(known: list[str], evaluation: EvaluationDep, service: Ser
 
 @router.get("/evaluations/{evaluation_id}/pictures/{model}/{condition}/{image}/{kind}.png")
 def picture(
-    evaluation: EvaluationDep, model: Place, condition: Place, image: Place, kind: PictureKind, service: ServiceDep
+    evaluation: EvaluationDep, model: Index, condition: Index, image: Index, kind: PictureKind, service: ServiceDep
 ) -> Response:
     """One picture of an image that was flipped."""
     example = _example(evaluation, service, model, condition, image)

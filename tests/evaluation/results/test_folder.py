@@ -133,5 +133,5 @@ def test_a_folder_that_cannot_be_written_is_an_error_before_anything_is_computed
 ) -> None:
     monkeypatch.setattr(Catalog, "load_folded", None)
     (tmp_path / "results").write_text("a file")
-    with pytest.raises(OSError, match=r"finished work cannot be stored in .*results: .*; name another folder"):
+    with pytest.raises(OSError, match=r"finished work cannot be stored in .*results: .*; choose another folder"):
         run(catalog, tmp_path / "results")

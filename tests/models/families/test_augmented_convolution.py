@@ -13,7 +13,7 @@ import models
 from benchmarks.san_ops import peak_mib
 from common import UnknownNameError
 from models.families.aa_resnet.attention import AugmentedConv2d, Positions
-from models.ops.relative import append_relative_logits, one_hot_places, relative_logits
+from models.ops.relative import append_relative_logits, one_hot_positions, relative_logits
 from tests.models.families.encodings import draw, every_encoding
 
 INPUTS, OUTPUTS, KEYS, VALUES, HEADS = 6, 10, 6, 4, 2
@@ -29,14 +29,14 @@ def layer(size: tuple[int, int], positions: Positions = "relative", **options: i
 
 
 def relative_logits_by_index(queries: Tensor, table: Tensor) -> Tensor:
-    """`relative_logits` as it is defined, with a table row looked up for every pair of places."""
-    places = torch.arange(queries.shape[-2])
-    rows = table[places - places.unsqueeze(1) + len(places) - 1]  # (L, L, D)
+    """`relative_logits` as it is defined, with a table row looked up for every pair of positions."""
+    positions = torch.arange(queries.shape[-2])
+    rows = table[positions - positions.unsqueeze(1) + len(positions) - 1]  # (L, L, D)
     return torch.einsum("...id,ijd->...ij", queries, rows)
 
 
 def relative_bias(queries: Tensor, rel_h: Tensor, rel_w: Tensor) -> Tensor:
-    """S_H + S_W of queries (N, heads, H, W, D) for every pair of places, (N, heads, H*W, H*W)."""
+    """S_H + S_W of queries (N, heads, H, W, D) for every pair of positions, (N, heads, H*W, H*W)."""
     vertical = relative_logits_by_index(queries.transpose(2, 3), rel_h).transpose(2, 3)  # (N, heads, H, W, H)
     horizontal = relative_logits_by_index(queries, rel_w)  # (N, heads, H, W, W)
     return (vertical.unsqueeze(-1) + horizontal.unsqueeze(-2)).flatten(4).flatten(2, 3)
@@ -87,20 +87,20 @@ def naive_attention(module: AugmentedConv2d, image: Tensor) -> tuple[Tensor, Ten
     image = encoded(image, module.positions)
     matrix = module.qkv.weight[:, :, 0, 0]
     wq, wk, wv = matrix[:KEYS], matrix[KEYS : 2 * KEYS], matrix[2 * KEYS :]
-    places = list(product(range(h), range(w)))
+    positions = list(product(range(h), range(w)))
     weights = torch.zeros(HEADS, h * w, h * w, dtype=torch.float64)
     heads = torch.zeros(VALUES, h, w, dtype=torch.float64)
     dk, dv = KEYS // HEADS, VALUES // HEADS
-    for head, (i, (iy, ix)) in product(range(HEADS), enumerate(places)):
+    for head, (i, (iy, ix)) in product(range(HEADS), enumerate(positions)):
         query = wq[head * dk : head * dk + dk] @ image[:, iy, ix]
         logits = []
-        for jy, jx in places:
+        for jy, jx in positions:
             logit = query @ (wk[head * dk : head * dk + dk] @ image[:, jy, jx])
             if module.positions == "relative":
                 logit = logit + query @ module.rel_h[jy - iy + h - 1] + query @ module.rel_w[jx - ix + w - 1]
             logits.append(logit / math.sqrt(dk))
         weights[head, i] = torch.stack(logits).softmax(0)
-        for j, (jy, jx) in enumerate(places):
+        for j, (jy, jx) in enumerate(positions):
             value = wv[head * dv : head * dv + dv] @ image[:, jy, jx]
             heads[head * dv : head * dv + dv, iy, ix] += weights[head, i, j] * value
     return torch.einsum("oc,chw->ohw", module.projection.weight[:, :, 0, 0], heads), weights
@@ -131,14 +131,14 @@ def test_relative_logits_by_shifting_by_index_and_by_definition(length: int) -> 
 
 
 @every_map
-def test_appended_logits_times_one_hot_places_are_the_bias(size: tuple[int, int]) -> None:
+def test_appended_logits_times_one_hot_positions_are_the_bias(size: tuple[int, int]) -> None:
     h, w = size
     queries, tables = draw(2, 3, h, w, 4), (draw(2 * h - 1, 4, seed=1), draw(2 * w - 1, 4, seed=2))
-    places = one_hot_places(h, w, 4).double()
-    wide = append_relative_logits(queries, *tables, places.shape[1])
+    positions = one_hot_positions(h, w, 4).double()
+    wide = append_relative_logits(queries, *tables, positions.shape[1])
     assert wide.shape[-1] % 8 == 0
     assert torch.equal(wide[..., :4], queries.flatten(2, 3))
-    assert torch.allclose(wide[..., 4:] @ places.T, relative_bias(queries, *tables), rtol=0, atol=1e-13)
+    assert torch.allclose(wide[..., 4:] @ positions.T, relative_bias(queries, *tables), rtol=0, atol=1e-13)
 
 
 def test_the_gradients_of_appended_logits() -> None:
@@ -152,7 +152,7 @@ def wide_layer(size: tuple[int, int], value_dims: int = 16) -> AugmentedConv2d:
         torch.manual_seed(1)
         dims = {"key_dims": 160, "value_dims": value_dims, "heads": 8, "map_size": size}
         module = AugmentedConv2d(32, value_dims, **dims)
-        nn.init.normal_(module.qkv.weight, std=0.3)  # logits up to 5: the weights of places differ
+        nn.init.normal_(module.qkv.weight, std=0.3)  # logits up to 5: the weights of positions differ
     return module
 
 
@@ -303,7 +303,7 @@ def test_a_layer_refuses_dimensions_that_do_not_fit(options: dict[str, Any], mat
 def test_sizes_and_names_that_are_refused() -> None:
     with pytest.raises(ValueError, match="the relative positions of this layer are for maps of 3 x 4, got 4 x 3"):
         layer((3, 4))(draw(1, INPUTS, 4, 3))
-    with pytest.raises(ValueError, match=r"the table for 3 places must be \(2L - 1 = 5, D = 2\), got \(6, 2\)"):
+    with pytest.raises(ValueError, match=r"the table for 3 positions must be \(2L - 1 = 5, D = 2\), got \(6, 2\)"):
         relative_logits(draw(3, 2), draw(6, 2))
     with pytest.raises(UnknownNameError, match=r"unknown position encoding 'sinus'\. Did you mean 'sine'\?"):
         models.create("aa_resnet_mini", positions="sinus")

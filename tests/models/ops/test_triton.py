@@ -247,9 +247,9 @@ def test_what_kernels_are_made_for(
 @pytest.mark.parametrize(
     ("shared", "spills", "match"),
     [
-        (458_752, None, "it needs 458752 bytes of shared memory, and there are 232448"),
+        (458_752, None, "it needs 458752 bytes of shared memory, 232448 are available"),
         (232_449, None, "232449"),
-        (232_448, triton_fit.MAX_SPILLS + 1, "201 registers of a thread lie in memory, and at most 200 may"),
+        (232_448, triton_fit.MAX_SPILLS + 1, "it spills 201 registers of a thread to memory, at most 200 are allowed"),
         (232_448, triton_fit.MAX_SPILLS, "^$"),
         (0, 0, "^$"),
     ],

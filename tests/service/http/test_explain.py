@@ -163,9 +163,9 @@ def test_unknown_names_are_suggested_the_nearest(http: httpx.Client) -> None:
 
 
 @pytest.mark.parametrize(
-    ("model", "reason"), [("resnet_mini", "has no attention"), ("se_resnet34", "has attention over channels only")]
+    ("model", "reason"), [("resnet_mini", "has no attention"), ("se_resnet34", "has channel attention only")]
 )
-def test_a_model_without_attention_over_places_is_refused(http: httpx.Client, model: str, reason: str) -> None:
+def test_a_model_without_spatial_attention_is_refused(http: httpx.Client, model: str, reason: str) -> None:
     detail = refusal(ask(http, model), 422)["detail"]
     assert f"{model} {reason}" in detail
     assert "SAN" in detail

@@ -238,10 +238,10 @@ def test_hostile_files_are_refused_and_run_nothing(own: Server, store: Path, tmp
     (tmp_path / "net.onnx").write_bytes(b"x")
     for name, match in (
         ("code.pth", "reading it could run code"),
-        ("vast.pth", "fewer numbers than that"),
+        ("vast.pth", "fewer elements than that"),
         ("cut.safetensors", "not a readable safetensors file"),
         ("text.pt", "not a readable PyTorch file"),
-        ("tool.exe", "ends in none of .safetensors, .pth, .pt, .bin, .ckpt, .pt2"),
+        ("tool.exe", "must end in one of .safetensors, .pth, .pt, .bin, .ckpt, .pt2"),
         ("net.onnx", "onnx2torch.convert"),
     ):
         assert match in problem(send(own.http, tmp_path / name, accept_likely="true"), 422)["detail"]

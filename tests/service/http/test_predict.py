@@ -239,7 +239,7 @@ def test_a_picture_without_a_known_range_fails_alone(http: httpx.Client) -> None
         answer = http.post(URL, files=[("file", ("bad", data)), ("file", ("good", DISC))])
         assert answer.status_code == 200, answer.text
         bad, good = answer.json()["predictions"]
-        assert "has no known range: save it with 8 or 16 bits" in bad["error"]["message"]
+        assert "has no fixed range of values: save it with 8 or 16 bits" in bad["error"]["message"]
         assert good["top"][0]["label"] == "disc"
         refusal(http.post(URL, content=data), 422)
 

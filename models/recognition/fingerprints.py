@@ -1,8 +1,8 @@
-"""Which models of torchvision and timm have exactly a file's tensors, looked up in a table of hashes that comes with the package.
+"""Looks up the models of torchvision and timm that have exactly a file's tensors, in a table of hashes that comes with the package.
 
-The table `fingerprints.txt` is made by `python -m models fingerprints`. A line "heads: fc.bias fc.weight" names the tensors whose
-first side is the number of classes; the lines below it have a hash of all other tensors' names and shapes, and the models
-that have these. Nothing is built for a lookup, and timm's models are found where timm is not installed.
+`python -m models fingerprints` writes the table, `fingerprints.txt`. A line "heads: fc.bias fc.weight" names the tensors whose
+first dimension is the number of classes. Each line below it has a hash of the names and shapes of all other tensors, and the models
+that have those. A lookup builds no network, and finds timm's models even if timm is not installed.
 """
 
 import hashlib
@@ -14,23 +14,23 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from models.layout import Shape
+from models.recognition.layout import Shape
 
 TABLE = Path(__file__).with_name("fingerprints.txt")
 
 _HEADS = "heads: "
 _DIGITS = 12
 _MARK = 999_983
-"""A number of classes that is no other side of a tensor."""
+"""A number of classes that no other dimension of a tensor has."""
 
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """What a model's tensors are, whatever its number of classes.
+    """Identifies a model's tensors, whatever its number of classes.
 
     Attributes:
-        heads: names of the tensors whose first side is the number of classes.
-        digest: hash of the names and shapes of all others but batch counters.
+        heads: names of the tensors whose first dimension is the number of classes.
+        digest: hash of the names and shapes of all other tensors, except batch counters.
     """
 
     heads: tuple[str, ...]
@@ -38,7 +38,7 @@ class Fingerprint:
 
 
 def fingerprint(shapes: Mapping[str, Shape], heads: tuple[str, ...]) -> Fingerprint:
-    """Hash the shapes of all tensors but the heads and batch counters."""
+    """Hash the names and shapes of all tensors except the heads and batch counters."""
     lines = sorted(
         f"{name} {'x'.join(map(str, shape))}"
         for name, shape in shapes.items()
@@ -51,7 +51,7 @@ def same_tensors(shapes: Mapping[str, Shape]) -> dict[str, int]:
     """Find the models of torchvision and timm that have these tensors.
 
     Returns:
-        Number of classes by architecture, such as "timm:resnet50", in the table's order; empty if there is none.
+        Number of classes by architecture, such as "timm:resnet50", in the table's order; empty if no model has them.
     """
     found: dict[str, int] = {}
     for heads, models in _table().items():
@@ -75,24 +75,24 @@ def _table() -> dict[tuple[str, ...], dict[str, list[str]]]:
 
 
 def of_model(layout: Callable[[str, int], Mapping[str, Shape]], architecture: str) -> Fingerprint:
-    """Take the fingerprint of a model by building it.
+    """Compute the fingerprint of a model by building it.
 
     Args:
         layout: gives the shapes of an architecture's tensors for a number of classes.
         architecture: such as "timm:resnet50".
 
     Raises:
-        ValueError: it is no classifier, or its classes are not the first side of a tensor.
+        ValueError: the model is not a classifier, or its number of classes is not the first dimension of a tensor.
     """
     shapes = layout(architecture, _MARK)
     heads = tuple(sorted(name for name, shape in shapes.items() if _MARK in shape))
     if not heads or any(shapes[head][0] != _MARK for head in heads):
-        raise ValueError(f"{architecture} has no tensor whose first side is the number of classes")
+        raise ValueError(f"{architecture} has no tensor whose first dimension is the number of classes")
     return fingerprint(shapes, heads)
 
 
 def architectures() -> Iterator[str]:
-    """Name every classifier of torchvision and timm."""
+    """List every classifier of torchvision and timm."""
     torchvision: Any = importlib.import_module("torchvision.models")
     timm: Any = importlib.import_module("timm")
     yield from (f"torchvision:{name}" for name in torchvision.list_models(module=torchvision))
@@ -100,12 +100,12 @@ def architectures() -> Iterator[str]:
 
 
 def write_table(layout: Callable[[str, int], Mapping[str, Shape]], names: Iterable[str]) -> str:
-    """Write the table for some architectures; building all of them takes minutes. Those that are no classifiers are left out."""
+    """Write the table for some architectures, without those that are not classifiers; building all of them takes minutes."""
     table: dict[tuple[str, ...], dict[str, list[str]]] = {}
     for name in names:
         try:
             found = of_model(layout, name)
-        except Exception as error:  # whatever a library raises for a model that it cannot build here
+        except Exception as error:  # anything a library raises for a model that it cannot build here
             sys.stderr.write(f"{name} is left out: {error!r}\n")
             continue
         table.setdefault(found.heads, {}).setdefault(found.digest, []).append(name)

@@ -1,4 +1,4 @@
-"""Folders of the Hugging Face hub: which file in one is the checkpoint, and what the `config.json` beside it tells of it."""
+"""Folders of the Hugging Face hub: which file is the checkpoint, and what the `config.json` beside it says about it."""
 
 import json
 from collections.abc import Mapping
@@ -10,36 +10,38 @@ from models.state_dicts import CheckpointError
 
 HUB_CONFIG = "config.json"
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
-"""What the hub's libraries call a checkpoint, the preferred one first."""
+"""Names of checkpoints in the hub's folders, the preferred one first."""
 
 
 def checkpoint_file(path: Path) -> Path:
-    """Find the checkpoint in a folder of the hub; the path of a file is that of the checkpoint.
+    """Find the checkpoint in a folder of the hub; the path of a file is returned as it is.
 
     Raises:
-        CheckpointError: it is a folder without `config.json` or without a checkpoint.
+        CheckpointError: the folder has no `config.json` or no checkpoint.
     """
     if not path.is_dir():
         return path
     files = [path / name for name in WEIGHTS if (path / name).is_file()]
     if not files or not (path / HUB_CONFIG).is_file():
-        raise CheckpointError(f"the folder {path} is none of the hub: it needs {HUB_CONFIG} and {' or '.join(WEIGHTS)}")
+        raise CheckpointError(
+            f"the folder {path} is not one of the hub: it needs {HUB_CONFIG} and {' or '.join(WEIGHTS)}"
+        )
     return files[0]
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """Read the fields of a card that a folder's `config.json` tells, in timm's form; names of classes also in that of transformers.
+    """Read fields of a card from a folder's `config.json` in timm's format; class names also in that of transformers.
 
     Returns:
-        Some of `architecture`, `preprocessing` and `classes`; none if there is no such file, or one of another kind.
+        Some of `architecture`, `preprocessing` and `classes`; empty if the file is missing or has another format.
 
     Raises:
-        CheckpointError: it is of timm's form, but its values cannot be used.
+        CheckpointError: the file has timm's format, but its values cannot be used.
     """
     try:
         config: object = json.loads((folder / HUB_CONFIG).read_bytes())
     except (OSError, ValueError):
-        return {}  # other programs have files of this name, too
+        return {}  # other programs write files of this name, too
     if not isinstance(config, Mapping):
         return {}
     config = cast(Mapping[str, Any], config)
@@ -56,7 +58,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def _classes(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Names of the classes: timm has a list, transformers a mapping from numbers."""
+    """Names of the classes: a list in timm's format, a mapping from numbers in that of transformers."""
     names = config.get("label_names")
     numbered = config.get("id2label")
     if isinstance(numbered, Mapping):

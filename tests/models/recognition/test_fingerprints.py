@@ -10,7 +10,7 @@ import torchvision
 import models
 from models import CheckpointError, QuestionsError
 from models.__main__ import table
-from models.fingerprints import TABLE, architectures
+from models.recognition.fingerprints import TABLE, architectures, of_model, write_table
 
 SAMPLE = ("torchvision:densenet121", "torchvision:inception_v3", "torchvision:regnet_y_400mf", "timm:convnext_atto",
           "timm:resnet50", "timm:resnetblur50", "timm:vit_tiny_patch16_224", "timm:mobilenetv3_small_050")  # fmt: skip
@@ -32,7 +32,7 @@ def rows(text: str) -> set[tuple[str, str, str]]:
 
 def test_the_table_is_what_the_command_writes() -> None:
     assert rows(table(SAMPLE)) == {row for row in rows(TABLE.read_text()) if row[2] in SAMPLE}, (
-        "python -m models fingerprints > models/fingerprints.txt"
+        "python -m models fingerprints > models/recognition/fingerprints.txt"
     )
 
 
@@ -104,3 +104,22 @@ def test_without_timm_its_models_are_named(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(CheckpointError, match=r"those of timm:convnext_atto.*uv pip install '\.\[hub\]'"):
         models.recognise(tensors)
+
+
+def test_a_model_without_a_classifier_has_no_fingerprint() -> None:
+    shapes = {"conv.weight": (8, 3, 1, 1)}
+    with pytest.raises(ValueError, match="toy has no tensor whose first dimension is the number of classes"):
+        of_model(lambda name, classes: shapes, "toy")
+    with pytest.raises(ValueError, match="toy has no tensor whose first dimension"):
+        of_model(lambda name, classes: {"fc.weight": (8, classes)}, "toy")
+
+
+def test_what_cannot_be_built_is_left_out_of_the_table(capsys: pytest.CaptureFixture[str]) -> None:
+    def layout(name: str, classes: int) -> dict[str, tuple[int, ...]]:
+        if name == "broken":
+            raise RuntimeError("no network")
+        return {"body.weight": (4, 3), "fc.weight": (classes, 4)}
+
+    heads, entry = write_table(layout, ["one", "broken", "two"]).splitlines()
+    assert (heads, entry.split()[1:]) == ("heads: fc.weight", ["one", "two"])
+    assert capsys.readouterr().err == "broken is left out: RuntimeError('no network')\n"

@@ -10,8 +10,8 @@ from torch import Tensor
 
 import models
 from models import UnrecognisedError
-from models.layout import Layout
-from models.proposals import Candidate
+from models.recognition.layout import Layout
+from models.recognition.proposals import Candidate
 from models.registry import Family, families
 
 Shapes = dict[str, tuple[int, ...]]
@@ -81,7 +81,9 @@ def altered(own: Shapes, draw: random.Random) -> Shapes:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_altered_tensors_are_recognised_or_not_and_nothing_else(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("models.recognition.nearest", lambda shapes: models.Differences(name, 0, (), (), ()))  # slow
+    monkeypatch.setattr(
+        "models.recognition.recognise.nearest", lambda shapes: models.Differences(name, 0, (), (), ())
+    )  # slow
     with torch.device("meta"):
         own = {key: tuple(value.shape) for key, value in models.create(name, num_classes=7).state_dict().items()}
     draw, refused = random.Random(name), 0
@@ -108,7 +110,9 @@ def test_a_mistake_in_a_family_is_not_taken_for_another_architecture(
         raise kind("a mistake")
         yield
 
-    monkeypatch.setattr("models.recognition.families", lambda: [Family(name="toy", architectures=(), propose=toy)])
+    monkeypatch.setattr(
+        "models.recognition.recognise.families", lambda: [Family(name="toy", architectures=(), propose=toy)]
+    )
     with pytest.raises(kind, match="a mistake"):
         models.recognise({"x": torch.empty(3, device="meta")})
 
@@ -118,12 +122,12 @@ def test_families_with_the_same_tensors_are_asked_about(monkeypatch: pytest.Monk
         yield Candidate("timm:resnetblur18", {}, "fc.weight")
 
     known = families()
-    monkeypatch.setattr("models.recognition.same_tensors", lambda shapes: {})
+    monkeypatch.setattr("models.recognition.recognise.same_tensors", lambda shapes: {})
     with torch.device("meta"):
         tensors = models.create("resnet18", num_classes=7).state_dict()
     assert models.recognise(tensors).questions == ()
     monkeypatch.setattr(
-        "models.recognition.families", lambda: [*known, Family(name="toy", architectures=(), propose=toy)]
+        "models.recognition.recognise.families", lambda: [*known, Family(name="toy", architectures=(), propose=toy)]
     )
     found = models.recognise(tensors)
     assert found.architecture == "resnet18"
@@ -138,7 +142,7 @@ def test_a_family_without_a_tensor_lets_the_next_one_look(monkeypatch: pytest.Mo
 
     known = families()
     monkeypatch.setattr(
-        "models.recognition.families", lambda: [Family(name="toy", architectures=(), propose=toy), *known]
+        "models.recognition.recognise.families", lambda: [Family(name="toy", architectures=(), propose=toy), *known]
     )
     with torch.device("meta"):
         tensors = models.create("resnet18", num_classes=7).state_dict()

@@ -1,4 +1,4 @@
-"""How pictures were probably prepared for a network: as its library or its paper does it."""
+"""How pictures were probably prepared for a network: as in its library or paper."""
 
 from collections.abc import Mapping
 
@@ -7,15 +7,15 @@ from models.preprocess import Preprocessing
 from models.registry import defaults, spec
 
 _SMALL_SIDE = 100
-"""Images below this many pixels are commonly not cropped."""
+"""Images smaller than this, in pixels a side, are usually not cropped."""
 
 
 def likely_preprocessing(architecture: str, options: Mapping[str, object]) -> Preprocessing:
-    """Preprocessing of the weights published for an architecture, or what is usual for images of its size.
+    """Find the preprocessing of an architecture's published weights, or the usual one for images of its size.
 
     Args:
-        architecture: a name that `create` knows.
-        options: where they differ from the architecture's defaults.
+        architecture: a name that `create` accepts.
+        options: those that differ from the architecture's defaults.
     """
     library, _, name = architecture.partition(":")
     if library in PREPROCESSING:

@@ -1,7 +1,7 @@
-"""Which architecture a checkpoint's tensors belong to, told from their names and shapes alone.
+"""Recognises the architecture of a checkpoint from the names and shapes of its tensors alone.
 
-Each family reads its options off the shapes (`Family.propose`); the network so described, built without memory, must have exactly
-the tensors of the file. What leaves no trace in shapes becomes a question with a likely answer.
+Each family reads its options from the shapes (`Family.propose`). The network it proposes is built without memory and must have
+exactly the tensors of the file. An option that shapes do not determine becomes a question with a likely answer.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -11,16 +11,16 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from models.fingerprints import same_tensors
-from models.layout import Layout, NotMineError, Shape
-from models.proposals import Candidate, Options, Question
+from models.recognition.fingerprints import same_tensors
+from models.recognition.layout import Layout, NotMineError, Shape
+from models.recognition.proposals import Candidate, Options, Question
 from models.registry import Propose, create, families, names, spec
 from models.state_dicts import CheckpointError, listed, unprefixed
 
 Shapes = Mapping[str, Shape]
 
 _MARK = 999_983
-"""A number of classes that is no other number of an architecture."""
+"""A number of classes that no other dimension of an architecture has."""
 
 
 @dataclass(frozen=True)
@@ -28,10 +28,10 @@ class Recognised:
     """An architecture whose tensors are exactly those of a file.
 
     Attributes:
-        architecture: a name that `create` knows.
-        options: where they differ from the architecture's defaults.
+        architecture: a name that `create` accepts.
+        options: those that differ from the architecture's defaults.
         num_classes: number of logits.
-        questions: what shapes do not tell of the options.
+        questions: about options that shapes do not determine.
     """
 
     architecture: str
@@ -45,11 +45,11 @@ class Differences:
     """How a file's tensors differ from an architecture's.
 
     Attributes:
-        architecture: the one compared with.
-        share: of all names, those with equal shapes, fraction.
+        architecture: the one that was compared.
+        share: fraction of all names that have equal shapes in both.
         missing: names that only the architecture has.
         unexpected: names that only the file has.
-        shapes: names that both have with different shapes, each with the two.
+        shapes: names whose shapes differ, each with both shapes.
     """
 
     architecture: str
@@ -65,11 +65,11 @@ class Differences:
 
 
 class UnrecognisedError(CheckpointError):
-    """A file's tensors belong to no architecture; `nearest` says how they differ from the one that is nearest."""
+    """A file's tensors belong to no known architecture; `nearest` describes how they differ from the nearest one."""
 
     def __init__(self, nearest: Differences) -> None:
         super().__init__(
-            f"the tensors fit no architecture, and none of torchvision's or timm's classifiers. The nearest is {nearest}"
+            f"the tensors fit no architecture of this package, of torchvision or of timm. The nearest is {nearest}"
         )
         self.nearest = nearest
 
@@ -77,11 +77,11 @@ class UnrecognisedError(CheckpointError):
 def recognise(tensors: Mapping[str, Tensor]) -> Recognised:
     """Infer architecture, options and number of classes from the names and shapes of a state dict.
 
-    Leading parts that all names share, such as `module.`, may be left from training.
+    A prefix that all names share, such as `module.`, is ignored.
 
     Raises:
-        UnrecognisedError: they fit no architecture.
-        CheckpointError: they are those of a model of timm, which is not installed.
+        UnrecognisedError: the tensors fit no architecture.
+        CheckpointError: the tensors are those of a timm model, and timm is not installed.
     """
     forms = [Layout(form) for form in unprefixed({name: tuple(value.shape) for name, value in tensors.items()})]
     for shapes in forms:
@@ -93,7 +93,7 @@ def recognise(tensors: Mapping[str, Tensor]) -> Recognised:
 
 
 def _of_families(shapes: Layout) -> list[Recognised]:
-    """Take what each family proposes first of all that fits."""
+    """Take the first proposal of each family that fits."""
     found = (_of_family(family.propose, shapes) for family in families() if family.propose)
     return [each for each in found if each]
 
@@ -107,7 +107,7 @@ def _of_family(propose: Propose, shapes: Layout) -> Recognised | None:
 
 
 def _of_libraries(found: Mapping[str, int]) -> Recognised | None:
-    """Take the plainest of the models that have the tensors; it is built and compared when the checkpoint is loaded."""
+    """Choose the plainest of the models that have these tensors; loading the checkpoint builds and compares it."""
     if not found:
         return None
     name = min(found, key=lambda each: (not each.startswith("torchvision:"), len(each)))
@@ -119,15 +119,15 @@ def _of_libraries(found: Mapping[str, int]) -> Recognised | None:
 
 
 def _other_functions(architecture: str, same: Iterable[str]) -> tuple[Question, ...]:
-    """Ask which it is, where models of other names have the same tensors and need not compute the same."""
+    """Ask which model it is, if models of other names have the same tensors but may compute something else."""
     plain = architecture.rpartition(":")[2]
     others = [name for name in same if name.rpartition(":")[2] != plain]
     if not others:
         return ()
     why = (
-        f"the tensors also fit these: {', '.join(others)}; which is it? Blurred or dilated strides, another stride of a stage, a "
-        "stem without max-pooling or another activation leave no trace in them. A wrong answer shows as a loss of accuracy: an "
-        "evaluation compares what it measures with the card's clean_accuracy where clean_accuracy_on names its data"
+        f"the tensors also fit {', '.join(others)}. Tensors do not show blurred or dilated strides, the stride of a stage, "
+        "max-pooling in the stem or the activation. A wrong answer lowers the accuracy: an evaluation compares its result with "
+        "the card's clean_accuracy if clean_accuracy_on names the same data"
     )
     return (Question("architecture", why, architecture, " or ".join((architecture, *others))),)
 
@@ -140,10 +140,10 @@ def _candidates(propose: Propose, shapes: Layout) -> Iterator[Candidate]:
 
 
 def layout(architecture: str, options: Mapping[str, object], num_classes: int) -> dict[str, Shape]:
-    """Shapes of an architecture's tensors; batch counters, which some files lack, are left out.
+    """Compute the shapes of an architecture's tensors, without batch counters, which some files lack.
 
     Raises:
-        ValueError, TypeError: it cannot be built with these options.
+        ValueError, TypeError: the architecture cannot be built with these options.
     """
     with torch.device("meta"):
         network = create(architecture, num_classes=num_classes, **options)
@@ -164,7 +164,7 @@ def _without_counters(shapes: Shapes) -> dict[str, Shape]:
 
 
 def fits(shapes: Shapes, architecture: str, options: Mapping[str, object], num_classes: int) -> bool:
-    """Whether an architecture has exactly these tensors; one that refuses the options has not."""
+    """Whether an architecture has exactly these tensors; not if it refuses the options."""
     try:
         return layout(architecture, options, num_classes) == _without_counters(shapes)
     except ValueError:
@@ -172,18 +172,20 @@ def fits(shapes: Shapes, architecture: str, options: Mapping[str, object], num_c
 
 
 def count_classes(shapes: Shapes, architecture: str, options: Mapping[str, object]) -> int:
-    """Read the number of classes off the tensors whose shapes depend on it in a given architecture.
+    """Read the number of classes from the tensors whose shapes depend on it in a given architecture.
 
     Raises:
-        CheckpointError: there is no such tensor.
+        CheckpointError: the file has no such tensor.
         ValueError, TypeError: the architecture cannot be built with these options.
     """
     two, three = (layout(architecture, options, classes) for classes in (2, 3))
     for name, shape in two.items():
         changed = [axis for axis, (a, b) in enumerate(zip(shape, three[name], strict=True)) if a != b]
-        if len(changed) == 1 and len(shapes.get(name, ())) == len(shape) and (shape, three[name])[0][changed[0]] == 2:
+        if len(changed) == 1 and len(shapes.get(name, ())) == len(shape) and shape[changed[0]] == 2:
             return max(1, shapes[name][changed[0]])
-    raise CheckpointError(f"no tensor of the file is the classifier of {architecture}: it tells no number of classes")
+    raise CheckpointError(
+        f"the number of classes is unknown: no tensor of the file matches the last layer of {architecture}"
+    )
 
 
 def differences(shapes: Shapes, architecture: str, expected: Shapes) -> Differences:

@@ -1,0 +1,36 @@
+"""Predictors on one core, and the deployments they predict for."""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from evaluation import Catalog
+from service.metrics import Metrics
+from service.serving.deployments import Deployment, Deployments
+from service.serving.loading import load_served
+from service.serving.predictor import Limits, Load, Predictor
+from tests.server import DEADLINE_S
+from tests.service.serving.predictions import Start
+
+
+@pytest.fixture
+def find(catalog: Catalog, tmp_path: Path) -> Callable[[str], Deployment]:
+    return Deployments(catalog, tmp_path / "serving").find
+
+
+@pytest.fixture
+def new(catalog: Catalog) -> Iterator[Start]:
+    """Make predictors on one core that are not started yet, with room for four."""
+    made: list[Predictor] = []
+
+    def new(*, threads: int = 1, load: Load | None = None, **limits: Any) -> Predictor:
+        bounds = Limits(**{"images": 4, "timeout_s": DEADLINE_S} | limits)
+        made.append(Predictor("cpu", load or partial(load_served, catalog), bounds, Metrics(), threads=threads))
+        return made[-1]
+
+    yield new
+    for predictor in made:
+        predictor.stop()
