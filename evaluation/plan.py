@@ -127,6 +127,12 @@ class Plan(Frozen):
             for start in range(0, self.images, self.shard_images)
         ]
 
+    def has(self, shard: Shard) -> bool:
+        """Whether a shard is one of this plan's."""
+        known = shard.model in self.spec.models and 0 <= shard.condition < len(self.spec.conditions)
+        starts = shard.start in range(0, self.images, self.shard_images)
+        return known and starts and shard.stop == min(shard.start + self.shard_images, self.images)
+
     def following(self, shard: Shard, steps: int = 1) -> Shard | None:
         """The shard that comes so many steps after another; None if it is another model's."""
         per_condition = ceil(self.images / self.shard_images)

@@ -32,8 +32,10 @@ from service.http.routes import (
     protocols,
     serving,
 )
+from service.http.watching import Watching
 from service.jobs.dispatcher import Dispatcher
 from service.jobs.executors import DeviceExecutor, available_devices
+from service.jobs.reports import Reports
 from service.jobs.store import Store
 from service.kserve import repository
 from service.kserve import routes as inference
@@ -118,6 +120,7 @@ async def _lifespan(app: FastAPI) -> AsyncGenerator[None]:
     dispatcher = Dispatcher(store, catalog, executors, settings.data_dir / "dispatcher.lock")
     explainer = Explainer(catalog, devices[0], timeout_s=settings.predict_timeout_s)
     dataset_counts = DatasetCounts(catalog)
+    reports = Reports(store)
     app.state.service = Service(
         settings,
         catalog,
@@ -129,7 +132,9 @@ async def _lifespan(app: FastAPI) -> AsyncGenerator[None]:
         metrics,
         devices[0],
         dataset_counts,
-        ReportSections(store, settings.root_path),
+        reports,
+        ReportSections(reports, settings.root_path),
+        Watching(store, settings.root_path),
     )
     scheduler.start()
     dispatcher.start()

@@ -46,7 +46,7 @@ def report_of(plan: Plan, tallies: Iterable[Tally]) -> Report:
         if tally.shard in by_shard:
             raise ValueError(f"a shard is counted twice: {tally.shard}")
         by_shard[tally.shard] = tally
-    if strangers := set(by_shard) - set(plan.shards):
+    if strangers := [each for each in by_shard if not plan.has(each)]:
         raise ValueError(f"shards that are not of this plan: {sorted(map(str, strangers))}")
     found = counted(plan, by_shard.values(), lambda each: each)
     complete = all(is_complete(plan, mine) for mine in found.values())

@@ -129,6 +129,15 @@ class Report(Frozen):
             return Table("condition", names, [*zip(titles, map(list, zip(*scores, strict=True)), strict=True)])
         return Table("model", titles, [*zip(names, scores, strict=True)])
 
+    def without_pictures(self) -> "Report":
+        """The same without the pictures of examples, which are most of its size."""
+        models = (
+            (each, [condition.model_copy(update={"examples": ()}) for condition in each.conditions])
+            for each in self.models
+        )
+        bare = tuple(each.model_copy(update={"conditions": tuple(conditions)}) for each, conditions in models)
+        return self.model_copy(update={"models": bare})
+
     def to_markdown(self) -> str:
         """Write the table, each cell with its 95 % interval, and the protocol below."""
         from evaluation.reports.formats.markdown import to_markdown  # noqa: PLC0415  it needs this class

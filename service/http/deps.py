@@ -17,8 +17,10 @@ from evaluation.spec import NAME_PATTERN
 from service.http.dataset_counts import DatasetCounts
 from service.http.pages.report_sections import ReportSections
 from service.http.problems import ProblemError
+from service.http.watching import Watching
 from service.jobs.dispatcher import Dispatcher
 from service.jobs.evaluations import Evaluation
+from service.jobs.reports import Reports
 from service.jobs.store import Store
 from service.metrics import Metrics
 from service.serving.deployments import Deployment, Deployments
@@ -41,7 +43,9 @@ class Service:
     metrics: Metrics
     device: str
     dataset_counts: DatasetCounts
+    reports: Reports
     report_sections: ReportSections
+    watching: Watching
 
 
 async def _service(request: Request) -> Service:  # a plain function would be called on another thread

@@ -1,6 +1,7 @@
 """Reports of stored evaluations, counted as their shards finish."""
 
 from dataclasses import dataclass, field
+from datetime import datetime
 from functools import lru_cache
 from threading import Lock
 
@@ -24,6 +25,10 @@ class _Counted:
     lock: Lock = field(default_factory=Lock)
 
 
+def _new(_evaluation_id: str, _submitted_at: datetime) -> _Counted:
+    return _Counted()
+
+
 class Reports:
     """Gives reports; each read costs what has finished since the one before, and no rows are read.
 
@@ -33,7 +38,7 @@ class Reports:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._counted = lru_cache(COUNTED)(lambda evaluation_id, submitted_at: _Counted())
+        self._counted = lru_cache(COUNTED)(_new)
 
     def of(self, evaluation: Evaluation) -> Report:
         """Add up the finished shards of an evaluation."""

@@ -3,6 +3,7 @@
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,10 @@ MAX_FAILURES = 3
 
 ADDRESSES_A_QUERY = 500
 """Addresses in one query: SQLite limits its parameters."""
+
+
+PLANS = 64
+"""Plans that stay read."""
 
 
 class KeyReusedError(ValueError):
@@ -183,7 +188,7 @@ class Store:
         ids = select(SHARDS.c.evaluation_id).where(unfinished)
         query = select(EVALUATIONS.c.id, EVALUATIONS.c.plan).where(EVALUATIONS.c.id.in_(ids))
         with self._engine.connect() as db:
-            plans = [(each, Plan.model_validate_json(plan)) for each, plan in db.execute(query)]
+            plans = [(each, read_plan(plan)) for each, plan in db.execute(query)]
         return [each for each, plan in plans if model in plan.spec.models]
 
     def recover(self) -> int:
@@ -196,32 +201,22 @@ class Store:
 
     def claim(self) -> Claim | None:
         """Take the next pending shard, from the evaluation with the fewest running ones; the dispatcher alone calls this."""
-        other = SHARDS.alias()
-        running = (
-            select(func.count())
-            .select_from(other)
-            .where(other.c.evaluation_id == EVALUATIONS.c.id, other.c.status == ShardStatus.RUNNING)
-            .scalar_subquery()
-        )
-        query = (
-            select(SHARDS, EVALUATIONS.c.plan)
-            .join(EVALUATIONS)
-            .where(SHARDS.c.status == ShardStatus.PENDING)
-            .order_by(running, EVALUATIONS.c.sequence, SHARDS.c.id)
-            .limit(1)
-        )
+        mine = SHARDS.c.evaluation_id == EVALUATIONS.c.id
+        pending = select(SHARDS.c.id).where(mine, SHARDS.c.status == ShardStatus.PENDING)
+        running = select(func.count(SHARDS.c.id)).where(mine, SHARDS.c.status == ShardStatus.RUNNING).scalar_subquery()
+        fairest = select(EVALUATIONS.c.id, EVALUATIONS.c.plan).where(pending.exists())
         with transaction(self._engine) as db:
-            row = db.execute(query).mappings().first()
-            if row is None:
+            chosen = db.execute(fairest.order_by(running, EVALUATIONS.c.sequence).limit(1)).first()
+            if chosen is None:
                 return None
+            here = (SHARDS.c.evaluation_id == chosen.id, SHARDS.c.status == ShardStatus.PENDING)
+            row = db.execute(select(SHARDS).where(*here).order_by(SHARDS.c.id).limit(1)).one()
             db.execute(
                 update(SHARDS)
-                .where(SHARDS.c.id == row["id"])
+                .where(SHARDS.c.id == row.id)
                 .values(status=ShardStatus.RUNNING, runs=SHARDS.c.runs + 1, error=None, images_done=0)
             )
-            plan, stop = Plan.model_validate_json(row["plan"]), row["start"] + row["images"]
-            shard = Shard(model=row["model"], condition=row["condition"], start=row["start"], stop=stop)
-            return Claim(row["id"], row["evaluation_id"], plan, shard)
+            return Claim(row.id, chosen.id, read_plan(chosen.plan), _shard(row))
 
     def advance(self, images_done: Mapping[int, int]) -> None:
         """Write how many images of running shards, by their ids, are done."""
@@ -287,6 +282,12 @@ class Store:
         with self._engine.connect() as db:
             status = db.execute(select(SHARDS.c.status).where(SHARDS.c.id == shard_id)).scalar_one_or_none()
             return status == ShardStatus.RUNNING
+
+
+@lru_cache(PLANS)
+def read_plan(text: str) -> Plan:
+    """Read a stored plan; the same text is read once."""
+    return Plan.model_validate_json(text)
 
 
 def _of_condition(shard: Shard) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
@@ -407,7 +408,7 @@ def _evaluation(db: Connection, row: RowMapping) -> Evaluation:
     return Evaluation(
         id=row["id"],
         sequence=row["sequence"],
-        plan=Plan.model_validate_json(row["plan"]),
+        plan=read_plan(row["plan"]),
         created_at=datetime.fromtimestamp(row["created_at"], UTC),
         cancelled=row["cancelled_at"] is not None,
         progress=Progress(

@@ -24,7 +24,6 @@ from evaluation import (
     image_rows,
     list_presets,
     make_plan,
-    merge,
     report_format,
 )
 from evaluation import preset as preset_conditions
@@ -33,12 +32,10 @@ from service.http.deps import EvaluationDep, KeyDep, Service, ServiceDep, find_e
 from service.http.formats import FORMATS, ReportFormat
 from service.http.problems import ProblemError
 from service.http.schemas import BudgetRequest, EvaluationList, EvaluationView, PgdRequest, PresetRequest
+from service.http.watching import POLL_S
 from service.jobs import removal
 from service.jobs.evaluations import Evaluation
 from service.serving.predictions import FieldError
-
-POLL_S = 0.3
-"""How often a watched evaluation is looked at, seconds."""
 
 JSON = ReportFormat("json")
 """What a report is without a format."""
@@ -154,10 +151,11 @@ def list_evaluations(
     return EvaluationList(evaluations=[_view(each, service) for each in found], next_cursor=more)
 
 
-@router.get("/{evaluation_id}")
-def read_evaluation(evaluation: EvaluationDep, service: ServiceDep) -> EvaluationView:
-    """Read an evaluation with its progress and its report so far."""
-    return _view(evaluation, service, _report(evaluation, service))
+@router.get("/{evaluation_id}", response_model=EvaluationView)
+def read_evaluation(evaluation: EvaluationDep, service: ServiceDep) -> Response:
+    """Read an evaluation with its progress and its report so far, but for its pictures, which its page and `report` have."""
+    view = _view(evaluation, service, service.reports.of(evaluation).without_pictures())
+    return Response(view.model_dump_json(), media_type="application/json")
 
 
 async def _removes_results(
@@ -199,11 +197,10 @@ async def watch_evaluation(
     """Watch an evaluation: an event `progress` at every change, the last one when it has ended. Each holds the whole state."""
     shown: EvaluationView | None = None
     while not await request.is_disconnected():
-        current = await asyncio.to_thread(service.store.evaluation, evaluation.id)
-        if current is None:  # removed meanwhile
+        view = await service.watching.latest(evaluation.id)
+        if view is None:  # removed meanwhile
             return
-        view = _view(current, service)
-        if view != shown:
+        if view is not shown and view != shown:
             yield ServerSentEvent(data=view, event="progress", id=str(view.progress.shards_done))
             shown = view
         if view.status.final:
@@ -221,7 +218,7 @@ def read_report(
 ) -> Response:
     """Read the report; it says so when it is partial."""
     form = report_format(format)
-    content = form.to_bytes(_report(evaluation, service), lambda: _rows(evaluation, service))
+    content = form.to_bytes(service.reports.of(evaluation), lambda: _rows(evaluation, service))
     return Response(content, media_type=form.media_type)
 
 
@@ -233,10 +230,6 @@ def _rows(evaluation: Evaluation, service: Service) -> list[dict[str, Any]]:
         dataset = service.catalog.open_dataset(plan.spec.dataset)
         files = dataset.files if dataset.sha256 == plan.dataset_sha256 else ()
     return image_rows(plan, service.store.results(evaluation.id), files)
-
-
-def _report(evaluation: Evaluation, service: Service) -> Report:
-    return merge(evaluation.plan, service.store.results(evaluation.id))
 
 
 def _view(evaluation: Evaluation, service: Service, report: Report | None = None) -> EvaluationView:

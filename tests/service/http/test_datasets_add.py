@@ -93,7 +93,7 @@ def empty_zip() -> bytes:
         (b"junk", "new.zip", "new", "new.zip is not a readable zip file"),
         (b"junk" * 300, "new.tar", "new", "new.tar is not a readable tar file"),
         (empty_zip(), "new.zip", "new", "expected one folder of pictures per class"),
-        (empty_zip(), "new.tar.gz", "new", "ends in none of .zip, .tar"),
+        (empty_zip(), "new.tar.gz", "new", "must end in one of .zip, .tar"),
         (empty_zip(), "new.zip", "../out", "'../out' is no name of a data set"),
         (empty_zip(), "new.zip", ".hidden", "'.hidden' is no name of a data set"),
         (empty_zip(), "new.zip", "a.zip", "'a.zip' is no name of a data set"),
