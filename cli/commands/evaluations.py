@@ -29,10 +29,15 @@ def list_evaluations(
         return
     from cli.client import Client
     from service.http.schemas import EvaluationView
+    from service.jobs.evaluations import Damaged, Evaluation
 
     if url is None:
         with _stored(data_dir) as store:
-            views = [EvaluationView.of(each, root="") for each in store.evaluations()]
+            found = store.evaluations()
+        views = [EvaluationView.of(each, root="") for each in found if isinstance(each, Evaluation)]
+        for each in found:
+            if isinstance(each, Damaged):
+                typer.echo(f"{each.id}: {each.problem}", err=True)
     else:
         with Client(url, api_key=api_key) as client:
             views = [EvaluationView.model_validate(each) for each in client.evaluations()]

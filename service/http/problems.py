@@ -19,7 +19,7 @@ from evaluation import ComparisonError, DatasetError, FormatError
 from evaluation.catalog import DatasetTakenError
 from models import CheckpointError, NameTakenError, NoAttentionError
 from service.jobs.removal import InUseError
-from service.jobs.store import KeyReusedError
+from service.jobs.store import DamagedEvaluationError, KeyReusedError, StoreError
 from service.serving.errors import KeyLimitError, NotLoadedError, OverloadedError, TooLateError
 from service.serving.predictions import FieldError
 
@@ -81,8 +81,10 @@ STATUSES: dict[type[Exception], HTTPStatus] = {
     AttackError: HTTPStatus.UNPROCESSABLE_ENTITY,
     KeyLimitError: HTTPStatus.TOO_MANY_REQUESTS,
     FormatError: HTTPStatus.NOT_IMPLEMENTED,
+    DamagedEvaluationError: HTTPStatus.INTERNAL_SERVER_ERROR,
     OverloadedError: HTTPStatus.SERVICE_UNAVAILABLE,
     NotLoadedError: HTTPStatus.SERVICE_UNAVAILABLE,
+    StoreError: HTTPStatus.SERVICE_UNAVAILABLE,
     TooLateError: HTTPStatus.GATEWAY_TIMEOUT,
 }
 """How errors of the layers below are answered; for a class that is not listed, its nearest listed base class decides."""

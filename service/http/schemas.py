@@ -257,4 +257,5 @@ class EvaluationList(BaseModel):
     """A page of evaluations, the newest first."""
 
     evaluations: list[EvaluationView]
+    damaged: Annotated[list[Unusable], Field(description="of this page, by their ids: their plans cannot be read")] = []
     next_cursor: Annotated[int | None, Field(description="pass as `cursor` for the next page; null on the last")]

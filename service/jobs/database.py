@@ -4,12 +4,12 @@ import sqlite3
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import (
     Column,
     Connection,
-    Engine,
     Float,
     ForeignKey,
     Index,
@@ -23,14 +23,18 @@ from sqlalchemy import (
     event,
     inspect,
 )
+from sqlalchemy.exc import DatabaseError, IntegrityError, OperationalError, ProgrammingError
 
 
 class StoreError(RuntimeError):
     """The database cannot be used; the message says why and what to do."""
 
 
-BUSY_S = 30
-"""How long to wait for another process that writes to the database, seconds."""
+BUSY_S = 1
+"""How long to wait for another writer, seconds."""
+
+OPENING_S = 30
+"""How long to wait for other processes that open the database too, seconds."""
 
 _METADATA = MetaData()
 
@@ -89,19 +93,90 @@ KEYS = Table(
 )
 
 
-def open_engine(url: str) -> Engine:
-    """Open a database, and make the tables that are missing in it.
+class Database:
+    """Reads and writes in transactions; whatever is wrong with the database is a StoreError that says so.
+
+    Args:
+        url: such as "sqlite:////var/lib/withstand/withstand.db".
 
     Raises:
-        StoreError: another version made it.
+        StoreError: it cannot be used, or another version made it.
     """
-    engine = create_engine(url)
-    if engine.dialect.name == "sqlite":
-        event.listen(engine, "connect", _prepare_sqlite)
-    with transaction(engine) as db:  # several processes may open a new database at once
-        _METADATA.create_all(db)
-        _require_current(db)
-    return engine
+
+    def __init__(self, url: str) -> None:
+        self._engine = create_engine(url)
+        self._path = Path(self._engine.url.database or "") if self._engine.dialect.name == "sqlite" else None
+        self._file: tuple[int, int] | None = None
+        if self._path is not None:
+            event.listen(self._engine, "connect", _prepare_sqlite)
+        self._open()
+        self._file = self._identity()
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._engine.dispose()
+
+    @contextmanager
+    def reading(self) -> Generator[Connection]:
+        """Read, from one state of the database.
+
+        Raises:
+            StoreError: it cannot be read.
+        """
+        with self._explained(), self._engine.connect() as db:
+            yield db
+
+    @contextmanager
+    def writing(self) -> Generator[Connection]:
+        """Begin with the write lock, so that a read inside the transaction is not overtaken by another writer.
+
+        Raises:
+            StoreError: it cannot be written, or another process holds the lock for longer than `BUSY_S`.
+        """
+        with self._explained(), self._engine.begin() as db:
+            if self._path is not None:
+                db.exec_driver_sql("BEGIN IMMEDIATE")
+            yield db
+
+    def _open(self) -> None:
+        """Make what is missing; several processes may do so at once, and wait for each other."""
+        deadline = time.monotonic() + OPENING_S
+        while True:
+            try:
+                with self.writing() as db:
+                    _METADATA.create_all(db)
+                    _require_current(db)
+                return
+            except StoreError as error:
+                if not _is_locked(error.__cause__) or time.monotonic() > deadline:
+                    raise
+
+    @contextmanager
+    def _explained(self) -> Generator[None]:
+        if self._identity() != self._file and self._file is not None:
+            raise StoreError(
+                f"the database {self._path} was removed or replaced while it was in use; put it back, or start the service again"
+            )
+        try:
+            yield
+        except (OperationalError, DatabaseError, sqlite3.Error) as error:
+            if isinstance(error, IntegrityError | ProgrammingError):
+                raise
+            reason = error.orig if isinstance(error, DatabaseError) else error
+            raise StoreError(f"the database {self._path or self._engine.url} cannot be used: {reason}") from error
+
+    def _identity(self) -> tuple[int, int] | None:
+        """Device and inode of the file: another file at the same path is another database."""
+        try:
+            found = None if self._path is None else self._path.stat()
+        except OSError:
+            return None
+        return None if found is None else (found.st_dev, found.st_ino)
+
+
+def _is_locked(error: BaseException | None) -> bool:
+    cause = error.orig if isinstance(error, DatabaseError) else error
+    return isinstance(cause, sqlite3.OperationalError) and cause.sqlite_errorcode == sqlite3.SQLITE_BUSY
 
 
 def _require_current(db: Connection) -> None:
@@ -109,24 +184,14 @@ def _require_current(db: Connection) -> None:
         there = {each["name"] for each in inspect(db).get_columns(table.name)}
         if missing := sorted(set(table.columns.keys()) - there):
             raise StoreError(
-                f"the database {db.engine.url.database} is of another version: its table {table.name} lacks {', '.join(missing)}; "
-                "move it aside, and a new one is made, or name another folder"
+                f"the database {db.engine.url.database} is of another version: its table {table.name} lacks {', '.join(missing)}"
             )
-
-
-@contextmanager
-def transaction(engine: Engine) -> Generator[Connection]:
-    """Begin with the write lock, so that a read inside the transaction is not overtaken by another writer."""
-    with engine.begin() as db:
-        if engine.dialect.name == "sqlite":
-            db.exec_driver_sql("BEGIN IMMEDIATE")
-        yield db
 
 
 def _prepare_sqlite(connection: Any, _record: object) -> None:
     for pragma in (f"busy_timeout = {1000 * BUSY_S}", "synchronous = NORMAL", "foreign_keys = ON"):
         connection.execute(f"PRAGMA {pragma}")
-    deadline = time.monotonic() + BUSY_S
+    deadline = time.monotonic() + OPENING_S
     while True:
         try:
             connection.execute("PRAGMA journal_mode = WAL")

@@ -85,15 +85,18 @@ class Dispatcher:
                 self._wait()
 
     def _dispatch(self, folder: Path) -> None:
-        recovered = False
+        recovered, trouble = False, None
         while not self._stopping.is_set():
             try:
                 recovered = recovered or self._recover()
                 self._collect()
                 self._hand_out(folder)
                 self._advance()
-            except Exception:  # a full disk or a locked database must not end the dispatcher
-                _log.exception("the dispatcher will try again")
+                trouble = None
+            except Exception as error:  # a full disk or a locked database must not end the dispatcher
+                if str(error) != trouble:  # said once, however long it lasts
+                    _log.exception("the dispatcher will try again")
+                trouble = str(error)
             self._wait()
         for each in self._running.values():
             each.future.cancel()

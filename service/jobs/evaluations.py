@@ -112,3 +112,12 @@ class Claim:
     evaluation_id: str
     plan: Plan
     shard: Shard
+
+
+@dataclass(frozen=True)
+class Damaged:
+    """An evaluation that cannot be read, and why."""
+
+    id: str
+    sequence: int
+    problem: str

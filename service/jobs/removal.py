@@ -26,8 +26,8 @@ def remove_model(name: str, catalog: Catalog, store: Store) -> None:
     catalog.remove_model(name)
 
 
-def remove_evaluation(evaluation_id: str, store: Store) -> Evaluation:
-    """Remove an evaluation with its results; returns it as it was.
+def remove_evaluation(evaluation_id: str, store: Store) -> None:
+    """Remove an evaluation with its results.
 
     Raises:
         UnknownNameError: there is none of that id.
@@ -36,8 +36,7 @@ def remove_evaluation(evaluation_id: str, store: Store) -> Evaluation:
     found = store.remove(evaluation_id)
     if found is None:
         raise UnknownNameError("evaluation", f"there is no evaluation {evaluation_id!r}")
-    if not found.status.final:
+    if isinstance(found, Evaluation) and not found.status.final:
         raise InUseError(
             f"evaluation {evaluation_id} is {found.status} and cannot be removed; wait for its end, or cancel it first"
         )
-    return found

@@ -1,20 +1,21 @@
 """The durable state: evaluations, their shards and results. The only module that contains queries."""
 
-import sqlite3
+import logging
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from pydantic import ValidationError
 from sqlalchemy import ColumnElement, Connection, Row, RowMapping, Select, delete, func, insert, select, update
-from sqlalchemy.exc import DatabaseError
 
 from evaluation.compute.runner import ShardResult, furthest
 from evaluation.plan import Plan, Shard
 from evaluation.results.tally import Tally
-from service.jobs.database import EVALUATIONS, KEYS, RESULTS, SHARDS, StoreError, open_engine, transaction
-from service.jobs.evaluations import Claim, Evaluation, Progress, ShardStatus
+from service.jobs.database import EVALUATIONS, KEYS, RESULTS, SHARDS, Database, StoreError
+from service.jobs.evaluations import Claim, Damaged, Evaluation, Progress, ShardStatus
 
 MAX_FAILURES = 3
 """Failures of a shard (exception, process death, time-out) after which its evaluation fails."""
@@ -27,15 +28,32 @@ PLANS = 64
 """Plans that stay read."""
 
 
+DAMAGED = "its stored result cannot be read and was set aside; submit the evaluation again, and it is computed anew"
+"""The error of a shard that was finished."""
+
+DAMAGED_PLAN = (
+    "its stored plan cannot be read; it was written by another version, or the database was changed from outside"
+)
+"""The error of an evaluation, and of its shards."""
+
+T = TypeVar("T", ShardResult, Tally)
+
+_log = logging.getLogger(__name__)
+
+
 class KeyReusedError(ValueError):
     """An idempotency key came again with another request."""
+
+
+class DamagedEvaluationError(RuntimeError):
+    """The plan of an evaluation cannot be read."""
 
 
 class Store:
     """All reads and writes, each in one transaction."""
 
-    def __init__(self, url: str) -> None:
-        self._engine = open_engine(url)
+    def __init__(self, path: Path) -> None:
+        self._database = Database(f"sqlite:///{path}")
 
     @classmethod
     def at(cls, path: Path) -> "Store":
@@ -46,16 +64,13 @@ class Store:
         """
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            return cls(f"sqlite:///{path}")
-        except (sqlite3.Error, DatabaseError) as error:
-            reason = error.orig if isinstance(error, DatabaseError) else error
-            raise StoreError(
-                f"the database {path} cannot be used: {reason}; move it aside, and a new one is made, or name another folder"
-            ) from error
+            return cls(path)
+        except StoreError as error:
+            raise StoreError(f"{error}; move it aside, and a new one is made, or name another folder") from error
 
     def close(self) -> None:
         """Close all connections."""
-        self._engine.dispose()
+        self._database.close()
 
     def submit(self, plan: Plan, *, key: str | None = None, body_sha256: str = "") -> bool:
         """Add an evaluation with all its shards, or revive one that was cancelled or failed; finished shards stay.
@@ -73,7 +88,7 @@ class Store:
         Raises:
             KeyReusedError: the key came before with another request.
         """
-        with transaction(self._engine) as db:
+        with self._database.writing() as db:
             known = db.execute(select(EVALUATIONS.c.id).where(EVALUATIONS.c.id == plan.id)).first()
             changed = _revive(db, plan.id) if known else _insert(db, plan)
             if key is not None:
@@ -85,47 +100,51 @@ class Store:
         query = select(RESULTS.c.result).where(
             RESULTS.c.address == plan.address(shard), RESULTS.c.images == shard.images
         )
-        with self._engine.connect() as db:
+        with self._database.reading() as db:
             result = db.execute(query).scalar()
-        return None if result is None else _result(result, shard)
+        return None if result is None else _read(ShardResult, result, shard)
 
     def known(self, plan: Plan, shard: Shard) -> ShardResult | None:
         """Read the result from which a shard has least left to do."""
         query = select(RESULTS.c.result).where(RESULTS.c.address.in_([*plan.resumable_addresses(shard)]))
-        with self._engine.connect() as db:
-            found = [ShardResult.model_validate_json(result) for result in db.execute(query).scalars()]
-        return furthest(found, shard)
+        with self._database.reading() as db:
+            found = [_read(ShardResult, result) for result in db.execute(query).scalars()]
+        return furthest((each for each in found if each is not None), shard)
 
     def tallies(self, plan: Plan, shards: Iterable[Shard]) -> list[Tally]:
         """Read the tallies of the shards that are computed, whatever evaluation they were computed for."""
         by_address = {(plan.address(shard), shard.images): shard for shard in shards}
-        with self._engine.connect() as db:
+        with self._database.reading() as db:
             found = _at(db, (address for address, _ in by_address), RESULTS.c.tally)
-            return [_tally(tally, by_address[key]) for key, (tally,) in found if key in by_address]
+            read = [_read(Tally, tally, by_address[key]) for key, (tally,) in found if key in by_address]
+        return [each for each in read if each is not None]
 
     def finished(self, plan: Plan, shard: Shard) -> list[Tally]:
         """Read the tallies of the evaluation's finished shards of a shard's model and condition."""
-        with self._engine.connect() as db:
-            rows = db.execute(_finished(plan.id, RESULTS.c.tally).where(*_of_condition(shard)))
-            return [_tally(row.tally, _shard(row)) for row in rows]
+        return self._whole(Tally, _finished(plan.id, RESULTS.c.tally).where(*_of_condition(shard)))
 
     def finished_after(self, evaluation_id: str, number: int) -> tuple[list[Tally], int]:
         """Read the tallies of the shards that were finished after so many others, and how many are finished now.
 
         A shard stays finished, and its tally what it is, so that what was read need not be read again.
         """
-        query = _finished(evaluation_id, RESULTS.c.tally, SHARDS.c.finished).where(SHARDS.c.finished > number)
-        with self._engine.connect() as db:
-            rows = db.execute(query).all()
-        return [_tally(row.tally, _shard(row)) for row in rows], max((row.finished for row in rows), default=number)
+        last = select(func.coalesce(func.max(SHARDS.c.finished), number)).where(SHARDS.c.evaluation_id == evaluation_id)
+        with self._database.reading() as db:
+            until = db.execute(last).scalar_one()
+        new = (SHARDS.c.finished > number, SHARDS.c.finished <= until)
+        return self._whole(Tally, _finished(evaluation_id, RESULTS.c.tally).where(*new)), until
 
     def evaluation(self, evaluation_id: str) -> Evaluation | None:
-        """Read one evaluation."""
-        with self._engine.connect() as db:
+        """Read one evaluation.
+
+        Raises:
+            DamagedEvaluationError: its plan cannot be read.
+        """
+        with self._database.reading() as db:
             return _find(db, evaluation_id)
 
-    def evaluations(self, *, limit: int | None = None, before: int | None = None) -> list[Evaluation]:
-        """List evaluations, the newest first.
+    def evaluations(self, *, limit: int | None = None, before: int | None = None) -> list[Evaluation | Damaged]:
+        """List evaluations, the newest first; one whose plan cannot be read is named with its problem.
 
         Args:
             limit: at most this many; None is no limit.
@@ -134,24 +153,34 @@ class Store:
         query = select(EVALUATIONS).order_by(EVALUATIONS.c.sequence.desc()).limit(limit)
         if before is not None:
             query = query.where(EVALUATIONS.c.sequence < before)
-        with self._engine.connect() as db:
-            return [_evaluation(db, row) for row in db.execute(query).mappings().all()]
+        with self._database.reading() as db:
+            return [_evaluation_or_damaged(db, row) for row in db.execute(query).mappings().all()]
 
     def results(self, evaluation_id: str) -> list[ShardResult]:
         """Read the finished shards."""
-        with self._engine.connect() as db:
-            return [_result(row.result, _shard(row)) for row in db.execute(_finished(evaluation_id, RESULTS.c.result))]
+        return self._whole(ShardResult, _finished(evaluation_id, RESULTS.c.result))
 
     def result(self, evaluation_id: str, shard: Shard) -> ShardResult | None:
         """Read one finished shard."""
         here = (*_of_condition(shard), SHARDS.c.start == shard.start)
-        with self._engine.connect() as db:
-            row = db.execute(_finished(evaluation_id, RESULTS.c.result).where(*here)).first()
-            return None if row is None else _result(row.result, shard)
+        return next(iter(self._whole(ShardResult, _finished(evaluation_id, RESULTS.c.result).where(*here))), None)
+
+    def _whole(self, kind: type[T], query: Select[Any]) -> list[T]:
+        """Read finished shards of one evaluation; what is damaged is set aside, and fails its shards alone."""
+        with self._database.reading() as db:
+            rows = db.execute(query).all()
+        found = [(row.address, _read(kind, row[-1], _shard(row))) for row in rows]
+        if damaged := {address for address, each in found if each is None}:
+            _log.error("stored results cannot be read and are set aside: %s", ", ".join(sorted(damaged)))
+            with self._database.writing() as db:
+                db.execute(delete(RESULTS).where(RESULTS.c.address.in_(damaged)))
+                here = (SHARDS.c.address.in_(damaged), SHARDS.c.status == ShardStatus.DONE)
+                db.execute(update(SHARDS).where(*here).values(status=ShardStatus.FAILED, error=DAMAGED))
+        return [each for _, each in found if each is not None]
 
     def cancel(self, evaluation_id: str) -> None:
         """Drop what is not finished."""
-        with transaction(self._engine) as db:
+        with self._database.writing() as db:
             unfinished = SHARDS.c.status.in_([ShardStatus.PENDING, ShardStatus.RUNNING])
             dropped = db.execute(
                 update(SHARDS)
@@ -161,22 +190,20 @@ class Store:
             if dropped.rowcount:
                 db.execute(update(EVALUATIONS).where(EVALUATIONS.c.id == evaluation_id).values(cancelled_at=_now()))
 
-    def remove(self, evaluation_id: str) -> Evaluation | None:
+    def remove(self, evaluation_id: str) -> Evaluation | Damaged | None:
         """Delete an evaluation with its results, unless it has yet to end; returns it as it was, None if there is none.
 
         Results that other evaluations have too stay.
         """
-        with transaction(self._engine) as db:
-            found = _find(db, evaluation_id)
-            if found is not None and found.status.final:
-                mine = select(SHARDS.c.address).where(SHARDS.c.evaluation_id == evaluation_id)
-                others = select(SHARDS.c.id).where(
-                    SHARDS.c.address == RESULTS.c.address,
-                    SHARDS.c.images == RESULTS.c.images,
-                    SHARDS.c.status == ShardStatus.DONE,
-                    SHARDS.c.evaluation_id != evaluation_id,
-                )
-                db.execute(delete(RESULTS).where(RESULTS.c.address.in_(mine), ~others.exists()))
+        mine = SHARDS.c.evaluation_id == evaluation_id
+        with self._database.writing() as db:
+            row = db.execute(select(EVALUATIONS).where(EVALUATIONS.c.id == evaluation_id)).mappings().first()
+            found = None if row is None else _evaluation_or_damaged(db, row)
+            if isinstance(found, Damaged) or (found is not None and found.status.final):
+                same = (SHARDS.c.address == RESULTS.c.address) & (SHARDS.c.images == RESULTS.c.images)
+                others = select(SHARDS.c.id).where(same, SHARDS.c.status == ShardStatus.DONE, ~mine)
+                addresses = select(SHARDS.c.address).where(mine)
+                db.execute(delete(RESULTS).where(RESULTS.c.address.in_(addresses), ~others.exists()))
                 for part in (SHARDS, KEYS):
                     db.execute(delete(part).where(part.c.evaluation_id == evaluation_id))
                 db.execute(delete(EVALUATIONS).where(EVALUATIONS.c.id == evaluation_id))
@@ -187,13 +214,13 @@ class Store:
         unfinished = SHARDS.c.status.in_([ShardStatus.PENDING, ShardStatus.RUNNING])
         ids = select(SHARDS.c.evaluation_id).where(unfinished)
         query = select(EVALUATIONS.c.id, EVALUATIONS.c.plan).where(EVALUATIONS.c.id.in_(ids))
-        with self._engine.connect() as db:
-            plans = [(each, read_plan(plan)) for each, plan in db.execute(query)]
-        return [each for each, plan in plans if model in plan.spec.models]
+        with self._database.reading() as db:
+            rows = db.execute(query).all()
+        return [row.id for row in rows if model in _models(row.plan)]
 
     def recover(self) -> int:
         """Make shards that were running when the former dispatcher ended pending again; returns their number."""
-        with transaction(self._engine) as db:
+        with self._database.writing() as db:
             changed = db.execute(
                 update(SHARDS).where(SHARDS.c.status == ShardStatus.RUNNING).values(status=ShardStatus.PENDING)
             )
@@ -201,26 +228,26 @@ class Store:
 
     def claim(self) -> Claim | None:
         """Take the next pending shard, from the evaluation with the fewest running ones; the dispatcher alone calls this."""
-        mine = SHARDS.c.evaluation_id == EVALUATIONS.c.id
-        pending = select(SHARDS.c.id).where(mine, SHARDS.c.status == ShardStatus.PENDING)
-        running = select(func.count(SHARDS.c.id)).where(mine, SHARDS.c.status == ShardStatus.RUNNING).scalar_subquery()
-        fairest = select(EVALUATIONS.c.id, EVALUATIONS.c.plan).where(pending.exists())
-        with transaction(self._engine) as db:
-            chosen = db.execute(fairest.order_by(running, EVALUATIONS.c.sequence).limit(1)).first()
-            if chosen is None:
-                return None
-            here = (SHARDS.c.evaluation_id == chosen.id, SHARDS.c.status == ShardStatus.PENDING)
-            row = db.execute(select(SHARDS).where(*here).order_by(SHARDS.c.id).limit(1)).one()
-            db.execute(
-                update(SHARDS)
-                .where(SHARDS.c.id == row.id)
-                .values(status=ShardStatus.RUNNING, runs=SHARDS.c.runs + 1, error=None, images_done=0)
-            )
-            return Claim(row.id, chosen.id, read_plan(chosen.plan), _shard(row))
+        while True:
+            with self._database.writing() as db:
+                chosen = _fairest(db)
+                if chosen is None:
+                    return None
+                here = (SHARDS.c.evaluation_id == chosen.id, SHARDS.c.status == ShardStatus.PENDING)
+                try:
+                    plan = read_plan(chosen.plan)
+                except ValidationError:  # the others go on
+                    failed = {"status": ShardStatus.FAILED, "error": DAMAGED_PLAN}
+                    db.execute(update(SHARDS).where(*here).values(**failed))
+                    continue
+                row = db.execute(select(SHARDS).where(*here).order_by(SHARDS.c.id).limit(1)).one()
+                running = {"status": ShardStatus.RUNNING, "runs": SHARDS.c.runs + 1, "error": None, "images_done": 0}
+                db.execute(update(SHARDS).where(SHARDS.c.id == row.id).values(**running))
+                return Claim(row.id, chosen.id, plan, _shard(row))
 
     def advance(self, images_done: Mapping[int, int]) -> None:
         """Write how many images of running shards, by their ids, are done."""
-        with transaction(self._engine) as db:
+        with self._database.writing() as db:
             for shard_id, images in images_done.items():
                 here = (SHARDS.c.id == shard_id, SHARDS.c.status == ShardStatus.RUNNING)
                 db.execute(update(SHARDS).where(*here).values(images_done=images))
@@ -231,7 +258,7 @@ class Store:
             SHARDS.c.evaluation_id == claim.evaluation_id
         )
         here = (SHARDS.c.id == claim.id, SHARDS.c.status == ShardStatus.RUNNING)
-        with transaction(self._engine) as db:
+        with self._database.writing() as db:
             done = {
                 "status": ShardStatus.DONE,
                 "seconds": result.seconds,
@@ -252,12 +279,12 @@ class Store:
         unfinished = (SHARDS.c.status == ShardStatus.PENDING) | (
             (SHARDS.c.id == claim.id) & (SHARDS.c.status == ShardStatus.RUNNING)
         )
-        with transaction(self._engine) as db:
+        with self._database.writing() as db:
             db.execute(update(SHARDS).where(*here, unfinished).values(status=ShardStatus.SKIPPED))
 
     def fail(self, shard_id: int, error: str) -> None:
         """Count a failure; after the last try the shard has failed, and nothing more of its evaluation is started."""
-        with transaction(self._engine) as db:
+        with self._database.writing() as db:
             here = (SHARDS.c.id == shard_id, SHARDS.c.status == ShardStatus.RUNNING)
             row = db.execute(select(SHARDS.c.failures, SHARDS.c.evaluation_id).where(*here)).first()
             if row is None:
@@ -272,14 +299,14 @@ class Store:
 
     def shard_counts(self) -> dict[str, int]:
         """Count the shards of all evaluations by status."""
-        with self._engine.connect() as db:
+        with self._database.reading() as db:
             rows = db.execute(select(SHARDS.c.status, func.count()).group_by(SHARDS.c.status))
             counts: dict[str, int] = {status: count for status, count in rows}  # noqa: C416  # rows are no tuples
             return {status: counts.get(status, 0) for status in ShardStatus}
 
     def wanted(self, shard_id: int) -> bool:
         """Whether a running shard's result is still asked for; not if its evaluation was removed."""
-        with self._engine.connect() as db:
+        with self._database.reading() as db:
             status = db.execute(select(SHARDS.c.status).where(SHARDS.c.id == shard_id)).scalar_one_or_none()
             return status == ShardStatus.RUNNING
 
@@ -288,6 +315,13 @@ class Store:
 def read_plan(text: str) -> Plan:
     """Read a stored plan; the same text is read once."""
     return Plan.model_validate_json(text)
+
+
+def _models(text: str) -> tuple[str, ...]:
+    """The models of a stored plan; none if it is damaged, as then nothing is computed."""
+    with suppress(ValidationError):
+        return read_plan(text).spec.models
+    return ()
 
 
 def _of_condition(shard: Shard) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
@@ -302,19 +336,19 @@ def _shard(row: Row[Any]) -> Shard:
     return Shard(model=row.model, condition=row.condition, start=row.start, stop=row.start + row.images)
 
 
-def _result(text: str, shard: Shard) -> ShardResult:
-    """Read a result, which may have been computed for a shard with the same address."""
-    return ShardResult.model_validate_json(text).model_copy(update={"shard": shard})
-
-
-def _tally(text: str, shard: Shard) -> Tally:
-    return Tally.model_validate_json(text).model_copy(update={"shard": shard})
+def _read(kind: type[T], text: str, shard: Shard | None = None) -> T | None:
+    """Read a result or a tally, for a shard that may be another of the same address; None if it is damaged."""
+    try:
+        found = kind.model_validate_json(text)
+    except ValidationError:
+        return None
+    return found if shard is None else found.model_copy(update={"shard": shard})
 
 
 def _finished(evaluation_id: str, *columns: ColumnElement[Any]) -> Select[Any]:
     """The finished shards of an evaluation, with columns of theirs and of their results."""
     same = (SHARDS.c.address == RESULTS.c.address) & (SHARDS.c.images == RESULTS.c.images)
-    identity = (SHARDS.c.model, SHARDS.c.condition, SHARDS.c.start, SHARDS.c.images)
+    identity = (SHARDS.c.address, SHARDS.c.model, SHARDS.c.condition, SHARDS.c.start, SHARDS.c.images)
     here = (SHARDS.c.evaluation_id == evaluation_id, SHARDS.c.status == ShardStatus.DONE)
     return select(*identity, *columns).join_from(SHARDS, RESULTS, same).where(*here)
 
@@ -329,6 +363,15 @@ def _at(
         query = select(RESULTS.c.address, RESULTS.c.images, *columns).where(here)
         for row in db.execute(query if images is None else query.where(RESULTS.c.images == images)):
             yield (row.address, row.images), tuple(row)[2:]
+
+
+def _fairest(db: Connection) -> Row[Any, Any] | None:
+    """Id and plan of the evaluation with pending shards and the fewest running ones, the oldest of equals."""
+    mine = SHARDS.c.evaluation_id == EVALUATIONS.c.id
+    pending = select(SHARDS.c.id).where(mine, SHARDS.c.status == ShardStatus.PENDING)
+    running = select(func.count(SHARDS.c.id)).where(mine, SHARDS.c.status == ShardStatus.RUNNING).scalar_subquery()
+    query = select(EVALUATIONS.c.id, EVALUATIONS.c.plan).where(pending.exists())
+    return db.execute(query.order_by(running, EVALUATIONS.c.sequence).limit(1)).first()
 
 
 def _insert(db: Connection, plan: Plan) -> bool:
@@ -386,7 +429,18 @@ def _find(db: Connection, evaluation_id: str) -> Evaluation | None:
     return None if row is None else _evaluation(db, row)
 
 
+def _evaluation_or_damaged(db: Connection, row: RowMapping) -> Evaluation | Damaged:
+    try:
+        return _evaluation(db, row)
+    except DamagedEvaluationError as error:
+        return Damaged(row["id"], row["sequence"], str(error))
+
+
 def _evaluation(db: Connection, row: RowMapping) -> Evaluation:
+    try:
+        plan = read_plan(row["plan"])
+    except ValidationError as error:
+        raise DamagedEvaluationError(f"evaluation {row['id']}: {DAMAGED_PLAN}") from error
     query = (
         select(
             SHARDS.c.status,
@@ -408,7 +462,7 @@ def _evaluation(db: Connection, row: RowMapping) -> Evaluation:
     return Evaluation(
         id=row["id"],
         sequence=row["sequence"],
-        plan=read_plan(row["plan"]),
+        plan=plan,
         created_at=datetime.fromtimestamp(row["created_at"], UTC),
         cancelled=row["cancelled_at"] is not None,
         progress=Progress(

@@ -31,10 +31,10 @@ from models import CheckpointError
 from service.http.deps import EvaluationDep, KeyDep, Service, ServiceDep, find_evaluation, require_admin
 from service.http.formats import FORMATS, ReportFormat
 from service.http.problems import ProblemError
-from service.http.schemas import BudgetRequest, EvaluationList, EvaluationView, PgdRequest, PresetRequest
+from service.http.schemas import BudgetRequest, EvaluationList, EvaluationView, PgdRequest, PresetRequest, Unusable
 from service.http.watching import POLL_S
 from service.jobs import removal
-from service.jobs.evaluations import Evaluation
+from service.jobs.evaluations import Damaged, Evaluation
 from service.serving.predictions import FieldError
 
 JSON = ReportFormat("json")
@@ -148,7 +148,11 @@ def list_evaluations(
     """List evaluations, the newest first."""
     found = service.store.evaluations(limit=limit, before=cursor)
     more = found[-1].sequence if len(found) == limit else None
-    return EvaluationList(evaluations=[_view(each, service) for each in found], next_cursor=more)
+    return EvaluationList(
+        evaluations=[_view(each, service) for each in found if isinstance(each, Evaluation)],
+        damaged=[Unusable(name=each.id, problem=each.problem) for each in found if isinstance(each, Damaged)],
+        next_cursor=more,
+    )
 
 
 @router.get("/{evaluation_id}", response_model=EvaluationView)
@@ -185,9 +189,9 @@ def cancel_evaluation(
 
 
 def _remove(evaluation: Evaluation, service: Service) -> EvaluationView:
-    removed = removal.remove_evaluation(evaluation.id, service.store)
+    removal.remove_evaluation(evaluation.id, service.store)
     service.dispatcher.wake()  # a process may still run a shard of it
-    return _view(removed, service)
+    return _view(evaluation, service)
 
 
 @router.get("/{evaluation_id}/events", response_class=EventSourceResponse)

@@ -12,8 +12,8 @@ router = APIRouter(tags=["health"])
 
 
 @router.get("/healthz")
-def alive() -> dict[str, str]:
-    """Answer as long as the process is alive."""
+async def alive() -> dict[str, str]:
+    """Answer as long as the process is alive: on the event loop, whatever threads and database do."""
     return {"status": "alive"}
 
 
@@ -40,6 +40,7 @@ def require_ready(service: Service, members: BaseModel | None = None) -> None:
 
     Raises:
         ProblemError: there is no model (503).
+        StoreError: the database cannot be read.
     """
     if not service.catalog.checkpoints():
         detail = "there is no model: add a checkpoint with its card"

@@ -86,8 +86,9 @@ def picture(
 
 
 def _start(service: Service) -> Sequence[Section]:
-    listed = list_evaluations(service).evaluations
-    return [*of_start(listed, list_models(service), list_datasets(service), service.settings.root_path)]
+    return [
+        *of_start(list_evaluations(service), list_models(service), list_datasets(service), service.settings.root_path)
+    ]
 
 
 def _sections(evaluation: Evaluation, service: Service) -> Sequence[Section]:

@@ -16,7 +16,7 @@ from models import CheckpointError, NameTakenError, NoAttentionError
 from service.http import problems
 from service.http.problems import LONGEST_ECHO, Problem, field_errors
 from service.jobs.removal import InUseError
-from service.jobs.store import KeyReusedError
+from service.jobs.store import DamagedEvaluationError, KeyReusedError, StoreError
 from service.kserve import tensors
 from service.kserve.tensors import TensorError, TooLargeError
 from service.serving.errors import KeyLimitError, NotLoadedError, OverloadedError, TooLateError
@@ -35,6 +35,8 @@ ERRORS: dict[str, tuple[Exception, int]] = {
     "taken data set": (DatasetTakenError("x"), 409),
     "comparison": (ComparisonError("other images"), 409),
     "reused key": (KeyReusedError("another request"), 422),
+    "no database": (StoreError("the database is locked"), 503),
+    "damaged": (DamagedEvaluationError("its plan cannot be read"), 500),
     "no attention": (NoAttentionError("no places"), 422),
     "key limit": (KeyLimitError("2 pictures are waiting", retry_after_s=2), 429),
     "format": (FormatError("no pyarrow"), 501),
@@ -89,7 +91,7 @@ def test_every_exception_becomes_a_problem(broken: Server, case: str) -> None:
     assert answer.headers.get("Retry-After") == (
         str(error.retry_after_s) if isinstance(error, OverloadedError) else None
     )
-    if status == 500:
+    if type(error) is RuntimeError:
         assert found["detail"] == "unexpected RuntimeError; the server's log has the details"
         assert "secret" not in str(found)
     else:
