@@ -268,7 +268,7 @@ class Store:
                 return False
             address = claim.plan.address(claim.shard)
             if not [*_at(db, [address], RESULTS.c.address, images=result.shard.images)]:
-                tally = Tally.of(claim.plan, result).model_dump_json()
+                tally = Tally.of(claim.plan, result).model_dump_json(exclude_defaults=True)
                 row = {"address": address, "images": result.shard.images, "seconds": result.seconds, "tally": tally}
                 db.execute(insert(RESULTS).values(**row, result=result.model_dump_json()))
             return True

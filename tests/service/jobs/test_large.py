@@ -31,7 +31,11 @@ def own(settings: Settings, tmp_path: Path, plan: Plan) -> Iterator[Server]:
     """A server whose database has the results of every shard of an evaluation, which is then submitted."""
     with serving(settings.model_copy(update={"data_dir": tmp_path / "data"})) as running:
         first = a_result(plan.shards[0])
-        row = {"seconds": 0.5, "tally": Tally.of(plan, first).model_dump_json(), "result": "never to be read"}
+        row = {
+            "seconds": 0.5,
+            "tally": Tally.of(plan, first).model_dump_json(exclude_defaults=True),
+            "result": "never to be read",
+        }
         rows = [{"address": plan.address(each), "images": each.images, **row} for each in plan.shards]
         database = Database(f"sqlite:///{running.service.settings.database}")
         with database.writing() as db:
