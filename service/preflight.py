@@ -3,7 +3,8 @@
 import socket
 
 from common.folders import FolderError, require_writable
-from service.jobs.store import Store, StoreError
+from service.jobs.database import StoreError
+from service.jobs.store import Store
 from service.settings import PREFIX, Settings
 
 

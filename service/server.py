@@ -11,6 +11,7 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI
 
+from common.processes import end_with_parent
 from service.app import create_app
 from service.metrics import SHARED_FOLDER
 from service.settings import PREFIX, Settings
@@ -61,6 +62,7 @@ def run(settings: Settings) -> None:
 
 def app_of_environment() -> FastAPI:
     """Build the application in one of several processes."""
+    end_with_parent()
     _tune()
     return create_app(Settings())
 

@@ -6,8 +6,8 @@ from cli.client import ClientError
 from cli.exit_codes import BAD_REQUEST, FAILURE
 from common.folders import FolderError
 from service.http.problems import field_errors
+from service.jobs.database import StoreError
 from service.jobs.removal import InUseError
-from service.jobs.store import StoreError
 from service.preflight import StartError
 
 

@@ -18,8 +18,9 @@ from common.pictures import PictureError
 from evaluation import ComparisonError, DatasetError, FormatError
 from evaluation.catalog import DatasetTakenError
 from models import CheckpointError, NameTakenError, NoAttentionError
+from service.jobs.database import StoreError
+from service.jobs.queries import DamagedEvaluationError, KeyReusedError
 from service.jobs.removal import InUseError
-from service.jobs.store import DamagedEvaluationError, KeyReusedError, StoreError
 from service.serving.errors import KeyLimitError, NotLoadedError, OverloadedError, TooLateError
 from service.serving.predictions import FieldError
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import (
+    Boolean,
     Column,
     Connection,
     Float,
@@ -62,6 +63,7 @@ SHARDS = Table(
     Column("passes", Integer, nullable=False),
     Column("status", String, nullable=False),
     Column("failures", Integer, nullable=False, default=0),
+    Column("kills", Integer, nullable=False, default=0),
     Column("runs", Integer, nullable=False, default=0),
     Column("error", Text),
     Column("seconds", Float),
@@ -83,6 +85,15 @@ RESULTS = Table(
     Column("result", Text, nullable=False),
 )
 """Shared by all evaluations whose shards have the address; apart from them, so that counting shards does not read rows."""
+
+DISPATCH = Table(
+    "dispatch",
+    _METADATA,
+    Column("token", Integer, primary_key=True, autoincrement=False),
+    Column("seen_at", Float, nullable=False),
+    Column("locked", Boolean, nullable=False),
+)
+"""One row: who dispatches, when that one was last seen, and whether it holds the lock file."""
 
 KEYS = Table(
     "idempotency_keys",

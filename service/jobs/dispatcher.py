@@ -5,23 +5,33 @@ import logging
 import time
 from collections.abc import Mapping
 from concurrent.futures import CancelledError, Executor, Future
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Event, Thread
 from typing import TextIO
+from uuid import uuid4
 
 from evaluation import Catalog, ShardResult
 from evaluation.results.protocol import Work, is_certain, look_up
+from service.jobs.database import StoreError
 from service.jobs.evaluations import Claim
-from service.jobs.executors import ProgressFile, compute, describe
-from service.jobs.store import Store
+from service.jobs.executors import ProgressFile, compute
+from service.jobs.failures import Fault, failure_of
+from service.jobs.store import Store, SupersededError
 
 POLL_S = 0.5
 """How often the dispatcher looks for work and cancellations that other processes have written, seconds."""
 
 PROGRESS_S = 1.0
 """How often at most the progress of running shards is written to the database, seconds."""
+
+BEAT_S = 2.0
+"""How often a dispatcher shows that it is alive, seconds."""
+
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 60.0
+"""How long a device gets no work after its process died without touching a shard: at first, and at most."""
 
 _log = logging.getLogger(__name__)
 
@@ -36,11 +46,28 @@ class _Running:
     images_done: int = 0
 
 
+@dataclass
+class _Device:
+    """An executor, and how often in a row its process has died before it touched a shard."""
+
+    executor: Executor
+    running: _Running | None = None
+    deaths: int = 0
+    resumes_at: float = 0.0
+
+    def died(self) -> float:
+        """Leave it alone for a while, twice as long each time; returns how long, in seconds."""
+        pause = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2**self.deaths)
+        self.deaths, self.resumes_at = self.deaths + 1, time.monotonic() + pause
+        return pause
+
+
 class Dispatcher:
     """A thread that is the only one to start and finish shards.
 
-    Whoever holds the lock file is the dispatcher. On taking it, shards that were running become pending: that is the whole of crash
-    recovery.
+    Whoever holds the lock file is the dispatcher, so that a standby takes over at once when it ends. One that is not seen for
+    `STALE_S`, such as a stopped process, is replaced too, and can no longer write when it wakes. On taking over, shards that were
+    running become pending: that is the whole of crash recovery.
 
     Args:
         store: where shards come from and results go.
@@ -50,14 +77,15 @@ class Dispatcher:
     """
 
     def __init__(self, store: Store, catalog: Catalog, executors: Mapping[str, Executor], lock_path: Path) -> None:
-        self._store, self._catalog, self._executors = store, catalog, executors
+        self._store = self._dispatching = store
+        self._catalog = catalog
+        self._devices = {name: _Device(executor) for name, executor in executors.items()}
         self._lock_path = lock_path
-        self._running: dict[str, _Running] = {}
-        self._advanced_at = 0.0
+        self._advanced_at = self._seen_at = 0.0
         self._wake, self._stopping = Event(), Event()
         self._thread = Thread(target=self._run, name="dispatcher", daemon=True)
         self.active = Event()
-        """Set while this dispatcher holds the lock."""
+        """Set while this dispatcher dispatches."""
 
     def start(self) -> None:
         """Begin, or wait as standby."""
@@ -74,110 +102,139 @@ class Dispatcher:
         self._wake.set()
 
     def _run(self) -> None:
-        with self._lock_path.open("w") as lock:
+        with self._lock_path.open("w") as lock, TemporaryDirectory(prefix="withstand-progress-") as folder:
+            trouble = None
             while not self._stopping.is_set():
-                if _try_lock(lock):
-                    self.active.set()
-                    with TemporaryDirectory(prefix="withstand-progress-") as folder:
-                        self._dispatch(Path(folder))
-                    self.active.clear()
-                    return
+                try:
+                    self._take_turn(lock, Path(folder))
+                    trouble = None
+                except Exception as error:  # a full disk or a locked database must not end the dispatcher
+                    if str(error) != trouble:  # said once, however long it lasts
+                        _log.exception("the dispatcher will try again")
+                    trouble = str(error)
                 self._wait()
+            self._stand_down()
 
-    def _dispatch(self, folder: Path) -> None:
-        recovered, trouble = False, None
-        while not self._stopping.is_set():
-            try:
-                recovered = recovered or self._recover()
-                self._collect()
-                self._hand_out(folder)
-                self._advance()
-                trouble = None
-            except Exception as error:  # a full disk or a locked database must not end the dispatcher
-                if str(error) != trouble:  # said once, however long it lasts
-                    _log.exception("the dispatcher will try again")
-                trouble = str(error)
-            self._wait()
-        for each in self._running.values():
-            each.future.cancel()
+    def _take_turn(self, lock: TextIO, folder: Path) -> None:
+        """As dispatcher, hand out and collect; as standby, look whether there is one."""
+        try:
+            if not self.active.is_set() and not self._take_over(lock):
+                return
+            if time.monotonic() - self._seen_at > BEAT_S:
+                self._dispatching.beat(locked=_try_lock(lock))
+                self._seen_at = time.monotonic()
+            self._collect()
+            self._hand_out(folder)
+            self._advance()
+        except SupersededError as error:
+            _log.warning("%s; waiting as standby", error)
+            self._stand_down()
+            fcntl.flock(lock, fcntl.LOCK_UN)
 
-    def _recover(self) -> bool:
-        if interrupted := self._store.recover():
+    def _take_over(self, lock: TextIO) -> bool:
+        locked = _try_lock(lock)
+        dispatching = self._store.take_dispatch(locked=locked)
+        if dispatching is None:
+            if locked:  # whoever dispatches without it may have it
+                fcntl.flock(lock, fcntl.LOCK_UN)
+            return False
+        if interrupted := dispatching.recover():
             _log.info("%d shards were interrupted and will be run again", interrupted)
+        self._dispatching = dispatching
+        self._seen_at = time.monotonic()
+        self.active.set()
         return True
+
+    def _stand_down(self) -> None:
+        for device in self._devices.values():
+            if device.running is not None:
+                device.running.future.cancel()
+                device.running = None
+        if self.active.is_set():
+            with suppress(StoreError):
+                self._dispatching.leave_dispatch()
+            self.active.clear()
 
     def _wait(self) -> None:
         self._wake.wait(POLL_S)
         self._wake.clear()
 
     def _collect(self) -> None:
-        for device, each in list(self._running.items()):
+        for name, device in self._devices.items():
+            each = device.running
+            if each is None:
+                continue
             if not each.future.done():
-                if self._store.wanted(each.claim.id):
+                if self._dispatching.wanted(each.claim.id):
                     continue
                 each.future.cancel()
-            self._finish(each.claim, each.future)
-            del self._running[device]
+            self._finish(name, device, each)
+            device.running = None
 
-    def _finish(self, claim: Claim, future: Future[ShardResult]) -> None:
+    def _finish(self, name: str, device: _Device, each: _Running) -> None:
+        claim = each.claim
         try:
-            result = future.result()
+            result = each.future.result()
         except CancelledError:
             return
-        except Exception as error:  # whatever went wrong in the device process is the shard's failure
-            _log.warning("evaluation %s, %s failed: %s", claim.evaluation_id, claim.shard, describe(error))
-            self._store.fail(claim.id, describe(error))
+        except Exception as error:  # whatever went wrong in the device process
+            failure = failure_of(error, started=each.progress.exists)
+            _log.warning("evaluation %s, %s failed: %s", claim.evaluation_id, claim.shard, failure.message)
+            self._dispatching.fail(claim.id, failure.message, failure.fault)
+            if failure.fault is Fault.DEVICE:
+                _log.warning("%s gets no work for %g s", name, device.died())
+            else:
+                device.deaths = 0
             return
-        self._store.complete(claim, result)
-        if is_certain(claim.plan, claim.shard, self._store):
-            self._store.skip(claim)
+        device.deaths = 0
+        self._dispatching.complete(claim, result)
+        if is_certain(claim.plan, claim.shard, self._dispatching):
+            self._dispatching.skip(claim)
 
     def _advance(self) -> None:
         """Write down how far running shards are, where that has changed."""
         if time.monotonic() - self._advanced_at < PROGRESS_S:
             return
         changed: dict[int, int] = {}
-        for each in self._running.values():
+        for each in (device.running for device in self._devices.values()):
+            if each is None:
+                continue
             done = int(each.claim.shard.images * each.progress.read())
             if done != each.images_done:
                 changed[each.claim.id] = each.images_done = done
         if changed:
-            self._store.advance(changed)
+            self._dispatching.advance(changed)
             self._advanced_at = time.monotonic()
 
     def _hand_out(self, folder: Path) -> None:
-        for device, executor in self._executors.items():
-            if device in self._running:
+        for device in self._devices.values():
+            if device.running is not None or time.monotonic() < device.resumes_at:
                 continue
             next_work = self._next_work()
             if next_work is None:
                 return
             claim, work = next_work
-            progress = ProgressFile(folder / str(claim.id))
-            future = self._start(executor, work, progress)
-            self._running[device] = _Running(claim, future, progress)
+            progress = ProgressFile(folder / f"{claim.id}-{uuid4().hex}")
+            future = self._start(device.executor, work, progress)
+            device.running = _Running(claim, future, progress)
             future.add_done_callback(lambda _: self.wake())
 
     def _next_work(self) -> tuple[Claim, Work] | None:
         """Claim shards until one has to be run; what other evaluations have computed since it was submitted is taken over."""
-        while claim := self._store.claim():
-            found = look_up(claim.plan, claim.shard, self._store)
+        while claim := self._dispatching.claim():
+            found = look_up(claim.plan, claim.shard, self._dispatching)
             if isinstance(found, Work):
                 return claim, found
             if found is None:
-                self._store.skip(claim)
+                self._dispatching.skip(claim)
             else:
-                self._store.complete(claim, found)
+                self._dispatching.complete(claim, found)
         return None
 
     def _start(self, executor: Executor, work: Work, progress: ProgressFile) -> Future[ShardResult]:
         try:
             return executor.submit(
-                compute,
-                self._catalog,
-                work,
-                side_by_side=len(self._executors),
-                on_progress=progress.write,
+                compute, self._catalog, work, side_by_side=len(self._devices), on_progress=progress.write
             )
         except Exception as error:  # an executor that cannot start anything is a failure of the shard like any other
             future: Future[ShardResult] = Future()
@@ -186,6 +243,7 @@ class Dispatcher:
 
 
 def _try_lock(lock: TextIO) -> bool:
+    """Take the lock, or say that it is held already."""
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

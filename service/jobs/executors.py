@@ -8,7 +8,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from threading import Thread
 from typing import ParamSpec, TypeVar
 
 import torch
@@ -16,10 +15,12 @@ from pebble import ProcessPool
 
 from common.cores import cores
 from common.float32 import set_float32
+from common.processes import end_with_parent
 from evaluation import Catalog, ShardResult, best_device
 from evaluation.compute.runner import OnProgress
 from evaluation.results.protocol import Work
 from evaluation.worker import Worker
+from service.jobs.failures import ShardError, describe
 
 MAX_CPU_PROCESSES = 4
 """Most processes on a CPU: with one core each they do the most work, but each holds a model and a batch with its gradient."""
@@ -86,19 +87,12 @@ class DeviceExecutor(Executor):
 
 
 def _enter_process(device: str, threads: int) -> None:
-    Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
     if device.startswith("cuda:"):
         os.environ["CUDA_VISIBLE_DEVICES"] = device.removeprefix("cuda:")
     if threads:
         torch.set_num_threads(threads)
     set_float32("ieee")
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
 
 
 @dataclass(frozen=True)
@@ -111,6 +105,11 @@ class ProgressFile:
         """Write the images that are done, of how many; where that fails, as on a full disk, the shard goes on without it."""
         with suppress(OSError):
             self.path.write_text(f"{done} {total}")
+
+    @property
+    def exists(self) -> bool:
+        """Whether the shard has begun."""
+        return self.path.exists()
 
     def read(self) -> float:
         """Read the share that is done, 0 to 1."""
@@ -128,15 +127,18 @@ def compute(
     side_by_side: int = 1,
     on_progress: OnProgress = lambda done, total: None,
 ) -> ShardResult:
-    """Run a shard on this process's device; see `Worker.run`."""
-    return _worker(catalog).run(work, side_by_side=side_by_side, on_progress=on_progress)
+    """Run a shard on this process's device; see `Worker.run`.
+
+    Raises:
+        ShardError: what the worker raised, described: some errors cannot be sent to another process.
+    """
+    on_progress(0, work.shard.images)  # from here on, what ends this process may be the shard
+    try:
+        return _worker(catalog).run(work, side_by_side=side_by_side, on_progress=on_progress)
+    except Exception as error:
+        raise ShardError(describe(error)) from None
 
 
 @lru_cache(maxsize=1)
 def _worker(catalog: Catalog) -> Worker:
     return Worker(catalog, best_device())
-
-
-def describe(error: BaseException) -> str:
-    """One line on why a call failed."""
-    return f"{type(error).__name__}: {error}".splitlines()[0]

@@ -1,59 +1,63 @@
-"""The durable state: evaluations, their shards and results. The only module that contains queries."""
+"""The durable state: evaluations, their shards and results."""
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
-from datetime import UTC, datetime
-from functools import lru_cache
+from collections.abc import Generator, Iterable, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from pydantic import ValidationError
-from sqlalchemy import ColumnElement, Connection, Row, RowMapping, Select, delete, func, insert, select, update
+from sqlalchemy import Connection, Select, delete, func, insert, select, update
 
 from evaluation.compute.runner import ShardResult, furthest
 from evaluation.plan import Plan, Shard
 from evaluation.results.tally import Tally
-from service.jobs.database import EVALUATIONS, KEYS, RESULTS, SHARDS, Database, StoreError
-from service.jobs.evaluations import Claim, Damaged, Evaluation, Progress, ShardStatus
+from service.jobs.database import DISPATCH, EVALUATIONS, KEYS, RESULTS, SHARDS, Database, StoreError
+from service.jobs.evaluations import Claim, Damaged, Evaluation, ShardStatus
+from service.jobs.failures import Fault
+from service.jobs.queries import (
+    DAMAGED_PLAN,
+    T,
+    evaluation_or_damaged,
+    fairest_evaluation,
+    find_evaluation,
+    finished_shards,
+    insert_evaluation,
+    models_of,
+    now,
+    of_condition,
+    read_plan,
+    read_stored,
+    remember_key,
+    results_at,
+    revive,
+    shard_of,
+)
 
 MAX_FAILURES = 3
-"""Failures of a shard (exception, process death, time-out) after which its evaluation fails."""
+"""Failures of a shard (exception, time-out, end of its process by its own fault) after which its evaluation fails."""
 
-ADDRESSES_A_QUERY = 500
-"""Addresses in one query: SQLite limits its parameters."""
+MAX_KILLS = 10
+"""Kills from outside, while a shard is computed, after which it is no longer tried: it may need more memory than there is."""
 
-
-PLANS = 64
-"""Plans that stay read."""
-
+STALE_S = 10.0
+"""How long a dispatcher may not be seen before another process takes over, seconds."""
 
 DAMAGED = "its stored result cannot be read and was set aside; submit the evaluation again, and it is computed anew"
 """The error of a shard that was finished."""
 
-DAMAGED_PLAN = (
-    "its stored plan cannot be read; it was written by another version, or the database was changed from outside"
-)
-"""The error of an evaluation, and of its shards."""
-
-T = TypeVar("T", ShardResult, Tally)
-
 _log = logging.getLogger(__name__)
 
 
-class KeyReusedError(ValueError):
-    """An idempotency key came again with another request."""
-
-
-class DamagedEvaluationError(RuntimeError):
-    """The plan of an evaluation cannot be read."""
+class SupersededError(RuntimeError):
+    """This process no longer dispatches: it was not seen for too long, and another one took over."""
 
 
 class Store:
     """All reads and writes, each in one transaction."""
 
-    def __init__(self, path: Path) -> None:
-        self._database = Database(f"sqlite:///{path}")
+    def __init__(self, database: Database, token: int | None = None) -> None:
+        self._database, self._token = database, token
 
     @classmethod
     def at(cls, path: Path) -> "Store":
@@ -64,13 +68,51 @@ class Store:
         """
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            return cls(path)
+            return cls(Database(f"sqlite:///{path}"))
         except StoreError as error:
             raise StoreError(f"{error}; move it aside, and a new one is made, or name another folder") from error
 
     def close(self) -> None:
         """Close all connections."""
         self._database.close()
+
+    @contextmanager
+    def _writing(self) -> Generator[Connection]:
+        with self._database.writing() as db:
+            if self._token is not None and db.execute(select(DISPATCH.c.token)).scalar() != self._token:
+                raise SupersededError("another process has taken the dispatch over")
+            yield db
+
+    def take_dispatch(self, *, locked: bool) -> "Store | None":
+        """Become the dispatcher, if none is alive; returns a store whose writes end once another one has taken over.
+
+        Args:
+            locked: whether the lock file is held. A dispatcher that held it is then dead; one that did not, or where it is not
+                held now, counts as dead when it was not seen for `STALE_S`.
+        """
+        with self._database.writing() as db:
+            last = db.execute(select(DISPATCH)).first()
+            dead = last is None or (locked and last.locked) or now() - last.seen_at > STALE_S
+            if not dead:
+                return None
+            token = (last.token if last else 0) + 1
+            db.execute(delete(DISPATCH))
+            db.execute(insert(DISPATCH).values(token=token, seen_at=now(), locked=locked))
+        return Store(self._database, token)
+
+    def beat(self, *, locked: bool) -> None:
+        """Show that the dispatcher is alive, and whether it holds the lock file.
+
+        Raises:
+            SupersededError: another one has taken over.
+        """
+        with self._writing() as db:
+            db.execute(update(DISPATCH).values(seen_at=now(), locked=locked))
+
+    def leave_dispatch(self) -> None:
+        """Let another process take over at once."""
+        with suppress(SupersededError), self._writing() as db:
+            db.execute(update(DISPATCH).values(seen_at=0.0))
 
     def submit(self, plan: Plan, *, key: str | None = None, body_sha256: str = "") -> bool:
         """Add an evaluation with all its shards, or revive one that was cancelled or failed; finished shards stay.
@@ -88,11 +130,11 @@ class Store:
         Raises:
             KeyReusedError: the key came before with another request.
         """
-        with self._database.writing() as db:
+        with self._writing() as db:
             known = db.execute(select(EVALUATIONS.c.id).where(EVALUATIONS.c.id == plan.id)).first()
-            changed = _revive(db, plan.id) if known else _insert(db, plan)
+            changed = revive(db, plan.id) if known else insert_evaluation(db, plan)
             if key is not None:
-                _remember_key(db, key, body_sha256, plan.id)
+                remember_key(db, key, body_sha256, plan.id)
             return changed
 
     def computed(self, plan: Plan, shard: Shard) -> ShardResult | None:
@@ -102,26 +144,26 @@ class Store:
         )
         with self._database.reading() as db:
             result = db.execute(query).scalar()
-        return None if result is None else _read(ShardResult, result, shard)
+        return None if result is None else read_stored(ShardResult, result, shard)
 
     def known(self, plan: Plan, shard: Shard) -> ShardResult | None:
         """Read the result from which a shard has least left to do."""
         query = select(RESULTS.c.result).where(RESULTS.c.address.in_([*plan.resumable_addresses(shard)]))
         with self._database.reading() as db:
-            found = [_read(ShardResult, result) for result in db.execute(query).scalars()]
+            found = [read_stored(ShardResult, result) for result in db.execute(query).scalars()]
         return furthest((each for each in found if each is not None), shard)
 
     def tallies(self, plan: Plan, shards: Iterable[Shard]) -> list[Tally]:
         """Read the tallies of the shards that are computed, whatever evaluation they were computed for."""
         by_address = {(plan.address(shard), shard.images): shard for shard in shards}
         with self._database.reading() as db:
-            found = _at(db, (address for address, _ in by_address), RESULTS.c.tally)
-            read = [_read(Tally, tally, by_address[key]) for key, (tally,) in found if key in by_address]
+            found = results_at(db, (address for address, _ in by_address), RESULTS.c.tally)
+            read = [read_stored(Tally, tally, by_address[key]) for key, (tally,) in found if key in by_address]
         return [each for each in read if each is not None]
 
     def finished(self, plan: Plan, shard: Shard) -> list[Tally]:
         """Read the tallies of the evaluation's finished shards of a shard's model and condition."""
-        return self._whole(Tally, _finished(plan.id, RESULTS.c.tally).where(*_of_condition(shard)))
+        return self._whole(Tally, finished_shards(plan.id, RESULTS.c.tally).where(*of_condition(shard)))
 
     def finished_after(self, evaluation_id: str, number: int) -> tuple[list[Tally], int]:
         """Read the tallies of the shards that were finished after so many others, and how many are finished now.
@@ -132,7 +174,7 @@ class Store:
         with self._database.reading() as db:
             until = db.execute(last).scalar_one()
         new = (SHARDS.c.finished > number, SHARDS.c.finished <= until)
-        return self._whole(Tally, _finished(evaluation_id, RESULTS.c.tally).where(*new)), until
+        return self._whole(Tally, finished_shards(evaluation_id, RESULTS.c.tally).where(*new)), until
 
     def evaluation(self, evaluation_id: str) -> Evaluation | None:
         """Read one evaluation.
@@ -141,7 +183,7 @@ class Store:
             DamagedEvaluationError: its plan cannot be read.
         """
         with self._database.reading() as db:
-            return _find(db, evaluation_id)
+            return find_evaluation(db, evaluation_id)
 
     def evaluations(self, *, limit: int | None = None, before: int | None = None) -> list[Evaluation | Damaged]:
         """List evaluations, the newest first; one whose plan cannot be read is named with its problem.
@@ -154,25 +196,25 @@ class Store:
         if before is not None:
             query = query.where(EVALUATIONS.c.sequence < before)
         with self._database.reading() as db:
-            return [_evaluation_or_damaged(db, row) for row in db.execute(query).mappings().all()]
+            return [evaluation_or_damaged(db, row) for row in db.execute(query).mappings().all()]
 
     def results(self, evaluation_id: str) -> list[ShardResult]:
         """Read the finished shards."""
-        return self._whole(ShardResult, _finished(evaluation_id, RESULTS.c.result))
+        return self._whole(ShardResult, finished_shards(evaluation_id, RESULTS.c.result))
 
     def result(self, evaluation_id: str, shard: Shard) -> ShardResult | None:
         """Read one finished shard."""
-        here = (*_of_condition(shard), SHARDS.c.start == shard.start)
-        return next(iter(self._whole(ShardResult, _finished(evaluation_id, RESULTS.c.result).where(*here))), None)
+        here = (*of_condition(shard), SHARDS.c.start == shard.start)
+        return next(iter(self._whole(ShardResult, finished_shards(evaluation_id, RESULTS.c.result).where(*here))), None)
 
     def _whole(self, kind: type[T], query: Select[Any]) -> list[T]:
         """Read finished shards of one evaluation; what is damaged is set aside, and fails its shards alone."""
         with self._database.reading() as db:
             rows = db.execute(query).all()
-        found = [(row.address, _read(kind, row[-1], _shard(row))) for row in rows]
+        found = [(row.address, read_stored(kind, row[-1], shard_of(row))) for row in rows]
         if damaged := {address for address, each in found if each is None}:
             _log.error("stored results cannot be read and are set aside: %s", ", ".join(sorted(damaged)))
-            with self._database.writing() as db:
+            with self._writing() as db:
                 db.execute(delete(RESULTS).where(RESULTS.c.address.in_(damaged)))
                 here = (SHARDS.c.address.in_(damaged), SHARDS.c.status == ShardStatus.DONE)
                 db.execute(update(SHARDS).where(*here).values(status=ShardStatus.FAILED, error=DAMAGED))
@@ -180,7 +222,7 @@ class Store:
 
     def cancel(self, evaluation_id: str) -> None:
         """Drop what is not finished."""
-        with self._database.writing() as db:
+        with self._writing() as db:
             unfinished = SHARDS.c.status.in_([ShardStatus.PENDING, ShardStatus.RUNNING])
             dropped = db.execute(
                 update(SHARDS)
@@ -188,7 +230,7 @@ class Store:
                 .values(status=ShardStatus.DROPPED)
             )
             if dropped.rowcount:
-                db.execute(update(EVALUATIONS).where(EVALUATIONS.c.id == evaluation_id).values(cancelled_at=_now()))
+                db.execute(update(EVALUATIONS).where(EVALUATIONS.c.id == evaluation_id).values(cancelled_at=now()))
 
     def remove(self, evaluation_id: str) -> Evaluation | Damaged | None:
         """Delete an evaluation with its results, unless it has yet to end; returns it as it was, None if there is none.
@@ -196,9 +238,9 @@ class Store:
         Results that other evaluations have too stay.
         """
         mine = SHARDS.c.evaluation_id == evaluation_id
-        with self._database.writing() as db:
+        with self._writing() as db:
             row = db.execute(select(EVALUATIONS).where(EVALUATIONS.c.id == evaluation_id)).mappings().first()
-            found = None if row is None else _evaluation_or_damaged(db, row)
+            found = None if row is None else evaluation_or_damaged(db, row)
             if isinstance(found, Damaged) or (found is not None and found.status.final):
                 same = (SHARDS.c.address == RESULTS.c.address) & (SHARDS.c.images == RESULTS.c.images)
                 others = select(SHARDS.c.id).where(same, SHARDS.c.status == ShardStatus.DONE, ~mine)
@@ -216,11 +258,11 @@ class Store:
         query = select(EVALUATIONS.c.id, EVALUATIONS.c.plan).where(EVALUATIONS.c.id.in_(ids))
         with self._database.reading() as db:
             rows = db.execute(query).all()
-        return [row.id for row in rows if model in _models(row.plan)]
+        return [row.id for row in rows if model in models_of(row.plan)]
 
     def recover(self) -> int:
         """Make shards that were running when the former dispatcher ended pending again; returns their number."""
-        with self._database.writing() as db:
+        with self._writing() as db:
             changed = db.execute(
                 update(SHARDS).where(SHARDS.c.status == ShardStatus.RUNNING).values(status=ShardStatus.PENDING)
             )
@@ -229,8 +271,8 @@ class Store:
     def claim(self) -> Claim | None:
         """Take the next pending shard, from the evaluation with the fewest running ones; the dispatcher alone calls this."""
         while True:
-            with self._database.writing() as db:
-                chosen = _fairest(db)
+            with self._writing() as db:
+                chosen = fairest_evaluation(db)
                 if chosen is None:
                     return None
                 here = (SHARDS.c.evaluation_id == chosen.id, SHARDS.c.status == ShardStatus.PENDING)
@@ -243,11 +285,11 @@ class Store:
                 row = db.execute(select(SHARDS).where(*here).order_by(SHARDS.c.id).limit(1)).one()
                 running = {"status": ShardStatus.RUNNING, "runs": SHARDS.c.runs + 1, "error": None, "images_done": 0}
                 db.execute(update(SHARDS).where(SHARDS.c.id == row.id).values(**running))
-                return Claim(row.id, chosen.id, plan, _shard(row))
+                return Claim(row.id, chosen.id, plan, shard_of(row))
 
     def advance(self, images_done: Mapping[int, int]) -> None:
         """Write how many images of running shards, by their ids, are done."""
-        with self._database.writing() as db:
+        with self._writing() as db:
             for shard_id, images in images_done.items():
                 here = (SHARDS.c.id == shard_id, SHARDS.c.status == ShardStatus.RUNNING)
                 db.execute(update(SHARDS).where(*here).values(images_done=images))
@@ -258,7 +300,7 @@ class Store:
             SHARDS.c.evaluation_id == claim.evaluation_id
         )
         here = (SHARDS.c.id == claim.id, SHARDS.c.status == ShardStatus.RUNNING)
-        with self._database.writing() as db:
+        with self._writing() as db:
             done = {
                 "status": ShardStatus.DONE,
                 "seconds": result.seconds,
@@ -267,7 +309,7 @@ class Store:
             if db.execute(update(SHARDS).where(*here).values(**done)).rowcount != 1:
                 return False
             address = claim.plan.address(claim.shard)
-            if not [*_at(db, [address], RESULTS.c.address, images=result.shard.images)]:
+            if not [*results_at(db, [address], RESULTS.c.address, images=result.shard.images)]:
                 tally = Tally.of(claim.plan, result).model_dump_json(exclude_defaults=True)
                 row = {"address": address, "images": result.shard.images, "seconds": result.seconds, "tally": tally}
                 db.execute(insert(RESULTS).values(**row, result=result.model_dump_json()))
@@ -275,23 +317,27 @@ class Store:
 
     def skip(self, claim: Claim) -> None:
         """Drop a claim, if it is not done, and the pending shards of its model and condition: their numbers are certain enough."""
-        here = (SHARDS.c.evaluation_id == claim.evaluation_id, *_of_condition(claim.shard))
+        here = (SHARDS.c.evaluation_id == claim.evaluation_id, *of_condition(claim.shard))
         unfinished = (SHARDS.c.status == ShardStatus.PENDING) | (
             (SHARDS.c.id == claim.id) & (SHARDS.c.status == ShardStatus.RUNNING)
         )
-        with self._database.writing() as db:
+        with self._writing() as db:
             db.execute(update(SHARDS).where(*here, unfinished).values(status=ShardStatus.SKIPPED))
 
-    def fail(self, shard_id: int, error: str) -> None:
-        """Count a failure; after the last try the shard has failed, and nothing more of its evaluation is started."""
-        with self._database.writing() as db:
+    def fail(self, shard_id: int, error: str, fault: Fault = Fault.SHARD) -> None:
+        """Count a failure; after the last try the shard has failed, and nothing more of its evaluation is started.
+
+        What is the device's fault is not counted; kills from outside are counted apart, up to `MAX_KILLS`.
+        """
+        with self._writing() as db:
             here = (SHARDS.c.id == shard_id, SHARDS.c.status == ShardStatus.RUNNING)
-            row = db.execute(select(SHARDS.c.failures, SHARDS.c.evaluation_id).where(*here)).first()
+            row = db.execute(select(SHARDS.c.failures, SHARDS.c.kills, SHARDS.c.evaluation_id).where(*here)).first()
             if row is None:
                 return
-            failures = row.failures + 1
-            status = ShardStatus.FAILED if failures >= MAX_FAILURES else ShardStatus.PENDING
-            db.execute(update(SHARDS).where(*here).values(status=status, failures=failures, error=error))
+            failures, kills = row.failures + (fault is Fault.SHARD), row.kills + (fault is Fault.OUTSIDE)
+            status = ShardStatus.FAILED if failures >= MAX_FAILURES or kills >= MAX_KILLS else ShardStatus.PENDING
+            changed = {"status": status, "failures": failures, "kills": kills, "error": error}
+            db.execute(update(SHARDS).where(*here).values(**changed))
             of_same = SHARDS.c.evaluation_id == row.evaluation_id
             if db.execute(select(SHARDS.c.id).where(of_same, SHARDS.c.status == ShardStatus.FAILED)).first():
                 pending = SHARDS.c.status == ShardStatus.PENDING
@@ -309,170 +355,3 @@ class Store:
         with self._database.reading() as db:
             status = db.execute(select(SHARDS.c.status).where(SHARDS.c.id == shard_id)).scalar_one_or_none()
             return status == ShardStatus.RUNNING
-
-
-@lru_cache(PLANS)
-def read_plan(text: str) -> Plan:
-    """Read a stored plan; the same text is read once."""
-    return Plan.model_validate_json(text)
-
-
-def _models(text: str) -> tuple[str, ...]:
-    """The models of a stored plan; none if it is damaged, as then nothing is computed."""
-    with suppress(ValidationError):
-        return read_plan(text).spec.models
-    return ()
-
-
-def _of_condition(shard: Shard) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
-    return SHARDS.c.model == shard.model, SHARDS.c.condition == shard.condition
-
-
-def _now() -> float:
-    return datetime.now(UTC).timestamp()
-
-
-def _shard(row: Row[Any]) -> Shard:
-    return Shard(model=row.model, condition=row.condition, start=row.start, stop=row.start + row.images)
-
-
-def _read(kind: type[T], text: str, shard: Shard | None = None) -> T | None:
-    """Read a result or a tally, for a shard that may be another of the same address; None if it is damaged."""
-    try:
-        found = kind.model_validate_json(text)
-    except ValidationError:
-        return None
-    return found if shard is None else found.model_copy(update={"shard": shard})
-
-
-def _finished(evaluation_id: str, *columns: ColumnElement[Any]) -> Select[Any]:
-    """The finished shards of an evaluation, with columns of theirs and of their results."""
-    same = (SHARDS.c.address == RESULTS.c.address) & (SHARDS.c.images == RESULTS.c.images)
-    identity = (SHARDS.c.address, SHARDS.c.model, SHARDS.c.condition, SHARDS.c.start, SHARDS.c.images)
-    here = (SHARDS.c.evaluation_id == evaluation_id, SHARDS.c.status == ShardStatus.DONE)
-    return select(*identity, *columns).join_from(SHARDS, RESULTS, same).where(*here)
-
-
-def _at(
-    db: Connection, addresses: Iterable[str], *columns: ColumnElement[Any], images: int | None = None
-) -> Iterator[tuple[tuple[str, int], tuple[Any, ...]]]:
-    """Read columns of the results at some addresses; yields each address and number of images with them."""
-    ordered = sorted(set(addresses))
-    for start in range(0, len(ordered), ADDRESSES_A_QUERY):
-        here = RESULTS.c.address.in_(ordered[start : start + ADDRESSES_A_QUERY])
-        query = select(RESULTS.c.address, RESULTS.c.images, *columns).where(here)
-        for row in db.execute(query if images is None else query.where(RESULTS.c.images == images)):
-            yield (row.address, row.images), tuple(row)[2:]
-
-
-def _fairest(db: Connection) -> Row[Any, Any] | None:
-    """Id and plan of the evaluation with pending shards and the fewest running ones, the oldest of equals."""
-    mine = SHARDS.c.evaluation_id == EVALUATIONS.c.id
-    pending = select(SHARDS.c.id).where(mine, SHARDS.c.status == ShardStatus.PENDING)
-    running = select(func.count(SHARDS.c.id)).where(mine, SHARDS.c.status == ShardStatus.RUNNING).scalar_subquery()
-    query = select(EVALUATIONS.c.id, EVALUATIONS.c.plan).where(pending.exists())
-    return db.execute(query.order_by(running, EVALUATIONS.c.sequence).limit(1)).first()
-
-
-def _insert(db: Connection, plan: Plan) -> bool:
-    last = db.execute(select(func.max(EVALUATIONS.c.sequence))).scalar() or 0
-    db.execute(
-        insert(EVALUATIONS).values(id=plan.id, sequence=last + 1, plan=plan.model_dump_json(), created_at=_now())
-    )
-    passes = [plan.spec.passes(condition) for condition in plan.spec.conditions]
-    addresses = {shard: plan.address(shard) for shard in plan.shards}
-    computed = {key: seconds for key, (seconds,) in _at(db, addresses.values(), RESULTS.c.seconds)}
-    rows: list[dict[str, Any]] = []
-    finished = 0
-    for shard, address in addresses.items():
-        seconds = computed.get((address, shard.images))
-        finished += seconds is not None
-        rows.append(
-            {
-                "evaluation_id": plan.id,
-                "model": shard.model,
-                "condition": shard.condition,
-                "start": shard.start,
-                "address": address,
-                "images": shard.images,
-                "passes": shard.images * passes[shard.condition],
-                "status": ShardStatus.PENDING if seconds is None else ShardStatus.DONE,
-                "seconds": seconds,
-                "finished": None if seconds is None else finished,
-            }
-        )
-    db.execute(insert(SHARDS), rows)
-    return True
-
-
-def _revive(db: Connection, evaluation_id: str) -> bool:
-    stopped = SHARDS.c.status.in_([ShardStatus.DROPPED, ShardStatus.FAILED])
-    changed = db.execute(
-        update(SHARDS)
-        .where(SHARDS.c.evaluation_id == evaluation_id, stopped)
-        .values(status=ShardStatus.PENDING, failures=0, error=None)
-    )
-    db.execute(update(EVALUATIONS).where(EVALUATIONS.c.id == evaluation_id).values(cancelled_at=None))
-    return changed.rowcount > 0
-
-
-def _remember_key(db: Connection, key: str, body_sha256: str, evaluation_id: str) -> None:
-    known = db.execute(select(KEYS).where(KEYS.c.key == key)).first()
-    if known is None:
-        db.execute(insert(KEYS).values(key=key, body_sha256=body_sha256, evaluation_id=evaluation_id))
-    elif known.body_sha256 != body_sha256:
-        raise KeyReusedError(f"the idempotency key {key!r} was used before with another request")
-
-
-def _find(db: Connection, evaluation_id: str) -> Evaluation | None:
-    row = db.execute(select(EVALUATIONS).where(EVALUATIONS.c.id == evaluation_id)).mappings().first()
-    return None if row is None else _evaluation(db, row)
-
-
-def _evaluation_or_damaged(db: Connection, row: RowMapping) -> Evaluation | Damaged:
-    try:
-        return _evaluation(db, row)
-    except DamagedEvaluationError as error:
-        return Damaged(row["id"], row["sequence"], str(error))
-
-
-def _evaluation(db: Connection, row: RowMapping) -> Evaluation:
-    try:
-        plan = read_plan(row["plan"])
-    except ValidationError as error:
-        raise DamagedEvaluationError(f"evaluation {row['id']}: {DAMAGED_PLAN}") from error
-    query = (
-        select(
-            SHARDS.c.status,
-            func.count().label("shards"),
-            func.sum(SHARDS.c.images).label("images"),
-            func.sum(SHARDS.c.passes).label("passes"),
-            func.sum(SHARDS.c.images_done).label("images_advanced"),
-            func.sum(1.0 * SHARDS.c.passes * SHARDS.c.images_done / SHARDS.c.images).label("passes_advanced"),
-            func.sum(SHARDS.c.runs).label("runs"),
-            func.max(SHARDS.c.error).label("error"),
-            func.sum(SHARDS.c.seconds).label("busy_s"),
-        )
-        .where(SHARDS.c.evaluation_id == row["id"])
-        .group_by(SHARDS.c.status)
-    )
-    groups = {ShardStatus(group["status"]): group for group in db.execute(query).mappings()}
-    running = groups.get(ShardStatus.RUNNING)
-    errors = [groups[status]["error"] for status in (ShardStatus.FAILED, *groups) if status in groups]
-    return Evaluation(
-        id=row["id"],
-        sequence=row["sequence"],
-        plan=plan,
-        created_at=datetime.fromtimestamp(row["created_at"], UTC),
-        cancelled=row["cancelled_at"] is not None,
-        progress=Progress(
-            shards={status: group["shards"] for status, group in groups.items()},
-            images={status: group["images"] for status, group in groups.items()},
-            passes={status: group["passes"] for status, group in groups.items()},
-            runs=sum(group["runs"] for group in groups.values()),
-            busy_s=sum(group["busy_s"] or 0.0 for group in groups.values()),
-            error=next((error for error in errors if error), None),
-            images_advanced=running["images_advanced"] if running else 0,
-            passes_advanced=running["passes_advanced"] if running else 0.0,
-        ),
-    )

@@ -1,5 +1,6 @@
 """The command in processes of its own."""
 
+import os
 import socket
 import subprocess
 import sys
@@ -56,3 +57,11 @@ def server(catalog: Catalog, data_dir: Path, log: Path) -> Iterator[tuple["subpr
 def children(pid: int) -> list[int]:
     tasks = Path(f"/proc/{pid}/task")
     return [int(child) for task in tasks.iterdir() for child in (task / "children").read_text().split()]
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"

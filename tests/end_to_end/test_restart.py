@@ -12,7 +12,7 @@ from evaluation import Catalog, EvaluationSpec, Report, evaluate
 from service.jobs.evaluations import ShardStatus
 from service.jobs.store import Store
 from tests.conftest import without_times
-from tests.end_to_end.processes import children, server, wait_for
+from tests.end_to_end.processes import alive, children, server, wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -33,14 +33,6 @@ SPEC = EvaluationSpec.model_validate(
         ],
     }
 )
-
-
-def alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds child processes in /proc")

@@ -15,8 +15,9 @@ from evaluation.catalog import DatasetTakenError
 from models import CheckpointError, NameTakenError, NoAttentionError
 from service.http import problems
 from service.http.problems import LONGEST_ECHO, Problem, field_errors
+from service.jobs.database import StoreError
+from service.jobs.queries import DamagedEvaluationError, KeyReusedError
 from service.jobs.removal import InUseError
-from service.jobs.store import DamagedEvaluationError, KeyReusedError, StoreError
 from service.kserve import tensors
 from service.kserve.tensors import TensorError, TooLargeError
 from service.serving.errors import KeyLimitError, NotLoadedError, OverloadedError, TooLateError

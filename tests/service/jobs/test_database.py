@@ -9,8 +9,10 @@ from threading import Barrier
 
 import pytest
 
+from service.jobs.database import StoreError
 from service.jobs.evaluations import Status
-from service.jobs.store import KeyReusedError, Store, StoreError
+from service.jobs.queries import KeyReusedError
+from service.jobs.store import Store
 from tests.server import a_plan
 from tests.service.jobs.stores import claim, complete, drain, read
 

@@ -3,8 +3,8 @@
 import itertools
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from threading import Event
@@ -15,15 +15,16 @@ import pytest
 import evaluation
 import evaluation.compute.runner
 import evaluation.plan
-from evaluation import Catalog, EvaluationSpec, Plan, ShardResult, make_plan, merge
+from evaluation import Catalog, Plan, merge
 from evaluation.compute.runner import OnProgress
 from evaluation.results.protocol import Work
-from service.jobs.dispatcher import PROGRESS_S, Dispatcher
-from service.jobs.evaluations import Evaluation, ShardStatus, Status
+from service.jobs.dispatcher import PROGRESS_S
+from service.jobs.evaluations import ShardStatus, Status
 from service.jobs.executors import compute
 from service.jobs.store import MAX_FAILURES, Store
 from tests.conftest import Put, without_times
 from tests.server import DEADLINE_S, until
+from tests.service.jobs.dispatching import Start, Threads, plan_of, read
 
 FLIP = {"kind": "transform", "name": "flip", "parameters": {"direction": "left_right"}}
 PGD = {
@@ -31,55 +32,6 @@ PGD = {
     "threat": {"norm": "Linf", "eps": "8/255"},
     "attacks": [{"name": "pgd", "parameters": {"steps": 2}}],
 }
-
-Start = Callable[..., Dispatcher]
-
-
-class Threads(ThreadPoolExecutor):
-    """One thread, and lists of what it was given."""
-
-    def __init__(self) -> None:
-        super().__init__(1)
-        self.futures: list[Future[Any]] = []
-        self.known: list[ShardResult | None] = []
-
-    def submit(self, *args: Any, **kwargs: Any) -> Future[Any]:
-        future = super().submit(*args, **kwargs)
-        self.futures.append(future)
-        self.known += [each.known for each in args if isinstance(each, Work)]
-        return future
-
-
-@pytest.fixture
-def threads() -> Iterator[Threads]:
-    with Threads() as executor:
-        yield executor
-
-
-@pytest.fixture
-def start(store: Store, catalog: Catalog, database: Path) -> Iterator[Start]:
-    """Start dispatchers that share a store and a lock file; all are stopped at the end."""
-    started: list[Dispatcher] = []
-
-    def start(executors: Mapping[str, Executor], where: Catalog = catalog) -> Dispatcher:
-        dispatcher = Dispatcher(store, where, executors, database.with_name("dispatcher.lock"))
-        dispatcher.start()
-        started.append(dispatcher)
-        return dispatcher
-
-    yield start
-    for dispatcher in started:
-        dispatcher.stop()
-
-
-def plan_of(catalog: Catalog, **fields: object) -> Plan:
-    return make_plan(EvaluationSpec.model_validate({"models": ["tiny"], "dataset": "shapes"} | fields), catalog)
-
-
-def read(store: Store, plan: Plan) -> Evaluation:
-    found = store.evaluation(plan.id)
-    assert found is not None
-    return found
 
 
 def test_every_shard_is_run_and_the_report_is_that_of_an_evaluation_without_a_service(
@@ -266,8 +218,8 @@ def test_an_evaluation_is_removed_while_its_shard_is_still_being_run(
         assert removed is not None
         assert removed.status is Status.CANCELLED
         store.submit(plan)
-        looked, wanted = Event(), store.wanted
-        monkeypatch.setattr(store, "wanted", lambda shard: (looked.set(), wanted(shard))[1])
+        looked, wanted = Event(), Store.wanted
+        monkeypatch.setattr(Store, "wanted", lambda self, shard: (looked.set(), wanted(self, shard))[1])
         until(looked.is_set)
         release.set()
         until(lambda: read(store, plan).status is Status.DONE)
@@ -337,7 +289,8 @@ class Halting(Threads):
     def submit(self, *args: Any, on_progress: OnProgress, **kwargs: Any) -> Future[Any]:
         def halt(done: int, total: int) -> None:
             on_progress(done, total)
-            self.go_on.wait(DEADLINE_S)
+            if done:
+                self.go_on.wait(DEADLINE_S)
 
         return super().submit(*args, on_progress=halt, **kwargs)
 
@@ -364,8 +317,8 @@ def test_progress_is_written_at_most_once_a_second(
     monkeypatch.setattr(evaluation.compute.runner, "BATCH_PIXELS", 32 * 32)
     monkeypatch.setattr("service.jobs.dispatcher.POLL_S", 0.01)
     written: list[float] = []
-    advance = store.advance
-    monkeypatch.setattr(store, "advance", lambda done: (written.append(time.monotonic()), advance(done)))
+    advance = Store.advance
+    monkeypatch.setattr(Store, "advance", lambda self, done: (written.append(time.monotonic()), advance(self, done)))
     steps = PGD | {"attacks": [{"name": "pgd", "parameters": {"steps": 100}}]}
     plan = plan_of(catalog, conditions=[steps])
     store.submit(plan)

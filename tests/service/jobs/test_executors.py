@@ -15,10 +15,10 @@ import torch
 from pebble import ProcessExpired
 
 from common.cores import cores
-from evaluation import Catalog, DatasetError, EvaluationSpec, Plan, make_plan, preset, run_shard
+from evaluation import Catalog, EvaluationSpec, Plan, make_plan, preset, run_shard
 from evaluation.results.protocol import Work
-from models import CheckpointError
-from service.jobs.executors import DeviceExecutor, ProgressFile, available_devices, compute, describe
+from service.jobs.executors import DeviceExecutor, ProgressFile, available_devices, compute
+from service.jobs.failures import ShardError
 from tests.conftest import Put
 from tests.server import DEADLINE_S, until
 
@@ -148,22 +148,23 @@ def test_a_checkpoint_a_card_or_data_that_changed_after_submission_is_refused(
     catalog = Catalog((tmp_path,), (tmp_path,))
     assert len(compute(catalog, Work(mine, mine.shards[0])).rows) == 33
     put_checkpoint(tmp_path, "mine", classes=("square", "disc", "stripes"))
-    with pytest.raises(CheckpointError, match=f"mine has changed since .*, then {mine.model_sha256['mine']}"):
+    with pytest.raises(
+        ShardError, match=f"CheckpointError: mine has changed since .*, then {mine.model_sha256['mine']}"
+    ):
         compute(catalog, Work(mine, mine.shards[0]))
     add_a_byte(put_checkpoint(tmp_path, "mine"))
-    with pytest.raises(CheckpointError, match="mine has changed since the evaluation was submitted"):
+    with pytest.raises(ShardError, match="CheckpointError: mine has changed since the evaluation was submitted"):
         compute(catalog, Work(mine, mine.shards[0]))
     put_checkpoint(tmp_path, "mine")
     add_a_byte(tmp_path / "pictures.zip")
-    with pytest.raises(DatasetError, match=f"pictures has changed since .*, then {mine.dataset_sha256}"):
+    with pytest.raises(ShardError, match=f"DatasetError: pictures has changed since .*, then {mine.dataset_sha256}"):
         compute(catalog, Work(mine, mine.shards[0]))
 
 
-def test_there_is_a_device_and_failures_are_described_in_one_line() -> None:
+def test_there_is_a_device() -> None:
     gpus = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
     assert available_devices() == (gpus or [f"cpu:{index}" for index in range(min(cores(), 4))])
     assert 1 <= cores() <= (os.cpu_count() or 1)
-    assert describe(ValueError("one\ntwo")) == "ValueError: one"
 
 
 def test_progress_that_cannot_be_written_costs_no_shard(tmp_path: Path) -> None:

@@ -3,7 +3,8 @@
 import pytest
 
 from service.jobs.evaluations import ShardStatus, Status
-from service.jobs.store import MAX_FAILURES, KeyReusedError, Store
+from service.jobs.queries import KeyReusedError
+from service.jobs.store import MAX_FAILURES, Store
 from tests.server import a_plan, a_result
 from tests.service.jobs.stores import claim, complete, drain, read
 

@@ -1,0 +1,219 @@
+"""Queries of the store, each within a transaction that it has begun; with `store` the only module that has any."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from datetime import UTC, datetime
+from functools import lru_cache
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+from sqlalchemy import ColumnElement, Connection, Row, RowMapping, Select, func, insert, select, update
+
+from evaluation.compute.runner import ShardResult
+from evaluation.plan import Plan, Shard
+from evaluation.results.tally import Tally
+from service.jobs.database import EVALUATIONS, KEYS, RESULTS, SHARDS
+from service.jobs.evaluations import Damaged, Evaluation, Progress, ShardStatus
+
+ADDRESSES_A_QUERY = 500
+"""Addresses in one query: SQLite limits its parameters."""
+
+PLANS = 64
+"""Plans that stay read."""
+
+DAMAGED_PLAN = (
+    "its stored plan cannot be read; it was written by another version, or the database was changed from outside"
+)
+"""The error of an evaluation, and of its shards."""
+
+T = TypeVar("T", ShardResult, Tally)
+
+
+class KeyReusedError(ValueError):
+    """An idempotency key came again with another request."""
+
+
+class DamagedEvaluationError(RuntimeError):
+    """The plan of an evaluation cannot be read."""
+
+
+@lru_cache(PLANS)
+def read_plan(text: str) -> Plan:
+    """Read a stored plan; the same text is read once."""
+    return Plan.model_validate_json(text)
+
+
+def models_of(text: str) -> tuple[str, ...]:
+    """The models of a stored plan; none if it is damaged, as then nothing is computed."""
+    with suppress(ValidationError):
+        return read_plan(text).spec.models
+    return ()
+
+
+def of_condition(shard: Shard) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
+    """Rows of a shard's model and condition."""
+    return SHARDS.c.model == shard.model, SHARDS.c.condition == shard.condition
+
+
+def now() -> float:
+    """Seconds since 1970."""
+    return datetime.now(UTC).timestamp()
+
+
+def shard_of(row: Row[Any]) -> Shard:
+    """The shard that a row describes."""
+    return Shard(model=row.model, condition=row.condition, start=row.start, stop=row.start + row.images)
+
+
+def read_stored(kind: type[T], text: str, shard: Shard | None = None) -> T | None:
+    """Read a result or a tally, for a shard that may be another of the same address; None if it is damaged."""
+    try:
+        found = kind.model_validate_json(text)
+    except ValidationError:
+        return None
+    return found if shard is None else found.model_copy(update={"shard": shard})
+
+
+def finished_shards(evaluation_id: str, *columns: ColumnElement[Any]) -> Select[Any]:
+    """The finished shards of an evaluation, with columns of theirs and of their results."""
+    same = (SHARDS.c.address == RESULTS.c.address) & (SHARDS.c.images == RESULTS.c.images)
+    identity = (SHARDS.c.address, SHARDS.c.model, SHARDS.c.condition, SHARDS.c.start, SHARDS.c.images)
+    here = (SHARDS.c.evaluation_id == evaluation_id, SHARDS.c.status == ShardStatus.DONE)
+    return select(*identity, *columns).join_from(SHARDS, RESULTS, same).where(*here)
+
+
+def results_at(
+    db: Connection, addresses: Iterable[str], *columns: ColumnElement[Any], images: int | None = None
+) -> Iterator[tuple[tuple[str, int], tuple[Any, ...]]]:
+    """Read columns of the results at some addresses; yields each address and number of images with them."""
+    ordered = sorted(set(addresses))
+    for start in range(0, len(ordered), ADDRESSES_A_QUERY):
+        here = RESULTS.c.address.in_(ordered[start : start + ADDRESSES_A_QUERY])
+        query = select(RESULTS.c.address, RESULTS.c.images, *columns).where(here)
+        for row in db.execute(query if images is None else query.where(RESULTS.c.images == images)):
+            yield (row.address, row.images), tuple(row)[2:]
+
+
+def fairest_evaluation(db: Connection) -> Row[Any, Any] | None:
+    """Id and plan of the evaluation with pending shards and the fewest running ones, the oldest of equals."""
+    mine = SHARDS.c.evaluation_id == EVALUATIONS.c.id
+    pending = select(SHARDS.c.id).where(mine, SHARDS.c.status == ShardStatus.PENDING)
+    running = select(func.count(SHARDS.c.id)).where(mine, SHARDS.c.status == ShardStatus.RUNNING).scalar_subquery()
+    query = select(EVALUATIONS.c.id, EVALUATIONS.c.plan).where(pending.exists())
+    return db.execute(query.order_by(running, EVALUATIONS.c.sequence).limit(1)).first()
+
+
+def insert_evaluation(db: Connection, plan: Plan) -> bool:
+    """Add an evaluation with its shards; those that are computed are done."""
+    last = db.execute(select(func.max(EVALUATIONS.c.sequence))).scalar() or 0
+    db.execute(insert(EVALUATIONS).values(id=plan.id, sequence=last + 1, plan=plan.model_dump_json(), created_at=now()))
+    passes = [plan.spec.passes(condition) for condition in plan.spec.conditions]
+    addresses = {shard: plan.address(shard) for shard in plan.shards}
+    computed = {key: seconds for key, (seconds,) in results_at(db, addresses.values(), RESULTS.c.seconds)}
+    rows: list[dict[str, Any]] = []
+    finished = 0
+    for shard, address in addresses.items():
+        seconds = computed.get((address, shard.images))
+        finished += seconds is not None
+        rows.append(
+            {
+                "evaluation_id": plan.id,
+                "model": shard.model,
+                "condition": shard.condition,
+                "start": shard.start,
+                "address": address,
+                "images": shard.images,
+                "passes": shard.images * passes[shard.condition],
+                "status": ShardStatus.PENDING if seconds is None else ShardStatus.DONE,
+                "seconds": seconds,
+                "finished": None if seconds is None else finished,
+            }
+        )
+    db.execute(insert(SHARDS), rows)
+    return True
+
+
+def revive(db: Connection, evaluation_id: str) -> bool:
+    """Make shards that were dropped or failed pending again; returns whether there were any."""
+    stopped = SHARDS.c.status.in_([ShardStatus.DROPPED, ShardStatus.FAILED])
+    changed = db.execute(
+        update(SHARDS)
+        .where(SHARDS.c.evaluation_id == evaluation_id, stopped)
+        .values(status=ShardStatus.PENDING, failures=0, kills=0, error=None)
+    )
+    db.execute(update(EVALUATIONS).where(EVALUATIONS.c.id == evaluation_id).values(cancelled_at=None))
+    return changed.rowcount > 0
+
+
+def remember_key(db: Connection, key: str, body_sha256: str, evaluation_id: str) -> None:
+    """Store an idempotency key.
+
+    Raises:
+        KeyReusedError: it came before with another request.
+    """
+    known = db.execute(select(KEYS).where(KEYS.c.key == key)).first()
+    if known is None:
+        db.execute(insert(KEYS).values(key=key, body_sha256=body_sha256, evaluation_id=evaluation_id))
+    elif known.body_sha256 != body_sha256:
+        raise KeyReusedError(f"the idempotency key {key!r} was used before with another request")
+
+
+def find_evaluation(db: Connection, evaluation_id: str) -> Evaluation | None:
+    """Read one evaluation; raises as `evaluation_of` does."""
+    row = db.execute(select(EVALUATIONS).where(EVALUATIONS.c.id == evaluation_id)).mappings().first()
+    return None if row is None else evaluation_of(db, row)
+
+
+def evaluation_or_damaged(db: Connection, row: RowMapping) -> Evaluation | Damaged:
+    """Read an evaluation from its row, or say why that cannot be done."""
+    try:
+        return evaluation_of(db, row)
+    except DamagedEvaluationError as error:
+        return Damaged(row["id"], row["sequence"], str(error))
+
+
+def evaluation_of(db: Connection, row: RowMapping) -> Evaluation:
+    """Read an evaluation from its row, and count its shards.
+
+    Raises:
+        DamagedEvaluationError: its plan cannot be read.
+    """
+    try:
+        plan = read_plan(row["plan"])
+    except ValidationError as error:
+        raise DamagedEvaluationError(f"evaluation {row['id']}: {DAMAGED_PLAN}") from error
+    query = (
+        select(
+            SHARDS.c.status,
+            func.count().label("shards"),
+            func.sum(SHARDS.c.images).label("images"),
+            func.sum(SHARDS.c.passes).label("passes"),
+            func.sum(SHARDS.c.images_done).label("images_advanced"),
+            func.sum(1.0 * SHARDS.c.passes * SHARDS.c.images_done / SHARDS.c.images).label("passes_advanced"),
+            func.sum(SHARDS.c.runs).label("runs"),
+            func.max(SHARDS.c.error).label("error"),
+            func.sum(SHARDS.c.seconds).label("busy_s"),
+        )
+        .where(SHARDS.c.evaluation_id == row["id"])
+        .group_by(SHARDS.c.status)
+    )
+    groups = {ShardStatus(group["status"]): group for group in db.execute(query).mappings()}
+    running = groups.get(ShardStatus.RUNNING)
+    errors = [groups[status]["error"] for status in (ShardStatus.FAILED, *groups) if status in groups]
+    return Evaluation(
+        id=row["id"],
+        sequence=row["sequence"],
+        plan=plan,
+        created_at=datetime.fromtimestamp(row["created_at"], UTC),
+        cancelled=row["cancelled_at"] is not None,
+        progress=Progress(
+            shards={status: group["shards"] for status, group in groups.items()},
+            images={status: group["images"] for status, group in groups.items()},
+            passes={status: group["passes"] for status, group in groups.items()},
+            runs=sum(group["runs"] for group in groups.values()),
+            busy_s=sum(group["busy_s"] or 0.0 for group in groups.values()),
+            error=next((error for error in errors if error), None),
+            images_advanced=running["images_advanced"] if running else 0,
+            passes_advanced=running["passes_advanced"] if running else 0.0,
+        ),
+    )
