@@ -143,6 +143,12 @@ class Plan(Frozen):
         stop = min(start + self.shard_images, self.images)
         return Shard(model=shard.model, condition=condition, start=start, stop=stop)
 
+    @property
+    def passes(self) -> int:
+        """Passes of an image through a model that all of it may take, see `EvaluationSpec.passes`."""
+        each = sum(self.spec.passes(condition) for condition in self.spec.conditions)
+        return self.images * len(self.spec.models) * each
+
     def columns(self, model: str) -> tuple[int, ...] | None:
         """The logits of a model that are looked at; None for all."""
         return self.matches[model].columns if self.spec.logits == "dataset" else None

@@ -91,6 +91,21 @@ class Settings(BaseSettings):
         int,
         Field(ge=0, description="decoded pictures stored in the folder, bytes; data sets used longest ago make room"),
     ] = LIMIT_BYTES
+    image_passes: Annotated[
+        int,
+        Field(
+            ge=1,
+            description="most passes through a model that one condition of an evaluation may take for an image, a gradient counted "
+            "as two more; AutoAttack's standard version takes 11,639",
+        ),
+    ] = 200_000
+    evaluation_passes: Annotated[
+        int, Field(ge=1, description="most passes that an evaluation may take over all images, models and conditions")
+    ] = 10_000_000_000
+    key_passes: Annotated[
+        int | None,
+        Field(ge=1, description="most passes that unfinished evaluations of one API key may take; empty is no limit"),
+    ] = None
     shard_timeout_s: Annotated[float, Field(gt=0, description="longest run of one shard, seconds")] = 3600.0
 
     @model_validator(mode="after")

@@ -7,11 +7,12 @@ from base64 import b64decode
 from contextlib import suppress
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Annotated, cast
+from typing import Annotated, NamedTuple, cast
 
 from fastapi import Depends, Path, Request
 from pydantic import Field, StringConstraints
 
+from common import text_sha256
 from evaluation import Catalog
 from evaluation.spec import NAME_PATTERN
 from service.http.dataset_counts import DatasetCounts
@@ -121,14 +122,30 @@ DeploymentDep = Annotated[Deployment, Depends(_find_deployment)]
 """The model of a path with `{name}`, its version from `{version}` or, in a path without, from the query."""
 
 
-def find_evaluation(evaluation_id: EvaluationId, service: ServiceDep) -> Evaluation:
+class Caller(NamedTuple):
+    """Who asks: `name` stands for the API key; `owner` is whose evaluations are seen and cancelled, None for everyone's."""
+
+    name: str
+    owner: str | None
+
+
+async def _caller(service: ServiceDep, key: KeyDep) -> Caller:
+    """Tell callers apart by their keys; an admin key, or any where none is an admin's, sees everything."""
+    admins, name = service.settings.admin_keys, text_sha256(key)[:16] if key else ""
+    return Caller(name, None if not admins or _is_one_of(admins, key) else name)
+
+
+CallerDep = Annotated[Caller, Depends(_caller)]
+
+
+def find_evaluation(evaluation_id: EvaluationId, service: ServiceDep, caller: CallerDep) -> Evaluation:
     """Look up an evaluation.
 
     Raises:
-        ProblemError: there is none (404).
+        ProblemError: there is none, or it is another caller's (404).
     """
     found = service.store.evaluation(evaluation_id)
-    if found is None:
+    if found is None or (caller.owner is not None and not service.store.is_owned(evaluation_id, caller.owner)):
         raise ProblemError(
             HTTPStatus.NOT_FOUND, f"there is no evaluation {evaluation_id!r}; GET /v1/evaluations lists them"
         )

@@ -86,6 +86,14 @@ RESULTS = Table(
 )
 """Shared by all evaluations whose shards have the address; apart from them, so that counting shards does not read rows."""
 
+OWNERS = Table(
+    "owners",
+    _METADATA,
+    Column("evaluation_id", ForeignKey("evaluations.id"), primary_key=True),
+    Column("owner", String, primary_key=True),
+)
+"""Who asked for an evaluation: several may have asked the same."""
+
 DISPATCH = Table(
     "dispatch",
     _METADATA,

@@ -12,7 +12,7 @@ from sqlalchemy import ColumnElement, Connection, Row, RowMapping, Select, func,
 from evaluation.compute.runner import ShardResult
 from evaluation.plan import Plan, Shard
 from evaluation.results.tally import Tally
-from service.jobs.database import EVALUATIONS, KEYS, RESULTS, SHARDS
+from service.jobs.database import EVALUATIONS, KEYS, OWNERS, RESULTS, SHARDS
 from service.jobs.evaluations import Damaged, Evaluation, Progress, ShardStatus
 
 ADDRESSES_A_QUERY = 500
@@ -145,17 +145,23 @@ def revive(db: Connection, evaluation_id: str) -> bool:
     return changed.rowcount > 0
 
 
-def remember_key(db: Connection, key: str, body_sha256: str, evaluation_id: str) -> None:
-    """Store an idempotency key.
+def is_repeated(db: Connection, key: str, body_sha256: str) -> bool:
+    """Whether a request came before with its idempotency key.
 
     Raises:
-        KeyReusedError: it came before with another request.
+        KeyReusedError: the key came before with another request.
     """
     known = db.execute(select(KEYS).where(KEYS.c.key == key)).first()
-    if known is None:
-        db.execute(insert(KEYS).values(key=key, body_sha256=body_sha256, evaluation_id=evaluation_id))
-    elif known.body_sha256 != body_sha256:
-        raise KeyReusedError(f"the idempotency key {key!r} was used before with another request")
+    if known is not None and known.body_sha256 != body_sha256:
+        raise KeyReusedError(f"the idempotency key {key.partition(' ')[2]!r} was used before with another request")
+    return known is not None
+
+
+def own(db: Connection, evaluation_id: str, owner: str) -> None:
+    """Remember who asked for an evaluation."""
+    here = (OWNERS.c.evaluation_id == evaluation_id, OWNERS.c.owner == owner)
+    if not db.execute(select(OWNERS).where(*here)).first():
+        db.execute(insert(OWNERS).values(evaluation_id=evaluation_id, owner=owner))
 
 
 def find_evaluation(db: Connection, evaluation_id: str) -> Evaluation | None:

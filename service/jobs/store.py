@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Select, delete, func, insert, select, update
 from evaluation.compute.runner import ShardResult, furthest
 from evaluation.plan import Plan, Shard
 from evaluation.results.tally import Tally
-from service.jobs.database import DISPATCH, EVALUATIONS, KEYS, RESULTS, SHARDS, Database, StoreError
+from service.jobs.database import DISPATCH, EVALUATIONS, KEYS, OWNERS, RESULTS, SHARDS, Database, StoreError
 from service.jobs.evaluations import Claim, Damaged, Evaluation, ShardStatus
 from service.jobs.failures import Fault
 from service.jobs.queries import (
@@ -23,12 +23,13 @@ from service.jobs.queries import (
     find_evaluation,
     finished_shards,
     insert_evaluation,
+    is_repeated,
     models_of,
     now,
     of_condition,
+    own,
     read_plan,
     read_stored,
-    remember_key,
     results_at,
     revive,
     shard_of,
@@ -114,15 +115,17 @@ class Store:
         with suppress(SupersededError), self._writing() as db:
             db.execute(update(DISPATCH).values(seen_at=0.0))
 
-    def submit(self, plan: Plan, *, key: str | None = None, body_sha256: str = "") -> bool:
+    def submit(self, plan: Plan, *, key: str | None = None, body_sha256: str = "", owner: str = "") -> bool:
         """Add an evaluation with all its shards, or revive one that was cancelled or failed; finished shards stay.
 
-        A shard that was computed for another evaluation, with the same address and number of images, is done at once.
+        A shard that was computed for another evaluation, with the same address and number of images, is done at once. A request
+        that is repeated with its key changes nothing, even if the evaluation was cancelled meanwhile.
 
         Args:
             plan: its id decides whether it is there already.
             key: an idempotency key of the client.
             body_sha256: of the request that the key came with.
+            owner: who asks; each owner has idempotency keys of its own.
 
         Returns:
             Whether there was anything to do.
@@ -132,9 +135,14 @@ class Store:
         """
         with self._writing() as db:
             known = db.execute(select(EVALUATIONS.c.id).where(EVALUATIONS.c.id == plan.id)).first()
+            owners_key = f"{owner} {key}"
+            if key is not None and is_repeated(db, owners_key, body_sha256):
+                return False
             changed = revive(db, plan.id) if known else insert_evaluation(db, plan)
+            own(db, plan.id, owner)
             if key is not None:
-                remember_key(db, key, body_sha256, plan.id)
+                values = {"key": owners_key, "body_sha256": body_sha256, "evaluation_id": plan.id}
+                db.execute(insert(KEYS).values(**values))
             return changed
 
     def computed(self, plan: Plan, shard: Shard) -> ShardResult | None:
@@ -176,6 +184,19 @@ class Store:
         new = (SHARDS.c.finished > number, SHARDS.c.finished <= until)
         return self._whole(Tally, finished_shards(evaluation_id, RESULTS.c.tally).where(*new)), until
 
+    def is_owned(self, evaluation_id: str, owner: str) -> bool:
+        """Whether someone asked for an evaluation."""
+        query = select(OWNERS).where(OWNERS.c.evaluation_id == evaluation_id, OWNERS.c.owner == owner)
+        with self._database.reading() as db:
+            return db.execute(query).first() is not None
+
+    def unfinished_passes(self, owner: str) -> int:
+        """Count the passes through models that the pending and running shards of an owner's evaluations may take."""
+        mine = select(OWNERS.c.evaluation_id).where(OWNERS.c.owner == owner)
+        here = (SHARDS.c.evaluation_id.in_(mine), SHARDS.c.status.in_([ShardStatus.PENDING, ShardStatus.RUNNING]))
+        with self._database.reading() as db:
+            return db.execute(select(func.coalesce(func.sum(SHARDS.c.passes), 0)).where(*here)).scalar_one()
+
     def evaluation(self, evaluation_id: str) -> Evaluation | None:
         """Read one evaluation.
 
@@ -185,14 +206,19 @@ class Store:
         with self._database.reading() as db:
             return find_evaluation(db, evaluation_id)
 
-    def evaluations(self, *, limit: int | None = None, before: int | None = None) -> list[Evaluation | Damaged]:
+    def evaluations(
+        self, *, limit: int | None = None, before: int | None = None, owner: str | None = None
+    ) -> list[Evaluation | Damaged]:
         """List evaluations, the newest first; one whose plan cannot be read is named with its problem.
 
         Args:
             limit: at most this many; None is no limit.
             before: only those with a smaller sequence number.
+            owner: only those that this one asked for; None is everyone's.
         """
         query = select(EVALUATIONS).order_by(EVALUATIONS.c.sequence.desc()).limit(limit)
+        if owner is not None:
+            query = query.where(EVALUATIONS.c.id.in_(select(OWNERS.c.evaluation_id).where(OWNERS.c.owner == owner)))
         if before is not None:
             query = query.where(EVALUATIONS.c.sequence < before)
         with self._database.reading() as db:
@@ -220,9 +246,14 @@ class Store:
                 db.execute(update(SHARDS).where(*here).values(status=ShardStatus.FAILED, error=DAMAGED))
         return [each for _, each in found if each is not None]
 
-    def cancel(self, evaluation_id: str) -> None:
-        """Drop what is not finished."""
+    def cancel(self, evaluation_id: str, owner: str | None = None) -> None:
+        """Drop what is not finished; if others asked for the evaluation too, it only stops being this owner's."""
         with self._writing() as db:
+            if owner is not None:
+                others = (OWNERS.c.evaluation_id == evaluation_id, OWNERS.c.owner != owner)
+                if db.execute(select(OWNERS).where(*others)).first():
+                    db.execute(delete(OWNERS).where(OWNERS.c.evaluation_id == evaluation_id, OWNERS.c.owner == owner))
+                    return
             unfinished = SHARDS.c.status.in_([ShardStatus.PENDING, ShardStatus.RUNNING])
             dropped = db.execute(
                 update(SHARDS)
@@ -246,7 +277,7 @@ class Store:
                 others = select(SHARDS.c.id).where(same, SHARDS.c.status == ShardStatus.DONE, ~mine)
                 addresses = select(SHARDS.c.address).where(mine)
                 db.execute(delete(RESULTS).where(RESULTS.c.address.in_(addresses), ~others.exists()))
-                for part in (SHARDS, KEYS):
+                for part in (SHARDS, KEYS, OWNERS):
                     db.execute(delete(part).where(part.c.evaluation_id == evaluation_id))
                 db.execute(delete(EVALUATIONS).where(EVALUATIONS.c.id == evaluation_id))
             return found

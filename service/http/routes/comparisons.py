@@ -6,7 +6,7 @@ from fastapi import APIRouter, Query
 
 from evaluation import Comparison, Side, compare
 from evaluation.spec import NAME_PATTERN
-from service.http.deps import Service, ServiceDep, find_evaluation
+from service.http.deps import Caller, CallerDep, Service, ServiceDep, find_evaluation
 
 router = APIRouter(prefix="/v1/comparisons", tags=["evaluations"])
 
@@ -17,6 +17,7 @@ ModelQuery = Annotated[str, Query(pattern=NAME_PATTERN, description="name of one
 @router.get("")
 def read_comparison(
     service: ServiceDep,
+    caller: CallerDep,
     evaluation: EvaluationQuery,
     model: ModelQuery,
     other_model: ModelQuery,
@@ -26,8 +27,8 @@ def read_comparison(
 ) -> Comparison:
     """Compare two models image by image: McNemar's test, the paired difference and the images on which they disagree."""
     sides = ((evaluation, model), (other_evaluation or evaluation, other_model))
-    return compare(*(_side(service, *side) for side in sides))
+    return compare(*(_side(service, caller, *side) for side in sides))
 
 
-def _side(service: Service, evaluation_id: str, model: str) -> Side:
-    return Side(find_evaluation(evaluation_id, service).plan, model, service.store.results(evaluation_id))
+def _side(service: Service, caller: Caller, evaluation_id: str, model: str) -> Side:
+    return Side(find_evaluation(evaluation_id, service, caller).plan, model, service.store.results(evaluation_id))

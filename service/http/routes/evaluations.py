@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterable, Callable
 from contextlib import suppress
 from http import HTTPStatus
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -28,13 +28,23 @@ from evaluation import (
 )
 from evaluation import preset as preset_conditions
 from models import CheckpointError
-from service.http.deps import EvaluationDep, KeyDep, Service, ServiceDep, find_evaluation, require_admin
+from service.http.deps import (
+    Caller,
+    CallerDep,
+    EvaluationDep,
+    KeyDep,
+    Service,
+    ServiceDep,
+    find_evaluation,
+    require_admin,
+)
 from service.http.formats import FORMATS, ReportFormat
 from service.http.problems import ProblemError
 from service.http.schemas import BudgetRequest, EvaluationList, EvaluationView, PgdRequest, PresetRequest, Unusable
 from service.http.watching import POLL_S
 from service.jobs import removal
 from service.jobs.evaluations import Damaged, Evaluation
+from service.serving.errors import KeyLimitError
 from service.serving.predictions import FieldError
 
 JSON = ReportFormat("json")
@@ -49,10 +59,14 @@ IdempotencyKey = Annotated[
 
 @router.post("", status_code=HTTPStatus.ACCEPTED)
 def submit(
-    spec: EvaluationSpec, service: ServiceDep, response: Response, idempotency_key: IdempotencyKey = None
+    spec: EvaluationSpec,
+    service: ServiceDep,
+    caller: CallerDep,
+    response: Response,
+    idempotency_key: IdempotencyKey = None,
 ) -> EvaluationView:
     """Submit an evaluation. The same question about the same files is the same evaluation: finished work is not repeated."""
-    return _submit(spec, service, response, idempotency_key)
+    return _submit(spec, service, response, idempotency_key, caller)
 
 
 @router.post("/dry-run")
@@ -64,25 +78,33 @@ def estimate_evaluation(spec: EvaluationSpec, service: ServiceDep) -> Estimate:
 
 @router.post("/pgd", status_code=HTTPStatus.ACCEPTED)
 def submit_pgd(
-    body: PgdRequest, service: ServiceDep, response: Response, idempotency_key: IdempotencyKey = None
+    body: PgdRequest, service: ServiceDep, caller: CallerDep, response: Response, idempotency_key: IdempotencyKey = None
 ) -> EvaluationView:
     """Submit an evaluation under projected gradient descent."""
-    return _submit(_spec(body, body.spec), service, response, idempotency_key)
+    return _submit(_spec(body, body.spec), service, response, idempotency_key, caller)
 
 
 def _add_route(preset: Preset) -> None:
     """Let a preset be submitted by its name."""
 
     def submit_plain(
-        body: PresetRequest, service: ServiceDep, response: Response, idempotency_key: IdempotencyKey = None
+        body: PresetRequest,
+        service: ServiceDep,
+        caller: CallerDep,
+        response: Response,
+        idempotency_key: IdempotencyKey = None,
     ) -> EvaluationView:
-        return _submit(_spec(body, lambda: body.under(preset.conditions)), service, response, idempotency_key)
+        return _submit(_spec(body, lambda: body.under(preset.conditions)), service, response, idempotency_key, caller)
 
     def submit_within(
-        body: BudgetRequest, service: ServiceDep, response: Response, idempotency_key: IdempotencyKey = None
+        body: BudgetRequest,
+        service: ServiceDep,
+        caller: CallerDep,
+        response: Response,
+        idempotency_key: IdempotencyKey = None,
     ) -> EvaluationView:
         spec = _spec(body, lambda: body.under(preset_conditions(preset.name, body.threat)))
-        return _submit(spec, service, response, idempotency_key)
+        return _submit(spec, service, response, idempotency_key, caller)
 
     router.add_api_route(
         f"/{preset.name}",
@@ -110,13 +132,46 @@ def _spec(body: PresetRequest, make: Callable[[], EvaluationSpec]) -> Evaluation
         raise RequestValidationError(errors) from error
 
 
-def _submit(spec: EvaluationSpec, service: Service, response: Response, key: str | None) -> EvaluationView:
+def _submit(
+    spec: EvaluationSpec, service: Service, response: Response, idempotency_key: str | None, caller: Caller
+) -> EvaluationView:
     plan = _plan(spec, service)
-    service.store.submit(plan, key=key, body_sha256=text_sha256(spec.model_dump_json()))
+    _require_affordable(plan, service, caller)
+    digest = text_sha256(spec.model_dump_json())
+    service.store.submit(plan, key=idempotency_key, body_sha256=digest, owner=caller.name)
     service.dispatcher.wake()
-    view = _view(find_evaluation(plan.id, service), service)
+    view = _view(find_evaluation(plan.id, service, caller), service)
     response.headers["Location"] = view.links["self"]
     return view
+
+
+def _require_affordable(plan: Plan, service: Service, caller: Caller) -> None:
+    """Refuse what would hold the devices for longer than the settings allow; the estimate is an upper bound."""
+    settings = service.settings
+    costliest = max(plan.spec.conditions, key=plan.spec.passes)
+    per_image = plan.spec.passes(costliest)
+    if per_image > settings.image_passes:
+        _refuse(
+            f"{costliest.title} may take {per_image:,} passes through the model per image, at most {settings.image_passes:,} are "
+            "allowed (WITHSTAND_IMAGE_PASSES); ask for fewer steps, restarts or queries"
+        )
+    if plan.passes > settings.evaluation_passes:
+        _refuse(
+            f"the evaluation may take {plan.passes:,} passes through its models, at most {settings.evaluation_passes:,} are "
+            "allowed (WITHSTAND_EVALUATION_PASSES); ask for fewer images, models or conditions"
+        )
+    if caller.name and settings.key_passes is not None:
+        waiting = service.store.unfinished_passes(caller.name)
+        if waiting + plan.passes > settings.key_passes:
+            raise KeyLimitError(
+                f"the unfinished evaluations of this API key may take {waiting:,} passes, and this one {plan.passes:,} more; at "
+                f"most {settings.key_passes:,} are allowed; wait for some to finish, or cancel them",
+                retry_after_s=60,
+            )
+
+
+def _refuse(reason: str) -> NoReturn:
+    raise ProblemError(HTTPStatus.UNPROCESSABLE_ENTITY, reason, errors=[FieldError(field="conditions", message=reason)])
 
 
 def _plan(spec: EvaluationSpec, service: Service) -> Plan:
@@ -142,11 +197,12 @@ def _blamed_field(error: Exception) -> str:
 @router.get("")
 def list_evaluations(
     service: ServiceDep,
+    caller: CallerDep,
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
     cursor: Annotated[int | None, Query(ge=0, description="`next_cursor` of the page before")] = None,
 ) -> EvaluationList:
     """List evaluations, the newest first."""
-    found = service.store.evaluations(limit=limit, before=cursor)
+    found = service.store.evaluations(limit=limit, before=cursor, owner=caller.owner)
     more = found[-1].sequence if len(found) == limit else None
     return EvaluationList(
         evaluations=[_view(each, service) for each in found if isinstance(each, Evaluation)],
@@ -174,7 +230,10 @@ async def _removes_results(
 
 @router.delete("/{evaluation_id}")
 def cancel_evaluation(
-    evaluation: EvaluationDep, service: ServiceDep, with_results: Annotated[bool, Depends(_removes_results)]
+    evaluation: EvaluationDep,
+    service: ServiceDep,
+    caller: CallerDep,
+    with_results: Annotated[bool, Depends(_removes_results)],
 ) -> EvaluationView:
     """Cancel an evaluation: pending shards are dropped, running ones stopped, finished ones stay. Submitting it again goes on.
 
@@ -183,9 +242,9 @@ def cancel_evaluation(
     """
     if with_results:
         return _remove(evaluation, service)
-    service.store.cancel(evaluation.id)
+    service.store.cancel(evaluation.id, caller.owner)
     service.dispatcher.wake()
-    return _view(find_evaluation(evaluation.id, service), service)
+    return _view(service.store.evaluation(evaluation.id) or evaluation, service)
 
 
 def _remove(evaluation: Evaluation, service: Service) -> EvaluationView:

@@ -9,7 +9,7 @@ from fastapi.responses import HTMLResponse
 
 from common import text_sha256
 from evaluation.compute.examples import Example
-from service.http.deps import EvaluationDep, Service, ServiceDep
+from service.http.deps import Caller, CallerDep, EvaluationDep, Service, ServiceDep
 from service.http.formats import ReportFormat
 from service.http.pages.example_pictures import PictureKind, kinds, png
 from service.http.pages.sections import Section, changed, of_evaluation, of_start
@@ -30,7 +30,7 @@ Index = Annotated[int, Path(ge=0, description="in the evaluation, from 0")]
 
 
 @router.get("/")
-def index(service: ServiceDep, request: Request) -> Response:
+def index(service: ServiceDep, caller: CallerDep, request: Request) -> Response:
     """Models, data sets, and evaluations with live progress."""
     page = render(
         "index.html",
@@ -38,16 +38,16 @@ def index(service: ServiceDep, request: Request) -> Response:
         root=service.settings.root_path,
         models=list_models(service),
         datasets=list_datasets(service),
-        evaluations=list_evaluations(service).evaluations,
-        sections=_start(service),
+        evaluations=list_evaluations(service, caller).evaluations,
+        sections=_start(service, caller),
     )
     return _unless_known(page, request)
 
 
 @router.post("/changes")
-def index_changes(known: list[str], service: ServiceDep) -> str:
+def index_changes(known: list[str], service: ServiceDep, caller: CallerDep) -> str:
     """Render the sections of the first page whose hashes are not known."""
-    return changed(_start(service), {*known})
+    return changed(_start(service, caller), {*known})
 
 
 @router.get("/evaluations/{evaluation_id}")
@@ -85,9 +85,11 @@ def picture(
     return Response(png(example, kind), media_type="image/png", headers=headers)
 
 
-def _start(service: Service) -> Sequence[Section]:
+def _start(service: Service, caller: Caller) -> Sequence[Section]:
     return [
-        *of_start(list_evaluations(service), list_models(service), list_datasets(service), service.settings.root_path)
+        *of_start(
+            list_evaluations(service, caller), list_models(service), list_datasets(service), service.settings.root_path
+        )
     ]
 
 

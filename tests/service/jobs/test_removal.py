@@ -107,7 +107,10 @@ REMOVE = {"results": "true"}
 def test_an_evaluation_is_removed_with_its_results(own: Server) -> None:
     state, other = ended(own), ended(own, images=4)
     where = state["links"]["self"]
-    refusal(own.http.delete(where, params=REMOVE, headers={"X-API-Key": "user"}), 403)
+    user = {"X-API-Key": "user"}
+    refusal(own.http.delete(where, params=REMOVE, headers=user), 404)
+    own.http.post("/v1/evaluations", json=state["spec"], headers=user)
+    refusal(own.http.delete(where, params=REMOVE, headers=user), 403)
     answer = own.http.delete(where, params=REMOVE)
     assert (answer.status_code, answer.json()["status"], answer.json()["id"]) == (200, "done", state["id"])
     for link in state["links"].values():
