@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager
 from importlib.metadata import version
 
 from fastapi import Depends, FastAPI
+from fastapi.security import APIKeyHeader, HTTPBearer
 from fastapi.staticfiles import StaticFiles
 from fastapi_offline import FastAPIOffline
 
@@ -12,17 +13,24 @@ from common.cores import cores
 from common.float32 import set_float32
 from service.http import problems
 from service.http.dataset_counts import DatasetCounts
-from service.http.deps import Service, require_key
+from service.http.deps import Service
+from service.http.middleware.api_keys import ApiKeys
 from service.http.middleware.body_limit import BodyLimit
 from service.http.middleware.compression import Compression
+from service.http.middleware.head import Head
+from service.http.middleware.hosts import Hosts
+from service.http.middleware.json_limit import JsonLimit
 from service.http.middleware.load_shedding import LoadShedding
+from service.http.middleware.origins import Origins
 from service.http.middleware.prefix import Prefix
+from service.http.middleware.security_headers import SecurityHeaders
 from service.http.middleware.telemetry import Telemetry
 from service.http.pages.report_sections import ReportSections
 from service.http.pages.templates import WEB
 from service.http.routes import (
     comparisons,
     datasets,
+    docs,
     evaluations,
     explain,
     health,
@@ -51,6 +59,7 @@ FORM_OVERHEAD_BYTES = 2**20
 """What a form may have beside its file: boundaries, headers, a card."""
 
 RESOURCES = (
+    health,
     models,
     predictions,
     serving,
@@ -65,6 +74,9 @@ RESOURCES = (
 )
 """Routes that need a key, if any are set."""
 
+SCHEMES = (HTTPBearer(auto_error=False), APIKeyHeader(name="X-API-Key", auto_error=False))
+"""How a key is sent, for the description of the API; the middleware looks at it."""
+
 DESCRIPTION = "Robustness evaluation of image classifiers: predictions, rotations and flips, adversarial attacks."
 
 
@@ -75,7 +87,9 @@ def create_app(settings: Settings) -> FastAPI:
         version=version("withstand"),
         description=DESCRIPTION,
         lifespan=_lifespan,
+        docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,  # a redirect would repeat whatever host was asked for
         responses={"4XX": problems.described(), "5XX": problems.described()},
     )
     app.state.settings, app.state.metrics = settings, Metrics()
@@ -84,15 +98,22 @@ def create_app(settings: Settings) -> FastAPI:
         settings.root_path + datasets.router.prefix: settings.max_dataset_bytes + FORM_OVERHEAD_BYTES,
     }
     app.add_middleware(Compression)
+    app.add_middleware(JsonLimit)
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes, forms=forms)
     app.add_middleware(LoadShedding)
+    app.add_middleware(ApiKeys, settings=settings)
+    app.add_middleware(Origins)
+    app.add_middleware(Hosts, allowed=(*settings.allowed_hosts, settings.host))
+    app.add_middleware(SecurityHeaders)
     app.add_middleware(Telemetry, metrics=app.state.metrics)
+    app.add_middleware(Head)
     app.add_middleware(Prefix, root_path=settings.root_path)
     problems.install(app, STATUSES)
-    for probes in (health.router, inference.probes):
-        app.include_router(probes)
+    for is_open in (docs.router, health.probes, inference.probes):
+        app.include_router(is_open)
+    schemes = [Depends(each) for each in SCHEMES] if settings.api_keys else []
     for resource in RESOURCES:
-        app.include_router(resource.router, dependencies=[Depends(require_key)])
+        app.include_router(resource.router, dependencies=schemes)
     app.mount("/static", StaticFiles(directory=WEB / "static"))
     return app
 

@@ -6,6 +6,7 @@ import os
 import sys
 import tempfile
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import uvicorn
@@ -13,6 +14,7 @@ from fastapi import FastAPI
 
 from common.processes import end_with_parent
 from service.app import create_app
+from service.http.connection import Connection, ConnectionLimits
 from service.metrics import SHARED_FOLDER
 from service.settings import PREFIX, Settings
 
@@ -23,19 +25,23 @@ asks for Python's lock at every layer, three times as long."""
 M_ARENA_MAX, ARENAS = -8, 2
 """Of glibc's mallopt: heaps that threads share. With one for each thread, scratch memory of forward passes lies about in all."""
 
-_UVICORN: dict[str, Any] = {
-    "loop": "uvloop",
-    "http": "httptools",
-    "ws": "none",
-    "access_log": False,  # /metrics counts requests
-    "timeout_graceful_shutdown": 5,
-}
+
+def _uvicorn(settings: Settings) -> dict[str, Any]:
+    return {
+        "host": settings.host,
+        "port": settings.port,
+        "loop": "uvloop",
+        "http": partial(Connection, ConnectionLimits.of(settings)),
+        "ws": "none",
+        "access_log": False,  # /metrics counts requests
+        "timeout_graceful_shutdown": 5,
+    }
 
 
 def config(settings: Settings, **changes: Any) -> uvicorn.Config:
     """Configure uvicorn for one process."""
     _tune()
-    return uvicorn.Config(create_app(settings), host=settings.host, port=settings.port, **(_UVICORN | changes))
+    return uvicorn.Config(create_app(settings), **_uvicorn(settings) | changes)
 
 
 def run(settings: Settings) -> None:
@@ -53,10 +59,8 @@ def run(settings: Settings) -> None:
         uvicorn.run(
             "service.server:app_of_environment",
             factory=True,
-            host=settings.host,
-            port=settings.port,
             workers=settings.workers,
-            **_UVICORN,
+            **_uvicorn(settings),
         )
 
 

@@ -19,6 +19,9 @@ PREFIX = "WITHSTAND_"
 LOOPBACK_NAMES = frozenset({"localhost"})
 
 ApiKey = Annotated[str, Field(pattern="^[!-~]+$", description="visible ASCII characters, at least one")]
+HostName = Annotated[
+    str, Field(pattern=r"^(\*|[A-Za-z0-9._-]+)$", description="without port, such as robust.example.org")
+]
 
 
 class Settings(BaseSettings):
@@ -52,6 +55,19 @@ class Settings(BaseSettings):
     admin_keys: Annotated[
         frozenset[ApiKey], Field(description="keys that may add, load and configure models; empty lets every key do so")
     ] = frozenset()
+    allowed_hosts: Annotated[
+        tuple[HostName, ...],
+        Field(description='names at which the service is called, beside its address; ["*"] lets every name pass'),
+    ] = ()
+    max_connections: Annotated[
+        int, Field(ge=1, description="most open connections of a process, and at most half of its file descriptors")
+    ] = 1000
+    max_address_connections: Annotated[
+        int, Field(ge=1, description="most open connections from one address; a reverse proxy is one address")
+    ] = 400
+    receive_timeout_s: Annotated[
+        float, Field(gt=0, description="longest wait for a request, seconds; one more for each 4 KiB of its body")
+    ] = 10.0
     workers: Annotated[int, Field(ge=1, le=64, description="processes that answer HTTP on the port")] = 1
     max_body_bytes: Annotated[int, Field(ge=1, description="largest request body, bytes")] = 64 * 2**20
     max_checkpoint_bytes: Annotated[

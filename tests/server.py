@@ -2,10 +2,11 @@
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Thread
+from typing import Any, cast
 
 import httpx
 import pytest
@@ -17,8 +18,8 @@ import evaluation.plan
 from evaluation import Catalog, EvaluationSpec, Plan, Shard, ShardResult
 from evaluation.compute.conditions import Row
 from evaluation.data.classes import ClassMatch
-from service.app import create_app
 from service.http.deps import Service
+from service.server import config
 from service.settings import Settings
 from tests.conftest import Put
 
@@ -83,11 +84,17 @@ class Server:
         return self.app.state.service
 
 
+QUIET: dict[str, Any] = {"port": 0, "log_level": "critical", "timeout_graceful_shutdown": 1}
+
+
+def listening(app: ASGIApp) -> AbstractContextManager[str]:
+    """Serve any application on a free port until the block ends; gives its address."""
+    return _listening(uvicorn.Config(app, ws="none", **QUIET))
+
+
 @contextmanager
-def listening(app: ASGIApp) -> Iterator[str]:
-    """Serve an application on a free port until the block ends; gives its address."""
-    config = uvicorn.Config(app, port=0, log_level="critical", ws="none", timeout_graceful_shutdown=1)
-    server = uvicorn.Server(config)
+def _listening(configured: uvicorn.Config) -> Iterator[str]:
+    server = uvicorn.Server(configured)
     thread = Thread(target=server.run)
     thread.start()
     try:
@@ -100,9 +107,10 @@ def listening(app: ASGIApp) -> Iterator[str]:
 
 @contextmanager
 def serving(settings: Settings) -> Iterator[Server]:
-    """Run the service on a free port until the block ends."""
-    app = create_app(settings)
-    with listening(app) as url, httpx.Client(base_url=url, timeout=DEADLINE_S) as http:
+    """Run the service as `withstand serve` does, on a free port, until the block ends."""
+    configured = config(settings, **QUIET)
+    app = cast(FastAPI, configured.app)
+    with _listening(configured) as url, httpx.Client(base_url=url, timeout=DEADLINE_S) as http:
         yield Server(app, url, http)
 
 

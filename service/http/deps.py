@@ -1,10 +1,6 @@
 """What routes need, by name."""
 
 import asyncio
-import binascii
-import secrets
-from base64 import b64decode
-from contextlib import suppress
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Annotated, NamedTuple, cast
@@ -16,6 +12,7 @@ from common import text_sha256
 from evaluation import Catalog
 from evaluation.spec import NAME_PATTERN
 from service.http.dataset_counts import DatasetCounts
+from service.http.keys import given_key, is_one_of
 from service.http.pages.report_sections import ReportSections
 from service.http.problems import ProblemError
 from service.http.watching import Watching
@@ -65,52 +62,25 @@ ModelVersion = Annotated[
 EvaluationId = Annotated[str, Path(pattern="^[0-9a-f]{16}$", description="id of an evaluation, 16 hexadecimal digits")]
 
 
-async def require_key(request: Request, service: ServiceDep) -> str:
-    """Let a request pass that carries one of the keys, if any are set; returns the key.
-
-    Raises:
-        ProblemError: 401.
-    """
-    settings, given = service.settings, _given_key(request)
-    if settings.api_keys and not _is_one_of(settings.api_keys | settings.admin_keys, given):
-        detail = "an API key is needed: send `Authorization: Bearer KEY` or `X-API-Key: KEY`"
-        ask = {"WWW-Authenticate": 'Bearer, Basic realm="withstand"'}
-        raise ProblemError(HTTPStatus.UNAUTHORIZED, detail, headers=ask)
-    return given
+async def _key(request: Request) -> str:
+    return given_key(request.headers)
 
 
-KeyDep = Annotated[str, Depends(require_key)]
+KeyDep = Annotated[str, Depends(_key)]
+"""The API key of a request, one of those that are set if any are; "" where there is none."""
 
 
 async def require_admin(service: ServiceDep, key: KeyDep) -> None:
     """Let a request pass that may change what is served.
 
     Raises:
-        ProblemError: 401 without a key, 403 with one that may not.
+        ProblemError: the key may not (403).
     """
     keys = service.settings.admin_keys
-    if keys and not _is_one_of(keys, key):
+    if keys and not is_one_of(keys, key):
         raise ProblemError(
             HTTPStatus.FORBIDDEN, "this needs one of the admin keys; other keys may predict and evaluate"
         )
-
-
-def _is_one_of(keys: frozenset[str], given: str) -> bool:
-    return any(secrets.compare_digest(given.encode(), key.encode()) for key in keys)
-
-
-def _given_key(request: Request) -> str:
-    """Read the key; a browser asks its user for it and sends it as the password of any name."""
-    scheme, _, token = request.headers.get("authorization", "").partition(" ")
-    match scheme.lower():
-        case "bearer":
-            return token
-        case "basic":
-            with suppress(binascii.Error, UnicodeDecodeError):
-                return b64decode(token, validate=True).decode().partition(":")[2]
-            return ""
-        case _:
-            return request.headers.get("x-api-key", "")
 
 
 async def _find_deployment(name: ModelName, service: ServiceDep, version: ModelVersion | None = None) -> Deployment:
@@ -132,7 +102,7 @@ class Caller(NamedTuple):
 async def _caller(service: ServiceDep, key: KeyDep) -> Caller:
     """Tell callers apart by their keys; an admin key, or any where none is an admin's, sees everything."""
     admins, name = service.settings.admin_keys, text_sha256(key)[:16] if key else ""
-    return Caller(name, None if not admins or _is_one_of(admins, key) else name)
+    return Caller(name, None if not admins or is_one_of(admins, key) else name)
 
 
 CallerDep = Annotated[Caller, Depends(_caller)]

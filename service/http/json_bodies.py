@@ -1,19 +1,51 @@
 """JSON bodies that a route reads itself, because its clients send other bodies too, or no Content-Type."""
 
+from http import HTTPStatus
 from typing import Any, TypeVar
 
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ValidationError
+from pydantic_core import from_json
+from starlette.exceptions import HTTPException
 
 Body = TypeVar("Body", bound=BaseModel)
 
+MOST_VALUES = 50_000
+"""Values in a body: each may become an object, and an error."""
 
-def read_json(kind: type[Body], body: bytes) -> Body:
+
+def require_few_values(body: bytes, most_values: int = MOST_VALUES) -> None:
+    """Count the values of a body without parsing it: there is a comma or colon before every value but the first of its container.
+
+    Raises:
+        HTTPException: there are too many (413).
+    """
+    values = body.count(b",") + body.count(b":")
+    if values > most_values:
+        detail = f"the JSON has too many values: {values} commas and colons, at most {most_values} are allowed"
+        raise HTTPException(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, detail)
+
+
+def parse_json(body: bytes) -> Any:
+    """Parse JSON that is nested at most 200 deep and whose texts are Unicode; `json.loads` accepts halves of surrogate pairs.
+
+    Raises:
+        HTTPException: it is not such JSON (422).
+    """
+    try:
+        return from_json(body)
+    except ValueError as error:
+        raise HTTPException(HTTPStatus.UNPROCESSABLE_ENTITY, f"the body is not JSON: {error}") from error
+
+
+def read_json(kind: type[Body], body: bytes, most_values: int = MOST_VALUES) -> Body:
     """Read a body.
 
     Raises:
+        HTTPException: it has too many values (413).
         RequestValidationError: it is not JSON, or not of this kind.
     """
+    require_few_values(body, most_values)
     try:
         return kind.model_validate_json(body)
     except ValidationError as error:

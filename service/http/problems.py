@@ -28,7 +28,13 @@ CLIENT_LEFT = 499
 """Status of requests whose client closed the connection, as nginx logs them; nobody receives it."""
 
 LONGEST_ECHO = 200
-"""Characters of a received value that an error repeats."""
+"""Characters of a received value, or of the name of an unknown field, that an error repeats."""
+
+LONGEST_DETAIL = 10_000
+"""Characters of what an error says: a message may repeat something that was received."""
+
+MOST_FIELDS = 20
+"""Wrong fields that an error lists."""
 
 
 class Problem(BaseModel):
@@ -107,6 +113,7 @@ def problem(
     members: BaseModel | None = None,
 ) -> JSONResponse:
     """Build an error response; RFC 9457 allows more members than the common ones."""
+    detail = shortened(detail, LONGEST_DETAIL)
     body = Problem(title=HTTPStatus(status).phrase, status=status, detail=detail, error=detail, errors=list(errors))
     more = {} if members is None else members.model_dump(mode="json")
     return JSONResponse(body.model_dump() | more, status, headers=headers, media_type="application/problem+json")
@@ -165,20 +172,33 @@ def _unexpected(_request: Request, error: Exception) -> JSONResponse:
 
 
 def _validation_error(_request: Request, error: Exception) -> JSONResponse:
-    fields = field_errors(cast(RequestValidationError, error).errors())
-    detail = "; ".join(map(str, fields))
-    return problem(HTTPStatus.UNPROCESSABLE_ENTITY, detail, errors=fields)
+    errors = _without_emptied(cast(RequestValidationError, error).errors())
+    fields = field_errors(errors[:MOST_FIELDS])
+    more = [f"and {len(errors) - MOST_FIELDS} more"] if len(errors) > MOST_FIELDS else []
+    return problem(HTTPStatus.UNPROCESSABLE_ENTITY, "; ".join([*map(str, fields), *more]), errors=fields)
+
+
+def _without_emptied(errors: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Leave out containers that lost items: the items are named themselves."""
+    containers = {each["loc"][:depth] for each in errors for depth in range(len(each["loc"]))}
+    return [each for each in errors if each["type"] != "too_short" or each["loc"] not in containers]
 
 
 def field_errors(errors: Sequence[Mapping[str, Any]]) -> list[FieldError]:
     """Turn pydantic's errors into ours; a container whose items are wrong is not named again for having lost them."""
-    paths = [tuple(map(str, each["loc"])) for each in errors]
-    fields: list[FieldError] = []
-    for path, each in zip(paths, errors, strict=True):
-        emptied = each["type"] == "too_short" and any(len(p) > len(path) and p[: len(path)] == path for p in paths)
-        if emptied:
-            continue
-        received = None if each["type"] == "missing" or not path else repr(each["input"])[:LONGEST_ECHO]
-        name = ".".join(path[1:] if path and path[0] in {"body", "query", "path", "header"} and len(path) > 1 else path)
-        fields.append(FieldError(field=name, message=each["msg"].removeprefix("Value error, "), received=received))
-    return fields
+    return [_field_error(each) for each in _without_emptied(errors)]
+
+
+def _field_error(error: Mapping[str, Any]) -> FieldError:
+    path = tuple(map(str, error["loc"]))
+    received = None if error["type"] == "missing" or not path else shortened(repr(error["input"]), LONGEST_ECHO)
+    name = ".".join(path[1:] if path and path[0] in {"body", "query", "path", "header"} and len(path) > 1 else path)
+    message = error["msg"].removeprefix("Value error, ")
+    return FieldError(
+        field=shortened(name, LONGEST_ECHO), message=shortened(message, LONGEST_DETAIL), received=received
+    )
+
+
+def shortened(text: str, most: int) -> str:
+    """Cut a text off after so many characters."""
+    return text if len(text) <= most else f"{text[: most - 1]}…"

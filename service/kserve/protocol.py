@@ -11,7 +11,7 @@ from torch import Tensor
 from common import unknown_name
 from common.pictures import PictureError
 from models import Preprocessing
-from service.http.json_bodies import read_json
+from service.http.json_bodies import MOST_VALUES, read_json
 from service.http.picture_uploads import Upload, decode, from_base64
 from service.kserve import tensors
 from service.kserve.schemas import (
@@ -84,7 +84,8 @@ def read_request(
         TooLargeError: there are too many pictures.
     """
     header, rest = tensors.split(body, header_bytes)
-    request = read_json(InferRequest, header)
+    side = deployment.card.preprocessing.crop
+    request = read_json(InferRequest, header, MOST_VALUES + max_images * 3 * side * side)
     _check_outputs(request, deployment)
     sizes = [(each.name, each.parameters.binary_data_size if each.parameters else None) for each in request.inputs]
     parts = list(tensors.share_out(rest, sizes))

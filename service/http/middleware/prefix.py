@@ -20,4 +20,6 @@ class Prefix:
             scope["root_path"] = self._root_path
             if not f"{scope['path']}/".startswith(f"{self._root_path}/"):
                 scope["path"] = self._root_path + scope["path"]
+            if scope["path"] == self._root_path:  # the first page, without its slash
+                scope["path"] += "/"
         await self._app(scope, receive, send)

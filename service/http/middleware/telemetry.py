@@ -14,10 +14,12 @@ from service.metrics import Metrics
 from service.serving.queue import Answer
 
 _ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+_TRACE = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
+"""As W3C Trace Context has it."""
 
 
 class Telemetry:
-    """Answers carry `X-Request-ID`, the client's own if it sent one, and its `traceparent`.
+    """Answers carry `X-Request-ID`, the client's own if it sent one, and its `traceparent` if it is one.
 
     Args:
         app: what is behind it.
@@ -41,8 +43,8 @@ class Telemetry:
                 status = str(message["status"])
                 headers = MutableHeaders(scope=message)
                 headers["X-Request-ID"] = _request_id(given.get("x-request-id", ""))
-                if "traceparent" in given:
-                    headers["traceparent"] = given["traceparent"]
+                if _TRACE.fullmatch(trace := given.get("traceparent", "")):
+                    headers["traceparent"] = trace
             await send(message)
 
         try:

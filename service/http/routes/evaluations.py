@@ -199,7 +199,7 @@ def list_evaluations(
     service: ServiceDep,
     caller: CallerDep,
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
-    cursor: Annotated[int | None, Query(ge=0, description="`next_cursor` of the page before")] = None,
+    cursor: Annotated[int | None, Query(ge=0, lt=2**63, description="`next_cursor` of the page before")] = None,
 ) -> EvaluationList:
     """List evaluations, the newest first."""
     found = service.store.evaluations(limit=limit, before=cursor, owner=caller.owner)

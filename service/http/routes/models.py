@@ -1,13 +1,13 @@
 """Models: listed, read, added, removed."""
 
 import asyncio
-import json
 from http import HTTPStatus
 from pathlib import Path
 
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
+from pydantic_core import from_json
 
 from common import UnknownNameError
 from models import (
@@ -22,6 +22,7 @@ from models import (
 )
 from service.http.deps import DeploymentDep, ModelName, Service, ServiceDep, require_admin
 from service.http.file_uploads import described_form, receive_file
+from service.http.json_bodies import read_json, require_few_values
 from service.http.problems import ProblemError
 from service.http.schemas import (
     AddedModel,
@@ -82,7 +83,7 @@ async def add_model(request: Request, service: ServiceDep, response: Response) -
             body = _model_request({"path": sent_as} | {name: _read_field(name, data) for name, data in fields.items()})
             added = await asyncio.to_thread(_add, service, file, body)
     else:
-        body = _model_request(await _read_json(request))
+        body = read_json(ModelRequest, await request.body())
         added = await asyncio.to_thread(lambda: _add(service, service.catalog.model_file(body.path), body))
     view = AddedModel.of(added, root=service.settings.root_path)
     response.headers["Location"] = view.links["self"]
@@ -93,19 +94,11 @@ def _read_field(name: str, data: bytes) -> object:
     text = data.decode(errors="replace")
     if name != "card":
         return text
+    require_few_values(data)
     try:
-        return json.loads(text)
+        return from_json(data)
     except ValueError:
         return text  # refused as not being a mapping
-
-
-async def _read_json(request: Request) -> object:
-    try:
-        return json.loads(await request.body())
-    except ValueError as error:
-        raise ProblemError(
-            HTTPStatus.UNPROCESSABLE_ENTITY, f"the body is neither a multipart form nor JSON: {error}"
-        ) from error
 
 
 def _model_request(body: object) -> ModelRequest:

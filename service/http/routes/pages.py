@@ -26,7 +26,7 @@ PICTURE_S = 3600
 
 router = APIRouter(include_in_schema=False, default_response_class=HTMLResponse)
 
-Index = Annotated[int, Path(ge=0, description="in the evaluation, from 0")]
+Index = Annotated[int, Path(ge=0, lt=2**63, description="in the evaluation, from 0")]
 
 
 @router.get("/")

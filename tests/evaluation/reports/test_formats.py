@@ -59,6 +59,15 @@ def test_the_methods_paragraph_says_what_decides_the_numbers(report: Report) -> 
     assert text("methods", merge(PLAN, RESULTS[:1])).startswith("PARTIAL RESULT.")
 
 
+@pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\t\r\n=1"])
+def test_no_text_of_a_csv_is_a_formula(report: Report, text: str) -> None:
+    row = {"model": text, "file": f"a{text}", "label": -1, "confidence": -0.5, "rank": None}
+    written = report_format("csv").write(report, lambda: [row])
+    (read,) = csv.DictReader(io.StringIO(str(written), newline=""))
+    text = text.replace("\r", "\\r")
+    assert read == {"model": f"'{text}", "file": f"a{text}", "label": "-1", "confidence": "-0.5", "rank": ""}
+
+
 def test_csv_and_parquet_hold_every_row(report: Report) -> None:
     read = list(csv.DictReader(io.StringIO(text("csv", report))))
     assert len(read) == 30

@@ -2,11 +2,13 @@
 
 import shutil
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.server import Server
+from service.settings import Settings
+from tests.server import Server, serving
 from tests.service.http.asked import SPEC
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: uv pip install playwright")
@@ -48,3 +50,31 @@ def test_what_the_reader_opened_closed_and_focused_stays_while_the_page_changes(
     patched = [page.inner_text(name) for name in ("#progress", "#table", "#attacks")]
     page.reload()
     assert patched == [page.inner_text(name) for name in ("#progress", "#table", "#attacks")]
+
+
+@pytest.mark.parametrize("path", ["/", "/docs"])
+def test_pages_keep_to_their_own_policy(fresh: Server, page: Any, path: str) -> None:
+    said: list[str] = []
+    page.on("console", lambda message: said.append(message.text))
+    page.goto(fresh.url + path)
+    page.locator(".opblock" if path == "/docs" else "h1").first.wait_for(timeout=60_000)
+    assert said == []
+
+
+def test_a_form_of_another_site_changes_nothing(fresh: Server, page: Any) -> None:
+    unload = f"{fresh.url}/v1/models/tiny/unload"
+    form = f"<form method=post action={unload}></form>"
+    page.route("https://evil.example/", lambda route: route.fulfill(content_type="text/html", body=form))
+    page.goto("https://evil.example/")
+    with page.expect_response(unload) as answer:
+        page.evaluate("document.forms[0].submit()")
+    assert answer.value.status == 403
+
+
+def test_a_browser_asks_its_reader_for_a_key(settings: Settings, tmp_path: Path, page: Any) -> None:
+    with serving(settings.model_copy(update={"api_keys": frozenset({"a-key"}), "data_dir": tmp_path})) as guarded:
+        context = page.context.browser.new_context(http_credentials={"username": "x", "password": "a-key"})
+        opened = context.new_page()  # sends the password once it is asked for one that it understands
+        assert opened.goto(guarded.url).status == 200
+        assert opened.title() == "withstand"
+        context.close()

@@ -51,7 +51,7 @@ def test_a_client_that_leaves_is_dropped_before_the_forward(server: Server, held
         until(held.busy.is_set)
         address = httpx.URL(server.url)
         with socket.create_connection((address.host, address.port)) as leaves:
-            head = f"POST {URL} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(SQUARE)}\r\n\r\n"
+            head = f"POST {URL} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(SQUARE)}\r\n\r\n"
             leaves.sendall(head.encode() + SQUARE)
             until(lambda: predictor.waiting)
         until(lambda: count(server, "disconnected") == 1)

@@ -163,7 +163,7 @@ def test_a_full_queue_refuses_before_the_body_is_read(settings: Settings, tmp_pa
         until(lambda: server.service.scheduler.predictors["cpu"].waiting == 1)
         address = httpx.URL(server.url)
         with socket.create_connection((address.host, address.port), DEADLINE_S) as client:
-            client.sendall(f"POST {INFER} HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n".encode())
+            client.sendall(f"POST {INFER} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n".encode())
             answer = client.recv(65_536).decode().lower()
         assert answer.startswith("http/1.1 503")
         assert "retry-after: 1" in answer
