@@ -6,7 +6,7 @@ import os
 import sys
 import tempfile
 from contextlib import suppress
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import uvicorn
@@ -25,23 +25,23 @@ asks for Python's lock at every layer, three times as long."""
 M_ARENA_MAX, ARENAS = -8, 2
 """Of glibc's mallopt: heaps that threads share. With one for each thread, scratch memory of forward passes lies about in all."""
 
-
-def _uvicorn(settings: Settings) -> dict[str, Any]:
-    return {
-        "host": settings.host,
-        "port": settings.port,
-        "loop": "uvloop",
-        "http": partial(Connection, ConnectionLimits.of(settings)),
-        "ws": "none",
-        "access_log": False,  # /metrics counts requests
-        "timeout_graceful_shutdown": 5,
-    }
+_UVICORN: dict[str, Any] = {
+    "loop": "uvloop",
+    "ws": "none",
+    "access_log": False,  # /metrics counts requests
+    "timeout_graceful_shutdown": 5,
+}
 
 
 def config(settings: Settings, **changes: Any) -> uvicorn.Config:
     """Configure uvicorn for one process."""
     _tune()
-    return uvicorn.Config(create_app(settings), **_uvicorn(settings) | changes)
+    own: dict[str, Any] = {
+        "host": settings.host,
+        "port": settings.port,
+        "http": partial(Connection, ConnectionLimits.of(settings)),
+    }
+    return uvicorn.Config(create_app(settings), **_UVICORN | own | changes)
 
 
 def run(settings: Settings) -> None:
@@ -59,8 +59,11 @@ def run(settings: Settings) -> None:
         uvicorn.run(
             "service.server:app_of_environment",
             factory=True,
+            host=settings.host,
+            port=settings.port,
             workers=settings.workers,
-            **_uvicorn(settings),
+            http="service.server:connection_of_environment",  # by name: a process that imports it first seems dead
+            **_UVICORN,
         )
 
 
@@ -69,6 +72,16 @@ def app_of_environment() -> FastAPI:
     end_with_parent()
     _tune()
     return create_app(Settings())
+
+
+def connection_of_environment(**of_uvicorn: Any) -> Connection:
+    """Make a connection in one of several processes."""
+    return Connection(_limits_of_environment(), **of_uvicorn)
+
+
+@cache
+def _limits_of_environment() -> ConnectionLimits:
+    return ConnectionLimits.of(Settings())
 
 
 def _tune() -> None:

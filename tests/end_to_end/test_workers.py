@@ -49,6 +49,7 @@ def test_two_processes_answer_on_one_port(tmp_path: Path) -> None:
                 http.post(f"/v1/models/{MODEL}/predict", content=PICTURE, headers={"X-API-Key": "no"}).status_code
                 == 401
             )
+            assert httpx.get(f"{url}/healthz", headers={"X": "a" * 70_000}).status_code == 431
             page = http.get("/metrics").text
             total = re.search(r'^withstand_predictions_total{.*outcome="ok".*} (\S+)$', page, flags=re.MULTILINE)
             assert total
