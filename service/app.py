@@ -111,7 +111,14 @@ async def _lifespan(app: FastAPI) -> AsyncGenerator[None]:
     metrics: Metrics = app.state.metrics
     deployments = Deployments(catalog, settings.data_dir / "serving")
     scheduler = Scheduler(
-        catalog, deployments, _whole(devices), limits=limits, metrics=metrics, key_images=settings.key_images
+        catalog,
+        deployments,
+        _whole(devices),
+        limits=limits,
+        metrics=metrics,
+        key_images=settings.key_images,
+        pixels=settings.queue_pixels,
+        key_pixels=settings.key_pixels,
     )
     threads = max(1, cores() // len(devices))
     executors = {each: DeviceExecutor(each, timeout_s=settings.shard_timeout_s, threads=threads) for each in devices}

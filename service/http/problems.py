@@ -20,7 +20,7 @@ from evaluation.catalog import DatasetTakenError
 from models import CheckpointError, NameTakenError, NoAttentionError
 from service.jobs.removal import InUseError
 from service.jobs.store import KeyReusedError
-from service.serving.errors import KeyLimitError, NotLoadedError, OverloadedError, TooLateError
+from service.serving.errors import KeyLimitError, NotLoadedError, OverloadedError, StuckError, TooLateError
 from service.serving.predictions import FieldError
 
 CLIENT_LEFT = 499
@@ -83,6 +83,7 @@ STATUSES: dict[type[Exception], HTTPStatus] = {
     FormatError: HTTPStatus.NOT_IMPLEMENTED,
     OverloadedError: HTTPStatus.SERVICE_UNAVAILABLE,
     NotLoadedError: HTTPStatus.SERVICE_UNAVAILABLE,
+    StuckError: HTTPStatus.SERVICE_UNAVAILABLE,
     TooLateError: HTTPStatus.GATEWAY_TIMEOUT,
 }
 """How errors of the layers below are answered; for a class that is not listed, its nearest listed base class decides."""
