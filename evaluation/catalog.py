@@ -191,7 +191,7 @@ class Catalog:
 
         Raises:
             UnknownNameError: there is none of that name.
-            CheckpointError: it was not added, but lies in another folder.
+            CheckpointError: it was not added, but lies in another folder; or there are two of that name.
         """
         self.require_added(name)
         checkpoint = self.checkpoint(name)
@@ -200,26 +200,27 @@ class Catalog:
 
     def require_added(self, name: str) -> None:
         """Refuse a model that was not added; raises as `remove_model` does."""
-        folder = self.checkpoint(name).path.parent
+        checkpoint = self.checkpoint(name)
+        checkpoint.require_only()
+        folder = checkpoint.path.parent
         if self.store is None or folder.resolve() != self.store.resolve():
             raise models.CheckpointError(
                 f"{name!r} cannot be removed: it was not added but lies in {folder}; only added models can be removed"
             )
 
     def datasets(self) -> dict[str, Path]:
-        """List the paths of the data sets by name.
+        """List the paths of the data sets by name; where two have the same name, that of the first."""
+        return {name: paths[0] for name, paths in self._datasets().items()}
 
-        Raises:
-            DatasetError: two have the same name.
-        """
-        found: dict[str, Path] = {}
+    def _datasets(self) -> dict[str, list[Path]]:
+        found: dict[str, list[Path]] = {}
         there = (path for folder in self.dataset_folders for path in sorted(folder.glob("*")))
         for path in (*there, *self.more_datasets):
             if path.name.startswith(".") or not (path.name.endswith(ARCHIVES) or path.is_dir()):
                 continue
-            name = dataset_name(path)
-            if path.resolve() != found.setdefault(name, path).resolve():
-                raise DatasetError(f"two data sets are named {name!r}: {found[name]} and {path}; rename one")
+            same = found.setdefault(dataset_name(path), [])
+            if path.resolve() not in [each.resolve() for each in same]:
+                same.append(path)
         return found
 
     def with_dataset(self, asked: str) -> tuple["Catalog", str]:
@@ -278,12 +279,15 @@ class Catalog:
 
         Raises:
             UnknownNameError: there is none of that name.
-            DatasetError: it cannot be read.
+            DatasetError: it cannot be read, or there are two of that name.
         """
-        found = self.datasets()
+        found = self._datasets()
         if name not in found:
             raise unknown_name("data set", name, found)
-        return _open(found[name], _stamp(found[name]), self.notes, self.pixel_cache)
+        path, *twins = found[name]
+        if twins:
+            raise DatasetError(f"two data sets are named {name!r}: {path} and {twins[0]}; rename or remove one of them")
+        return _open(path, _stamp(path), self.notes, self.pixel_cache)
 
 
 def _require_name(name: str) -> str:

@@ -1,7 +1,7 @@
 """Checkpoints: files of tensors with their cards, found by name, checked and loaded."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -21,10 +21,14 @@ ZOO = Path(__file__).resolve().parent.parent / "zoo" / "checkpoints"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint file with a card beside it; `name` is the file's name without its suffix."""
+    """A checkpoint file with a card beside it; `name` is the file's name without its suffix.
+
+    `twin` is another file of the same name, which makes both unusable.
+    """
 
     name: str
     path: Path
+    twin: Path | None = None
 
     @property
     def card_path(self) -> Path:
@@ -35,8 +39,9 @@ class Checkpoint:
         """Read the card.
 
         Raises:
-            CheckpointError: the card is missing, malformed or unreadable.
+            CheckpointError: the card is missing, malformed or unreadable, or the name is that of another checkpoint too.
         """
+        self.require_only()
         name = f"{self.name}.json"
         try:
             return ModelCard.model_validate_json(self.card_path.read_bytes())
@@ -47,15 +52,24 @@ class Checkpoint:
         except ValidationError as error:
             raise CheckpointError(f"the card {name} is not usable: {describe_validation(error)}") from error
 
+    def require_only(self) -> None:
+        """Refuse a checkpoint that shares its name.
+
+        Raises:
+            CheckpointError: it does.
+        """
+        if self.twin is not None:
+            raise CheckpointError(
+                f"two checkpoints are named {self.name!r}: {printable(str(self.path))} and {printable(str(self.twin))}; "
+                "rename or remove one of the files"
+            )
+
 
 def find_checkpoints(folders: Sequence[Path] = (ZOO,)) -> dict[str, Checkpoint]:
     """Find every checkpoint that has a card, by name.
 
     Args:
         folders: searched one level deep, in this order; a folder that does not exist counts as empty.
-
-    Raises:
-        CheckpointError: two checkpoints have the same name.
     """
     found: dict[str, Checkpoint] = {}
     for folder in folders:
@@ -63,9 +77,9 @@ def find_checkpoints(folders: Sequence[Path] = (ZOO,)) -> dict[str, Checkpoint]:
             if path.suffix not in SUFFIXES or not path.with_name(f"{path.stem}.json").exists():
                 continue
             name = printable(path.stem)
-            if name in found:
-                raise CheckpointError(f"two checkpoints are named {name!r}: {found[name].path} and {path}")
-            found[name] = Checkpoint(name, path)
+            first = found.setdefault(name, Checkpoint(name, path))
+            if first.path != path:
+                found[name] = replace(first, twin=path)
     return found
 
 

@@ -103,6 +103,7 @@ def p99_s(server: Server, count: int) -> float:
     return float(np.percentile(seconds, 99))
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(120)
 def test_the_slowest_pictures_hardly_delay_others(server: Server) -> None:
     """Eight requests at once of two large pictures each that take longest by their size: about five seconds of a core."""
