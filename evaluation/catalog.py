@@ -61,6 +61,7 @@ class Catalog:
         pixel_cache: where decoded pictures of data sets are stored.
         dataset_store: one of the data set folders, where data sets are added; None if none can be.
         more_datasets: paths of data sets beside those in the folders.
+        isolated: run graphs from files in processes of their own, which gives no gradients.
         compiled: let torch.compile make the copies that attacks look at on a GPU, where that is faster and gives their gradients.
     """
 
@@ -72,6 +73,7 @@ class Catalog:
     dataset_store: Path | None = None
     more_datasets: tuple[Path, ...] = ()
     compiled: bool = False
+    isolated: bool = False
 
     def checkpoints(self) -> dict[str, models.Checkpoint]:
         """List the checkpoints by name."""
@@ -111,11 +113,11 @@ class Catalog:
         """Read the card of a checkpoint that can be loaded; raises as `models.verify` does."""
         checkpoint = self.checkpoint(name)
         stamps = [file.stat().st_mtime_ns for file in (checkpoint.path, checkpoint.card_path)]
-        return _verify(checkpoint, *stamps)
+        return _verify(checkpoint, *stamps, isolated=self.isolated)
 
     def load_model(self, name: str, device: torch.device | str = "cpu") -> models.Classifier:
         """Load a checkpoint; raises as `models.load` does."""
-        return models.load(name, folders=self.model_folders, device=device)
+        return models.load(name, folders=self.model_folders, device=device, isolated=self.isolated)
 
     def load_folded(
         self,
@@ -184,7 +186,9 @@ class Catalog:
         """Add a checkpoint to the store; raises as `free_name` and `models.add` do."""
         if self.store is None:
             raise models.CheckpointError("models cannot be added here: there is no folder for them")
-        return models.add(file, self.store, self.free_name(name), given, accept_likely=accept_likely)
+        return models.add(
+            file, self.store, self.free_name(name), given, accept_likely=accept_likely, isolated=self.isolated
+        )
 
     def remove_model(self, name: str) -> None:
         """Remove a model that was added, with its card.
@@ -311,8 +315,10 @@ def _open(path: Path, _modified_ns: int, notes: Path | None, pixel_cache: PixelC
 
 
 @lru_cache(maxsize=256)
-def _verify(checkpoint: models.Checkpoint, _modified_ns: int, _card_modified_ns: int) -> models.ModelCard:
-    return models.verify(checkpoint)
+def _verify(
+    checkpoint: models.Checkpoint, _modified_ns: int, _card_modified_ns: int, *, isolated: bool
+) -> models.ModelCard:
+    return models.verify(checkpoint, isolated=isolated)
 
 
 @lru_cache(maxsize=256)

@@ -83,13 +83,20 @@ def find_checkpoints(folders: Sequence[Path] = (ZOO,)) -> dict[str, Checkpoint]:
     return found
 
 
-def load(name: str | Path, *, folders: Sequence[Path] = (ZOO,), device: torch.device | str = "cpu") -> Classifier:
+def load(
+    name: str | Path,
+    *,
+    folders: Sequence[Path] = (ZOO,),
+    device: torch.device | str = "cpu",
+    isolated: bool = False,
+) -> Classifier:
     """Load a trained checkpoint as a frozen classifier in evaluation mode.
 
     Args:
         name: the name of a checkpoint in one of the folders, or the path of a checkpoint file with a card beside it.
         folders: where names are looked up.
         device: where the classifier will run.
+        isolated: run a graph from a file in a process of its own; gradients do not come back.
 
     Raises:
         UnknownNameError: there is no checkpoint of that name.
@@ -103,21 +110,25 @@ def load(name: str | Path, *, folders: Sequence[Path] = (ZOO,), device: torch.de
         checkpoint = checkpoints[str(name)]
     else:
         raise unknown_name("model", str(name), checkpoints)
-    return _load(checkpoint).to(device)
+    return _load(checkpoint, isolated=isolated).to(device)
 
 
-def _load(checkpoint: Checkpoint) -> Classifier:
+def _load(checkpoint: Checkpoint, *, isolated: bool) -> Classifier:
     card = checkpoint.card()
     if card.architecture in OPAQUE:
-        return Classifier(_read_opaque(checkpoint, card), card).eval().requires_grad_(False)
+        return Classifier(_read_opaque(checkpoint, card, isolated=isolated), card).eval().requires_grad_(False)
     tensors = _read_verified(checkpoint, card)
     network = create(card.architecture, num_classes=len(card.classes), **card.options)
     network.load_state_dict(tensors)
     return Classifier(network, card).eval().requires_grad_(False)
 
 
-def verify(checkpoint: Checkpoint) -> ModelCard:
+def verify(checkpoint: Checkpoint, *, isolated: bool = False) -> ModelCard:
     """Check, without building the network, that a checkpoint can be loaded.
+
+    Args:
+        checkpoint: to be checked.
+        isolated: run a graph from a file in a process of its own.
 
     Returns:
         Its card.
@@ -127,7 +138,7 @@ def verify(checkpoint: Checkpoint) -> ModelCard:
     """
     card = checkpoint.card()
     if card.architecture in OPAQUE:
-        _read_opaque(checkpoint, card)
+        _read_opaque(checkpoint, card, isolated=isolated)
     else:
         _read_verified(checkpoint, card)
     return card
@@ -138,11 +149,11 @@ def _require_hash(checkpoint: Checkpoint, card: ModelCard) -> None:
         raise CheckpointError(f"{checkpoint.path.name} has sha256 {actual}, its card says {card.sha256}")
 
 
-def _read_opaque(checkpoint: Checkpoint, card: ModelCard) -> OpaqueNetwork:
+def _read_opaque(checkpoint: Checkpoint, card: ModelCard, *, isolated: bool) -> OpaqueNetwork:
     _require_hash(checkpoint, card)
     require_size(checkpoint.path)
     try:
-        network = load_opaque(card.architecture, checkpoint.path)
+        network = load_opaque(card.architecture, checkpoint.path, isolated=isolated)
         found = check_opaque(network, card.preprocessing.crop)
     except OpaqueError as error:
         raise CheckpointError(f"{checkpoint.path.name}: {error}") from error

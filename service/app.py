@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from importlib.metadata import version
 
 from fastapi import Depends, FastAPI
@@ -99,7 +100,8 @@ def create_app(settings: Settings) -> FastAPI:
 async def _lifespan(app: FastAPI) -> AsyncGenerator[None]:
     settings: Settings = app.state.settings
     set_float32("ieee")
-    catalog = settings.catalog()
+    evaluated = settings.catalog()  # in processes of the devices
+    catalog = replace(evaluated, isolated=True)
     store = Store.at(settings.database)
     devices = settings.devices or tuple(available_devices())
     limits = Limits(
@@ -122,7 +124,7 @@ async def _lifespan(app: FastAPI) -> AsyncGenerator[None]:
     )
     threads = max(1, cores() // len(devices))
     executors = {each: DeviceExecutor(each, timeout_s=settings.shard_timeout_s, threads=threads) for each in devices}
-    dispatcher = Dispatcher(store, catalog, executors, settings.data_dir / "dispatcher.lock")
+    dispatcher = Dispatcher(store, evaluated, executors, settings.data_dir / "dispatcher.lock")
     explainer = Explainer(catalog, devices[0], timeout_s=settings.predict_timeout_s)
     dataset_counts = DatasetCounts(catalog)
     app.state.service = Service(

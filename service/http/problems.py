@@ -17,7 +17,7 @@ from common import UnknownNameError
 from common.pictures import PictureError
 from evaluation import ComparisonError, DatasetError, FormatError
 from evaluation.catalog import DatasetTakenError
-from models import CheckpointError, NameTakenError, NoAttentionError
+from models import CheckpointError, GraphError, NameTakenError, NoAttentionError
 from service.jobs.removal import InUseError
 from service.jobs.store import KeyReusedError
 from service.serving.errors import KeyLimitError, NotLoadedError, OverloadedError, StuckError, TooLateError
@@ -76,6 +76,7 @@ STATUSES: dict[type[Exception], HTTPStatus] = {
     KeyReusedError: HTTPStatus.UNPROCESSABLE_ENTITY,
     PictureError: HTTPStatus.UNPROCESSABLE_ENTITY,
     CheckpointError: HTTPStatus.UNPROCESSABLE_ENTITY,
+    GraphError: HTTPStatus.UNPROCESSABLE_ENTITY,
     NoAttentionError: HTTPStatus.UNPROCESSABLE_ENTITY,
     DatasetError: HTTPStatus.UNPROCESSABLE_ENTITY,
     AttackError: HTTPStatus.UNPROCESSABLE_ENTITY,
