@@ -39,6 +39,8 @@ def read_tags(data: bytes) -> Iterator[Tag]:
         raise struct.error(f"tagged values cannot begin with {data[:4].hex()}")
     big = version == _BIG_TIFF
     start = struct.unpack_from(f"{order}Q", data, 8)[0] if big else struct.unpack_from(f"{order}I", data, 4)[0]
+    if start > len(data):
+        raise struct.error(f"tagged values at byte {start} of {len(data)}")
     count = struct.unpack_from(f"{order}Q" if big else f"{order}H", data, start)[0]
     if count > _MOST_TAGS:
         raise struct.error(f"{count} tags, at most {_MOST_TAGS} are allowed")

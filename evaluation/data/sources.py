@@ -103,7 +103,7 @@ class Zip(Source):
             self._archive = zipfile.ZipFile(path)
         except Exception as error:  # whatever zipfile trips over
             raise DatasetError(f"{path.name} is not a readable zip file: {error}") from error
-        entries = [entry for entry in self._archive.infolist() if not entry.is_dir()]
+        entries = [entry for entry in self._archive.infolist() if not entry.filename.endswith("/")]
         _require_few(path.name, len(entries))
         for entry in entries:
             _require_harmless(path.name, entry)

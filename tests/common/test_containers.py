@@ -20,6 +20,7 @@ BROKEN_EXIF = {
     "empty": b"",
     "ends early": ORIENTATION_6[:12],
     "points outside": b"II*\0" + struct.pack("<I", 2**31),
+    "points far outside": b"II+\0" + bytes(4) + b"\xff" * 16,
     "other type": ORIENTATION_6.replace(b"\x12\x01\x03", b"\x12\x01\x02"),
     "no such orientation": ORIENTATION_6.replace(b"\x06", b"\x63"),
     "many tags": tagged(4000, 10),
