@@ -2,6 +2,7 @@
 
 import re
 import struct
+from functools import partial
 
 from common.containers.exif import orientation_of
 from common.containers.header import Header, PictureError
@@ -50,14 +51,17 @@ def read(data: bytes) -> Header:
 
 
 def _header(data: bytes, start: int, kept: list[bytes], told: dict[bytes, bytes], size: tuple[int, int]) -> Header:
-    pixels = size[0] * size[1]
-    _require_few_scans(data, start, min(MOST_SCANS, MOST_SCANNED_PIXELS // max(pixels, 1)))
+    scans = max(1, min(MOST_SCANS, MOST_SCANNED_PIXELS // max(size[0] * size[1], 1)))
     orientation = orientation_of(told.get(_EXIF, b""), told.get(_XMP, b""))
-    return Header("JPEG", *size, lambda: b"".join((*kept, memoryview(data)[start:])), orientation)
+    return Header("JPEG", *size, partial(_bare, data, start, kept, scans), orientation)
+
+
+def _bare(data: bytes, start: int, kept: list[bytes], scans: int) -> bytes:
+    _require_few_scans(data, start, scans)  # a gigabyte per second: here, not where many headers are read
+    return b"".join((*kept, memoryview(data)[start:]))
 
 
 def _require_few_scans(data: bytes, start: int, most: int) -> None:
-    most = max(1, most)
     if data.count(b"\xff\xda", start) <= most:  # quick; the bytes also occur inside segments and behind the picture
         return
     scans, position = 0, start
