@@ -11,7 +11,7 @@ unexport UV_TORCH_BACKEND # uv refuses an empty one
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo serve test test-oldest check gpu format lock
+.PHONY: help install demo serve test test-oldest fuzz check gpu format lock
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -48,6 +48,9 @@ test-oldest: .venv-oldest/bin/.installed ## run the tests of common, models and 
 	.venv-oldest/bin/python -m pip install --quiet --disable-pip-version-check 'uv>=0.7'
 	VIRTUAL_ENV=.venv-oldest .venv-oldest/bin/uv pip install --compile-bytecode --group dev --editable . $(OLDEST:%='%')
 	touch $@
+
+fuzz: install ## damage files at random for FUZZ_S seconds per reader (60 if unset), and see that readers refuse or read them
+	$(BIN)/python -W ignore -m tests.fuzz $(FUZZ_S) 2>/dev/null  # libtiff reports what is broken there
 
 gpu: install ## measure everything on a GPU and write a page into benchmarks/results; toy sizes without one
 	$(BIN)/python -m benchmarks.gpu

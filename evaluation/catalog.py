@@ -61,6 +61,7 @@ class Catalog:
         pixel_cache: where decoded pictures of data sets are stored.
         dataset_store: one of the data set folders, where data sets are added; None if none can be.
         more_datasets: paths of data sets beside those in the folders.
+        isolated: run graphs from files in processes of their own, which gives no gradients.
         compiled: let torch.compile make the copies that attacks look at on a GPU, where that is faster and gives their gradients.
     """
 
@@ -72,6 +73,7 @@ class Catalog:
     dataset_store: Path | None = None
     more_datasets: tuple[Path, ...] = ()
     compiled: bool = False
+    isolated: bool = False
 
     def checkpoints(self) -> dict[str, models.Checkpoint]:
         """List the checkpoints by name."""
@@ -111,11 +113,11 @@ class Catalog:
         """Read the card of a checkpoint that can be loaded; raises as `models.verify` does."""
         checkpoint = self.checkpoint(name)
         stamps = [file.stat().st_mtime_ns for file in (checkpoint.path, checkpoint.card_path)]
-        return _verify(checkpoint, *stamps)
+        return _verify(checkpoint, *stamps, isolated=self.isolated)
 
     def load_model(self, name: str, device: torch.device | str = "cpu") -> models.Classifier:
         """Load a checkpoint; raises as `models.load` does."""
-        return models.load(name, folders=self.model_folders, device=device)
+        return models.load(name, folders=self.model_folders, device=device, isolated=self.isolated)
 
     def load_folded(
         self,
@@ -184,14 +186,16 @@ class Catalog:
         """Add a checkpoint to the store; raises as `free_name` and `models.add` do."""
         if self.store is None:
             raise models.CheckpointError("models cannot be added here: there is no folder for them")
-        return models.add(file, self.store, self.free_name(name), given, accept_likely=accept_likely)
+        return models.add(
+            file, self.store, self.free_name(name), given, accept_likely=accept_likely, isolated=self.isolated
+        )
 
     def remove_model(self, name: str) -> None:
         """Remove a model that was added, with its card.
 
         Raises:
             UnknownNameError: there is none of that name.
-            CheckpointError: it was not added, but lies in another folder.
+            CheckpointError: it was not added, but lies in another folder; or there are two of that name.
         """
         self.require_added(name)
         checkpoint = self.checkpoint(name)
@@ -200,26 +204,27 @@ class Catalog:
 
     def require_added(self, name: str) -> None:
         """Refuse a model that was not added; raises as `remove_model` does."""
-        folder = self.checkpoint(name).path.parent
+        checkpoint = self.checkpoint(name)
+        checkpoint.require_only()
+        folder = checkpoint.path.parent
         if self.store is None or folder.resolve() != self.store.resolve():
             raise models.CheckpointError(
                 f"{name!r} cannot be removed: it was not added but lies in {folder}; only added models can be removed"
             )
 
     def datasets(self) -> dict[str, Path]:
-        """List the paths of the data sets by name.
+        """List the paths of the data sets by name; where two have the same name, that of the first."""
+        return {name: paths[0] for name, paths in self._datasets().items()}
 
-        Raises:
-            DatasetError: two have the same name.
-        """
-        found: dict[str, Path] = {}
+    def _datasets(self) -> dict[str, list[Path]]:
+        found: dict[str, list[Path]] = {}
         there = (path for folder in self.dataset_folders for path in sorted(folder.glob("*")))
         for path in (*there, *self.more_datasets):
             if path.name.startswith(".") or not (path.name.endswith(ARCHIVES) or path.is_dir()):
                 continue
-            name = dataset_name(path)
-            if path.resolve() != found.setdefault(name, path).resolve():
-                raise DatasetError(f"two data sets are named {name!r}: {found[name]} and {path}; rename one")
+            same = found.setdefault(dataset_name(path), [])
+            if path.resolve() not in [each.resolve() for each in same]:
+                same.append(path)
         return found
 
     def with_dataset(self, asked: str) -> tuple["Catalog", str]:
@@ -278,12 +283,15 @@ class Catalog:
 
         Raises:
             UnknownNameError: there is none of that name.
-            DatasetError: it cannot be read.
+            DatasetError: it cannot be read, or there are two of that name.
         """
-        found = self.datasets()
+        found = self._datasets()
         if name not in found:
             raise unknown_name("data set", name, found)
-        return _open(found[name], _stamp(found[name]), self.notes, self.pixel_cache)
+        path, *twins = found[name]
+        if twins:
+            raise DatasetError(f"two data sets are named {name!r}: {path} and {twins[0]}; rename or remove one of them")
+        return _open(path, _stamp(path), self.notes, self.pixel_cache)
 
 
 def _require_name(name: str) -> str:
@@ -307,8 +315,10 @@ def _open(path: Path, _modified_ns: int, notes: Path | None, pixel_cache: PixelC
 
 
 @lru_cache(maxsize=256)
-def _verify(checkpoint: models.Checkpoint, _modified_ns: int, _card_modified_ns: int) -> models.ModelCard:
-    return models.verify(checkpoint)
+def _verify(
+    checkpoint: models.Checkpoint, _modified_ns: int, _card_modified_ns: int, *, isolated: bool
+) -> models.ModelCard:
+    return models.verify(checkpoint, isolated=isolated)
 
 
 @lru_cache(maxsize=256)

@@ -259,7 +259,8 @@ def make_plan(
 
 def _sources(model: str, cards: Mapping[str, models.ModelCard], catalog: Catalog) -> dict[str, str]:
     """Choose other models of the same classes and sizes, of the evaluation first, then of the zoo."""
-    zoo = [name for name, each in catalog.checkpoints().items() if each.path.parent == models.ZOO]
+    found = catalog.checkpoints().items()
+    zoo = [name for name, each in found if each.path.parent == models.ZOO and each.twin is None]
     chosen: list[str] = []
     for name in dict.fromkeys([*cards, *zoo]):
         card = cards[name] if name in cards else catalog.checkpoint(name).card()

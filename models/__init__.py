@@ -14,6 +14,7 @@ from models.card import ModelCard
 from models.checkpoints import ZOO, Checkpoint, find_checkpoints, load, verify
 from models.classifier import Classifier
 from models.folding import Precision, ServingPrecision, float32_in, fold
+from models.graph_process import GraphError
 from models.intake import Added, Draft, Given, NameTakenError, QuestionsError, add, draft
 from models.macs import Complexity, complexity
 from models.opaque import OPAQUE
@@ -41,6 +42,7 @@ __all__ = [
     "Differences",
     "Draft",
     "Given",
+    "GraphError",
     "ModelCard",
     "ModelSpec",
     "NameTakenError",

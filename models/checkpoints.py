@@ -1,7 +1,7 @@
 """Checkpoints: files of tensors with their cards, found by name, checked and loaded."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -21,10 +21,14 @@ ZOO = Path(__file__).resolve().parent.parent / "zoo" / "checkpoints"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint file with a card beside it; `name` is the file's name without its suffix."""
+    """A checkpoint file with a card beside it; `name` is the file's name without its suffix.
+
+    `twin` is another file of the same name, which makes both unusable.
+    """
 
     name: str
     path: Path
+    twin: Path | None = None
 
     @property
     def card_path(self) -> Path:
@@ -35,8 +39,9 @@ class Checkpoint:
         """Read the card.
 
         Raises:
-            CheckpointError: the card is missing, malformed or unreadable.
+            CheckpointError: the card is missing, malformed or unreadable, or the name is that of another checkpoint too.
         """
+        self.require_only()
         name = f"{self.name}.json"
         try:
             return ModelCard.model_validate_json(self.card_path.read_bytes())
@@ -47,15 +52,24 @@ class Checkpoint:
         except ValidationError as error:
             raise CheckpointError(f"the card {name} is not usable: {describe_validation(error)}") from error
 
+    def require_only(self) -> None:
+        """Refuse a checkpoint that shares its name.
+
+        Raises:
+            CheckpointError: it does.
+        """
+        if self.twin is not None:
+            raise CheckpointError(
+                f"two checkpoints are named {self.name!r}: {printable(str(self.path))} and {printable(str(self.twin))}; "
+                "rename or remove one of the files"
+            )
+
 
 def find_checkpoints(folders: Sequence[Path] = (ZOO,)) -> dict[str, Checkpoint]:
     """Find every checkpoint that has a card, by name.
 
     Args:
         folders: searched one level deep, in this order; a folder that does not exist counts as empty.
-
-    Raises:
-        CheckpointError: two checkpoints have the same name.
     """
     found: dict[str, Checkpoint] = {}
     for folder in folders:
@@ -63,19 +77,26 @@ def find_checkpoints(folders: Sequence[Path] = (ZOO,)) -> dict[str, Checkpoint]:
             if path.suffix not in SUFFIXES or not path.with_name(f"{path.stem}.json").exists():
                 continue
             name = printable(path.stem)
-            if name in found:
-                raise CheckpointError(f"two checkpoints are named {name!r}: {found[name].path} and {path}")
-            found[name] = Checkpoint(name, path)
+            first = found.setdefault(name, Checkpoint(name, path))
+            if first.path != path:
+                found[name] = replace(first, twin=path)
     return found
 
 
-def load(name: str | Path, *, folders: Sequence[Path] = (ZOO,), device: torch.device | str = "cpu") -> Classifier:
+def load(
+    name: str | Path,
+    *,
+    folders: Sequence[Path] = (ZOO,),
+    device: torch.device | str = "cpu",
+    isolated: bool = False,
+) -> Classifier:
     """Load a trained checkpoint as a frozen classifier in evaluation mode.
 
     Args:
         name: the name of a checkpoint in one of the folders, or the path of a checkpoint file with a card beside it.
         folders: where names are looked up.
         device: where the classifier will run.
+        isolated: run a graph from a file in a process of its own; gradients do not come back.
 
     Raises:
         UnknownNameError: there is no checkpoint of that name.
@@ -89,21 +110,25 @@ def load(name: str | Path, *, folders: Sequence[Path] = (ZOO,), device: torch.de
         checkpoint = checkpoints[str(name)]
     else:
         raise unknown_name("model", str(name), checkpoints)
-    return _load(checkpoint).to(device)
+    return _load(checkpoint, isolated=isolated).to(device)
 
 
-def _load(checkpoint: Checkpoint) -> Classifier:
+def _load(checkpoint: Checkpoint, *, isolated: bool) -> Classifier:
     card = checkpoint.card()
     if card.architecture in OPAQUE:
-        return Classifier(_read_opaque(checkpoint, card), card).eval().requires_grad_(False)
+        return Classifier(_read_opaque(checkpoint, card, isolated=isolated), card).eval().requires_grad_(False)
     tensors = _read_verified(checkpoint, card)
     network = create(card.architecture, num_classes=len(card.classes), **card.options)
     network.load_state_dict(tensors)
     return Classifier(network, card).eval().requires_grad_(False)
 
 
-def verify(checkpoint: Checkpoint) -> ModelCard:
+def verify(checkpoint: Checkpoint, *, isolated: bool = False) -> ModelCard:
     """Check, without building the network, that a checkpoint can be loaded.
+
+    Args:
+        checkpoint: to be checked.
+        isolated: run a graph from a file in a process of its own.
 
     Returns:
         Its card.
@@ -113,7 +138,7 @@ def verify(checkpoint: Checkpoint) -> ModelCard:
     """
     card = checkpoint.card()
     if card.architecture in OPAQUE:
-        _read_opaque(checkpoint, card)
+        _read_opaque(checkpoint, card, isolated=isolated)
     else:
         _read_verified(checkpoint, card)
     return card
@@ -124,11 +149,11 @@ def _require_hash(checkpoint: Checkpoint, card: ModelCard) -> None:
         raise CheckpointError(f"{checkpoint.path.name} has sha256 {actual}, its card says {card.sha256}")
 
 
-def _read_opaque(checkpoint: Checkpoint, card: ModelCard) -> OpaqueNetwork:
+def _read_opaque(checkpoint: Checkpoint, card: ModelCard, *, isolated: bool) -> OpaqueNetwork:
     _require_hash(checkpoint, card)
     require_size(checkpoint.path)
     try:
-        network = load_opaque(card.architecture, checkpoint.path)
+        network = load_opaque(card.architecture, checkpoint.path, isolated=isolated)
         found = check_opaque(network, card.preprocessing.crop)
     except OpaqueError as error:
         raise CheckpointError(f"{checkpoint.path.name}: {error}") from error

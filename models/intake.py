@@ -101,13 +101,14 @@ class Added:
     input_shape: tuple[int, int, int]
 
 
-def draft(path: Path, given: Given | None = None) -> Draft:
+def draft(path: Path, given: Given | None = None, *, isolated: bool = False) -> Draft:
     """Find out what a checkpoint file contains; it is read, not executed.
 
     Args:
         path: of the file, or of a folder of the hub that contains one. The file is executed only if the given architecture says
             that it brings its own graph (see `models.opaque`).
         given: known fields of its card; `options` and `preprocessing` may be given in part.
+        isolated: run a graph from a file in a process of its own.
 
     Raises:
         UnrecognisedError: its tensors fit no architecture.
@@ -117,7 +118,7 @@ def draft(path: Path, given: Given | None = None) -> Draft:
     told = read_config(path.parent)
     given = {name: value for name, value in told.items() if name == "architecture"} | dict(given or {})
     options, pictures = _mapping(given, "options"), _mapping(given, "preprocessing")
-    found, facts = _identify(path, given, options)
+    found, facts = _identify(path, given, options, isolated=isolated)
     asked = found.questions
     answered = {*given, *(f"options.{name}" for name in options), *(f"preprocessing.{name}" for name in pictures)}
     given = {each.field: each.likely for each in asked if "." not in each.field} | given
@@ -179,10 +180,12 @@ def _card(fields: dict[str, object]) -> ModelCard:
         raise CheckpointError(f"the card is not usable: {describe_validation(error)}") from error
 
 
-def _identify(path: Path, given: Given, options: dict[str, Any]) -> tuple[Recognised, dict[str, Fact]]:
+def _identify(
+    path: Path, given: Given, options: dict[str, Any], *, isolated: bool
+) -> tuple[Recognised, dict[str, Fact]]:
     architecture = given.get("architecture")
     if isinstance(architecture, str) and architecture in OPAQUE:
-        return _identify_opaque(path, architecture, _mapping(given, "preprocessing")), {}
+        return _identify_opaque(path, architecture, _mapping(given, "preprocessing"), isolated=isolated), {}
     if path.suffix == ".pt2":
         raise CheckpointError(f"{path.name} brings its own graph: to use it, give its architecture as torch_export")
     contents = read_checkpoint(path)
@@ -206,13 +209,14 @@ def _identify_tensors(file: str, tensors: Mapping[str, Tensor], architecture: ob
     return _identify_named(file, shapes, str(architecture), options)
 
 
-def _identify_opaque(path: Path, architecture: str, pictures: dict[str, Any]) -> Recognised:
+def _identify_opaque(path: Path, architecture: str, pictures: dict[str, Any], *, isolated: bool) -> Recognised:
     require_size(path)
     side = pictures.get("crop", Preprocessing().crop)
     if not isinstance(side, int):
         raise CheckpointError(f"preprocessing.crop: expected pixels, got {side!r}")
     try:
-        return Recognised(architecture, {}, check_opaque(load_opaque(architecture, path), side))
+        network = load_opaque(architecture, path, isolated=isolated)
+        return Recognised(architecture, {}, check_opaque(network, side))
     except OpaqueError as error:
         raise CheckpointError(f"{path.name}: {error}") from error
 
@@ -244,7 +248,15 @@ def _is_sized(architecture: str, options: Given) -> bool:
     return "image_size" in full and full.get("positions", "relative") == "relative"
 
 
-def add(path: Path, folder: Path, name: str, given: Given | None = None, *, accept_likely: bool = False) -> Added:
+def add(
+    path: Path,
+    folder: Path,
+    name: str,
+    given: Given | None = None,
+    *,
+    accept_likely: bool = False,
+    isolated: bool = False,
+) -> Added:
     """Add a checkpoint to a folder, after loading it and classifying an image with it.
 
     Args:
@@ -253,6 +265,7 @@ def add(path: Path, folder: Path, name: str, given: Given | None = None, *, acce
         name: of the model, and of its files without their suffixes.
         given: known fields of its card.
         accept_likely: use the likely answers to open questions.
+        isolated: run a graph from a file in a process of its own.
 
     Raises:
         QuestionsError: questions are open, and `accept_likely` is false.
@@ -261,7 +274,7 @@ def add(path: Path, folder: Path, name: str, given: Given | None = None, *, acce
     """
     path = checkpoint_file(path)
     require_suffix(path.name)
-    found = draft(path, given)
+    found = draft(path, given, isolated=isolated)
     if found.questions and not accept_likely:
         raise QuestionsError(path.name, found)
     folder.mkdir(parents=True, exist_ok=True)
@@ -271,7 +284,7 @@ def add(path: Path, folder: Path, name: str, given: Given | None = None, *, acce
         sha256 = found.card.sha256 or file_sha256(staged.path)
         card = found.card.model_copy(update={"sha256": sha256, "options": found.options})
         staged.card_path.write_text(card.model_dump_json(indent=2) + "\n")
-        classifier = load(staged.path)
+        classifier = load(staged.path, isolated=isolated)
         _require_works(classifier, path.name)
         published = _publish(staged, folder, path)
     return _report(published, classifier, found)

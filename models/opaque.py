@@ -5,6 +5,7 @@ card says "torchscript" or "torch_export". Loading or running such a file can ru
 """
 
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import NoReturn, Self
 
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from common import unknown_name
+from models.graph_process import GraphError, GraphProcess
 from models.registry import FindSpec, ModelSpec, register_others
 
 TORCHSCRIPT, TORCH_EXPORT = "torchscript", "torch_export"
@@ -46,16 +48,22 @@ class OpaqueNetwork(nn.Module):
         return self.graph(images)
 
 
-def load_opaque(architecture: str, path: Path) -> OpaqueNetwork:
+def load_opaque(architecture: str, path: Path, *, isolated: bool = False) -> OpaqueNetwork:
     """Read a graph from a file. This can run code that the file contains.
 
     Args:
         architecture: one of OPAQUE.
         path: of the file.
+        isolated: read and run it in a process of its own, for predictions alone: gradients do not come back.
 
     Raises:
-        OpaqueError: the file is not of this kind.
+        OpaqueError: the file is not of this kind, or the graph crashes its process.
     """
+    if isolated:
+        try:
+            return OpaqueNetwork(GraphProcess(partial(_load_checked, architecture), path))
+        except GraphError as error:
+            raise OpaqueError(str(error)) from error
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # one format warns that it is old, the other that it is new
@@ -64,6 +72,21 @@ def load_opaque(architecture: str, path: Path) -> OpaqueNetwork:
             return OpaqueNetwork(torch.export.load(path).module())
     except Exception as error:  # too many kinds to list
         raise OpaqueError(f"not a readable {architecture} file: {_first_line(error)}") from error
+
+
+def _load_checked(architecture: str, path: Path) -> nn.Module:
+    return _Checked(load_opaque(architecture, path))
+
+
+class _Checked(nn.Module):
+    """Reports what the graph raises or returns as here."""
+
+    def __init__(self, network: OpaqueNetwork) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        return _run(self.network, images)
 
 
 def check_opaque(network: nn.Module, side: int) -> int:
@@ -92,6 +115,8 @@ def _run(network: nn.Module, images: Tensor) -> Tensor:
     try:
         with torch.no_grad():
             logits: object = network(images)
+    except GraphError as error:  # of a process, which says all
+        raise OpaqueError(str(error)) from error
     except Exception as error:  # anything the graph raises
         raise OpaqueError(
             f"the graph does not accept images of shape {tuple(images.shape)}: {_first_line(error)}. It must accept images of the "

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from importlib.metadata import version
 
 from fastapi import Depends, FastAPI
@@ -122,7 +123,8 @@ def create_app(settings: Settings) -> FastAPI:
 async def _lifespan(app: FastAPI) -> AsyncGenerator[None]:
     settings: Settings = app.state.settings
     set_float32("ieee")
-    catalog = settings.catalog()
+    evaluated = settings.catalog()  # in processes of the devices
+    catalog = replace(evaluated, isolated=True)
     store = Store.at(settings.database)
     devices = settings.devices or tuple(available_devices())
     limits = Limits(
@@ -134,11 +136,18 @@ async def _lifespan(app: FastAPI) -> AsyncGenerator[None]:
     metrics: Metrics = app.state.metrics
     deployments = Deployments(catalog, settings.data_dir / "serving")
     scheduler = Scheduler(
-        catalog, deployments, _whole(devices), limits=limits, metrics=metrics, key_images=settings.key_images
+        catalog,
+        deployments,
+        _whole(devices),
+        limits=limits,
+        metrics=metrics,
+        key_images=settings.key_images,
+        pixels=settings.queue_pixels,
+        key_pixels=settings.key_pixels,
     )
     threads = max(1, cores() // len(devices))
     executors = {each: DeviceExecutor(each, timeout_s=settings.shard_timeout_s, threads=threads) for each in devices}
-    dispatcher = Dispatcher(store, catalog, executors, settings.data_dir / "dispatcher.lock")
+    dispatcher = Dispatcher(store, evaluated, executors, settings.data_dir / "dispatcher.lock")
     explainer = Explainer(catalog, devices[0], timeout_s=settings.predict_timeout_s)
     dataset_counts = DatasetCounts(catalog)
     reports = Reports(store)

@@ -82,15 +82,27 @@ class Settings(BaseSettings):
     ] = False
     max_pixels: Annotated[int, Field(ge=1, description="largest picture, width times height")] = 50_000_000
     max_images: Annotated[int, Field(ge=1, description="most pictures of one prediction request")] = 64
+    request_pixels: Annotated[
+        int,
+        Field(ge=1, description="most pixels of all pictures of one request; 64 photos of 12 megapixels by default"),
+    ] = 768_000_000
     queue_images: Annotated[
         int, Field(ge=1, description="most pictures waiting on a device; more are refused at once")
     ] = 256
     queue_wait_s: Annotated[
         float, Field(gt=0, description="refuse more pictures at once if the queue would take longer, seconds")
     ] = 0.65
+    queue_pixels: Annotated[
+        int,
+        Field(ge=1, description="most pixels waiting to be decoded, 7 to 30 ms per million; more are refused at once"),
+    ] = 1_536_000_000
     key_images: Annotated[
         int | None,
         Field(ge=1, description="most pictures that one API key may have waiting; empty is no limit of its own"),
+    ] = None
+    key_pixels: Annotated[
+        int | None,
+        Field(ge=1, description="most pixels that one API key may have waiting; empty is no limit of its own"),
     ] = None
     predict_timeout_s: Annotated[float, Field(gt=0, description="longest wait for a prediction, seconds")] = 30.0
     model_memory_bytes: Annotated[
@@ -138,6 +150,10 @@ class Settings(BaseSettings):
         if self.queue_images < self.max_images:
             raise ValueError(
                 f"queue_images must be at least max_images: a queue of {self.queue_images} cannot hold {self.max_images} pictures"
+            )
+        if self.queue_pixels < self.request_pixels:
+            raise ValueError(
+                f"queue_pixels must be at least request_pixels: a queue of {self.queue_pixels} cannot hold {self.request_pixels}"
             )
         return self
 

@@ -101,9 +101,9 @@ class Zip(Source):
     def __init__(self, path: Path) -> None:
         try:
             self._archive = zipfile.ZipFile(path)
-        except (zipfile.BadZipFile, OSError, UnicodeDecodeError) as error:
+        except Exception as error:  # whatever zipfile trips over
             raise DatasetError(f"{path.name} is not a readable zip file: {error}") from error
-        entries = [entry for entry in self._archive.infolist() if not entry.is_dir()]
+        entries = [entry for entry in self._archive.infolist() if not entry.filename.endswith("/")]
         _require_few(path.name, len(entries))
         for entry in entries:
             _require_harmless(path.name, entry)
@@ -113,7 +113,7 @@ class Zip(Source):
         """Read an entry."""
         try:
             return self._archive.read(name)
-        except (zipfile.BadZipFile, zlib.error, RuntimeError, OSError, NotImplementedError) as error:
+        except Exception as error:  # whatever zipfile trips over
             raise DatasetError(f"cannot be read: {error}") from error
 
 
@@ -159,7 +159,9 @@ class Tar(Source):
             self._file = _expanded(path) if path.name.endswith(COMPRESSED_TARS) else path.open("rb")
             finalize(self, self._file.close)
             self._places = _places(path.name, self._file)
-        except (tarfile.TarError, zlib.error, OSError, EOFError) as error:
+        except (tarfile.TarError, zlib.error, OSError, EOFError, ValueError) as error:
+            if isinstance(error, DatasetError):
+                raise
             hint = (
                 "; it is compressed: gunzip it first" if isinstance(error, tarfile.TarError) and _is_gzip(path) else ""
             )

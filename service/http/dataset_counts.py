@@ -24,8 +24,8 @@ class DatasetCounts:
         self._counting: set[Path] = set()
 
     def stop(self) -> None:
-        """End after the data set that is being counted."""
-        self._pool.shutdown(cancel_futures=True)
+        """End; the data set that is being counted is not waited for."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
 
     def views(self) -> list[DatasetView | Unusable]:
         """List the data sets; images, classes and hash are None until they are counted, or it is known that they cannot be."""

@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+from collections.abc import Iterable
 from dataclasses import dataclass
 from email.message import Message
 from http import HTTPStatus
@@ -12,10 +13,11 @@ from starlette.datastructures import UploadFile
 from torch import Tensor
 
 import models
-from common.pictures import PictureError, open_picture
+from common.pictures import PictureError, open_picture, picture_pixels
 from service.http.json_bodies import read_json
 from service.http.problems import LONGEST_ECHO, ProblemError
 from service.serving.predictions import FieldError
+from service.serving.queue import Picture, count_pixels
 
 ALLOWED = (
     "multipart/form-data with one or more fields `file`, the bytes of one picture with Content-Type image/*, or "
@@ -114,6 +116,28 @@ def media_type(header: str) -> str:
     message = Message()
     message["Content-Type"] = header
     return message.get_content_type() if header else ""
+
+
+def pixels_to_decode(upload: Upload, *, max_pixels: int) -> int:
+    """Read from a picture's header how many pixels will be decoded: 0 where it is broken or they are too many."""
+    try:
+        pixels = picture_pixels(upload.data)
+    except PictureError:
+        return 0
+    return pixels if pixels <= max_pixels else 0
+
+
+def require_few_pixels(pictures: Iterable[Picture], most: int) -> None:
+    """Refuse a request whose pictures would take too long to decode, before any is.
+
+    Raises:
+        ProblemError: they have more pixels together (413).
+    """
+    if (total := count_pixels(pictures)) > most:
+        detail = (
+            f"the pictures have {total} pixels together, at most {most} are allowed in one request; send fewer at once"
+        )
+        raise ProblemError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, detail)
 
 
 def decode(upload: Upload, preprocessing: models.Preprocessing, *, max_pixels: int) -> Tensor:

@@ -17,11 +17,11 @@ from common import UnknownNameError
 from common.pictures import PictureError
 from evaluation import ComparisonError, DatasetError, FormatError
 from evaluation.catalog import DatasetTakenError
-from models import CheckpointError, NameTakenError, NoAttentionError
+from models import CheckpointError, GraphError, NameTakenError, NoAttentionError
 from service.jobs.database import StoreError
 from service.jobs.queries import DamagedEvaluationError, KeyReusedError
 from service.jobs.removal import InUseError
-from service.serving.errors import KeyLimitError, NotLoadedError, OverloadedError, TooLateError
+from service.serving.errors import KeyLimitError, NotLoadedError, OverloadedError, StuckError, TooLateError
 from service.serving.predictions import FieldError
 
 CLIENT_LEFT = 499
@@ -83,6 +83,7 @@ STATUSES: dict[type[Exception], HTTPStatus] = {
     KeyReusedError: HTTPStatus.UNPROCESSABLE_ENTITY,
     PictureError: HTTPStatus.UNPROCESSABLE_ENTITY,
     CheckpointError: HTTPStatus.UNPROCESSABLE_ENTITY,
+    GraphError: HTTPStatus.UNPROCESSABLE_ENTITY,
     NoAttentionError: HTTPStatus.UNPROCESSABLE_ENTITY,
     DatasetError: HTTPStatus.UNPROCESSABLE_ENTITY,
     AttackError: HTTPStatus.UNPROCESSABLE_ENTITY,
@@ -92,6 +93,7 @@ STATUSES: dict[type[Exception], HTTPStatus] = {
     OverloadedError: HTTPStatus.SERVICE_UNAVAILABLE,
     NotLoadedError: HTTPStatus.SERVICE_UNAVAILABLE,
     StoreError: HTTPStatus.SERVICE_UNAVAILABLE,
+    StuckError: HTTPStatus.SERVICE_UNAVAILABLE,
     TooLateError: HTTPStatus.GATEWAY_TIMEOUT,
 }
 """How errors of the layers below are answered; for a class that is not listed, its nearest listed base class decides."""

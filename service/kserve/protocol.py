@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ from common import unknown_name
 from common.pictures import PictureError
 from models import Preprocessing
 from service.http.json_bodies import MOST_VALUES, read_json
-from service.http.picture_uploads import Upload, decode, from_base64
+from service.http.picture_uploads import Upload, decode, from_base64, pixels_to_decode
 from service.kserve import tensors
 from service.kserve.schemas import (
     NO_SHARED_MEMORY,
@@ -27,7 +27,7 @@ from service.kserve.schemas import (
 )
 from service.kserve.tensors import Floats, TensorError, TooLargeError
 from service.serving.deployments import Deployment
-from service.serving.queue import Prepare
+from service.serving.queue import Picture
 
 IMAGE, PIXELS = "image", "pixels"
 LOGITS, PROBABILITIES = "logits", "probabilities"
@@ -55,13 +55,13 @@ class Asked:
     Attributes:
         request: its JSON.
         input_name: `image` or `pixels`.
-        pictures: makers of the images, one per picture.
+        pictures: what was sent.
         timeout_s: longest wait; None is the service's own.
     """
 
     request: InferRequest
     input_name: str
-    pictures: list[Prepare]
+    pictures: list[Picture]
     timeout_s: float | None
 
 
@@ -142,24 +142,27 @@ def _data(sent: InferInput, part: memoryview | None) -> "memoryview | list[Any]"
 
 def _encoded(
     sent: InferInput, data: "memoryview | list[Any]", preprocessing: Preprocessing, max_pixels: int
-) -> Iterator[Prepare]:
+) -> Iterator[Picture]:
     in_json = isinstance(data, list)
     for index, element in enumerate(tensors.read_bytes(sent.name, sent.shape, data)):
-        upload = Upload(f"{sent.name}.{index}", element)
-        yield partial(_decode, upload, preprocessing, max_pixels=max_pixels, in_base64=in_json)
+        try:
+            upload = Upload(f"{sent.name}.{index}", from_base64(element.decode()) if in_json else element)
+        except PictureError as error:
+            yield Picture(partial(_fail, error))
+            continue
+        pixels = pixels_to_decode(upload, max_pixels=max_pixels)
+        yield Picture(partial(decode, upload, preprocessing, max_pixels=max_pixels), pixels)
 
 
-def _decode(upload: Upload, preprocessing: Preprocessing, *, max_pixels: int, in_base64: bool) -> Tensor:
-    if in_base64:
-        upload = Upload(upload.name, from_base64(upload.data.decode()))
-    return decode(upload, preprocessing, max_pixels=max_pixels)
+def _fail(error: PictureError) -> NoReturn:
+    raise error
 
 
 def _ready(
     sent: InferInput, data: "memoryview | list[Any]", _preprocessing: Preprocessing, _max_pixels: int
-) -> Iterator[Prepare]:
+) -> Iterator[Picture]:
     for pixels in tensors.read_floats(sent.name, sent.shape, data):
-        yield partial(_checked, pixels)
+        yield Picture(partial(_checked, pixels))
 
 
 def _checked(pixels: Floats) -> Tensor:

@@ -17,6 +17,7 @@ from service.http.deps import DeploymentDep, KeyDep, Service, ServiceDep
 from service.http.disconnect import unless_disconnected
 from service.http.json_bodies import described
 from service.http.middleware.telemetry import server_timing
+from service.http.picture_uploads import require_few_pixels
 from service.http.problems import ProblemError
 from service.http.routes.health import require_ready
 from service.kserve import tensors
@@ -158,6 +159,7 @@ async def infer(request: Request, service: ServiceDep, key: KeyDep, deployment: 
     that cannot be used makes the answer 422, which names it by its index. `parameters.timeout` is in microseconds.
     """
     asked = await _read(request, await request.body(), service, deployment)
+    require_few_pixels(asked.pictures, service.settings.request_pixels)
     work = service.scheduler.predict(deployment, asked.pictures, key=key, timeout_s=asked.timeout_s)
     answers = await unless_disconnected(request, work)
     head, parts = answer(asked.request, _logits(asked, answers), deployment)

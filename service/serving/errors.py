@@ -21,5 +21,9 @@ class TooLateError(RuntimeError):
     """There was no answer in time, and the request was dropped."""
 
 
+class StuckError(RuntimeError):
+    """All threads that predict hang."""
+
+
 class NotLoadedError(RuntimeError):
     """A model is not in memory."""

@@ -15,6 +15,7 @@ from pydantic import BaseModel, Field
 from torch import Tensor
 
 import models
+from common.cores import give_way
 from evaluation import Catalog
 from service.serving import drawing
 from service.serving.errors import OverloadedError, TooLateError
@@ -166,13 +167,13 @@ class Explainer:
 
     def __init__(self, catalog: Catalog, device: str, *, timeout_s: float) -> None:
         self._catalog, self._device, self._timeout_s = catalog, device, timeout_s
-        self._thread = ThreadPoolExecutor(1, "explainer")
+        self._thread = ThreadPoolExecutor(1, "explainer", initializer=give_way)
         self._waiting = 0
         self._loaded: tuple[tuple[str, str], models.Classifier] | None = None
 
     def stop(self) -> None:
-        """End; what waits is cancelled."""
-        self._thread.shutdown(cancel_futures=True)
+        """End; what waits is cancelled, and what runs is not waited for."""
+        self._thread.shutdown(wait=False, cancel_futures=True)
 
     async def run(self, work: Callable[[], Answer]) -> Answer:
         """Do some work on the thread.

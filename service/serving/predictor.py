@@ -3,31 +3,36 @@
 Threads of one kind do all the work, and no timer holds anything back. A thread that is free decodes the next picture that waits,
 or, once there is nothing left to decode or a batch is full, takes its share of what is decoded through the model. On a CPU as
 many batches run at once as there are cores, one thread of torch each; a picture that is alone has all cores. A GPU runs one batch,
-while the other threads decode.
+while the other threads decode. Requests of many pixels are decoded by as many threads of low priority: they take what is left.
 """
 
 import asyncio
 import logging
 import math
+import threading
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from threading import Condition, Thread
+from threading import Condition, RLock, Thread
 
 import torch
 
 import models
+from common.cores import give_way
 from common.pictures import PictureError
 from service.metrics import Metrics
 from service.serving.deployments import Deployment
 from service.serving.errors import OverloadedError, TooLateError
-from service.serving.queue import Answer, Item, ModelQueue, Prepare
+from service.serving.queue import LARGE_PIXELS, Answer, Item, ModelQueue, Picture, count_pixels
 
 CPU_BATCH_PIXELS, GPU_BATCH_PIXELS = 8 * 224**2, 64 * 224**2
 """Height times width times pictures of one batch, where a model's settings do not say: more would hardly be faster."""
+
+LONGEST_STOP_S = 2.0
+"""How long to wait for threads to end: what hangs in a decoder or a model ends with the process."""
 
 LONGEST_RETRY_S = 60
 
@@ -73,30 +78,44 @@ class Predictor:
         self._queues: OrderedDict[tuple[str, str, str], ModelQueue] = (
             OrderedDict()
         )  # the one that ran longest ago first
-        self._changed = Condition()
+        lock = RLock()
+        self._changed, self._large_changed = Condition(lock), Condition(lock)  # one for each kind of thread
         self._stopping = False
+        self._busy_since: dict[int, float] = {}
         self._threads = [Thread(target=self._work, name=f"predictor {device}", daemon=True) for _ in range(threads)]
+        self._large_threads = [
+            Thread(target=self._work_on_large, name=f"large pictures {device}", daemon=True) for _ in range(threads)
+        ]
         self._loader = ThreadPoolExecutor(1, f"loader {device}")
 
     def start(self) -> None:
         """Begin to answer."""
-        for thread in self._threads:
+        for thread in (*self._threads, *self._large_threads):
             thread.start()
 
     def stop(self) -> None:
-        """End; what waits is cancelled, what runs is finished."""
+        """End; what waits is cancelled, what runs is finished if it does not take long."""
         with self._changed:
             self._stopping = True
             for queue in self._queues.values():
-                for item in (*queue.raw, *queue.ready):
+                for item in queue.items:
                     item.cancel()
                 queue.raw.clear()
+                queue.raw_large.clear()
                 queue.ready.clear()
             self._changed.notify_all()
-        self._loader.shutdown(cancel_futures=True)
-        for thread in self._threads:
+            self._large_changed.notify_all()
+        self._loader.shutdown(wait=False, cancel_futures=True)
+        end = time.monotonic() + LONGEST_STOP_S
+        for thread in (*self._threads, *self._large_threads):
             if thread.ident is not None:
-                thread.join()
+                thread.join(max(0.0, end - time.monotonic()))
+
+    @property
+    def stuck(self) -> bool:
+        """Whether every thread has worked on one thing for longer than anybody waits."""
+        since = tuple(self._busy_since.values())
+        return len(since) == len(self._threads) and time.monotonic() - max(since) > self.limits.timeout_s
 
     @property
     def waiting(self) -> int:
@@ -105,21 +124,21 @@ class Predictor:
 
     @property
     def expected_s(self) -> float:
-        """Seconds until what waits and runs now will be done, as far as it is known how long its models take."""
+        """Seconds until what waits and runs now, but for large pictures, will be done; known once its models have run."""
         queues = tuple(self._queues.values())
-        return sum((queue.waiting + queue.running) * queue.image_s for queue in queues) / self._slots
+        return sum((queue.waiting_small + queue.running) * queue.image_s for queue in queues) / self._slots
 
-    def require_room(self, pictures: int = 1) -> None:
-        """Refuse at once what could not be answered soon.
+    def require_room(self, pictures: int = 1, *, large: bool = False) -> None:
+        """Refuse at once what could not be answered soon; large pictures take no room from others.
 
         Raises:
             OverloadedError: the queue is full; it says when it will be empty.
         """
-        if self._has_room(pictures):
+        if self._has_room(pictures, large=large):
             return
         with self._changed:
             self._drop_cancelled()
-        if self._has_room(pictures):
+        if self._has_room(pictures, large=large):
             return
         waiting, expected_s = self.waiting, self.expected_s
         self._metrics.refusals.labels("queue full").inc()
@@ -130,20 +149,21 @@ class Predictor:
         retry_s = min(LONGEST_RETRY_S, max(1, math.ceil(expected_s)))
         raise OverloadedError(detail, retry_after_s=retry_s)
 
-    def _has_room(self, pictures: int) -> bool:
-        waiting = self.waiting
+    def _has_room(self, pictures: int, *, large: bool) -> bool:
+        queues = tuple(self._queues.values())
+        waiting = sum(queue.waiting_large if large else queue.waiting_small for queue in queues)
         if waiting + pictures > self.limits.images:
             return False
-        return not waiting or self.expected_s <= self.limits.wait_s
+        return large or not waiting or self.expected_s <= self.limits.wait_s
 
     async def predict(
-        self, deployment: Deployment, pictures: Sequence[Prepare], *, timeout_s: float | None = None
+        self, deployment: Deployment, pictures: Sequence[Picture], *, timeout_s: float | None = None
     ) -> list[Answer | PictureError]:
         """Answer for each picture, or say what is wrong with it; a cancelled call leaves the queue.
 
         Args:
             deployment: the model.
-            pictures: what makes the images, called on one of the threads.
+            pictures: what was sent; images are made on one of the threads.
             timeout_s: longest wait, if shorter than the limit.
 
         Raises:
@@ -190,19 +210,22 @@ class Predictor:
         queue = self._queues.get(deployment.key)
         return queue is not None and queue.usable
 
-    def _enqueue(self, deployment: Deployment, pictures: Sequence[Prepare]) -> list[Item]:
+    def _enqueue(self, deployment: Deployment, pictures: Sequence[Picture]) -> list[Item]:
         loop = asyncio.get_running_loop()
-        items = [Item(each, loop.create_future()) for each in pictures]
+        large = count_pixels(pictures) > LARGE_PIXELS
+        items = [Item(each.prepare, loop.create_future(), large) for each in pictures]
         with self._changed:
-            self.require_room(len(items))
-            self._queue(deployment).raw.extend(items)
-            self._changed.notify(len(items))
+            self.require_room(len(items), large=large)
+            queue = self._queue(deployment)
+            (queue.raw_large if large else queue.raw).extend(items)
+            (self._large_changed if large else self._changed).notify(len(items))
             self._count()
         return items
 
     def _drop_cancelled(self) -> None:
         for queue in self._queues.values():
             queue.raw = deque(item for item in queue.raw if not item.future.done())
+            queue.raw_large = deque(item for item in queue.raw_large if not item.future.done())
             queue.ready = deque(item for item in queue.ready if not item.future.done())
 
     def _queue(self, deployment: Deployment) -> ModelQueue:
@@ -224,7 +247,7 @@ class Predictor:
             with self._changed:
                 del self._queues[queue.deployment.key]
                 queue.loaded.set_exception(error)
-                for item in (*queue.raw, *queue.ready):
+                for item in queue.items:
                     item.settle(error)
             return
         with self._changed:
@@ -256,8 +279,27 @@ class Predictor:
         metrics.model_bytes.labels(self.device).set(sum(queue.size_bytes for queue in queues))
 
     def _work(self) -> None:
+        thread = threading.get_ident()
         while job := self._next_job():
+            self._busy_since[thread] = time.monotonic()
             job()
+            del self._busy_since[thread]
+
+    def _work_on_large(self) -> None:
+        give_way()
+        while job := self._next_large():
+            job()
+
+    def _next_large(self) -> Callable[[], None] | None:
+        """Wait for a large picture to decode; None when it is time to stop."""
+        with self._changed:
+            while not self._stopping:
+                for queue in self._queues.values():
+                    if queue.raw_large and len(queue.ready) < 2 * queue.most:
+                        queue.preparing_large += 1
+                        return partial(self._prepare, queue, queue.raw_large.popleft())
+                self._large_changed.wait()
+            return None
 
     def _next_job(self) -> Callable[[], None] | None:
         """Wait for something to do: a batch to run, a picture to decode; None when it is time to stop."""
@@ -285,6 +327,8 @@ class Predictor:
         alone = self._free == self._slots and not self.waiting
         self._free -= 1
         queue.running += len(batch)
+        if queue.raw_large:
+            self._large_changed.notify_all()
         self._queues.move_to_end(queue.deployment.key)
         self._count()
         return partial(self._run, queue, batch, len(self._threads) if alone else 1)
@@ -292,7 +336,10 @@ class Predictor:
     def _prepare(self, queue: ModelQueue, item: Item) -> None:
         decoded = item.decode()
         with self._changed:
-            queue.preparing -= 1
+            if item.large:
+                queue.preparing_large -= 1
+            else:
+                queue.preparing -= 1
             if self._stopping:
                 item.cancel()
             elif queue.failure:
@@ -327,7 +374,7 @@ class Predictor:
             images = torch.stack([item.image for item in items]).to(self.device)
             logits = queue.loaded.result()(images).float().cpu()
         forward_s = time.perf_counter() - began
-        queue.took(forward_s / len(items) + sum(item.preprocess_s for item in items) / len(items))
+        queue.took((forward_s + sum(item.preprocess_s for item in items if not item.large)) / len(items))
         answers = [
             Answer(row, began - item.since - item.preprocess_s, item.preprocess_s, forward_s)
             for item, row in zip(items, logits, strict=True)

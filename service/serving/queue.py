@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -22,6 +22,23 @@ Prepare = Callable[[], Tensor]
 """Makes the image (3, H, W) that the model takes, in [0, 1]; raises PictureError where there is none."""
 
 
+LARGE_PIXELS = 1_000_000
+"""Pixels of a request above which its pictures are large: decoding as many takes 7 to 30 ms, as long as several predictions."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture that was sent: what makes the image of it, and the pixels to decode for that."""
+
+    prepare: Prepare
+    pixels: int = 0
+
+
+def count_pixels(pictures: Iterable[Picture]) -> int:
+    """Count the pixels of a request."""
+    return sum(each.pixels for each in pictures)
+
+
 @dataclass(frozen=True)
 class Answer:
     """One picture's logits (K,), and where its time went, in seconds."""
@@ -38,6 +55,7 @@ class Item:
 
     prepare: Prepare
     future: "asyncio.Future[Answer | PictureError]"
+    large: bool = False
     since: float = field(default_factory=time.perf_counter)
     image: Tensor = field(default_factory=lambda: torch.empty(0))
     preprocess_s: float = 0.0
@@ -84,7 +102,9 @@ class ModelQueue:
     loaded: "Future[models.Classifier]" = field(default_factory=Future[models.Classifier])
     size_bytes: int = 0
     raw: deque[Item] = field(default_factory=deque[Item])
+    raw_large: deque[Item] = field(default_factory=deque[Item])
     preparing: int = 0
+    preparing_large: int = 0
     ready: deque[Item] = field(default_factory=deque[Item])
     running: int = 0
     image_s: float = 0.0
@@ -103,9 +123,24 @@ class ModelQueue:
     @property
     def waiting(self) -> int:
         """Pictures that are in no batch yet."""
+        return self.waiting_small + self.waiting_large
+
+    @property
+    def waiting_large(self) -> int:
+        """Those of them that are large, and not decoded."""
+        return len(self.raw_large) + self.preparing_large
+
+    @property
+    def waiting_small(self) -> int:
+        """Those of them that are not large, or decoded."""
         return len(self.raw) + self.preparing + len(self.ready)
 
+    @property
+    def items(self) -> tuple[Item, ...]:
+        """The pictures that nobody works on."""
+        return (*self.raw, *self.raw_large, *self.ready)
+
     def took(self, image_s: float) -> None:
-        """Remember how long a picture took."""
+        """Remember how long a picture took, unless it was large."""
         weight = NEWEST_WEIGHT if self.image_s else 1.0
         self.image_s += weight * (image_s - self.image_s)

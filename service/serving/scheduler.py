@@ -13,10 +13,10 @@ from evaluation import Catalog
 from models import CheckpointError
 from service.metrics import Metrics
 from service.serving.deployments import Deployment, Deployments, ServingSettings
-from service.serving.errors import KeyLimitError, NotLoadedError, OverloadedError, TooLateError
+from service.serving.errors import KeyLimitError, NotLoadedError, OverloadedError, StuckError, TooLateError
 from service.serving.loading import admit, load_served
 from service.serving.predictor import Limits, Predictor
-from service.serving.queue import Answer, Prepare
+from service.serving.queue import LARGE_PIXELS, Answer, Picture, count_pixels
 
 LOOK_S = 5.0
 """How often to check that loaded models still exist, seconds."""
@@ -34,6 +34,8 @@ class Scheduler:
         limits: of each device.
         metrics: where it counts.
         key_images: most pictures that one API key may have waiting; None is no limit of its own.
+        pixels: most pixels that may wait to be decoded.
+        key_pixels: most of them that one API key may have waiting; None is no limit of its own.
     """
 
     def __init__(
@@ -45,12 +47,14 @@ class Scheduler:
         limits: Limits,
         metrics: Metrics,
         key_images: int | None = None,
+        pixels: int | None = None,
+        key_pixels: int | None = None,
     ) -> None:
         self._catalog, self._deployments, self._metrics = catalog, deployments, metrics
         load = partial(load_served, catalog)
         self.predictors = {device: Predictor(device, load, limits, metrics, threads=cores()) for device in devices}
-        self._key_images = key_images
-        self._of_key: Counter[str] = Counter()
+        self._key_images, self._pixels, self._key_pixels = key_images, pixels, key_pixels
+        self._of_key, self._pixels_of_key = Counter[str](), Counter[str]()
         self._tasks: set[asyncio.Task[None]] = set()
 
     def start(self) -> None:
@@ -119,26 +123,28 @@ class Scheduler:
         return [self.predictors[device]]
 
     async def predict(
-        self, deployment: Deployment, pictures: Sequence[Prepare], *, key: str = "", timeout_s: float | None = None
+        self, deployment: Deployment, pictures: Sequence[Picture], *, key: str = "", timeout_s: float | None = None
     ) -> list[Answer | PictureError]:
         """Answer for each picture; see `Predictor.predict`.
 
         Args:
             deployment: the model.
-            pictures: what makes the images.
+            pictures: what was sent.
             key: the API key of whoever asks.
             timeout_s: longest wait, if shorter than the service's own.
 
         Raises:
             OverloadedError: there is no room.
-            KeyLimitError: the key has too many pictures waiting.
+            KeyLimitError: the key has too many pictures, or pixels, waiting.
             TooLateError: there was no answer in time.
             CheckpointError: the model cannot be loaded.
         """
         outcomes = ["disconnected"] * len(pictures)
+        pixels = count_pixels(pictures)
         self._of_key[key] += len(pictures)
+        self._pixels_of_key[key] += pixels
         try:
-            self._require_room_for(key)
+            self._require_room_for(key, pixels)
             answers = await self.choose(deployment).predict(deployment, pictures, timeout_s=timeout_s)
             outcomes = ["ok" if isinstance(each, Answer) else "invalid" for each in answers]
             return answers
@@ -147,18 +153,41 @@ class Scheduler:
             raise
         finally:
             self._of_key[key] -= len(pictures)
+            self._pixels_of_key[key] -= pixels
             if not self._of_key[key]:
-                del self._of_key[key]
+                del self._of_key[key], self._pixels_of_key[key]
             for outcome, count in Counter(outcomes).items():
                 self._metrics.predictions.labels(deployment.name, deployment.version, outcome).inc(count)
 
-    def _require_room_for(self, key: str) -> None:
-        if self._key_images is None or not key or self._of_key[key] <= self._key_images:
+    def _require_room_for(self, key: str, pixels: int) -> None:
+        if key:
+            self._require_few("pictures", self._of_key[key], self._key_images)
+            self._require_few("pixels", self._pixels_of_key[key], self._key_pixels)
+        waiting = self._pixels_of_key.total()
+        if self._pixels is not None and waiting > self._pixels and pixels > LARGE_PIXELS:
+            self._metrics.refusals.labels("queue full").inc()
+            message = f"{waiting} pixels would wait to be decoded, at most {self._pixels} are allowed; try again later"
+            raise OverloadedError(message, retry_after_s=1)
+
+    def _require_few(self, what: str, waiting: int, most: int | None) -> None:
+        if most is None or waiting <= most:
             return
         self._metrics.refusals.labels("key over its limit").inc()
-        waiting, most = self._of_key[key], self._key_images
-        message = f"this API key would have {waiting} pictures waiting, at most {most} are allowed; wait for answers"
+        message = f"this API key would have {waiting} {what} waiting, at most {most} are allowed; wait for answers"
         raise KeyLimitError(message, retry_after_s=1)
+
+    def require_alive(self) -> None:
+        """Check that some thread of every device could take on work.
+
+        Raises:
+            StuckError: all threads of a device have worked on one thing for longer than anybody waits.
+        """
+        for device, predictor in self.predictors.items():
+            if predictor.stuck:
+                raise StuckError(
+                    f"every thread of {device} has been decoding one picture or running one batch for more than "
+                    f"{predictor.limits.timeout_s:g} s; restart the service"
+                )
 
     async def load(self, deployment: Deployment) -> None:
         """Load a model on every device that it may use.

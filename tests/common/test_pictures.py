@@ -34,7 +34,7 @@ def png_header(width: int, height: int) -> bytes:
         (b"hello", "not a picture: 5 bytes in none of the formats BMP, GIF, JPEG, PNG, PPM, TIFF, WEBP"),
         (encoded("PNG", (4, 3)), "the picture has 4 x 3 pixels, at most 11 are allowed"),
         (png_header(2, 2), "the picture is broken or truncated"),
-        (png_header(100_000, 100_000), "the picture has hundreds of millions of pixels, at most 11 are allowed"),
+        (png_header(100_000, 100_000), "the picture has 100000 x 100000 pixels, at most 11 are allowed"),
     ],
     ids=["empty", "text", "large", "truncated", "bomb"],
 )
@@ -50,8 +50,7 @@ def test_a_picture_that_cannot_be_used_is_refused_with_the_reason(data: bytes, r
 def test_the_size_is_that_of_the_upright_picture(kind: str, orientation: int | None, size: tuple[int, int]) -> None:
     data = encoded(kind, orientation=orientation)
     assert open_picture(data).size == size
-    if kind != "TIFF":
-        assert picture_size(data) == size
+    assert picture_size(data) == size
 
 
 def test_unreadable_orientation_leaves_the_picture_as_it_is() -> None:
@@ -63,7 +62,7 @@ def test_unreadable_orientation_leaves_the_picture_as_it_is() -> None:
     assert picture_size(data) == (4, 2)
 
 
-@pytest.mark.parametrize("data", [b"", b"hello", png_header(100_000, 100_000)], ids=["empty", "text", "bomb"])
+@pytest.mark.parametrize("data", [b"", b"hello", encoded("PNG")[:20]], ids=["empty", "text", "short"])
 def test_bytes_without_a_size_are_refused(data: bytes) -> None:
-    with pytest.raises(PictureError, match=r"^not a picture: "):
+    with pytest.raises(PictureError, match=r"^(not a picture|the picture is (empty|broken))"):
         picture_size(data)

@@ -1,6 +1,5 @@
 """What a model's attention weighs in a picture."""
 
-import asyncio
 from enum import StrEnum
 from http import HTTPStatus
 from typing import Annotated, Any
@@ -57,19 +56,19 @@ async def explain(
     point = _point(query)
     (upload,) = await read_uploads(request, most=1)
     preprocessing, max_pixels = deployment.card.preprocessing, service.settings.max_pixels
-    try:
-        image = await asyncio.to_thread(decode, upload, preprocessing, max_pixels=max_pixels)
-    except PictureError as error:
-        wrong = upload.wrong(error)
-        raise ProblemError(HTTPStatus.UNPROCESSABLE_ENTITY, str(wrong), errors=[wrong]) from error
 
     def work() -> Response:
+        image = decode(upload, preprocessing, max_pixels=max_pixels)
         explained = service.explainer.explain(deployment.checkpoint, image, file=upload.name, layer=layer, query=point)
         if _wants_png(request, format):
             return Response(explained.as_png(), media_type="image/png")
         return Response(explained.as_json().model_dump_json(), media_type="application/json")
 
-    return await service.explainer.run(work)
+    try:
+        return await service.explainer.run(work)
+    except PictureError as error:
+        wrong = upload.wrong(error)
+        raise ProblemError(HTTPStatus.UNPROCESSABLE_ENTITY, str(wrong), errors=[wrong]) from error
 
 
 def _wants_png(request: Request, chosen: ExplanationFormat | None) -> bool:

@@ -7,6 +7,7 @@ from pydantic import BaseModel
 
 from service.http.deps import Service, ServiceDep
 from service.http.problems import ProblemError
+from service.serving.errors import StuckError
 
 probes = APIRouter(tags=["health"])
 router = APIRouter(tags=["health"])
@@ -20,7 +21,7 @@ async def alive() -> dict[str, str]:
 
 @probes.get("/readyz")
 def ready(service: ServiceDep) -> dict[str, str]:
-    """Answer 200 when models can be found and the database can be read."""
+    """Answer 200 when models can be found, threads are there to predict, and the database can be read."""
     require_ready(service)
     return {"status": "ready", "dispatcher": "active" if service.dispatcher.active.is_set() else "standby"}
 
@@ -33,16 +34,20 @@ def metrics(service: ServiceDep) -> Response:
 
 
 def require_ready(service: Service, members: BaseModel | None = None) -> None:
-    """Check that models can be found and the database can be read.
+    """Check that models can be found, threads are there to predict, and the database can be read.
 
     Args:
         service: which is asked.
         members: further ones of the error.
 
     Raises:
-        ProblemError: there is no model (503).
+        ProblemError: there is no model, or every thread hangs (503).
         StoreError: the database cannot be read.
     """
+    try:
+        service.scheduler.require_alive()
+    except StuckError as error:
+        raise ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, str(error), members=members) from error
     if not service.catalog.checkpoints():
         detail = "there is no model: add a checkpoint with its card"
         raise ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, detail, members=members)

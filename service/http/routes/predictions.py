@@ -14,11 +14,20 @@ from service.http.deps import DeploymentDep, KeyDep, Service, ServiceDep
 from service.http.disconnect import unless_disconnected
 from service.http.json_bodies import described, read_json
 from service.http.middleware.telemetry import server_timing
-from service.http.picture_uploads import ImagesRequest, Upload, decode, media_type, read_uploads, upload_from_base64
+from service.http.picture_uploads import (
+    ImagesRequest,
+    Upload,
+    decode,
+    media_type,
+    pixels_to_decode,
+    read_uploads,
+    require_few_pixels,
+    upload_from_base64,
+)
 from service.http.problems import ProblemError
 from service.serving.deployments import Deployment
 from service.serving.predictions import Prediction, Predictions, top_classes
-from service.serving.queue import Answer
+from service.serving.queue import Answer, Picture
 
 router = APIRouter(prefix="/v1/models", tags=["predictions"])
 
@@ -148,7 +157,14 @@ async def _ask(
     timeout_s: float | None,
 ) -> list[Answer | PictureError]:
     preprocessing, max_pixels = deployment.card.preprocessing, service.settings.max_pixels
-    pictures = [partial(decode, upload, preprocessing, max_pixels=max_pixels) for upload in uploads]
+    pictures = [
+        Picture(
+            partial(decode, upload, preprocessing, max_pixels=max_pixels),
+            pixels_to_decode(upload, max_pixels=max_pixels),
+        )
+        for upload in uploads
+    ]
+    require_few_pixels(pictures, service.settings.request_pixels)
     work = service.scheduler.predict(deployment, pictures, key=key, timeout_s=timeout_s)
     answers = await unless_disconnected(request, work)
     errors = [up.wrong(each) for up, each in zip(uploads, answers, strict=True) if isinstance(each, PictureError)]

@@ -160,7 +160,9 @@ def test_a_catalog_finds_what_is_added_and_notices_what_changes(tmp_path: Path) 
         assert len(catalog.open_dataset("folder")) == count
     (tmp_path / "new").mkdir()
     with pytest.raises(DatasetError, match="two data sets are named 'new'"):
-        catalog.datasets()
+        catalog.open_dataset("new")
+    assert sorted(catalog.datasets()) == ["folder", "new"]
+    assert len(catalog.open_dataset("folder")) == 2
 
 
 def test_a_picture_in_memory_stays_the_same_through_a_zip(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from service.settings import Settings
 from tests.conftest import Put
 from tests.server import serving, until
+from tests.service.pictures import DISC, URL, labels
 
 BROKEN = {
     "cardless": "the card cardless.json is not usable: classes: Field required",
@@ -75,3 +76,34 @@ def test_a_broken_model_and_a_broken_data_set_fail_alone(
         assert "narrow.safetensors does not fit resnet_mini" in detail(["tiny", "narrow"], "shapes", "models")
         assert "junk.zip is not a readable zip file" in detail(["tiny"], "junk", "dataset")
         assert http.get("/v1/evaluations").json()["evaluations"] == []
+
+
+def test_two_files_of_one_name_make_that_name_unusable_and_no_other(
+    settings: Settings, put_checkpoint: Put, shapes_zip: Path, tmp_path: Path
+) -> None:
+    path = put_checkpoint(tmp_path, "double")
+    shutil.copy(path, path.with_suffix(".pth"))
+    shutil.copy(shapes_zip, tmp_path / "pair.zip")
+    (tmp_path / "pair").mkdir()
+    changed = {"model_dirs": (*settings.model_dirs, tmp_path), "dataset_dirs": (shapes_zip.parent, tmp_path)}
+    with serving(settings.model_copy(update=changed | {"data_dir": tmp_path / "data"})) as server:
+        http = server.http
+
+        def problem(what: str, name: str) -> str:
+            (listed,) = (each for each in http.get(f"/v1/{what}").json() if each["name"] == name)
+            return listed.get("problem", "")
+
+        both = f"two checkpoints are named 'double': {path.with_suffix('.pth')} and {path}"
+        assert problem("models", "double").startswith(both)
+        until(lambda: problem("datasets", "pair"))
+        assert f"{tmp_path / 'pair'} and {tmp_path / 'pair.zip'}" in problem("datasets", "pair")
+        for url in ("/v1/models/double", "/v2/models/double"):
+            answer = http.get(url)
+            assert (answer.status_code, answer.json()["detail"].startswith(both)) == (422, True)
+        assert both in http.delete("/v1/models/double").json()["detail"]
+        bad = http.post("/v1/evaluations", json={"models": ["tiny"], "dataset": "pair"})
+        assert "two data sets are named 'pair'" in bad.json()["detail"]
+        assert labels(http.post(URL, content=DISC)) == ["disc"]
+        assert http.post("/v1/evaluations", json={"models": ["tiny"], "dataset": "shapes"}).status_code == 202
+        for url in ("/readyz", "/", "/v1/models/tiny", "/v2/models/tiny"):
+            assert http.get(url).status_code == 200

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 import typer
+from PIL import Image
 from safetensors.torch import save_file
 
 import cli.main
@@ -20,8 +21,10 @@ from service.http.problems import Problem
 from service.http.schemas import AddedModel, OpenQuestions
 from service.settings import Settings
 from tests.conftest import CLASSES, TINY_OPTIONS, picture_bytes, shape_picture
+from tests.models.graphs import Crashes, save
 from tests.models.trap import Trap
 from tests.server import Server, serving
+from tests.service.pictures import DISC, URL, labels
 
 PICTURES = {"resize": 32, "crop": 32, "interpolation": "bilinear", "mean": [0.5] * 3, "std": [0.25] * 3}
 CARD = {"classes": list(CLASSES), "preprocessing": PICTURES, "options": {"strides": [1, 2, 2]}, "training": "by hand"}
@@ -392,3 +395,21 @@ def test_the_help_of_add_states_every_default() -> None:
             record = parameter.get_help_record(typer.Context(command))
             assert record is not None, parameter.name
             assert "[default: " in record[1] or "[required]" in record[1] or "default: " in record[1], record
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")
+def test_a_graph_that_crashes_is_an_error_of_its_model_alone(settings: Settings, tmp_path: Path) -> None:
+    pictures = PICTURES | {"mean": [0.0] * 3, "std": [1.0] * 3}
+    card = json.dumps({"architecture": "torchscript", "classes": list("abc"), "preprocessing": pictures})
+    always, later = save(Crashes(above=-9.0), tmp_path / "always.pt"), save(Crashes(), tmp_path / "later.pt")
+    changed = {"data_dir": tmp_path / "data", "allow_graphs": True}
+    with serving(settings.model_copy(update=changed)) as server:
+        http = server.http
+        assert "the graph crashed" in problem(send(http, always, card=card), 422)["detail"]
+        assert send(http, later, card=card).status_code == 201
+        white = picture_bytes(Image.new("RGB", (32, 32), "white"))
+        assert http.post("/v1/models/later/predict", content=DISC).status_code == 200
+        assert "the graph crashed" in problem(http.post("/v1/models/later/predict", content=white), 422)["detail"]
+        assert labels(http.post(URL, content=DISC)) == ["disc"]
+        assert http.get("/readyz").status_code == 200

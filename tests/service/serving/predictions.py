@@ -8,7 +8,7 @@ import models
 from common.pictures import PictureError, open_picture
 from service.serving.deployments import Deployment
 from service.serving.predictor import Predictor
-from service.serving.queue import Answer, Prepare
+from service.serving.queue import Answer, Picture
 from tests.service.pictures import DISC, SQUARE, STRIPES
 
 Start = Callable[..., Predictor]
@@ -16,8 +16,8 @@ IMAGES = [models.Preprocessing(resize=32, crop=32)(open_picture(data)) for data 
 Find = Callable[[str], Deployment]
 
 
-def pictures(*images: Tensor) -> list[Prepare]:
-    return [lambda image=image: image for image in images]
+def pictures(*images: Tensor) -> list[Picture]:
+    return [Picture(lambda image=image: image) for image in images]
 
 
 def classes(answers: Sequence[Answer | PictureError]) -> list[int]:

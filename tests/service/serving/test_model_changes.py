@@ -16,7 +16,7 @@ from common.pictures import PictureError
 from evaluation import Catalog
 from service.serving.deployments import Deployment, Deployments
 from service.serving.loading import load_served
-from service.serving.queue import Answer
+from service.serving.queue import Answer, Picture
 from tests.conftest import Put
 from tests.server import DEADLINE_S, until
 from tests.service.serving.predictions import IMAGES, Find, Start, classes, pictures
@@ -112,7 +112,7 @@ def test_a_picture_being_decoded_keeps_its_model_from_being_forgotten(new: Start
 
     async def ask() -> list[Answer | PictureError]:
         await predictor.load(tiny)
-        asked = asyncio.ensure_future(predictor.predict(tiny, [slow], timeout_s=10))
+        asked = asyncio.ensure_future(predictor.predict(tiny, [Picture(slow)], timeout_s=10))
         await asyncio.to_thread(slow.begun.wait, DEADLINE_S)
         predictor.unload(tiny)
         slow.release.set()
@@ -137,7 +137,7 @@ def test_a_picture_decoded_for_a_model_that_failed_to_load_is_told_why(
     predictor.start()
 
     async def ask() -> None:
-        asked = asyncio.ensure_future(predictor.predict(mine, [slow], timeout_s=10))
+        asked = asyncio.ensure_future(predictor.predict(mine, [Picture(slow)], timeout_s=10))
         await asyncio.to_thread(slow.begun.wait, DEADLINE_S)
         await asyncio.to_thread(until, lambda: not predictor._queues)
         slow.release.set()
@@ -152,7 +152,7 @@ def test_a_picture_being_decoded_when_it_all_ends_is_cancelled(new: Start, find:
     predictor.start()
 
     async def ask() -> None:
-        asked = asyncio.ensure_future(predictor.predict(find("tiny"), [slow], timeout_s=10))
+        asked = asyncio.ensure_future(predictor.predict(find("tiny"), [Picture(slow)], timeout_s=10))
         await asyncio.to_thread(slow.begun.wait, DEADLINE_S)
         stopping = asyncio.create_task(asyncio.to_thread(predictor.stop))
         await asyncio.to_thread(until, lambda: predictor._stopping)

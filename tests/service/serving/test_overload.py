@@ -11,7 +11,7 @@ from torch import Tensor
 from common.pictures import PictureError
 from service.serving import scheduler
 from service.serving.errors import OverloadedError, TooLateError
-from service.serving.queue import Answer
+from service.serving.queue import Answer, Picture
 from service.settings import Settings
 from tests.server import DEADLINE_S, serving, until
 from tests.service.held import Held
@@ -45,7 +45,7 @@ def test_a_slow_queue_refuses_before_it_is_full(new: Start, find: Find, held: He
 
     async def ask() -> None:
         held.release.set()
-        await predictor.predict(find("tiny"), [slow])
+        await predictor.predict(find("tiny"), [Picture(slow)])
         held.release.clear()
         held.busy.clear()
         runs = asyncio.ensure_future(predictor.predict(find("tiny"), pictures(IMAGES[0])))

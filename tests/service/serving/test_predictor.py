@@ -11,7 +11,7 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 import models
 from common.pictures import PictureError
 from service.serving.deployments import ServingSettings
-from service.serving.queue import Answer
+from service.serving.queue import Answer, Picture
 from tests.server import DEADLINE_S
 from tests.service.held import Held
 from tests.service.serving.predictions import IMAGES, Find, Start, classes, pictures
@@ -76,7 +76,7 @@ def test_a_lone_picture_has_all_cores_and_a_full_queue_one_each(new: Start, find
         both.wait(DEADLINE_S)  # no picture is ready before each core has one
         return image
 
-    asyncio.run(predictor.predict(find("tiny"), [lambda image=image: together(image) for image in IMAGES[:2]]))
+    asyncio.run(predictor.predict(find("tiny"), [Picture(lambda image=image: together(image)) for image in IMAGES[:2]]))
     handle.remove()
     assert seen[0] == (1, 2)
     assert {threads for _, threads in seen[1:]} <= {1, 2}
@@ -106,7 +106,7 @@ def test_a_broken_picture_does_not_take_its_batch_along(new: Start, find: Find, 
         raise PictureError("broken")
 
     async def ask() -> list[Answer | PictureError]:
-        asked = predictor.predict(find("tiny"), [*pictures(IMAGES[0]), broken, *pictures(IMAGES[2])])
+        asked = predictor.predict(find("tiny"), [*pictures(IMAGES[0]), Picture(broken), *pictures(IMAGES[2])])
         task = asyncio.ensure_future(asked)
         await asyncio.sleep(0)
         predictor.start()
