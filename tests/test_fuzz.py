@@ -4,7 +4,7 @@ import pytest
 
 from tests.fuzz import fuzz, targets
 
-SHORT_S = 10.0
+SHORT_S = 3.0
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ from common import UnknownNameError
 from common.pictures import PictureError
 from evaluation import ComparisonError, DatasetError, FormatError
 from evaluation.catalog import DatasetTakenError
-from models import CheckpointError, NameTakenError, NoAttentionError
+from models import CheckpointError, GraphError, NameTakenError, NoAttentionError
 from service.http import problems
 from service.http.problems import LONGEST_ECHO, Problem, field_errors
 from service.jobs.database import StoreError
@@ -20,7 +20,7 @@ from service.jobs.queries import DamagedEvaluationError, KeyReusedError
 from service.jobs.removal import InUseError
 from service.kserve import tensors
 from service.kserve.tensors import TensorError, TooLargeError
-from service.serving.errors import KeyLimitError, NotLoadedError, OverloadedError, TooLateError
+from service.serving.errors import KeyLimitError, NotLoadedError, OverloadedError, StuckError, TooLateError
 from service.settings import Settings
 from tests.server import Server, serving
 
@@ -43,6 +43,8 @@ ERRORS: dict[str, tuple[Exception, int]] = {
     "format": (FormatError("no pyarrow"), 501),
     "overload": (OverloadedError("9 pictures are waiting", retry_after_s=7), 503),
     "not loaded": (NotLoadedError("not in memory"), 503),
+    "stuck": (StuckError("every thread hangs"), 503),
+    "graph": (GraphError("it crashed"), 422),
     "late": (TooLateError("no prediction"), 504),
     "tensor": (TensorError("no datatype"), 422),
     "large tensor": (TooLargeError("9 bytes"), 413),

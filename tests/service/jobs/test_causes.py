@@ -82,6 +82,12 @@ def test_an_error_of_a_models_own_code_says_where() -> None:
     ],
 )
 def test_a_signal_is_named_and_somebodys_fault(how: signal.Signals, started: bool, fault: Fault, said: str) -> None:
+    failure = failure_of(ProcessExpired("Abnormal termination", code=-how), started=started)
+    assert (failure.fault, said in failure.message) == (fault, True), failure.message
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_the_signal_that_ended_a_real_process_is_known(how: signal.Signals) -> None:
     executor = DeviceExecutor("cpu", timeout_s=DEADLINE_S)
     try:
         process = executor.submit(os.getpid).result(DEADLINE_S)
@@ -89,8 +95,7 @@ def test_a_signal_is_named_and_somebodys_fault(how: signal.Signals, started: boo
             executor.submit(os.kill, process, how).result(DEADLINE_S)
     finally:
         executor.shutdown(cancel_futures=True)
-    failure = failure_of(raised.value, started=started)
-    assert (failure.fault, said in failure.message) == (fault, True), failure.message
+    assert f"was killed by {how.name}" in failure_of(raised.value, started=True).message
 
 
 def test_an_exit_and_a_time_out_say_what_they_are() -> None:
