@@ -3,10 +3,12 @@
 import io
 import warnings
 from contextlib import suppress
+from pathlib import Path
 
 import simplejpeg
 from PIL import Image
 
+from common import containers
 from common.containers import Header, PictureError, read_header
 
 MAX_PIXELS = 50_000_000
@@ -23,7 +25,10 @@ _UPRIGHT = {
 }
 """Operation that turns a picture upright, by its EXIF orientation; 1 is upright."""
 
-__all__ = ["MAX_PIXELS", "PictureError", "open_picture", "picture_pixels", "picture_size"]
+SOURCES = (Path(__file__), *sorted(Path(containers.__file__).parent.glob("*.py")))
+"""The files of the code that opens pictures: what they do decides pixels."""
+
+__all__ = ["MAX_PIXELS", "SOURCES", "PictureError", "open_picture", "picture_pixels", "picture_size"]
 
 
 def open_picture(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:

@@ -55,7 +55,7 @@ def deciding_sources() -> list[Path]:
     """The files of the code that decides results, those that open pictures included; a new module is among them."""
     packages = (Path(attacks.__file__).parent, Path(models.__file__).parent, Path(__file__).parent)
     sources = [path for package in packages for path in sorted(package.rglob("*.py")) if _decides(path, package.parent)]
-    return [*sources, Path(pictures.__file__)]
+    return [*sources, *pictures.SOURCES]
 
 
 def _decides(path: Path, root: Path) -> bool:

@@ -44,7 +44,7 @@ def decoders() -> str:
 @cache
 def _code_sha256() -> str:
     """Hash of the code that opens and resizes pictures."""
-    sources = pictures.__file__, inspect.getfile(models.Preprocessing)
+    sources = (*pictures.SOURCES, inspect.getfile(models.Preprocessing))
     return text_sha256(" ".join(file_sha256(Path(each)) for each in sources))
 
 
