@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
-from sqlalchemy import Connection, Select, delete, func, insert, select, update
+from sqlalchemy import Connection, Row, Select, delete, func, insert, select, update
 
 from evaluation.compute.runner import ShardResult, furthest
 from evaluation.plan import Plan, Shard
@@ -91,10 +91,16 @@ class Store:
             locked: whether the lock file is held. A dispatcher that held it is then dead; one that did not, or where it is not
                 held now, counts as dead when it was not seen for `STALE_S`.
         """
+
+        def is_alive(last: Row[Any] | None) -> bool:
+            return last is not None and not (locked and last.locked) and now() - last.seen_at <= STALE_S
+
+        with self._database.reading() as db:  # a standby asks often, and need not hold up writers
+            if is_alive(db.execute(select(DISPATCH)).first()):
+                return None
         with self._database.writing() as db:
             last = db.execute(select(DISPATCH)).first()
-            dead = last is None or (locked and last.locked) or now() - last.seen_at > STALE_S
-            if not dead:
+            if is_alive(last):
                 return None
             token = (last.token if last else 0) + 1
             db.execute(delete(DISPATCH))

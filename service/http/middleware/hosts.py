@@ -35,8 +35,8 @@ class Hosts:
             if any(not self._is_allowed(each) for each in given) or len(given) > 1:
                 answer = problem(
                     HTTPStatus.MISDIRECTED_REQUEST,
-                    f"the request is for the host {', '.join(given)[:LONGEST_ECHO]!r}; allowed are addresses, "
-                    f"{', '.join(sorted(self._allowed))}, and what {PREFIX}ALLOWED_HOSTS lists",
+                    f"the request is for the host {', '.join(given)[:LONGEST_ECHO]!r}; it must be an address, "
+                    f"one of {', '.join(sorted(self._allowed))}, or listed in {PREFIX}ALLOWED_HOSTS",
                 )
         await answer(scope, receive, send)
 
