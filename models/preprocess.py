@@ -82,7 +82,7 @@ class Preprocessing(Frozen):
         """
         picture = _rgb(_bounded(picture) if self.crop_mode == "center" else picture)
         resized = picture.resize(self._resized(*picture.size), _RESAMPLING[self.interpolation])
-        return np.ascontiguousarray(np.asarray(self._cropped(resized)).transpose(2, 0, 1))
+        return np.asarray(self._cropped(resized)).transpose(2, 0, 1).copy()
 
     def _resized(self, width: int, height: int) -> tuple[int, int]:
         match self.crop_mode:

@@ -44,9 +44,8 @@ def predict(
 
 
 def _predict(classifier: "Classifier", path: Path, top_k: int) -> "Prediction":
-    from service.serving.predictions import Prediction, top_classes
+    from service.serving.predictions import Prediction, name_classes, rank
 
     image = read_picture(classifier, path).to(classifier.device)
-    return Prediction(
-        file=printable(str(path)), top=top_classes(classifier(image.unsqueeze(0))[0], classifier.card.classes, top_k)
-    )
+    (ranked,) = rank(classifier(image.unsqueeze(0)), top_k)
+    return Prediction(file=printable(str(path)), top=name_classes(ranked, classifier.card.classes))

@@ -6,7 +6,7 @@ from http import HTTPStatus
 from typing import Annotated, NamedTuple, cast
 
 from fastapi import Depends, Path, Request
-from pydantic import Field, StringConstraints
+from pydantic import BaseModel, Field, StringConstraints
 
 from common import text_sha256
 from evaluation import Catalog
@@ -46,8 +46,13 @@ class Service:
     watching: Watching
 
 
-async def _service(request: Request) -> Service:  # a plain function would be called on another thread
+def service_of(request: Request) -> Service:
+    """The service that answers a request."""
     return cast(Service, request.app.state.service)
+
+
+async def _service(request: Request) -> Service:  # a plain function would be called on another thread
+    return service_of(request)
 
 
 ServiceDep = Annotated[Service, Depends(_service)]
@@ -83,12 +88,29 @@ async def require_admin(service: ServiceDep, key: KeyDep) -> None:
         )
 
 
-async def _find_deployment(name: ModelName, service: ServiceDep, version: ModelVersion | None = None) -> Deployment:
-    known = service.deployments.known(name, version)
-    return known or await asyncio.to_thread(service.deployments.find, name, version)  # a new checkpoint is hashed
+class Asked(BaseModel):
+    """Which model a prediction is asked of."""
+
+    name: ModelName
+    version: ModelVersion | None = None
 
 
-DeploymentDep = Annotated[Deployment, Depends(_find_deployment)]
+async def find_deployment(asked: Asked, service: Service) -> Deployment:
+    """Look up what answers for a name.
+
+    Raises:
+        UnknownNameError: there is no such model or version.
+        CheckpointError: its card or its settings file is not usable.
+    """
+    known = service.deployments.known(asked.name, asked.version)
+    return known or await asyncio.to_thread(service.deployments.find, asked.name, asked.version)  # it may be hashed
+
+
+async def _deployment(name: ModelName, service: ServiceDep, version: ModelVersion | None = None) -> Deployment:
+    return await find_deployment(Asked.model_construct(name=name, version=version), service)
+
+
+DeploymentDep = Annotated[Deployment, Depends(_deployment)]
 """The model of a path with `{name}`, its version from `{version}` or, in a path without, from the query."""
 
 

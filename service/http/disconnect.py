@@ -1,8 +1,8 @@
 """Work that ends when its client has left."""
 
 import asyncio
-from collections.abc import Coroutine
-from typing import Any, TypeVar
+from collections.abc import Awaitable
+from typing import TypeVar
 
 from fastapi import Request
 from starlette.requests import ClientDisconnect
@@ -10,7 +10,7 @@ from starlette.requests import ClientDisconnect
 T = TypeVar("T")
 
 
-async def unless_disconnected(request: Request, work: Coroutine[Any, Any, T]) -> T:
+async def unless_disconnected(request: Request, work: Awaitable[T]) -> T:
     """Wait for work, but cancel it if the client closes the connection first.
 
     Args:
@@ -20,15 +20,25 @@ async def unless_disconnected(request: Request, work: Coroutine[Any, Any, T]) ->
     Raises:
         ClientDisconnect: the client has left.
     """
-    task, disconnected = asyncio.ensure_future(work), asyncio.ensure_future(_until_disconnected(request))
+    task, left = asyncio.current_task(), False
+
+    def leave(_watch: "asyncio.Task[None]") -> None:
+        nonlocal left
+        if task is not None and not over:
+            left = task.cancel()
+
+    over = False
+    watch = asyncio.ensure_future(_until_disconnected(request))
+    watch.add_done_callback(leave)
     try:
-        await asyncio.wait({task, disconnected}, return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            raise ClientDisconnect
-        return task.result()
+        return await work
+    except asyncio.CancelledError:
+        if task is None or not left or task.uncancel():  # the server ends as well
+            raise
+        raise ClientDisconnect from None
     finally:
-        disconnected.cancel()
-        task.cancel()
+        over = True
+        watch.cancel()
 
 
 async def _until_disconnected(request: Request) -> None:

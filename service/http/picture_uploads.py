@@ -3,17 +3,17 @@
 import base64
 import binascii
 from collections.abc import Iterable
-from dataclasses import dataclass
 from email.message import Message
 from http import HTTPStatus
 
+import torch
 from fastapi import Request
 from pydantic import BaseModel, ConfigDict
-from starlette.datastructures import UploadFile
 from torch import Tensor
 
 import models
 from common.pictures import PictureError, open_picture, picture_pixels
+from service.http.forms import Upload, read_files
 from service.http.json_bodies import read_json
 from service.http.problems import LONGEST_ECHO, ProblemError
 from service.serving.predictions import FieldError
@@ -25,18 +25,6 @@ ALLOWED = (
 )
 RAW_TYPES = frozenset({"", "application/octet-stream", "binary/octet-stream", "application/x-www-form-urlencoded"})
 """Content types that do not say what was sent; the last is what `curl --data-binary` sends by default."""
-
-
-@dataclass(frozen=True)
-class Upload:
-    """The bytes of one file that a client sent."""
-
-    name: str
-    data: bytes
-
-    def wrong(self, error: PictureError) -> FieldError:
-        """Say what is wrong with it."""
-        return FieldError(field=self.name, message=str(error), received=f"{len(self.data)} bytes")
 
 
 class ImagesRequest(BaseModel):
@@ -56,7 +44,7 @@ async def read_uploads(request: Request, *, most: int) -> list[Upload]:
     """
     content_type = media_type(request.headers.get("content-type", ""))
     if content_type == "multipart/form-data":
-        uploads = await _read_form(request, most=most)
+        uploads = list(read_files(request.headers["content-type"], await request.body(), most=most))
     elif content_type == "application/json":
         uploads = _read_json(await request.body(), most=most)
     elif content_type.startswith("image/") or content_type in RAW_TYPES:
@@ -69,12 +57,6 @@ async def read_uploads(request: Request, *, most: int) -> list[Upload]:
         error = FieldError(field="file", message="no file in the form")
         raise ProblemError(HTTPStatus.UNPROCESSABLE_ENTITY, f"no picture was sent; send {ALLOWED}", errors=[error])
     return uploads
-
-
-async def _read_form(request: Request, *, most: int) -> list[Upload]:
-    async with request.form(max_files=most, max_fields=most) as form:
-        files = [value for _, value in form.multi_items() if isinstance(value, UploadFile)]
-        return [Upload(file.filename or f"file {index}", await file.read()) for index, file in enumerate(files)]
 
 
 def _read_json(body: bytes, *, most: int) -> list[Upload]:
@@ -141,9 +123,9 @@ def require_few_pixels(pictures: Iterable[Picture], most: int) -> None:
 
 
 def decode(upload: Upload, preprocessing: models.Preprocessing, *, max_pixels: int) -> Tensor:
-    """Decode and preprocess one upload.
+    """Decode and preprocess one upload: 8-bit pixels (3, H, W), which `models.scaled` turns into an image.
 
     Raises:
         PictureError: it is not a picture that can be used.
     """
-    return preprocessing(open_picture(upload.data, max_pixels=max_pixels))
+    return torch.from_numpy(preprocessing.pixels(open_picture(upload.data, max_pixels=max_pixels)))

@@ -49,7 +49,7 @@ def outputs_of(deployment: Deployment) -> list[TensorMetadata]:
 
 
 @dataclass(frozen=True)
-class Asked:
+class Sent:
     """A request that was read.
 
     Attributes:
@@ -67,7 +67,7 @@ class Asked:
 
 def read_request(
     body: bytes, header_bytes: str | None, deployment: Deployment, *, max_images: int, max_pixels: int
-) -> Asked:
+) -> Sent:
     """Read a request as far as it can be without looking into its pictures.
 
     Args:
@@ -99,7 +99,7 @@ def read_request(
     make = _encoded if sent.name == IMAGE else _ready
     pictures = list(make(sent, data, deployment.card.preprocessing, max_pixels))
     timeout_us = request.parameters.timeout if request.parameters else None
-    return Asked(request, sent.name, pictures, timeout_us / 1e6 if timeout_us else None)
+    return Sent(request, sent.name, pictures, timeout_us / 1e6 if timeout_us else None)
 
 
 def _check_outputs(request: InferRequest, deployment: Deployment) -> None:

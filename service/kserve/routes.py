@@ -13,15 +13,17 @@ from torch import Tensor
 
 from common.pictures import PictureError
 from models import CheckpointError
-from service.http.deps import DeploymentDep, KeyDep, Service, ServiceDep
+from service.http.deps import Asked, DeploymentDep, Service, ServiceDep, find_deployment, service_of
+from service.http.direct import describe_parameters, read_parameters
 from service.http.disconnect import unless_disconnected
 from service.http.json_bodies import described
+from service.http.keys import given_key
 from service.http.middleware.telemetry import server_timing
 from service.http.picture_uploads import require_few_pixels
 from service.http.problems import ProblemError
 from service.http.routes.health import require_ready
 from service.kserve import tensors
-from service.kserve.protocol import Asked, answer, inputs_of, outputs_of, read_request
+from service.kserve.protocol import Sent, answer, inputs_of, outputs_of, read_request
 from service.kserve.schemas import (
     Count,
     InferenceStats,
@@ -144,35 +146,41 @@ _BODIES = {
     "application/json": {"schema": described(InferRequest)},
     "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
 }
-_INFER: dict[str, Any] = {
-    "response_model": InferResponse,
-    "openapi_extra": {"requestBody": {"required": True, "content": _BODIES}},
-}
 
 
-@router.post("/models/{name}/infer", **_INFER)
-@router.post("/models/{name}/versions/{version}/infer", **_INFER)
-async def infer(request: Request, service: ServiceDep, key: KeyDep, deployment: DeploymentDep) -> Response:
+def _described(*in_path: str) -> dict[str, Any]:
+    parameters = describe_parameters(Asked, *in_path)
+    return {"parameters": parameters, "requestBody": {"required": True, "content": _BODIES}}
+
+
+@router.post("/models/{name}/infer", response_model=InferResponse, openapi_extra=_described("name"))
+@router.post(
+    "/models/{name}/versions/{version}/infer", response_model=InferResponse, openapi_extra=_described("name", "version")
+)
+async def infer(request: Request) -> Response:
     """Answer logits or probabilities for pictures, in JSON or with binary parts; bodies may be packed with gzip or deflate.
 
     The one input is `image`, BYTES [N], encoded pictures (in JSON: base64), or `pixels`, FP32 [N, 3, H, W] in [0, 1]. One picture
     that cannot be used makes the answer 422, which names it by its index. `parameters.timeout` is in microseconds.
     """
-    asked = await _read(request, await request.body(), service, deployment)
-    require_few_pixels(asked.pictures, service.settings.request_pixels)
-    work = service.scheduler.predict(deployment, asked.pictures, key=key, timeout_s=asked.timeout_s)
+    service = service_of(request)
+    deployment = await find_deployment(read_parameters(Asked, request), service)
+    sent = await _read(request, await request.body(), service, deployment)
+    require_few_pixels(sent.pictures, service.settings.request_pixels)
+    key = given_key(request.headers)
+    work = service.scheduler.predict(deployment, sent.pictures, key=key, timeout_s=sent.timeout_s)
     answers = await unless_disconnected(request, work)
-    head, parts = answer(asked.request, _logits(asked, answers), deployment)
+    head, parts = answer(sent.request, _logits(sent, answers), deployment)
     response = await _respond(head, parts, request.headers.get("accept-encoding", ""))
     response.headers.update(server_timing(answers))
     return response
 
 
-async def _read(request: Request, body: bytes, service: Service, deployment: Deployment) -> Asked:
+async def _read(request: Request, body: bytes, service: Service, deployment: Deployment) -> Sent:
     encoding = request.headers.get("content-encoding", "").strip().lower()
     header_bytes, settings = request.headers.get(HEADER_BYTES), service.settings
 
-    def read() -> Asked:
+    def read() -> Sent:
         unpacked = tensors.inflate(body, encoding, max_bytes=settings.max_body_bytes)
         limits = {"max_images": settings.max_images, "max_pixels": settings.max_pixels}
         return read_request(unpacked, header_bytes, deployment, **limits)
@@ -181,14 +189,14 @@ async def _read(request: Request, body: bytes, service: Service, deployment: Dep
     return await asyncio.to_thread(read) if slow else read()
 
 
-def _logits(asked: Asked, answers: Sequence[Answer | PictureError]) -> Tensor:
+def _logits(sent: Sent, answers: Sequence[Answer | PictureError]) -> Tensor:
     """Logits (N, K) of the pictures.
 
     Raises:
         ProblemError: one of them could not be used (422).
     """
     errors = [
-        FieldError(field=f"{asked.input_name}.{index}", message=str(each))
+        FieldError(field=f"{sent.input_name}.{index}", message=str(each))
         for index, each in enumerate(answers)
         if isinstance(each, PictureError)
     ]

@@ -19,7 +19,7 @@ from common.cores import give_way
 from evaluation import Catalog
 from service.serving import drawing
 from service.serving.errors import OverloadedError, TooLateError
-from service.serving.predictions import ClassScore, top_classes
+from service.serving.predictions import ClassScore, name_classes, rank
 
 MOST_WAITING = 16
 """Explanations that may wait or run at once; more are refused."""
@@ -65,7 +65,7 @@ class Explained:
     @property
     def top(self) -> ClassScore:
         """The predicted class."""
-        return top_classes(self.logits, self.card.classes, 1)[0]
+        return name_classes(rank(self.logits[None], 1)[0], self.card.classes)[0]
 
     @property
     def facts(self) -> str:

@@ -1,6 +1,6 @@
 """What a prediction says: the most probable classes of each picture, or what was wrong with it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from pydantic import BaseModel
 from torch import Tensor
@@ -25,14 +25,22 @@ class ClassScore(BaseModel):
     probability: float
 
 
-def top_classes(logits: Tensor, classes: Sequence[str], k: int) -> list[ClassScore]:
-    """Name the k most probable classes of one picture's logits (K,), the most probable first; fewer if there are fewer."""
-    probabilities, indices = logits.softmax(0).topk(min(k, len(classes)))
-    chosen: list[int] = indices.tolist()
-    return [
-        ClassScore(label=classes[index], index=index, probability=probability)
-        for probability, index in zip(probabilities.tolist(), chosen, strict=True)
-    ]
+Ranked = Sequence[tuple[int, float]]
+"""Index and probability of the most probable classes, the most probable first."""
+
+
+def rank(logits: Tensor, k: int) -> list[Ranked]:
+    """Find the k most probable classes of each row of logits (N, K); fewer if there are fewer."""
+    if not k:
+        return [()] * len(logits)
+    probabilities, indices = logits.softmax(1).topk(min(k, logits.shape[1]))
+    rows: Iterable[tuple[list[int], list[float]]] = zip(indices.tolist(), probabilities.tolist(), strict=True)
+    return [list(zip(*row, strict=True)) for row in rows]
+
+
+def name_classes(ranked: Ranked, classes: Sequence[str]) -> list[ClassScore]:
+    """Name ranked classes."""
+    return [ClassScore(label=classes[index], index=index, probability=probability) for index, probability in ranked]
 
 
 class Prediction(BaseModel):

@@ -19,6 +19,7 @@ from functools import partial
 from threading import Condition, RLock, Thread
 
 import torch
+from torch import Tensor
 
 import models
 from common.cores import give_way
@@ -26,7 +27,18 @@ from common.pictures import PictureError
 from service.metrics import Metrics
 from service.serving.deployments import Deployment
 from service.serving.errors import OverloadedError, TooLateError
-from service.serving.queue import LARGE_PIXELS, Answer, Item, ModelQueue, Picture, count_pixels
+from service.serving.predictions import rank
+from service.serving.queue import (
+    LARGE_PIXELS,
+    Answer,
+    Call,
+    Item,
+    ModelQueue,
+    Picture,
+    cancel,
+    count_pixels,
+    hand_over,
+)
 
 CPU_BATCH_PIXELS, GPU_BATCH_PIXELS = 8 * 224**2, 64 * 224**2
 """Height times width times pictures of one batch, where a model's settings do not say: more would hardly be faster."""
@@ -73,6 +85,8 @@ class Predictor:
     def __init__(self, device: str, load: Load, limits: Limits, metrics: Metrics, *, threads: int) -> None:
         self.device, self.limits = device, limits
         self._load, self._metrics = load, metrics
+        self._waiting_images = metrics.waiting_images.labels(device)
+        self._running_images = metrics.running_images.labels(device)
         self._on_cpu = device.partition(":")[0] == "cpu"
         self._free = self._slots = threads if self._on_cpu else 1
         self._queues: OrderedDict[tuple[str, str, str], ModelQueue] = (
@@ -98,8 +112,7 @@ class Predictor:
         with self._changed:
             self._stopping = True
             for queue in self._queues.values():
-                for item in queue.items:
-                    item.cancel()
+                cancel(queue.items)
                 queue.raw.clear()
                 queue.raw_large.clear()
                 queue.ready.clear()
@@ -157,7 +170,7 @@ class Predictor:
         return large or not waiting or self.expected_s <= self.limits.wait_s
 
     async def predict(
-        self, deployment: Deployment, pictures: Sequence[Picture], *, timeout_s: float | None = None
+        self, deployment: Deployment, pictures: Sequence[Picture], *, timeout_s: float | None = None, top_k: int = 0
     ) -> list[Answer | PictureError]:
         """Answer for each picture, or say what is wrong with it; a cancelled call leaves the queue.
 
@@ -165,6 +178,7 @@ class Predictor:
             deployment: the model.
             pictures: what was sent; images are made on one of the threads.
             timeout_s: longest wait, if shorter than the limit.
+            top_k: most probable classes to name; the logits are answered in any case.
 
         Raises:
             OverloadedError: the queue is full.
@@ -172,16 +186,15 @@ class Predictor:
             CheckpointError: the model cannot be loaded.
         """
         timeout_s = min(timeout_s or math.inf, self.limits.timeout_s)
-        items = self._enqueue(deployment, pictures)
+        call = self._enqueue(deployment, pictures, top_k)
         try:
             async with asyncio.timeout(timeout_s):
-                return await asyncio.gather(*(item.future for item in items))
+                return await call.future
         except TimeoutError:
             self._metrics.refusals.labels("deadline").inc()
             raise TooLateError(f"no prediction within {timeout_s:g} s; the request was dropped") from None
         finally:
-            for item in items:
-                item.future.cancel()  # what nobody waits for any more is not computed
+            call.future.cancel()  # what nobody waits for any more is not computed
 
     async def load(self, deployment: Deployment) -> None:
         """Load a model now, if it is not loaded.
@@ -210,23 +223,22 @@ class Predictor:
         queue = self._queues.get(deployment.key)
         return queue is not None and queue.usable
 
-    def _enqueue(self, deployment: Deployment, pictures: Sequence[Picture]) -> list[Item]:
-        loop = asyncio.get_running_loop()
-        large = count_pixels(pictures) > LARGE_PIXELS
-        items = [Item(each.prepare, loop.create_future(), large) for each in pictures]
+    def _enqueue(self, deployment: Deployment, pictures: Sequence[Picture], top_k: int) -> Call:
+        call, large = Call(len(pictures), top_k), count_pixels(pictures) > LARGE_PIXELS
+        items = [Item(call, index, each.prepare, large) for index, each in enumerate(pictures)]
         with self._changed:
             self.require_room(len(items), large=large)
             queue = self._queue(deployment)
             (queue.raw_large if large else queue.raw).extend(items)
-            (self._large_changed if large else self._changed).notify(len(items))
-            self._count()
-        return items
+            (self._large_changed if large else self._changed).notify()
+            self._count_images()
+        return call
 
     def _drop_cancelled(self) -> None:
         for queue in self._queues.values():
-            queue.raw = deque(item for item in queue.raw if not item.future.done())
-            queue.raw_large = deque(item for item in queue.raw_large if not item.future.done())
-            queue.ready = deque(item for item in queue.ready if not item.future.done())
+            queue.raw = deque(item for item in queue.raw if item.is_wanted)
+            queue.raw_large = deque(item for item in queue.raw_large if item.is_wanted)
+            queue.ready = deque(item for item in queue.ready if item.is_wanted)
 
     def _queue(self, deployment: Deployment) -> ModelQueue:
         """The queue of a model; a new one begins to load."""
@@ -247,15 +259,14 @@ class Predictor:
             with self._changed:
                 del self._queues[queue.deployment.key]
                 queue.loaded.set_exception(error)
-                for item in queue.items:
-                    item.settle(error)
+                hand_over([(item, error) for item in queue.items])
             return
         with self._changed:
             queue.size_bytes = sum(each.nbytes for each in (*classifier.parameters(), *classifier.buffers()))
             queue.loaded.set_result(classifier)
             self._make_room(queue)
-            self._changed.notify_all()
-            self._count()
+            self._changed.notify()
+            self._count_models()
 
     def _make_room(self, newest: ModelQueue) -> None:
         """Forget models that nobody asks for, the one that ran longest ago first, until the rest fits; the newest stays."""
@@ -269,12 +280,14 @@ class Predictor:
     def _retire(self, queue: ModelQueue) -> None:
         if queue.retired and queue.usable and not queue.waiting and not queue.running:
             del self._queues[queue.deployment.key]
-            self._count()
+            self._count_models()
 
-    def _count(self) -> None:
+    def _count_images(self) -> None:
+        self._waiting_images.set(self.waiting)
+        self._running_images.set(sum(queue.running for queue in self._queues.values()))
+
+    def _count_models(self) -> None:
         queues, metrics = self._queues.values(), self._metrics
-        metrics.waiting_images.labels(self.device).set(sum(queue.waiting for queue in queues))
-        metrics.running_images.labels(self.device).set(sum(queue.running for queue in queues))
         metrics.loaded_models.labels(self.device).set(sum(queue.usable for queue in queues))
         metrics.model_bytes.labels(self.device).set(sum(queue.size_bytes for queue in queues))
 
@@ -294,25 +307,40 @@ class Predictor:
         """Wait for a large picture to decode; None when it is time to stop."""
         with self._changed:
             while not self._stopping:
-                for queue in self._queues.values():
-                    if queue.raw_large and len(queue.ready) < 2 * queue.most:
-                        queue.preparing_large += 1
-                        return partial(self._prepare, queue, queue.raw_large.popleft())
+                if job := self._take_large():
+                    if any(map(_has_large, self._queues.values())):
+                        self._large_changed.notify()
+                    return job
                 self._large_changed.wait()
             return None
 
+    def _take_large(self) -> Callable[[], None] | None:
+        for queue in filter(_has_large, self._queues.values()):
+            queue.preparing_large += 1
+            return partial(self._prepare, queue, queue.raw_large.popleft())
+        return None
+
     def _next_job(self) -> Callable[[], None] | None:
-        """Wait for something to do: a batch to run, a picture to decode; None when it is time to stop."""
+        """Wait for something to do, a batch to run or a picture to decode, and wake one thread if there is more; None to stop."""
         with self._changed:
             while not self._stopping:
-                for queue in self._queues.values():
-                    if self._is_ripe(queue):
-                        return self._take_batch(queue)
-                    if queue.raw and len(queue.ready) < 2 * queue.most:
-                        queue.preparing += 1
-                        return partial(self._prepare, queue, queue.raw.popleft())
+                if job := self._take_job():
+                    if any(map(self._has_job, self._queues.values())):
+                        self._changed.notify()
+                    return job
                 self._changed.wait()
             return None
+
+    def _take_job(self) -> Callable[[], None] | None:
+        for queue in filter(self._has_job, self._queues.values()):
+            if self._is_ripe(queue):
+                return self._take_batch(queue)
+            queue.preparing += 1
+            return partial(self._prepare, queue, queue.raw.popleft())
+        return None
+
+    def _has_job(self, queue: ModelQueue) -> bool:
+        return bool(queue.raw and queue.has_room) or self._is_ripe(queue)
 
     def _is_ripe(self, queue: ModelQueue) -> bool:
         """Whether decoded pictures should run now: nothing is left to decode, a batch is full, or others go on decoding."""
@@ -328,59 +356,60 @@ class Predictor:
         self._free -= 1
         queue.running += len(batch)
         if queue.raw_large:
-            self._large_changed.notify_all()
+            self._large_changed.notify()
         self._queues.move_to_end(queue.deployment.key)
-        self._count()
+        self._count_images()
         return partial(self._run, queue, batch, len(self._threads) if alone else 1)
 
     def _prepare(self, queue: ModelQueue, item: Item) -> None:
-        decoded = item.decode()
+        failure = item.decode()
         with self._changed:
             if item.large:
                 queue.preparing_large -= 1
+                self._changed.notify()  # this thread runs no batches
             else:
                 queue.preparing -= 1
+            failure = failure or queue.failure
             if self._stopping:
-                item.cancel()
-            elif queue.failure:
-                item.settle(queue.failure)
-            elif decoded:
+                cancel([item])
+            elif failure:
+                hand_over([(item, failure)])
+            elif item.image is not None:
                 queue.ready.append(item)
             self._retire(queue)
-            self._changed.notify_all()
 
     def _run(self, queue: ModelQueue, batch: Sequence[Item], threads: int) -> None:
-        wanted = [item for item in batch if not item.future.done()]
+        wanted = [item for item in batch if item.is_wanted]
         try:
             if wanted:
                 self._answer(queue, wanted, threads)
         except Exception as error:  # the model's fault; the thread goes on
             _log.warning("%s: %s", queue.deployment.checkpoint, error)
-            for item in wanted:
-                item.settle(error)
+            hand_over([(item, error) for item in wanted])
         finally:
             with self._changed:
                 self._free += 1
                 queue.running -= len(batch)
-                self._count()
+                self._count_images()
                 self._retire(queue)
-                self._changed.notify_all()
 
     def _answer(self, queue: ModelQueue, items: Sequence[Item], threads: int) -> None:
         if self._on_cpu and torch.get_num_threads() != threads:
             torch.set_num_threads(threads)  # of this thread alone
         began = time.perf_counter()
         with torch.inference_mode():
-            images = torch.stack([item.image for item in items]).to(self.device)
-            logits = queue.loaded.result()(images).float().cpu()
+            logits = queue.loaded.result()(
+                _stack([item.image for item in items if item.image is not None], self.device)
+            ).float()
+            ranked = rank(logits, max(item.call.top_k for item in items))
+            rows = logits.cpu()
         forward_s = time.perf_counter() - began
         queue.took((forward_s + sum(item.preprocess_s for item in items if not item.large)) / len(items))
         answers = [
-            Answer(row, began - item.since - item.preprocess_s, item.preprocess_s, forward_s)
-            for item, row in zip(items, logits, strict=True)
+            Answer(row, classes, began - item.since - item.preprocess_s, item.preprocess_s, forward_s)
+            for item, row, classes in zip(items, rows, ranked, strict=True)
         ]
-        for item, answer in zip(items, answers, strict=True):
-            item.settle(answer)
+        hand_over(list(zip(items, answers, strict=True)))
         self._observe(queue.deployment.name, answers, forward_s)
 
     def _observe(self, model: str, answers: Sequence[Answer], forward_s: float) -> None:
@@ -390,3 +419,15 @@ class Predictor:
         for answer in answers:
             metrics.queue_seconds.labels(model).observe(answer.queue_s)
             metrics.preprocess_seconds.labels(model).observe(answer.preprocess_s)
+
+
+def _has_large(queue: ModelQueue) -> bool:
+    return bool(queue.raw_large) and queue.has_room
+
+
+def _stack(images: Sequence[Tensor], device: str) -> Tensor:
+    """Make a batch (N, 3, H, W) in [0, 1] on a device; 8-bit pixels are scaled there."""
+    if len({image.dtype for image in images}) > 1:
+        images = [models.scaled(image) if image.dtype == torch.uint8 else image for image in images]
+    batch = torch.stack(list(images)).to(device)
+    return models.scaled(batch) if batch.dtype == torch.uint8 else batch

@@ -3,23 +3,23 @@
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor
 
 import models
 from common.pictures import PictureError
 from service.serving.deployments import Deployment
+from service.serving.predictions import Ranked
 
 NEWEST_WEIGHT = 0.3
 """Weight of the newest batch in the running mean of the seconds that a picture takes."""
 
 Prepare = Callable[[], Tensor]
-"""Makes the image (3, H, W) that the model takes, in [0, 1]; raises PictureError where there is none."""
+"""Makes the image (3, H, W): 8-bit pixels, scaled on the device, or float32 in [0, 1]; raises PictureError where there is none."""
 
 
 LARGE_PIXELS = 1_000_000
@@ -39,57 +39,101 @@ def count_pixels(pictures: Iterable[Picture]) -> int:
     return sum(each.pixels for each in pictures)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Answer:
-    """One picture's logits (K,), and where its time went, in seconds."""
+    """What a model says of one picture, and where its time went, in seconds.
+
+    Attributes:
+        logits: (K,).
+        ranked: its most probable classes, at least as many as were asked for.
+        queue_s: it waited for a thread.
+        preprocess_s: it was decoded, resized and cropped.
+        forward_s: its batch was in the model.
+    """
 
     logits: Tensor
+    ranked: Ranked
     queue_s: float
     preprocess_s: float
     forward_s: float
 
 
-@dataclass
-class Item:
-    """A picture on its way. Its future belongs to an event loop, and is done early once nobody waits for it."""
+class Call:
+    """The pictures of one request, and what became of them; its future belongs to an event loop, and is done once nobody waits.
 
+    Args:
+        pictures: how many.
+        top_k: most probable classes to name.
+    """
+
+    def __init__(self, pictures: int, top_k: int) -> None:
+        self.future: asyncio.Future[list[Answer | PictureError]] = asyncio.get_running_loop().create_future()
+        self.top_k = top_k
+        self._outcomes: dict[int, Answer | PictureError] = {}
+        self._pictures = pictures
+
+    def take(self, index: int, outcome: "Outcome") -> None:
+        """Note what became of a picture; on the event loop."""
+        if self.future.done():
+            return
+        if not isinstance(outcome, Answer | PictureError):
+            self.future.set_exception(outcome)
+            return
+        self._outcomes[index] = outcome
+        if len(self._outcomes) == self._pictures:
+            self.future.set_result([self._outcomes[each] for each in range(self._pictures)])
+
+
+@dataclass(slots=True)
+class Item:
+    """A picture on its way."""
+
+    call: Call
+    index: int
     prepare: Prepare
-    future: "asyncio.Future[Answer | PictureError]"
     large: bool = False
     since: float = field(default_factory=time.perf_counter)
-    image: Tensor = field(default_factory=lambda: torch.empty(0))
+    image: Tensor | None = None
     preprocess_s: float = 0.0
 
-    def decode(self) -> bool:
-        """Make the image, if somebody still waits for it; what is wrong with the picture is handed over."""
-        if self.future.done():
-            return False
+    @property
+    def is_wanted(self) -> bool:
+        """Whether somebody still waits for it."""
+        return not self.call.future.done()
+
+    def decode(self) -> Exception | None:
+        """Make the image, if somebody still waits for it; what is wrong with the picture is returned."""
+        if not self.is_wanted:
+            return None
         began = time.perf_counter()
         try:
             self.image = self.prepare()
         except Exception as error:
-            self.settle(error)
-            return False
+            return error
         self.preprocess_s = time.perf_counter() - began
-        return True
+        return None
 
-    def settle(self, answer: "Answer | BaseException") -> None:
-        """Hand over an answer, a broken picture, or an error; from any thread."""
-        with suppress(RuntimeError):  # the loop has ended: nobody waits
-            self.future.get_loop().call_soon_threadsafe(self._settle, answer)
 
-    def cancel(self) -> None:
-        """Tell whoever waits that there will be no answer; from any thread."""
+Outcome = Answer | BaseException
+"""An answer, a broken picture, or an error."""
+
+
+def hand_over(outcomes: Sequence[tuple[Item, Outcome]]) -> None:
+    """Tell whoever waits what became of pictures, and wake their event loop once; from any thread."""
+
+    def take() -> None:
+        for item, outcome in outcomes:
+            item.call.take(item.index, outcome)
+
+    with suppress(RuntimeError, IndexError):  # the loop has ended: nobody waits
+        outcomes[0][0].call.future.get_loop().call_soon_threadsafe(take)
+
+
+def cancel(items: Iterable[Item]) -> None:
+    """Tell whoever waits that there will be no answer; from any thread."""
+    for item in items:
         with suppress(RuntimeError):
-            self.future.get_loop().call_soon_threadsafe(self.future.cancel)
-
-    def _settle(self, answer: "Answer | BaseException") -> None:
-        if self.future.done():
-            return
-        if isinstance(answer, Answer | PictureError):
-            self.future.set_result(answer)
-        else:
-            self.future.set_exception(answer)
+            item.call.future.get_loop().call_soon_threadsafe(item.call.future.cancel)
 
 
 @dataclass
@@ -124,6 +168,11 @@ class ModelQueue:
     def waiting(self) -> int:
         """Pictures that are in no batch yet."""
         return self.waiting_small + self.waiting_large
+
+    @property
+    def has_room(self) -> bool:
+        """Whether another picture should be decoded: what is ready fills less than two batches."""
+        return len(self.ready) < 2 * self.most
 
     @property
     def waiting_large(self) -> int:

@@ -123,7 +123,13 @@ class Scheduler:
         return [self.predictors[device]]
 
     async def predict(
-        self, deployment: Deployment, pictures: Sequence[Picture], *, key: str = "", timeout_s: float | None = None
+        self,
+        deployment: Deployment,
+        pictures: Sequence[Picture],
+        *,
+        key: str = "",
+        timeout_s: float | None = None,
+        top_k: int = 0,
     ) -> list[Answer | PictureError]:
         """Answer for each picture; see `Predictor.predict`.
 
@@ -132,6 +138,7 @@ class Scheduler:
             pictures: what was sent.
             key: the API key of whoever asks.
             timeout_s: longest wait, if shorter than the service's own.
+            top_k: most probable classes to name.
 
         Raises:
             OverloadedError: there is no room.
@@ -145,7 +152,8 @@ class Scheduler:
         self._pixels_of_key[key] += pixels
         try:
             self._require_room_for(key, pixels)
-            answers = await self.choose(deployment).predict(deployment, pictures, timeout_s=timeout_s)
+            predictor = self.choose(deployment)
+            answers = await predictor.predict(deployment, pictures, timeout_s=timeout_s, top_k=top_k)
             outcomes = ["ok" if isinstance(each, Answer) else "invalid" for each in answers]
             return answers
         except Exception as error:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request, Response
 
 from common.pictures import PictureError
-from models import Place
+from models import Place, scaled
 from service.http.deps import DeploymentDep, ServiceDep
 from service.http.picture_uploads import decode, read_uploads
 from service.http.problems import LONGEST_ECHO, ProblemError
@@ -58,7 +58,7 @@ async def explain(
     preprocessing, max_pixels = deployment.card.preprocessing, service.settings.max_pixels
 
     def work() -> Response:
-        image = decode(upload, preprocessing, max_pixels=max_pixels)
+        image = scaled(decode(upload, preprocessing, max_pixels=max_pixels))
         explained = service.explainer.explain(deployment.checkpoint, image, file=upload.name, layer=layer, query=point)
         if _wants_png(request, format):
             return Response(explained.as_png(), media_type="image/png")

@@ -5,18 +5,20 @@ from functools import partial
 from http import HTTPStatus
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Query, Request, Response
-from pydantic import BaseModel, ConfigDict, Field
+from fastapi import APIRouter, Request, Response
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from torch import Tensor
 
 from common.pictures import PictureError
-from service.http.deps import DeploymentDep, KeyDep, Service, ServiceDep
+from service.http.deps import Asked, Service, find_deployment, service_of
+from service.http.direct import describe_parameters, read_parameters
 from service.http.disconnect import unless_disconnected
+from service.http.forms import Upload
 from service.http.json_bodies import described, read_json
+from service.http.keys import given_key
 from service.http.middleware.telemetry import server_timing
 from service.http.picture_uploads import (
     ImagesRequest,
-    Upload,
     decode,
     media_type,
     pixels_to_decode,
@@ -26,7 +28,7 @@ from service.http.picture_uploads import (
 )
 from service.http.problems import ProblemError
 from service.serving.deployments import Deployment
-from service.serving.predictions import Prediction, Predictions, top_classes
+from service.serving.predictions import Prediction, Predictions, name_classes
 from service.serving.queue import Answer, Picture
 
 router = APIRouter(prefix="/v1/models", tags=["predictions"])
@@ -40,10 +42,16 @@ _PICTURES: dict[str, Any] = {
     "application/json": {"schema": ImagesRequest.model_json_schema()},
 }
 
-TopK = Annotated[
-    int | None, Query(ge=1, le=1000, description="classes to name; by default as the model's settings say")
-]
-Timeout = Annotated[float | None, Query(gt=0, description="longest wait for the answer, seconds; 504 after that")]
+
+class PredictionParameters(Asked):
+    """What is asked for, in the path and the query."""
+
+    top_k: Annotated[
+        int | None, Field(ge=1, le=1000, description="classes to name; by default as the model's settings say")
+    ] = None
+    timeout_s: Annotated[
+        float | None, Field(gt=0, description="longest wait for the answer, seconds; 504 after that")
+    ] = None
 
 
 class ClassificationParameters(BaseModel):
@@ -80,57 +88,50 @@ class LabelScore(BaseModel):
     score: float
 
 
-@router.post(
-    "/{name}/predict",
-    response_model=Predictions,
-    openapi_extra={"requestBody": {"required": True, "content": _PICTURES}},
-)
-async def predict(
-    deployment: DeploymentDep,
-    request: Request,
-    service: ServiceDep,
-    key: KeyDep,
-    top_k: TopK = None,
-    timeout_s: Timeout = None,
-) -> Response:
+_LABEL_SCORES = TypeAdapter(list[LabelScore])
+
+
+def _described(content: dict[str, Any]) -> dict[str, Any]:
+    parameters = describe_parameters(PredictionParameters, "name")
+    return {"parameters": parameters, "requestBody": {"required": True, "content": content}}
+
+
+@router.post("/{name}/predict", response_model=Predictions, openapi_extra=_described(_PICTURES))
+async def predict(request: Request) -> Response:
     """Classify one or many pictures: a multipart form with fields `file`, the bytes of one picture, or base64 in JSON.
 
     A picture that cannot be decoded fails alone; where none can, the answer is 422. `Server-Timing` tells where the time went.
     """
+    service, asked = service_of(request), read_parameters(PredictionParameters, request)
+    deployment = await find_deployment(asked, service)
     uploads = await read_uploads(request, most=service.settings.max_images)
-    answers = await _ask(request, service, key, deployment, uploads, timeout_s)
-    k = top_k or deployment.settings.top_k
+    k = asked.top_k or deployment.settings.top_k
+    answers = await _ask(request, service, deployment, uploads, timeout_s=asked.timeout_s, top_k=k)
+    classes = deployment.card.classes
     predictions = [
         Prediction(file=upload.name, error=upload.wrong(answer))
         if isinstance(answer, PictureError)
-        else Prediction(file=upload.name, top=top_classes(answer.logits, deployment.card.classes, k))
+        else Prediction(file=upload.name, top=name_classes(answer.ranked[:k], classes))
         for upload, answer in zip(uploads, answers, strict=True)
     ]
     found = Predictions(model=deployment.name, version=deployment.version, predictions=predictions)
     return Response(found.model_dump_json(), media_type="application/json", headers=server_timing(answers))
 
 
-@router.post(
-    "/{name}/classify",
-    response_model=list[LabelScore],
-    openapi_extra={"requestBody": {"required": True, "content": _CLASSIFICATION}},
-)
-async def classify(
-    deployment: DeploymentDep,
-    request: Request,
-    service: ServiceDep,
-    key: KeyDep,
-    top_k: TopK = None,
-    timeout_s: Timeout = None,
-) -> list[LabelScore]:
+@router.post("/{name}/classify", response_model=list[LabelScore], openapi_extra=_described(_CLASSIFICATION))
+async def classify(request: Request) -> Response:
     """Classify one picture; the answer is a bare list, as `huggingface_hub.InferenceClient.image_classification` expects."""
+    service, asked = service_of(request), read_parameters(PredictionParameters, request)
+    deployment = await find_deployment(asked, service)
     upload, parameters = await _read_classification(request)
-    (answer,) = await _ask(request, service, key, deployment, [upload], timeout_s)
+    (answer,) = await _ask(request, service, deployment, [upload], timeout_s=asked.timeout_s, top_k=0)
     if isinstance(answer, PictureError):  # it would have been refused as the only one
         raise answer
-    k = parameters.top_k or top_k or deployment.settings.top_k
+    k = parameters.top_k or asked.top_k or deployment.settings.top_k
     scores = _SCORES[parameters.function_to_apply](answer.logits)
-    return _label_scores(scores, deployment.card.classes, k)
+    return Response(
+        _LABEL_SCORES.dump_json(_label_scores(scores, deployment.card.classes, k)), media_type="application/json"
+    )
 
 
 async def _read_classification(request: Request) -> tuple[Upload, ClassificationParameters]:
@@ -151,10 +152,11 @@ def _label_scores(scores: Tensor, classes: Sequence[str], k: int) -> list[LabelS
 async def _ask(
     request: Request,
     service: Service,
-    key: str,
     deployment: Deployment,
     uploads: Sequence[Upload],
+    *,
     timeout_s: float | None,
+    top_k: int,
 ) -> list[Answer | PictureError]:
     preprocessing, max_pixels = deployment.card.preprocessing, service.settings.max_pixels
     pictures = [
@@ -165,7 +167,8 @@ async def _ask(
         for upload in uploads
     ]
     require_few_pixels(pictures, service.settings.request_pixels)
-    work = service.scheduler.predict(deployment, pictures, key=key, timeout_s=timeout_s)
+    key = given_key(request.headers)
+    work = service.scheduler.predict(deployment, pictures, key=key, timeout_s=timeout_s, top_k=top_k)
     answers = await unless_disconnected(request, work)
     errors = [up.wrong(each) for up, each in zip(uploads, answers, strict=True) if isinstance(each, PictureError)]
     if len(errors) == len(answers):

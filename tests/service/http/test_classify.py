@@ -81,4 +81,4 @@ def test_wrong_json_is_refused(http: httpx.Client, body: object, field: str) -> 
 
 
 def test_several_pictures_are_refused(http: httpx.Client) -> None:
-    assert http.post(URL, files=[("file", ("a", DISC)), ("file", ("b", DISC))]).status_code == 400
+    assert http.post(URL, files=[("file", ("a", DISC)), ("file", ("b", DISC))]).status_code == 413

@@ -123,7 +123,7 @@ def test_a_form_and_any_layer_are_accepted(http: httpx.Client) -> None:
     body = answer.json()
     assert (body["file"], body["layer"], np.shape(body["maps"])) == ("disc.png", "layer0.0.sam", (1, 16, 16))
     two = [("file", ("a", DISC)), ("file", ("b", DISC))]
-    refusal(http.post(url, files=two), 400)
+    refusal(http.post(url, files=two), 413)
 
 
 @pytest.mark.parametrize("model", LAST)

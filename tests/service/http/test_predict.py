@@ -152,7 +152,7 @@ def test_a_broken_form_is_refused(http: httpx.Client, content_type: str, form: b
 def test_too_many_files_are_refused(http: httpx.Client, settings: Settings) -> None:
     files = [("file", (f"{index}.png", DISC)) for index in range(settings.max_images + 1)]
     assert len(labels(http.post(URL, files=files[1:]))) == settings.max_images
-    body = refusal(http.post(URL, files=files), 400)
+    body = refusal(http.post(URL, files=files), 413)
     assert str(settings.max_images) in body["detail"]
 
 
