@@ -60,11 +60,11 @@ FORM_OVERHEAD_BYTES = 2**20
 """What a form may have beside its file: boundaries, headers, a card."""
 
 RESOURCES = (
+    predictions,
+    inference,
     health,
     models,
-    predictions,
     serving,
-    inference,
     repository,
     explain,
     datasets,
@@ -73,7 +73,7 @@ RESOURCES = (
     comparisons,
     pages,
 )
-"""Routes that need a key, if any are set."""
+"""Routes that need a key, if any are set; a request is compared with one after the other, so those of predictions come first."""
 
 SCHEMES = (HTTPBearer(auto_error=False), APIKeyHeader(name="X-API-Key", auto_error=False))
 """How a key is sent, for the description of the API; the middleware looks at it."""

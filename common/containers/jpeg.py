@@ -2,6 +2,7 @@
 
 import re
 import struct
+from dataclasses import dataclass
 from functools import partial
 
 from common.containers.exif import orientation_of
@@ -19,6 +20,7 @@ _BETWEEN_SCANS = re.compile(rb"\xff([\x01-\xcf\xd8-\xfe])")
 """A marker behind the pixels of a scan, among which lie zeros that are stuffed and marks for restarting."""
 _ALONE = frozenset(range(0xD0, 0xDA)) - {0xD9}
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_SEQUENTIAL = frozenset({0xC0, 0xC1})
 _APPS = frozenset(range(0xE0, 0xF0))
 _END, _SCAN, _EXIF_OR_XMP, _COMMENT = 0xD9, 0xDA, 0xE1, 0xFE
 _DECIDING = frozenset({0xE0, 0xEE})
@@ -26,16 +28,30 @@ _DECIDING = frozenset({0xE0, 0xEE})
 _EXIF, _XMP = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0"
 
 
+@dataclass(frozen=True)
+class _Frame:
+    """What the frame's segment says; a sequential picture may have all its components in one scan."""
+
+    width: int = 0
+    height: int = 0
+    components: int = 0
+    sequential: bool = False
+
+    @property
+    def most_scans(self) -> int:
+        return max(1, min(MOST_SCANS, MOST_SCANNED_PIXELS // max(self.width * self.height, 1)))
+
+
 def read(data: bytes) -> Header:
     """Read a header, up to the first scan."""
-    kept, told, size, position = [data[:2]], dict[bytes, bytes](), (0, 0), 2
+    kept, told, frame, position = [data[:2]], dict[bytes, bytes](), _Frame(), 2
     for _ in range(MOST_SEGMENTS):
         found = _MARKER.search(data, position)
         if found is None or (code := found[1][0]) == _END:
             break
         start = found.start()
         if code == _SCAN:
-            return _header(data, start, kept, told, size)
+            return _header(data, start, kept, told, frame)
         position = found.end() if code in _ALONE else start + 2 + struct.unpack_from(">H", data, start + 2)[0]
         if code == _EXIF_OR_XMP:
             body = data[start + 4 : position]
@@ -43,21 +59,23 @@ def read(data: bytes) -> Header:
         elif code not in _APPS - _DECIDING and code != _COMMENT and code not in _ALONE:
             kept.append(data[start:position])
         if code in _FRAMES:
-            height, width = struct.unpack_from(">HH", data, start + 5)
-            size = width, height
+            height, width, components = struct.unpack_from(">HHB", data, start + 5)
+            frame = _Frame(width, height, components, code in _SEQUENTIAL)
     else:
         raise PictureError(f"the JPEG has more than {MOST_SEGMENTS} segments before its first scan")
     raise PictureError("the picture is broken or truncated: the JPEG has no scan")
 
 
-def _header(data: bytes, start: int, kept: list[bytes], told: dict[bytes, bytes], size: tuple[int, int]) -> Header:
-    scans = max(1, min(MOST_SCANS, MOST_SCANNED_PIXELS // max(size[0] * size[1], 1)))
+def _header(data: bytes, start: int, kept: list[bytes], told: dict[bytes, bytes], frame: _Frame) -> Header:
     orientation = orientation_of(told.get(_EXIF, b""), told.get(_XMP, b""))
-    return Header("JPEG", *size, partial(_bare, data, start, kept, scans), orientation)
+    return Header("JPEG", frame.width, frame.height, partial(_bare, data, start, kept, frame), orientation)
 
 
-def _bare(data: bytes, start: int, kept: list[bytes], scans: int) -> bytes:
-    _require_few_scans(data, start, scans)  # a gigabyte per second: here, not where many headers are read
+def _bare(data: bytes, start: int, kept: list[bytes], frame: _Frame) -> bytes:
+    if not (frame.sequential and data[start + 4] == frame.components):  # else decoders stop after the first scan
+        _require_few_scans(
+            data, start, frame.most_scans
+        )  # a gigabyte per second: here, not where many headers are read
     return b"".join((*kept, memoryview(data)[start:]))
 
 

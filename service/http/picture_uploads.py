@@ -3,7 +3,6 @@
 import base64
 import binascii
 from collections.abc import Iterable
-from email.message import Message
 from http import HTTPStatus
 
 import torch
@@ -95,9 +94,7 @@ def from_base64(text: str) -> bytes:
 
 def media_type(header: str) -> str:
     """Read the type, such as "image/png", from a `Content-Type`; "" where there is none."""
-    message = Message()
-    message["Content-Type"] = header
-    return message.get_content_type() if header else ""
+    return header.partition(";")[0].strip().lower()
 
 
 def pixels_to_decode(upload: Upload, *, max_pixels: int) -> int:

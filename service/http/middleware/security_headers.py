@@ -33,11 +33,15 @@ class SecurityHeaders:
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
-                headers["X-Content-Type-Options"] = "nosniff"
-                if headers.get("content-type", "").startswith("text/html"):
+                message["headers"] += [(b"x-content-type-options", b"nosniff")]
+                if _is_page(message):
+                    headers = MutableHeaders(scope=message)
                     headers.setdefault("Content-Security-Policy", PAGE_POLICY)
                     headers["Referrer-Policy"] = "same-origin"
             await send(message)
 
         await self._app(scope, receive, send_with_headers)
+
+
+def _is_page(message: Message) -> bool:
+    return any(name == b"content-type" and value.startswith(b"text/html") for name, value in message["headers"])
