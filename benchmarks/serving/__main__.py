@@ -33,6 +33,7 @@ from benchmarks.serving import scenarios
 from benchmarks.serving.bench import MINI, RESNET18, Bench, prepare, subject
 from benchmarks.serving.ceiling import CORES
 from benchmarks.serving.contenders import CONTENDERS, OVERRUN, Subject
+from benchmarks.serving.null import NULL
 
 PACKAGES = ("withstand", "torch", "torchvision", "pillow", "fastapi", "uvicorn", "uvloop", "httptools", "litserve")
 
@@ -113,6 +114,9 @@ def main() -> None:
         if not (flags.overload or flags.broken or flags.soak):
             floors = scenarios.floors(bench, chosen[0], flags.connections)
             print(f"## HTTP without a model\n\n{floors}", flush=True)
+            print("## The null model: everything but the model\n", flush=True)
+            for part in scenarios.without_a_model(bench, subject(NULL, bench.folder), flags.connections):
+                print(part, flush=True)
         for each in chosen:
             print(f"## {each.name}\n", flush=True)
             for part in parts(bench, each, flags):

@@ -13,6 +13,7 @@ import models
 from benchmarks.serving import pictures
 from benchmarks.serving.contenders import Contender, Running, Subject, serving
 from benchmarks.serving.load import BROKEN, Load, Sample
+from benchmarks.serving.null import NULL, write_checkpoint
 
 RESNET18, MINI = "resnet18", "resnet_mini.fashion_mnist"
 BROKEN_SHARE = 4
@@ -77,6 +78,7 @@ def prepare(folder: Path, count: int) -> None:
         (folder / "mixed" / f"{index:02}.jpg").write_bytes(data)
     for index, data in enumerate(pictures.broken(whole[: count // (BROKEN_SHARE - 1)])):
         (folder / "mixed" / f"{BROKEN}-{index:02}.jpg").write_bytes(data)
+    write_checkpoint(folder / NULL)
     torch.manual_seed(0)
     save_file(models.create(RESNET18, num_classes=1000).state_dict(), folder / "models" / f"{RESNET18}.safetensors")
     card = models.ModelCard(architecture=RESNET18, classes=tuple(f"class {index}" for index in range(1000)))
@@ -85,7 +87,7 @@ def prepare(folder: Path, count: int) -> None:
 
 def subject(name: str, folder: Path) -> Subject:
     """Find a model's checkpoint."""
-    checkpoints = models.find_checkpoints((models.ZOO, folder / "models"))
+    checkpoints = models.find_checkpoints((models.ZOO, folder / "models", folder / NULL))
     return Subject(name, checkpoints[name].path)
 
 

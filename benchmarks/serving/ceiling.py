@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 
 import models
+from benchmarks.serving import null
 from common.pictures import open_picture
 
 BATCH = 8
@@ -83,6 +84,7 @@ def main() -> None:
     parser.add_argument("--pictures", type=Path, required=True, help="folder of pictures")
     parser.add_argument("--seconds", type=float, default=4.0, help="of each number (default 4)")
     flags = parser.parse_args()
+    null.register()
     pictures = [file.read_bytes() for file in sorted(flags.pictures.iterdir())]
     print(json.dumps(measure(flags.checkpoint, pictures, flags.seconds)))
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 
+from benchmarks.serving.null import NULL
 from benchmarks.serving.processes import usage
 
 START_TIMEOUT_S, STOP_TIMEOUT_S = 120.0, 15.0
@@ -32,8 +33,8 @@ class Subject:
 class Contender:
     """A server.
 
-    In `command`, `path` and the values of `environment`, {port}, {model}, {checkpoint}, {models} (the checkpoint's folder) and
-    {data} (an empty folder) are filled in.
+    In `command`, `path` and the values of `environment`, {port}, {model}, {checkpoint}, {models} (a folder of checkpoints), {null}
+    (that of the null model's) and {data} (an empty folder) are filled in.
     """
 
     name: str
@@ -51,12 +52,12 @@ class Contender:
         return self.needs is None or find_spec(self.needs) is not None
 
 
-def ours(name: str, *, form: bool = True, **environment: str) -> Contender:
+def ours(name: str, *, form: bool = True, module: str = "cli.main", **environment: str) -> Contender:
     """A variant of this service; keywords are settings without their prefix, in lower case."""
     settings = {"port": "{port}", "data_dir": "{data}", "model_dirs": '["{models}"]'} | environment
     return Contender(
         name,
-        ("-m", "cli.main", "serve"),
+        ("-m", module, "serve"),
         path="/v1/models/{model}/predict",
         health="/readyz",
         form=form,
@@ -80,6 +81,9 @@ CONTENDERS = (
 
 OVERRUN = (ours("withstand, float32, 64 places", queue_images="64"),)
 """More of them for an overload: with a queue that is shorter than the crowd."""
+
+WITHOUT_A_MODEL = ours("withstand, null model", module="benchmarks.serving.null", model_dirs='["{null}"]')
+"""All that is not the model: HTTP, queue, decoding, batching, answers."""
 
 FLOORS = (
     Contender("bare uvicorn, raw body", (*_PEERS, "floor", "--port", "{port}"), form=False),
@@ -118,6 +122,7 @@ def serving(contender: Contender, subject: Subject, folder: Path) -> Generator[R
         "{model}": subject.name,
         "{checkpoint}": str(subject.checkpoint),
         "{models}": str(folder / "models"),
+        "{null}": str(folder / NULL),
         "{data}": str(data),
     }
     environment = os.environ | {key: _filled(value, places) for key, value in contender.environment.items()}

@@ -3,14 +3,15 @@
 import json
 import statistics
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field, replace
 
 from benchmarks.pgd import table
 from benchmarks.serving.bench import BROKEN_SHARE, Bench, alternate, run_module
 from benchmarks.serving.ceiling import ALONE, AS_LOADED, BATCHED, BFLOAT16, CORES, FOLDED, Rates
-from benchmarks.serving.contenders import FLOORS, Contender, Running, Subject, serving
+from benchmarks.serving.contenders import FLOORS, WITHOUT_A_MODEL, Contender, Running, Subject, serving
 from benchmarks.serving.load import BROKEN, GOOD, OK, Sample, percentile
+from benchmarks.serving.lock import PY_SPY, lock_table, probe
 from benchmarks.serving.summary import (
     COST_HEADER,
     MIB,
@@ -81,6 +82,19 @@ def floors(bench: Bench, subject: Subject, connections: Sequence[int]) -> str:
     alternate(replace(bench, contenders=FLOORS), subject, visit)
     rows = [(name, str(count), *pace_columns(each), *cost_columns(each)) for (name, count), each in samples.items()]
     return table(("closed loop", "connections", *PACE_HEADER, *COST_HEADER), rows)
+
+
+def without_a_model(bench: Bench, subject: Subject, connections: Sequence[int]) -> Generator[str]:
+    """Measure everything but the model, beside decoding and resizing on all cores, and the lock; Markdown tables."""
+    results = race(replace(bench, contenders=(WITHOUT_A_MODEL,)), subject, connections, ())
+    yield ceiling_table(results)
+    yield closed_table(results)
+    if PY_SPY is None:
+        yield "py-spy is not installed: the interpreter lock is left out.\n"
+        return
+    with serving(WITHOUT_A_MODEL, subject, bench.folder) as running:
+        bench.load(running, connections=REFERENCE)
+        yield lock_table(*probe(bench, running, REFERENCE))
 
 
 def ceiling_table(results: Results) -> str:

@@ -13,7 +13,7 @@ from typing import ParamSpec, TypeVar
 import torch
 from pebble import ProcessPool
 
-from common.cores import cores
+from common.cores import cores, give_way
 from common.float32 import set_float32
 from common.processes import end_with_parent
 from evaluation import Catalog, ShardResult, best_device
@@ -92,6 +92,8 @@ def _enter_process(device: str, threads: int) -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = device.removeprefix("cuda:")
     if threads:
         torch.set_num_threads(threads)
+    if device.startswith("cpu"):
+        give_way()  # to predictions, which have the same cores
     set_float32("ieee")
 
 
