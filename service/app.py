@@ -49,7 +49,9 @@ from service.jobs.store import Store
 from service.kserve import repository
 from service.kserve import routes as inference
 from service.kserve.tensors import STATUSES
-from service.metrics import Metrics
+from service.metrics import Metrics, shared_folder
+from service.serving.control import Control
+from service.serving.counts import Counts
 from service.serving.deployments import Deployments
 from service.serving.explainer import Explainer
 from service.serving.predictor import Limits
@@ -134,6 +136,7 @@ async def _lifespan(app: FastAPI) -> AsyncGenerator[None]:
         timeout_s=settings.predict_timeout_s,
     )
     metrics: Metrics = app.state.metrics
+    shared = shared_folder()
     deployments = Deployments(catalog, settings.data_dir / "serving")
     scheduler = Scheduler(
         catalog,
@@ -144,7 +147,9 @@ async def _lifespan(app: FastAPI) -> AsyncGenerator[None]:
         key_images=settings.key_images,
         pixels=settings.queue_pixels,
         key_pixels=settings.key_pixels,
+        counts=Counts(shared, settings.processes),
     )
+    control = Control(scheduler, deployments, shared)
     threads = max(1, cores() // len(devices))
     executors = {each: DeviceExecutor(each, timeout_s=settings.shard_timeout_s, threads=threads) for each in devices}
     dispatcher = Dispatcher(store, evaluated, executors, settings.data_dir / "dispatcher.lock")
@@ -158,6 +163,7 @@ async def _lifespan(app: FastAPI) -> AsyncGenerator[None]:
         dispatcher,
         deployments,
         scheduler,
+        control,
         explainer,
         metrics,
         devices[0],
@@ -167,11 +173,13 @@ async def _lifespan(app: FastAPI) -> AsyncGenerator[None]:
         Watching(store, settings.root_path),
     )
     scheduler.start()
+    control.start()
     dispatcher.start()
     try:
         yield
     finally:
         dispatcher.stop()
+        control.stop()
         scheduler.stop()
         explainer.stop()
         dataset_counts.stop()

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 
 import torch
 from prometheus_client import (
@@ -16,6 +17,12 @@ from prometheus_client import (
 
 SHARED_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 """Environment variable of prometheus-client: a folder in which several processes keep their numbers, so that any can sum them."""
+
+
+def shared_folder() -> Path | None:
+    """The folder that the processes of the service share; None if there is one process."""
+    return Path(os.environ[SHARED_FOLDER]) if SHARED_FOLDER in os.environ else None
+
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 _SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
@@ -86,7 +93,7 @@ class Metrics:
 
     def _together(self) -> CollectorRegistry:
         """The numbers of all processes of the service, as far as they share a folder."""
-        if SHARED_FOLDER not in os.environ:
+        if shared_folder() is None:
             return self._registry
         together = CollectorRegistry()
         multiprocess.MultiProcessCollector(together)

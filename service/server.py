@@ -47,21 +47,22 @@ def config(settings: Settings, **changes: Any) -> uvicorn.Config:
 def run(settings: Settings) -> None:
     """Serve until the process is told to end.
 
-    Several processes answer behind one port if the settings say so. Each has its own queue and its own copies of models; one of
-    them is the dispatcher of evaluations. All read the same files and the same database.
+    Several processes answer behind one port if the settings say so. Each has its own queue and its own copies of models; limits
+    hold for all together, and what loads in one loads in all. One of them is the dispatcher of evaluations. All read the same
+    files and the same database.
     """
-    if settings.workers == 1:
+    if settings.processes == 1:
         uvicorn.Server(config(settings)).run()
         return
     with tempfile.TemporaryDirectory(prefix="withstand-metrics-") as shared:
         os.environ[SHARED_FOLDER] = shared
-        os.environ.update(_as_environment(settings))
+        os.environ.update(_as_environment(settings.model_copy(update={"workers": settings.processes})))
         uvicorn.run(
             "service.server:app_of_environment",
             factory=True,
             host=settings.host,
             port=settings.port,
-            workers=settings.workers,
+            workers=settings.processes,
             http="service.server:connection_of_environment",  # by name: a process that imports it first seems dead
             **_UVICORN,
         )

@@ -2,12 +2,14 @@
 
 import ipaddress
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+from torch import cuda
 
 import models
+from common.cores import cores
 from evaluation import Catalog
 from evaluation.catalog import ZOO_DATASETS
 from evaluation.data.pixel_cache import LIMIT_BYTES, PixelCache
@@ -15,6 +17,9 @@ from models import MAX_CHECKPOINT_BYTES
 
 PREFIX = "WITHSTAND_"
 """How the environment variables of settings begin."""
+
+CORES_OF_A_PROCESS = 6
+"""A picture needs Python's lock for less than a sixth of the time that a core takes to decode it."""
 
 LOOPBACK_NAMES = frozenset({"localhost"})
 
@@ -68,7 +73,10 @@ class Settings(BaseSettings):
     receive_timeout_s: Annotated[
         float, Field(gt=0, description="longest wait for a request, seconds; one more for each 4 KiB of its body")
     ] = 10.0
-    workers: Annotated[int, Field(ge=1, le=64, description="processes that answer HTTP on the port")] = 1
+    workers: Annotated[
+        Literal["auto"] | Annotated[int, Field(ge=1, le=64)],
+        Field(description="processes that answer HTTP on the port; auto is one, and with a GPU one for every 6 cores"),
+    ] = "auto"
     max_body_bytes: Annotated[int, Field(ge=1, description="largest request body, bytes")] = 64 * 2**20
     max_checkpoint_bytes: Annotated[
         int, Field(ge=1, le=MAX_CHECKPOINT_BYTES, description="largest checkpoint that can be uploaded, bytes")
@@ -156,6 +164,14 @@ class Settings(BaseSettings):
                 f"queue_pixels must be at least request_pixels: a queue of {self.queue_pixels} cannot hold {self.request_pixels}"
             )
         return self
+
+    @property
+    def processes(self) -> int:
+        """How many processes answer HTTP: a CPU is busy with one, as forward passes do without Python's lock."""
+        if self.workers != "auto":
+            return self.workers
+        on_gpu = any(device.startswith("cuda") for device in self.devices) if self.devices else cuda.is_available()
+        return max(1, cores() // CORES_OF_A_PROCESS) if on_gpu else 1
 
     @property
     def database(self) -> Path:

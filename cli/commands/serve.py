@@ -19,9 +19,11 @@ def serve(
     model_dir: ModelDir = [],
     dataset_dir: DatasetDir = [],
     workers: Annotated[
-        int | None,
+        str | None,
         typer.Option(
-            help="Number of processes that answer HTTP on the port; each loads its own models.", show_default="1"
+            help="Number of processes that answer HTTP on the port; each loads its own models. auto is one, "
+            "and with a GPU one for every 6 cores.",
+            show_default="auto",
         ),
     ] = None,
 ) -> None:

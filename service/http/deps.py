@@ -21,6 +21,7 @@ from service.jobs.evaluations import Evaluation
 from service.jobs.reports import Reports
 from service.jobs.store import Store
 from service.metrics import Metrics
+from service.serving.control import Control
 from service.serving.deployments import Deployment, Deployments
 from service.serving.explainer import Explainer
 from service.serving.scheduler import Scheduler
@@ -37,6 +38,7 @@ class Service:
     dispatcher: Dispatcher
     deployments: Deployments
     scheduler: Scheduler
+    control: Control
     explainer: Explainer
     metrics: Metrics
     device: str

@@ -44,7 +44,7 @@ def _entries(service: Service, name: str) -> list[IndexEntry]:
 
 def _entry(service: Service, name: str, version: str) -> IndexEntry:
     try:
-        loaded = bool(service.scheduler.loaded_on(service.deployments.find(name, version)))
+        loaded = bool(service.control.loaded_on(service.deployments.find(name, version)))
     except CheckpointError as error:
         return IndexEntry(name=name, version=version, state="UNAVAILABLE", reason=str(error))
     if loaded:
@@ -62,7 +62,7 @@ async def load(request: Request, service: ServiceDep, deployment: DeploymentDep)
             f"parameters: {', '.join(refused)[:100]} cannot be sent with a load; PUT /v1/models/{deployment.name}/serving changes "
             "how a model is served, POST /v1/models adds one"
         )
-    await service.scheduler.load(deployment)
+    await service.control.load(deployment)
     return Done()
 
 
@@ -70,9 +70,13 @@ async def load(request: Request, service: ServiceDep, deployment: DeploymentDep)
 async def unload(request: Request, service: ServiceDep, name: ModelName) -> Done:
     """Take a model out of memory once what waits for it is answered: one version (`mine@2`), or all of them (`mine`)."""
     read_json(RepositoryRequest, await request.body() or b"{}")
-    for each in _named(service, name):
-        service.scheduler.unload(each)
+    await asyncio.to_thread(_unload, service, name)
     return Done()
+
+
+def _unload(service: Service, name: str) -> None:
+    for each in _named(service, name):
+        service.control.unload(each)
 
 
 def _named(service: Service, name: str) -> list[Deployment]:

@@ -102,10 +102,10 @@ async def model_metadata(deployment: DeploymentDep, service: ServiceDep) -> Mode
 
 @router.get("/models/{name}/ready")
 @router.get("/models/{name}/versions/{version}/ready")
-async def model_ready(deployment: DeploymentDep, service: ServiceDep) -> Ready:
+def model_ready(deployment: DeploymentDep, service: ServiceDep) -> Ready:
     """Answer 200 if the next picture would find the model in memory, else 503."""
     try:
-        service.scheduler.require_loaded(deployment)
+        service.control.require_loaded(deployment)
     except NotLoadedError as error:
         raise ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, str(error), members=Ready(ready=False)) from error
     return Ready(ready=True)

@@ -25,6 +25,7 @@ import models
 from common.cores import give_way
 from common.pictures import PictureError
 from service.metrics import Metrics
+from service.serving.counts import Counts
 from service.serving.deployments import Deployment
 from service.serving.errors import OverloadedError, TooLateError
 from service.serving.predictions import rank
@@ -80,11 +81,14 @@ class Predictor:
         load: how a deployment is loaded.
         limits: what it may hold.
         metrics: where it counts.
+        counts: what waits for the device in the other processes of the service.
     """
 
-    def __init__(self, device: str, load: Load, limits: Limits, metrics: Metrics, *, threads: int) -> None:
+    def __init__(
+        self, device: str, load: Load, limits: Limits, metrics: Metrics, counts: Counts, *, threads: int
+    ) -> None:
         self.device, self.limits = device, limits
-        self._load, self._metrics = load, metrics
+        self._load, self._metrics, self._counts = load, metrics, counts
         self._waiting_images = metrics.waiting_images.labels(device)
         self._running_images = metrics.running_images.labels(device)
         self._on_cpu = device.partition(":")[0] == "cpu"
@@ -165,6 +169,7 @@ class Predictor:
     def _has_room(self, pictures: int, *, large: bool) -> bool:
         queues = tuple(self._queues.values())
         waiting = sum(queue.waiting_large if large else queue.waiting_small for queue in queues)
+        waiting += self._counts.elsewhere(f"{'large' if large else 'small'} for {self.device}")
         if waiting + pictures > self.limits.images:
             return False
         return large or not waiting or self.expected_s <= self.limits.wait_s
@@ -283,8 +288,12 @@ class Predictor:
             self._count_models()
 
     def _count_images(self) -> None:
-        self._waiting_images.set(self.waiting)
-        self._running_images.set(sum(queue.running for queue in self._queues.values()))
+        queues = self._queues.values()
+        small, large = sum(queue.waiting_small for queue in queues), sum(queue.waiting_large for queue in queues)
+        self._counts.set(f"small for {self.device}", small)
+        self._counts.set(f"large for {self.device}", large)
+        self._waiting_images.set(small + large)
+        self._running_images.set(sum(queue.running for queue in queues))
 
     def _count_models(self) -> None:
         queues, metrics = self._queues.values(), self._metrics

@@ -12,8 +12,9 @@ from common.pictures import PictureError
 from evaluation import Catalog
 from models import CheckpointError
 from service.metrics import Metrics
+from service.serving.counts import Counts
 from service.serving.deployments import Deployment, Deployments, ServingSettings
-from service.serving.errors import KeyLimitError, NotLoadedError, OverloadedError, StuckError, TooLateError
+from service.serving.errors import KeyLimitError, OverloadedError, StuckError, TooLateError
 from service.serving.loading import admit, load_served
 from service.serving.predictor import Limits, Predictor
 from service.serving.queue import LARGE_PIXELS, Answer, Picture, count_pixels
@@ -36,6 +37,7 @@ class Scheduler:
         key_images: most pictures that one API key may have waiting; None is no limit of its own.
         pixels: most pixels that may wait to be decoded.
         key_pixels: most of them that one API key may have waiting; None is no limit of its own.
+        counts: what waits in the other processes of the service, for which the limits hold too.
     """
 
     def __init__(
@@ -49,10 +51,14 @@ class Scheduler:
         key_images: int | None = None,
         pixels: int | None = None,
         key_pixels: int | None = None,
+        counts: Counts,
     ) -> None:
         self._catalog, self._deployments, self._metrics = catalog, deployments, metrics
         load = partial(load_served, catalog)
-        self.predictors = {device: Predictor(device, load, limits, metrics, threads=cores()) for device in devices}
+        self.predictors = {
+            device: Predictor(device, load, limits, metrics, counts, threads=cores()) for device in devices
+        }
+        self._counts = counts
         self._key_images, self._pixels, self._key_pixels = key_images, pixels, key_pixels
         self._of_key, self._pixels_of_key = Counter[str](), Counter[str]()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -148,8 +154,7 @@ class Scheduler:
         """
         outcomes = ["disconnected"] * len(pictures)
         pixels = count_pixels(pictures)
-        self._of_key[key] += len(pictures)
-        self._pixels_of_key[key] += pixels
+        self._count(key, len(pictures), pixels)
         try:
             self._require_room_for(key, pixels)
             predictor = self.choose(deployment)
@@ -160,18 +165,25 @@ class Scheduler:
             outcomes = [_outcome(error)] * len(pictures)
             raise
         finally:
-            self._of_key[key] -= len(pictures)
-            self._pixels_of_key[key] -= pixels
-            if not self._of_key[key]:
-                del self._of_key[key], self._pixels_of_key[key]
+            self._count(key, -len(pictures), -pixels)
             for outcome, count in Counter(outcomes).items():
                 self._metrics.predictions.labels(deployment.name, deployment.version, outcome).inc(count)
 
+    def _count(self, key: str, pictures: int, pixels: int) -> None:
+        self._of_key[key] += pictures
+        self._pixels_of_key[key] += pixels
+        self._counts.set(f"pictures of {key}", self._of_key[key])
+        self._counts.set(f"pixels of {key}", self._pixels_of_key[key])
+        self._counts.set("pixels", self._pixels_of_key.total())
+        if not self._of_key[key]:
+            del self._of_key[key], self._pixels_of_key[key]
+
     def _require_room_for(self, key: str, pixels: int) -> None:
+        elsewhere = self._counts.elsewhere
         if key:
-            self._require_few("pictures", self._of_key[key], self._key_images)
-            self._require_few("pixels", self._pixels_of_key[key], self._key_pixels)
-        waiting = self._pixels_of_key.total()
+            self._require_few("pictures", self._of_key[key] + elsewhere(f"pictures of {key}"), self._key_images)
+            self._require_few("pixels", self._pixels_of_key[key] + elsewhere(f"pixels of {key}"), self._key_pixels)
+        waiting = self._pixels_of_key.total() + elsewhere("pixels")
         if self._pixels is not None and waiting > self._pixels and pixels > LARGE_PIXELS:
             self._metrics.refusals.labels("queue full").inc()
             message = f"{waiting} pixels would wait to be decoded, at most {self._pixels} are allowed; try again later"
@@ -213,16 +225,6 @@ class Scheduler:
     def loaded_on(self, deployment: Deployment) -> list[str]:
         """Name the devices that have it in memory."""
         return [device for device, each in self.predictors.items() if each.is_loaded(deployment)]
-
-    def require_loaded(self, deployment: Deployment) -> None:
-        """Check that the next picture would find a model in memory.
-
-        Raises:
-            NotLoadedError: it would not.
-        """
-        if not self.loaded_on(deployment):
-            version = f"{deployment.name} version {deployment.version}"
-            raise NotLoadedError(f"{version} is not in memory; a load, or the next picture, loads it")
 
     def configure(self, name: str, settings: ServingSettings) -> None:
         """Change how a model is served; another precision must give the answers of float32 on the model's own data.

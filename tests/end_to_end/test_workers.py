@@ -26,6 +26,19 @@ def answers(url: str) -> bool:
         return False
 
 
+def several_do_what_one_is_told(url: str, headers: dict[str, str]) -> None:
+    """Load and unload a model that was not asked for yet; connections of their own reach either process."""
+    path = "/v1/models/dat_mini.fashion_mnist"
+
+    def ask(method: str, action: str) -> int:
+        with httpx.Client(base_url=url, headers=headers, timeout=60) as http:
+            return http.request(method, f"{path}/{action}").status_code
+
+    for action, ready in (("load", 200), ("unload", 503), ("load", 200)):
+        assert ask("POST", action) == 200
+        assert {ask("GET", "ready") for _ in range(12)} == {ready}
+
+
 def test_two_processes_answer_on_one_port(tmp_path: Path) -> None:
     port = free_port()
     url = f"http://127.0.0.1:{port}"
@@ -57,6 +70,7 @@ def test_two_processes_answer_on_one_port(tmp_path: Path) -> None:
             spec = {"models": [MODEL], "dataset": "fashion_mnist_test", "images": 20, "conditions": [{"kind": "clean"}]}
             link = http.post("/v1/evaluations", json=spec).json()["links"]["self"]
             until(lambda: http.get(link).json()["status"] == "done", 120)
+            several_do_what_one_is_told(url, headers)
             states = {http.get("/readyz", headers={"Connection": "close"}).json()["dispatcher"] for _ in range(40)}
             assert "active" in states
         workers = [

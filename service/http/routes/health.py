@@ -45,7 +45,7 @@ def require_ready(service: Service, members: BaseModel | None = None) -> None:
         StoreError: the database cannot be read.
     """
     try:
-        service.scheduler.require_alive()
+        service.control.require_alive()
     except StuckError as error:
         raise ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, str(error), members=members) from error
     if not service.catalog.checkpoints():

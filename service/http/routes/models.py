@@ -146,7 +146,7 @@ def remove_model(name: ModelName, service: ServiceDep) -> None:
     loaded = _usable(service, model, version)
     removal.remove_model(name, service.catalog, service.store)
     if loaded is not None:
-        service.scheduler.unload(loaded)
+        service.control.unload(loaded)
     service.deployments.forget(model)
 
 

@@ -58,30 +58,30 @@ def configure(deployment: DeploymentDep, settings: ServingSettings, service: Ser
 @router.post("/{name}/load", dependencies=_ADMIN)
 async def load(deployment: DeploymentDep, service: ServiceDep) -> ServingView:
     """Load a version into memory and warm it; answers once that is done. Models load by themselves at their first picture."""
-    await service.scheduler.load(deployment)
+    await service.control.load(deployment)
     return await asyncio.to_thread(_view, service, deployment.name)
 
 
 @router.post("/{name}/unload", dependencies=_ADMIN)
 def unload(deployment: DeploymentDep, service: ServiceDep) -> ServingView:
     """Take a version out of memory once what waits for it is answered. The next picture loads it again."""
-    service.scheduler.unload(deployment)
+    service.control.unload(deployment)
     return _view(service, deployment.name)
 
 
 @router.get("/{name}/ready")
 def ready(deployment: DeploymentDep, service: ServiceDep) -> ServingView:
     """Answer 200 if the next picture would find the model in memory, else 503."""
-    service.scheduler.require_loaded(deployment)
+    service.control.require_loaded(deployment)
     return _view(service, deployment.name)
 
 
 def _view(service: Service, name: str) -> ServingView:
-    deployments, scheduler = service.deployments, service.scheduler
+    deployments, control = service.deployments, service.control
     found = [deployments.find(name, version) for version in deployments.versions(name)]
     versions = [
         VersionView(
-            version=each.version, checkpoint=each.checkpoint, sha256=each.sha256, loaded_on=scheduler.loaded_on(each)
+            version=each.version, checkpoint=each.checkpoint, sha256=each.sha256, loaded_on=control.loaded_on(each)
         )
         for each in found
     ]

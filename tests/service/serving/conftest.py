@@ -9,6 +9,7 @@ import pytest
 
 from evaluation import Catalog
 from service.metrics import Metrics
+from service.serving.counts import Counts
 from service.serving.deployments import Deployment, Deployments
 from service.serving.loading import load_served
 from service.serving.predictor import Limits, Load, Predictor
@@ -28,7 +29,9 @@ def new(catalog: Catalog) -> Iterator[Start]:
 
     def new(*, threads: int = 1, load: Load | None = None, **limits: Any) -> Predictor:
         bounds = Limits(**{"images": 4, "timeout_s": DEADLINE_S} | limits)
-        made.append(Predictor("cpu", load or partial(load_served, catalog), bounds, Metrics(), threads=threads))
+        made.append(
+            Predictor("cpu", load or partial(load_served, catalog), bounds, Metrics(), Counts(), threads=threads)
+        )
         return made[-1]
 
     yield new
