@@ -8,6 +8,7 @@ from importlib.metadata import version
 from fastapi import Depends, FastAPI
 from fastapi.security import APIKeyHeader, HTTPBearer
 from fastapi.staticfiles import StaticFiles
+from fastapi.telemetry import TelemetryConfig
 from fastapi_offline import FastAPIOffline
 
 from common.cores import cores
@@ -80,6 +81,9 @@ SCHEMES = (HTTPBearer(auto_error=False), APIKeyHeader(name="X-API-Key", auto_err
 
 DESCRIPTION = "Robustness evaluation of image classifiers: predictions, rotations and flips, adversarial attacks."
 
+SPANS: TelemetryConfig = {"auto_configure": True, "operation_spans": False, "metrics": False, "logs": False}
+"""Spans of requests where the variables `OTEL_*` ask for them; what is measured beside them is in `/metrics`."""
+
 
 def create_app(settings: Settings) -> FastAPI:
     """Build the application; its database, device processes and threads start and end with it."""
@@ -90,6 +94,7 @@ def create_app(settings: Settings) -> FastAPI:
         lifespan=_lifespan,
         docs_url=None,
         redoc_url=None,
+        telemetry=SPANS,
         redirect_slashes=False,  # a redirect would repeat whatever host was asked for
         responses={"4XX": problems.described(), "5XX": problems.described()},
     )

@@ -376,7 +376,7 @@ class Predictor:
         forward_s = time.perf_counter() - began
         queue.took((forward_s + sum(item.preprocess_s for item in items if not item.large)) / len(items))
         answers = [
-            Answer(row, began - item.since - item.preprocess_s, item.preprocess_s, forward_s)
+            item.answer(row, forward_at=began, forward_s=forward_s, batch_images=len(items))
             for item, row in zip(items, logits, strict=True)
         ]
         for item, answer in zip(items, answers, strict=True):

@@ -41,12 +41,25 @@ def count_pixels(pictures: Iterable[Picture]) -> int:
 
 @dataclass(frozen=True)
 class Answer:
-    """One picture's logits (K,), and where its time went, in seconds."""
+    """One picture's logits (K,), where its time went, in seconds, and when, by `time.perf_counter`."""
 
     logits: Tensor
     queue_s: float
     preprocess_s: float
     forward_s: float
+    decoding_at: float
+    forward_at: float
+    batch_images: int
+
+    @property
+    def queued_at(self) -> float:
+        """When it took its place in the queue."""
+        return self.forward_at - self.preprocess_s - self.queue_s
+
+    @property
+    def prepared_at(self) -> float:
+        """When it was ready for the model."""
+        return self.decoding_at + self.preprocess_s
 
 
 @dataclass
@@ -58,20 +71,26 @@ class Item:
     large: bool = False
     since: float = field(default_factory=time.perf_counter)
     image: Tensor = field(default_factory=lambda: torch.empty(0))
+    decoding_at: float = 0.0
     preprocess_s: float = 0.0
 
     def decode(self) -> bool:
         """Make the image, if somebody still waits for it; what is wrong with the picture is handed over."""
         if self.future.done():
             return False
-        began = time.perf_counter()
+        self.decoding_at = time.perf_counter()
         try:
             self.image = self.prepare()
         except Exception as error:
             self.settle(error)
             return False
-        self.preprocess_s = time.perf_counter() - began
+        self.preprocess_s = time.perf_counter() - self.decoding_at
         return True
+
+    def answer(self, logits: Tensor, *, forward_at: float, forward_s: float, batch_images: int) -> Answer:
+        """Say where its time went, now that its batch has been through the model."""
+        queue_s = forward_at - self.since - self.preprocess_s
+        return Answer(logits, queue_s, self.preprocess_s, forward_s, self.decoding_at, forward_at, batch_images)
 
     def settle(self, answer: "Answer | BaseException") -> None:
         """Hand over an answer, a broken picture, or an error; from any thread."""
