@@ -174,7 +174,8 @@ async def _lifespan(app: FastAPI) -> AsyncGenerator[None]:
     scheduler.start()
     dispatcher.start()
     try:
-        yield
+        async with _rpc(app, settings):
+            yield
     finally:
         dispatcher.stop()
         scheduler.stop()
@@ -183,6 +184,18 @@ async def _lifespan(app: FastAPI) -> AsyncGenerator[None]:
         for executor in executors.values():
             executor.shutdown(cancel_futures=True)
         store.close()
+
+
+@asynccontextmanager
+async def _rpc(app: FastAPI, settings: Settings) -> AsyncGenerator[None]:
+    """Serve gRPC beside HTTP, if the settings ask for it."""
+    if settings.grpc_port is None:
+        yield
+        return
+    from service.kserve.rpc import serving_rpc  # noqa: PLC0415  # it needs an extra
+
+    async with serving_rpc(app, settings) as app.state.grpc_port:
+        yield
 
 
 def _whole(devices: Sequence[str]) -> list[str]:
