@@ -43,9 +43,9 @@ _pb: Any = service_pb2  # generated when it is imported
 
 _CODES = {
     401: grpc.StatusCode.UNAUTHENTICATED,
-    413: grpc.StatusCode.RESOURCE_EXHAUSTED,
     403: grpc.StatusCode.PERMISSION_DENIED,
     404: grpc.StatusCode.NOT_FOUND,
+    413: grpc.StatusCode.RESOURCE_EXHAUSTED,
     429: grpc.StatusCode.RESOURCE_EXHAUSTED,
     500: grpc.StatusCode.INTERNAL,
     501: grpc.StatusCode.UNIMPLEMENTED,
