@@ -8,6 +8,7 @@ from importlib.metadata import version
 from fastapi import Depends, FastAPI
 from fastapi.security import APIKeyHeader, HTTPBearer
 from fastapi.staticfiles import StaticFiles
+from fastapi.telemetry import TelemetryConfig
 from fastapi_offline import FastAPIOffline
 
 from common.cores import cores
@@ -82,6 +83,9 @@ SCHEMES = (HTTPBearer(auto_error=False), APIKeyHeader(name="X-API-Key", auto_err
 
 DESCRIPTION = "Robustness evaluation of image classifiers: predictions, rotations and flips, adversarial attacks."
 
+SPANS: TelemetryConfig = {"auto_configure": True, "operation_spans": False, "metrics": False, "logs": False}
+"""Spans of requests where the variables `OTEL_*` ask for them; what is measured beside them is in `/metrics`."""
+
 
 def create_app(settings: Settings) -> FastAPI:
     """Build the application; its database, device processes and threads start and end with it."""
@@ -92,6 +96,7 @@ def create_app(settings: Settings) -> FastAPI:
         lifespan=_lifespan,
         docs_url=None,
         redoc_url=None,
+        telemetry=SPANS,
         redirect_slashes=False,  # a redirect would repeat whatever host was asked for
         responses={"4XX": problems.described(), "5XX": problems.described()},
     )
@@ -176,7 +181,8 @@ async def _lifespan(app: FastAPI) -> AsyncGenerator[None]:
     control.start()
     dispatcher.start()
     try:
-        yield
+        async with _rpc(app, settings):
+            yield
     finally:
         dispatcher.stop()
         control.stop()
@@ -186,6 +192,18 @@ async def _lifespan(app: FastAPI) -> AsyncGenerator[None]:
         for executor in executors.values():
             executor.shutdown(cancel_futures=True)
         store.close()
+
+
+@asynccontextmanager
+async def _rpc(app: FastAPI, settings: Settings) -> AsyncGenerator[None]:
+    """Serve gRPC beside HTTP, if the settings ask for it."""
+    if settings.grpc_port is None:
+        yield
+        return
+    from service.kserve.rpc import serving_rpc  # noqa: PLC0415  # it needs an extra
+
+    async with serving_rpc(app, settings) as app.state.grpc_port:
+        yield
 
 
 def _whole(devices: Sequence[str]) -> list[str]:

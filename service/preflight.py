@@ -1,6 +1,7 @@
 """What must be right before the service starts, so that what is wrong takes one line to say."""
 
 import socket
+from importlib.util import find_spec
 
 from common.folders import FolderError, require_writable
 from service.jobs.database import StoreError
@@ -13,7 +14,7 @@ class StartError(RuntimeError):
 
 
 def require_startable(settings: Settings) -> None:
-    """See that the folder can be written, the database opened and the port bound.
+    """See that the folder can be written, the database opened and the ports bound, and that nothing is missing.
 
     Raises:
         StartError: one of them cannot.
@@ -23,10 +24,14 @@ def require_startable(settings: Settings) -> None:
         Store.at(settings.database).close()
     except (FolderError, StoreError) as error:
         raise StartError(f"{error} (--data-dir or {PREFIX}DATA_DIR)") from error
-    _require_free(settings.host, settings.port)
+    _require_free(settings.host, settings.port, f"--port or {PREFIX}PORT")
+    if settings.grpc_port is not None:
+        if not all(map(find_spec, ("grpc", "tritonclient"))):
+            raise StartError(f"{PREFIX}GRPC_PORT needs grpcio and tritonclient: uv pip install '.[grpc]'")
+        _require_free(settings.host, settings.grpc_port, f"{PREFIX}GRPC_PORT")
 
 
-def _require_free(host: str, port: int) -> None:
+def _require_free(host: str, port: int, setting: str) -> None:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         socket.create_server((host, port), family=family).close()
@@ -34,5 +39,5 @@ def _require_free(host: str, port: int) -> None:
         reason = str(error.strerror).partition(" (")[0]  # which goes on with the address
         raise StartError(
             f"cannot listen on {host}, port {port}: {reason}; end what listens there, or choose another port "
-            f"with --port or {PREFIX}PORT (0 takes a free one)"
+            f"with {setting} (0 takes a free one)"
         ) from error

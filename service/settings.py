@@ -36,6 +36,14 @@ class Settings(BaseSettings):
 
     host: Annotated[str, Field(description="address to listen on")] = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535, description="port to listen on; 0 takes a free one")] = 8000
+    grpc_port: Annotated[
+        int | None,
+        Field(
+            ge=0,
+            le=65535,
+            description="port of the open inference protocol over gRPC; empty is none, 0 takes a free one",
+        ),
+    ] = None
     root_path: Annotated[
         str,
         Field(

@@ -94,6 +94,15 @@ OWNERS = Table(
 )
 """Who asked for an evaluation: several may have asked the same."""
 
+TRACES = Table(
+    "traces",
+    _METADATA,
+    Column("evaluation_id", ForeignKey("evaluations.id"), primary_key=True),
+    Column("context", Text, nullable=False),
+    Column("since", Float, nullable=False),
+)
+"""The traces that evaluations belong to, until their own spans are made."""
+
 DISPATCH = Table(
     "dispatch",
     _METADATA,

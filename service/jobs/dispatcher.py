@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from concurrent.futures import CancelledError, Executor, Future
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Event, Thread
@@ -19,6 +19,7 @@ from service.jobs.database import StoreError
 from service.jobs.evaluations import Claim
 from service.jobs.executors import ProgressFile, compute
 from service.jobs.failures import Fault, failure_of
+from service.jobs.spans import record_evaluation, record_shard
 from service.jobs.store import Store, SupersededError
 
 POLL_S = 0.5
@@ -44,6 +45,7 @@ class _Running:
     future: Future[ShardResult]
     progress: ProgressFile
     images_done: int = 0
+    since_ns: int = field(default_factory=time.time_ns)
 
 
 @dataclass
@@ -126,6 +128,8 @@ class Dispatcher:
             self._collect()
             self._hand_out(folder)
             self._advance()
+            for ended in self._dispatching.take_ended_traces():
+                record_evaluation(ended)
         except SupersededError as error:
             _log.warning("%s; waiting as standby", error)
             self._stand_down()
@@ -169,6 +173,7 @@ class Dispatcher:
                     continue
                 each.future.cancel()
             self._finish(name, device, each)
+            record_shard(each.claim, each.future, device=name, since_ns=each.since_ns)
             device.running = None
 
     def _finish(self, name: str, device: _Device, each: _Running) -> None:

@@ -106,12 +106,13 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Claim:
-    """A shard that is handed out to be run."""
+    """A shard that is handed out to be run; `trace` is what its evaluation belongs to, if that is recorded."""
 
     id: int
     evaluation_id: str
     plan: Plan
     shard: Shard
+    trace: str | None = None
 
 
 @dataclass(frozen=True)

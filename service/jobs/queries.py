@@ -7,13 +7,14 @@ from functools import lru_cache
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
-from sqlalchemy import ColumnElement, Connection, Row, RowMapping, Select, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Row, RowMapping, Select, delete, func, insert, select, update
 
 from evaluation.compute.runner import ShardResult
 from evaluation.plan import Plan, Shard
 from evaluation.results.tally import Tally
-from service.jobs.database import EVALUATIONS, KEYS, OWNERS, RESULTS, SHARDS
+from service.jobs.database import EVALUATIONS, KEYS, OWNERS, RESULTS, SHARDS, TRACES
 from service.jobs.evaluations import Damaged, Evaluation, Progress, ShardStatus
+from service.jobs.spans import Traced
 
 ADDRESSES_A_QUERY = 500
 """Addresses in one query: SQLite limits its parameters."""
@@ -94,6 +95,23 @@ def results_at(
             yield (row.address, row.images), tuple(row)[2:]
 
 
+def insert_result(db: Connection, plan: Plan, shard: Shard, result: ShardResult) -> None:
+    """Add the result of a shard, unless there is one at its address."""
+    address = plan.address(shard)
+    if not [*results_at(db, [address], RESULTS.c.address, images=result.shard.images)]:
+        tally = Tally.of(plan, result).model_dump_json(exclude_defaults=True)
+        row = {"address": address, "images": result.shard.images, "seconds": result.seconds, "tally": tally}
+        db.execute(insert(RESULTS).values(**row, result=result.model_dump_json()))
+
+
+def start_shard(db: Connection, chosen: Select[Any]) -> Row[Any]:
+    """Make the shard that a query finds a running one, and return its row."""
+    row = db.execute(chosen).one()
+    running = {"status": ShardStatus.RUNNING, "runs": SHARDS.c.runs + 1, "error": None, "images_done": 0}
+    db.execute(update(SHARDS).where(SHARDS.c.id == row.id).values(**running))
+    return row
+
+
 def fairest_evaluation(db: Connection) -> Row[Any, Any] | None:
     """Id and plan of the evaluation with pending shards and the fewest running ones, the oldest of equals."""
     mine = SHARDS.c.evaluation_id == EVALUATIONS.c.id
@@ -155,6 +173,44 @@ def is_repeated(db: Connection, key: str, body_sha256: str) -> bool:
     if known is not None and known.body_sha256 != body_sha256:
         raise KeyReusedError(f"the idempotency key {key.partition(' ')[2]!r} was used before with another request")
     return known is not None
+
+
+def remember_trace(db: Connection, evaluation_id: str, context: str) -> None:
+    """Remember the trace of the request that set an evaluation going, in place of an earlier one."""
+    db.execute(delete(TRACES).where(TRACES.c.evaluation_id == evaluation_id))
+    db.execute(insert(TRACES).values(evaluation_id=evaluation_id, context=context, since=now()))
+
+
+def trace_of(db: Connection, evaluation_id: str) -> str | None:
+    """The trace that an evaluation belongs to."""
+    return db.execute(select(TRACES.c.context).where(TRACES.c.evaluation_id == evaluation_id)).scalar()
+
+
+def delete_evaluation(db: Connection, evaluation_id: str) -> None:
+    """Delete an evaluation, and those of its results that no other one has."""
+    mine = SHARDS.c.evaluation_id == evaluation_id
+    same = (SHARDS.c.address == RESULTS.c.address) & (SHARDS.c.images == RESULTS.c.images)
+    others = select(SHARDS.c.id).where(same, SHARDS.c.status == ShardStatus.DONE, ~mine)
+    addresses = select(SHARDS.c.address).where(mine)
+    db.execute(delete(RESULTS).where(RESULTS.c.address.in_(addresses), ~others.exists()))
+    for part in (SHARDS, KEYS, OWNERS, TRACES):
+        db.execute(delete(part).where(part.c.evaluation_id == evaluation_id))
+    db.execute(delete(EVALUATIONS).where(EVALUATIONS.c.id == evaluation_id))
+
+
+def forget_ended_traces(db: Connection) -> list[Traced]:
+    """Forget the traces of evaluations that have ended, and return them."""
+    rows = db.execute(ended_traces()).mappings().all()
+    db.execute(delete(TRACES).where(TRACES.c.evaluation_id.in_([row["id"] for row in rows])))
+    return [Traced(evaluation_or_damaged(db, row), row["context"], row["since"]) for row in rows]
+
+
+def ended_traces() -> Select[Any]:
+    """The evaluations with a trace of which nothing is pending or running any more."""
+    unfinished = SHARDS.c.status.in_([ShardStatus.PENDING, ShardStatus.RUNNING])
+    mine = select(SHARDS.c.id).where(SHARDS.c.evaluation_id == EVALUATIONS.c.id, unfinished)
+    traced = select(EVALUATIONS, TRACES.c.context, TRACES.c.since).join_from(EVALUATIONS, TRACES)
+    return traced.where(~mine.exists())
 
 
 def own(db: Connection, evaluation_id: str, owner: str) -> None:

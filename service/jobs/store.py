@@ -18,11 +18,15 @@ from service.jobs.failures import Fault
 from service.jobs.queries import (
     DAMAGED_PLAN,
     T,
+    delete_evaluation,
+    ended_traces,
     evaluation_or_damaged,
     fairest_evaluation,
     find_evaluation,
     finished_shards,
+    forget_ended_traces,
     insert_evaluation,
+    insert_result,
     is_repeated,
     models_of,
     now,
@@ -30,10 +34,14 @@ from service.jobs.queries import (
     own,
     read_plan,
     read_stored,
+    remember_trace,
     results_at,
     revive,
     shard_of,
+    start_shard,
+    trace_of,
 )
+from service.jobs.spans import Traced
 
 MAX_FAILURES = 3
 """Failures of a shard (exception, time-out, end of its process by its own fault) after which its evaluation fails."""
@@ -121,7 +129,9 @@ class Store:
         with suppress(SupersededError), self._writing() as db:
             db.execute(update(DISPATCH).values(seen_at=0.0))
 
-    def submit(self, plan: Plan, *, key: str | None = None, body_sha256: str = "", owner: str = "") -> bool:
+    def submit(
+        self, plan: Plan, *, key: str | None = None, body_sha256: str = "", owner: str = "", trace: str | None = None
+    ) -> bool:
         """Add an evaluation with all its shards, or revive one that was cancelled or failed; finished shards stay.
 
         A shard that was computed for another evaluation, with the same address and number of images, is done at once. A request
@@ -132,6 +142,7 @@ class Store:
             key: an idempotency key of the client.
             body_sha256: of the request that the key came with.
             owner: who asks; each owner has idempotency keys of its own.
+            trace: context of the trace that what there is to do belongs to.
 
         Returns:
             Whether there was anything to do.
@@ -146,6 +157,8 @@ class Store:
                 return False
             changed = revive(db, plan.id) if known else insert_evaluation(db, plan)
             own(db, plan.id, owner)
+            if changed and trace is not None:
+                remember_trace(db, plan.id, trace)
             if key is not None:
                 values = {"key": owners_key, "body_sha256": body_sha256, "evaluation_id": plan.id}
                 db.execute(insert(KEYS).values(**values))
@@ -274,18 +287,11 @@ class Store:
 
         Results that other evaluations have too stay.
         """
-        mine = SHARDS.c.evaluation_id == evaluation_id
         with self._writing() as db:
             row = db.execute(select(EVALUATIONS).where(EVALUATIONS.c.id == evaluation_id)).mappings().first()
             found = None if row is None else evaluation_or_damaged(db, row)
             if isinstance(found, Damaged) or (found is not None and found.status.final):
-                same = (SHARDS.c.address == RESULTS.c.address) & (SHARDS.c.images == RESULTS.c.images)
-                others = select(SHARDS.c.id).where(same, SHARDS.c.status == ShardStatus.DONE, ~mine)
-                addresses = select(SHARDS.c.address).where(mine)
-                db.execute(delete(RESULTS).where(RESULTS.c.address.in_(addresses), ~others.exists()))
-                for part in (SHARDS, KEYS, OWNERS):
-                    db.execute(delete(part).where(part.c.evaluation_id == evaluation_id))
-                db.execute(delete(EVALUATIONS).where(EVALUATIONS.c.id == evaluation_id))
+                delete_evaluation(db, evaluation_id)
             return found
 
     def waiting_for(self, model: str) -> list[str]:
@@ -319,10 +325,8 @@ class Store:
                     failed = {"status": ShardStatus.FAILED, "error": DAMAGED_PLAN}
                     db.execute(update(SHARDS).where(*here).values(**failed))
                     continue
-                row = db.execute(select(SHARDS).where(*here).order_by(SHARDS.c.id).limit(1)).one()
-                running = {"status": ShardStatus.RUNNING, "runs": SHARDS.c.runs + 1, "error": None, "images_done": 0}
-                db.execute(update(SHARDS).where(SHARDS.c.id == row.id).values(**running))
-                return Claim(row.id, chosen.id, plan, shard_of(row))
+                row = start_shard(db, select(SHARDS).where(*here).order_by(SHARDS.c.id).limit(1))
+                return Claim(row.id, chosen.id, plan, shard_of(row), trace_of(db, chosen.id))
 
     def advance(self, images_done: Mapping[int, int]) -> None:
         """Write how many images of running shards, by their ids, are done."""
@@ -333,23 +337,15 @@ class Store:
 
     def complete(self, claim: Claim, result: ShardResult) -> bool:
         """Store a result; returns False, and stores nothing, if the shard was not running (done already, dropped or removed)."""
-        last = select(func.coalesce(func.max(SHARDS.c.finished), 0)).where(
-            SHARDS.c.evaluation_id == claim.evaluation_id
-        )
+        mine = SHARDS.c.evaluation_id == claim.evaluation_id
+        last = select(func.coalesce(func.max(SHARDS.c.finished), 0)).where(mine)
         here = (SHARDS.c.id == claim.id, SHARDS.c.status == ShardStatus.RUNNING)
         with self._writing() as db:
-            done = {
-                "status": ShardStatus.DONE,
-                "seconds": result.seconds,
-                "finished": db.execute(last).scalar_one() + 1,
-            }
+            number = db.execute(last).scalar_one() + 1
+            done = {"status": ShardStatus.DONE, "seconds": result.seconds, "finished": number}
             if db.execute(update(SHARDS).where(*here).values(**done)).rowcount != 1:
                 return False
-            address = claim.plan.address(claim.shard)
-            if not [*results_at(db, [address], RESULTS.c.address, images=result.shard.images)]:
-                tally = Tally.of(claim.plan, result).model_dump_json(exclude_defaults=True)
-                row = {"address": address, "images": result.shard.images, "seconds": result.seconds, "tally": tally}
-                db.execute(insert(RESULTS).values(**row, result=result.model_dump_json()))
+            insert_result(db, claim.plan, claim.shard, result)
             return True
 
     def skip(self, claim: Claim) -> None:
@@ -379,6 +375,14 @@ class Store:
             if db.execute(select(SHARDS.c.id).where(of_same, SHARDS.c.status == ShardStatus.FAILED)).first():
                 pending = SHARDS.c.status == ShardStatus.PENDING
                 db.execute(update(SHARDS).where(of_same, pending).values(status=ShardStatus.DROPPED))
+
+    def take_ended_traces(self) -> list[Traced]:
+        """Forget the traces of evaluations that have ended; returns them, each once."""
+        with self._database.reading() as db:
+            if db.execute(ended_traces()).first() is None:
+                return []
+        with self._writing() as db:
+            return forget_ended_traces(db)
 
     def shard_counts(self) -> dict[str, int]:
         """Count the shards of all evaluations by status."""

@@ -415,7 +415,7 @@ class Predictor:
         forward_s = time.perf_counter() - began
         queue.took((forward_s + sum(item.preprocess_s for item in items if not item.large)) / len(items))
         answers = [
-            Answer(row, classes, began - item.since - item.preprocess_s, item.preprocess_s, forward_s)
+            item.answer(row, classes, forward_at=began, forward_s=forward_s, batch_images=len(items))
             for item, row, classes in zip(items, rows, ranked, strict=True)
         ]
         hand_over(list(zip(items, answers, strict=True)))

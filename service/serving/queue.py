@@ -49,6 +49,9 @@ class Answer:
         queue_s: it waited for a thread.
         preprocess_s: it was decoded, resized and cropped.
         forward_s: its batch was in the model.
+        decoding_at: when its decoding began, by `time.perf_counter`.
+        forward_at: when its batch went into the model.
+        batch_images: pictures of the batch.
     """
 
     logits: Tensor
@@ -56,6 +59,19 @@ class Answer:
     queue_s: float
     preprocess_s: float
     forward_s: float
+    decoding_at: float
+    forward_at: float
+    batch_images: int
+
+    @property
+    def queued_at(self) -> float:
+        """When it took its place in the queue."""
+        return self.forward_at - self.preprocess_s - self.queue_s
+
+    @property
+    def prepared_at(self) -> float:
+        """When it was ready for the model."""
+        return self.decoding_at + self.preprocess_s
 
 
 class Call:
@@ -94,6 +110,7 @@ class Item:
     large: bool = False
     since: float = field(default_factory=time.perf_counter)
     image: Tensor | None = None
+    decoding_at: float = 0.0
     preprocess_s: float = 0.0
 
     @property
@@ -105,13 +122,28 @@ class Item:
         """Make the image, if somebody still waits for it; what is wrong with the picture is returned."""
         if not self.is_wanted:
             return None
-        began = time.perf_counter()
+        self.decoding_at = time.perf_counter()
         try:
             self.image = self.prepare()
         except Exception as error:
             return error
-        self.preprocess_s = time.perf_counter() - began
+        self.preprocess_s = time.perf_counter() - self.decoding_at
         return None
+
+    def answer(
+        self, logits: Tensor, ranked: Ranked, *, forward_at: float, forward_s: float, batch_images: int
+    ) -> Answer:
+        """Say where its time went, now that its batch has been through the model."""
+        return Answer(
+            logits,
+            ranked,
+            queue_s=forward_at - self.since - self.preprocess_s,
+            preprocess_s=self.preprocess_s,
+            forward_s=forward_s,
+            decoding_at=self.decoding_at,
+            forward_at=forward_at,
+            batch_images=batch_images,
+        )
 
 
 Outcome = Answer | BaseException

@@ -18,6 +18,7 @@ from service.serving.errors import KeyLimitError, OverloadedError, StuckError, T
 from service.serving.loading import admit, load_served
 from service.serving.predictor import Limits, Predictor
 from service.serving.queue import LARGE_PIXELS, Answer, Picture, count_pixels
+from service.serving.spans import record_answers
 
 LOOK_S = 5.0
 """How often to check that loaded models still exist, seconds."""
@@ -160,6 +161,7 @@ class Scheduler:
             predictor = self.choose(deployment)
             answers = await predictor.predict(deployment, pictures, timeout_s=timeout_s, top_k=top_k)
             outcomes = ["ok" if isinstance(each, Answer) else "invalid" for each in answers]
+            record_answers(deployment, answers)
             return answers
         except Exception as error:
             outcomes = [_outcome(error)] * len(pictures)

@@ -3,5 +3,6 @@
 from tests.command import here, run
 from tests.server import database, fresh, http, server, settings
 from tests.service.held import forwarded, held
+from tests.spans import exporter
 
-__all__ = ["database", "forwarded", "fresh", "held", "here", "http", "run", "server", "settings"]
+__all__ = ["database", "exporter", "forwarded", "fresh", "held", "here", "http", "run", "server", "settings"]

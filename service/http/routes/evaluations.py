@@ -46,6 +46,7 @@ from service.jobs import removal
 from service.jobs.evaluations import Damaged, Evaluation
 from service.serving.errors import KeyLimitError
 from service.serving.predictions import FieldError
+from service.tracing import current_trace
 
 JSON = ReportFormat("json")
 """What a report is without a format."""
@@ -138,7 +139,7 @@ def _submit(
     plan = _plan(spec, service)
     _require_affordable(plan, service, caller)
     digest = text_sha256(spec.model_dump_json())
-    service.store.submit(plan, key=idempotency_key, body_sha256=digest, owner=caller.name)
+    service.store.submit(plan, key=idempotency_key, body_sha256=digest, owner=caller.name, trace=current_trace())
     service.dispatcher.wake()
     view = _view(find_evaluation(plan.id, service, caller), service)
     response.headers["Location"] = view.links["self"]

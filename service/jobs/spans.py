@@ -1,0 +1,49 @@
+"""Spans of evaluations and their shards, in the trace of the request that set them going; what a killed process did has none."""
+
+import time
+from concurrent.futures import Future
+from dataclasses import dataclass
+
+from evaluation import ShardResult
+from service import tracing
+from service.jobs.evaluations import Claim, Damaged, Evaluation, Status
+
+
+@dataclass(frozen=True)
+class Traced:
+    """An evaluation that has ended, the trace it belongs to, and when it was set going, in seconds since 1970."""
+
+    evaluation: Evaluation | Damaged
+    trace: str
+    since: float
+
+
+def record_shard(claim: Claim, future: "Future[ShardResult]", *, device: str, since_ns: int) -> None:
+    """Record one run of a shard, however it ended, from when it was handed out until now."""
+    if claim.trace is None:
+        return
+    ended_ns, shard = time.time_ns(), claim.shard
+    error = None if future.cancelled() else future.exception()
+    status = Status.CANCELLED if future.cancelled() else Status.DONE if error is None else Status.FAILED
+    attributes = {
+        "withstand.evaluation": claim.evaluation_id,
+        "withstand.model": shard.model,
+        "withstand.condition": claim.plan.spec.conditions[shard.condition].title,
+        "withstand.start": shard.start,
+        "withstand.images": shard.images,
+        "withstand.device": device,
+        "withstand.status": status,
+    }
+    message = None if error is None else str(error)
+    tracing.record("shard", attributes, began_ns=since_ns, ended_ns=ended_ns, parent=claim.trace, error=message)
+
+
+def record_evaluation(ended: Traced) -> None:
+    """Record an evaluation from when it was set going until now."""
+    began_ns, ended_ns, found = round(1e9 * ended.since), time.time_ns(), ended.evaluation
+    if isinstance(found, Damaged):
+        status, error = Status.FAILED, found.problem
+    else:
+        status, error = found.status, found.progress.error if found.status is Status.FAILED else None
+    attributes = {"withstand.evaluation": found.id, "withstand.status": status}
+    tracing.record("evaluation", attributes, began_ns=began_ns, ended_ns=ended_ns, parent=ended.trace, error=error)
