@@ -77,6 +77,7 @@ def read_flags() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=8.0, help="of each measurement (default 8)")
     parser.add_argument("--rounds", type=int, default=3, help="turns, of which medians are taken (default 3)")
     parser.add_argument("--pictures", type=int, default=20, help="different pictures (default 20)")
+    parser.add_argument("--apart", action="store_true", help="the load has the last core to itself, servers the others")
     parser.add_argument("--overload", action="store_true", help=f"instead: {scenarios.CROWD} connections")
     parser.add_argument("--broken", action="store_true", help="instead: broken pictures among good ones")
     parser.add_argument("--soak", type=int, metavar="MINUTES", help="instead: a steady load for so long, each server")
@@ -107,7 +108,7 @@ def main() -> None:
     wanted = [each for each in servers if each.name.startswith(tuple(flags.server))]
     there = [each for each in wanted if each.is_installed]
     with tempfile.TemporaryDirectory() as name:
-        bench = Bench(Path(name), flags.seconds, flags.rounds, there)
+        bench = Bench(Path(name), flags.seconds, flags.rounds, there, apart=flags.apart)
         prepare(bench.folder, flags.pictures)
         print(header(bench, (each.name for each in wanted if each not in there)), flush=True)
         chosen = [subject(each, bench.folder) for each in flags.model]

@@ -1,5 +1,6 @@
 """The bench: pictures and models in a folder, and how a load reaches a server."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -28,6 +29,16 @@ class Bench:
     seconds: float
     rounds: int
     contenders: Sequence[Contender]
+    apart: bool = False
+    """The load has the last core to itself, and servers the others; otherwise they share all."""
+
+    @property
+    def on(self) -> tuple[Sequence[str], Sequence[str]]:
+        """How the commands of a server and of a load begin."""
+        if not self.apart:
+            return (), ()
+        *servers, last = map(str, sorted(os.sched_getaffinity(0)))
+        return ("taskset", "--cpu-list", ",".join(servers)), ("taskset", "--cpu-list", last)
 
     def load(
         self,
@@ -58,13 +69,13 @@ class Bench:
             connections=connections,
             rate=rate,
         )
-        answer = run_module("benchmarks.serving.load", text=load.model_dump_json())
+        answer = run_module("benchmarks.serving.load", text=load.model_dump_json(), on=self.on[1])
         return Sample.model_validate_json(answer)
 
 
-def run_module(module: str, *arguments: str, text: str = "") -> str:
-    """Run a module in a process of its own; returns what it prints."""
-    command = [sys.executable, "-m", module, *arguments]
+def run_module(module: str, *arguments: str, text: str = "", on: Sequence[str] = ()) -> str:
+    """Run a module in a process of its own, whose command begins with `on`; returns what it prints."""
+    command = [*on, sys.executable, "-m", module, *arguments]
     return subprocess.run(command, input=text, text=True, stdout=subprocess.PIPE, check=True).stdout  # noqa: S603
 
 
@@ -95,5 +106,5 @@ def alternate(bench: Bench, subject: Subject, visit: Callable[[Running], None]) 
     """Start every server in turn, in every round, and do something with it."""
     for _ in range(bench.rounds):
         for contender in bench.contenders:
-            with serving(contender, subject, bench.folder) as running:
+            with serving(contender, subject, bench.folder, on=bench.on[0]) as running:
                 visit(running)

@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -103,13 +103,14 @@ class Running:
 
 
 @contextmanager
-def serving(contender: Contender, subject: Subject, folder: Path) -> Generator[Running]:
+def serving(contender: Contender, subject: Subject, folder: Path, *, on: Sequence[str] = ()) -> Generator[Running]:
     """Run a server until the block ends, with all processes it starts.
 
     Args:
         contender: which.
         subject: the model it serves.
         folder: for its log and its data.
+        on: begins its command, such as ("taskset", "--cpu-list", "0").
 
     Raises:
         RuntimeError: it did not start; the message ends with its log.
@@ -126,7 +127,7 @@ def serving(contender: Contender, subject: Subject, folder: Path) -> Generator[R
         "{data}": str(data),
     }
     environment = os.environ | {key: _filled(value, places) for key, value in contender.environment.items()}
-    command = [sys.executable, *(_filled(each, places) for each in contender.command)]
+    command = [*on, sys.executable, *(_filled(each, places) for each in contender.command)]
     with (data / "log").open("wb") as log:
         process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)  # noqa: S603
     try:

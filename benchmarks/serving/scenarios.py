@@ -64,7 +64,9 @@ def race(bench: Bench, subject: Subject, connections: Sequence[int], fractions: 
     one_round = replace(bench, rounds=1)
     arguments = ("--checkpoint", str(subject.checkpoint), "--pictures", str(bench.folder / "pictures"))
     for _ in range(bench.rounds):
-        answer = run_module("benchmarks.serving.ceiling", *arguments, "--seconds", str(bench.seconds / 2))
+        answer = run_module(
+            "benchmarks.serving.ceiling", *arguments, "--seconds", str(bench.seconds / 2), on=bench.on[0]
+        )
         results.ceilings.append(json.loads(answer))
         alternate(one_round, subject, visit)
     return results
@@ -92,7 +94,7 @@ def without_a_model(bench: Bench, subject: Subject, connections: Sequence[int]) 
     if PY_SPY is None:
         yield "py-spy is not installed: the interpreter lock is left out.\n"
         return
-    with serving(WITHOUT_A_MODEL, subject, bench.folder) as running:
+    with serving(WITHOUT_A_MODEL, subject, bench.folder, on=bench.on[0]) as running:
         bench.load(running, connections=REFERENCE)
         yield lock_table(*probe(bench, running, REFERENCE))
 
@@ -194,7 +196,7 @@ def broken(bench: Bench, subject: Subject) -> str:
 
 def soak(bench: Bench, subject: Subject, contender: Contender, minutes: int) -> str:
     """Load a server steadily below its capacity; a Markdown table of its minutes, and the trends."""
-    with serving(contender, subject, bench.folder) as running:
+    with serving(contender, subject, bench.folder, on=bench.on[0]) as running:
         rate = SOAK_SHARE * bench.load(running, connections=REFERENCE).rate
         samples = [bench.load(running, rate=rate, seconds=MINUTE_S) for _ in range(minutes)]
     memory = [each.after.rss_bytes / MIB for each in samples if each.after]

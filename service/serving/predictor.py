@@ -438,5 +438,8 @@ def _stack(images: Sequence[Tensor], device: str) -> Tensor:
     """Make a batch (N, 3, H, W) in [0, 1] on a device; 8-bit pixels are scaled there."""
     if len({image.dtype for image in images}) > 1:
         images = [models.scaled(image) if image.dtype == torch.uint8 else image for image in images]
-    batch = torch.stack(list(images)).to(device)
+    batch = torch.stack(list(images))
+    if not device.startswith("cpu"):
+        batch = batch.pin_memory()  # else the copy would wait for another copy, on the host
+    batch = batch.to(device, non_blocking=True)
     return models.scaled(batch) if batch.dtype == torch.uint8 else batch
