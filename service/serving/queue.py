@@ -151,14 +151,18 @@ Outcome = Answer | BaseException
 
 
 def hand_over(outcomes: Sequence[tuple[Item, Outcome]]) -> None:
-    """Tell whoever waits what became of pictures, and wake their event loop once; from any thread."""
+    """Tell whoever waits what became of pictures, and wake each event loop once; from any thread."""
+    of_loop: dict[asyncio.AbstractEventLoop, list[tuple[Item, Outcome]]] = {}
+    for each in outcomes:
+        of_loop.setdefault(each[0].call.future.get_loop(), []).append(each)
+    for loop, own in of_loop.items():
+        with suppress(RuntimeError):  # it has ended: nobody waits
+            loop.call_soon_threadsafe(_take, own)
 
-    def take() -> None:
-        for item, outcome in outcomes:
-            item.call.take(item.index, outcome)
 
-    with suppress(RuntimeError, IndexError):  # the loop has ended: nobody waits
-        outcomes[0][0].call.future.get_loop().call_soon_threadsafe(take)
+def _take(outcomes: Sequence[tuple[Item, Outcome]]) -> None:
+    for item, outcome in outcomes:
+        item.call.take(item.index, outcome)
 
 
 def cancel(items: Iterable[Item]) -> None:

@@ -18,6 +18,7 @@ from service.settings import Settings
 from tests.common.bombs import scans
 from tests.conftest import picture_bytes
 from tests.server import DEADLINE_S, Server, serving, until
+from tests.service.latency import p99_s
 from tests.service.pictures import DISC, URL, labels, png_of_zeros, refusal
 from tests.service.serving.predictions import IMAGES
 
@@ -84,23 +85,6 @@ def test_pixels_that_wait_are_bounded_for_each_key_and_in_all(server: Server) ->
         release.set()
         assert [len(each.result()) for each in waits] == [1, 1]
     assert not server.service.scheduler._pixels_of_key
-
-
-def p99_s(server: Server, count: int) -> float:
-    """Time within which 99 of 100 predictions are answered, of two clients that ask one after the other."""
-    seconds: list[float] = []
-
-    def ask() -> None:
-        with httpx.Client(base_url=server.url, timeout=DEADLINE_S) as http:
-            for _ in range(count // 2):
-                began = time.perf_counter()
-                assert labels(http.post(URL, content=DISC)) == ["disc"]
-                seconds.append(time.perf_counter() - began)
-
-    with ThreadPoolExecutor(2) as threads:
-        for each in [threads.submit(ask) for _ in range(2)]:
-            each.result()
-    return float(np.percentile(seconds, 99))
 
 
 @pytest.mark.slow
