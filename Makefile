@@ -49,8 +49,9 @@ test-oldest: .venv-oldest/bin/.installed ## run the tests of common, models and 
 	VIRTUAL_ENV=.venv-oldest .venv-oldest/bin/uv pip install --compile-bytecode --group dev --editable . $(OLDEST:%='%')
 	touch $@
 
-fuzz: install ## damage files at random for FUZZ_S seconds per reader (60 if unset), and see that readers refuse or read them
+fuzz: install ## damage files at random for FUZZ_S seconds per reader (60 if unset), and ask every route 50 random questions
 	$(BIN)/python -W ignore -m tests.fuzz $(FUZZ_S) 2>/dev/null  # libtiff reports what is broken there
+	CONTRACT_EXAMPLES=50 $(BIN)/python -m pytest --numprocesses 2 tests/service/http/test_contract.py
 
 gpu: install ## measure everything on a GPU and write a page into benchmarks/results; toy sizes without one
 	$(BIN)/python -m benchmarks.gpu

@@ -146,6 +146,7 @@ _BODIES = {
 }
 _INFER: dict[str, Any] = {
     "response_model": InferResponse,
+    "responses": {HTTPStatus.OK: {"content": {"application/octet-stream": _BODIES["application/octet-stream"]}}},
     "openapi_extra": {"requestBody": {"required": True, "content": _BODIES}},
 }
 

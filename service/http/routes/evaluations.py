@@ -10,6 +10,7 @@ from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from pydantic import ValidationError
+from starlette.exceptions import HTTPException
 
 from common import UnknownNameError, text_sha256
 from evaluation import (
@@ -40,7 +41,15 @@ from service.http.deps import (
 )
 from service.http.formats import FORMATS, ReportFormat
 from service.http.problems import ProblemError
-from service.http.schemas import BudgetRequest, EvaluationList, EvaluationView, PgdRequest, PresetRequest, Unusable
+from service.http.schemas import (
+    BudgetRequest,
+    EvaluationList,
+    EvaluationView,
+    ManifestView,
+    PgdRequest,
+    PresetRequest,
+    Unusable,
+)
 from service.http.watching import POLL_S
 from service.jobs import removal
 from service.jobs.evaluations import Damaged, Evaluation
@@ -49,6 +58,9 @@ from service.serving.predictions import FieldError
 
 JSON = ReportFormat("json")
 """What a report is without a format."""
+
+_FILE = {"schema": {"type": "string", "format": "binary"}}
+_OTHER_FORMATS = {form.media_type: _FILE for form in FORMATS if form.media_type != "application/json"}
 
 router = APIRouter(prefix="/v1/evaluations", tags=["evaluations"])
 
@@ -118,6 +130,14 @@ def _add_route(preset: Preset) -> None:
 
 for _preset in list_presets():
     _add_route(_preset)
+
+
+def _refuse_method() -> None:
+    raise HTTPException(HTTPStatus.METHOD_NOT_ALLOWED)
+
+
+for _name in ("dry-run", "pgd", *(each.name for each in list_presets())):  # they are no ids of evaluations
+    router.add_api_route(f"/{_name}", _refuse_method, methods=["GET", "DELETE"], include_in_schema=False)
 
 
 def _spec(body: PresetRequest, make: Callable[[], EvaluationSpec]) -> EvaluationSpec:
@@ -271,7 +291,11 @@ async def watch_evaluation(
         await asyncio.sleep(POLL_S)
 
 
-@router.get("/{evaluation_id}/report", response_model=Report)
+@router.get(
+    "/{evaluation_id}/report",
+    response_model=Report | ManifestView,
+    responses={HTTPStatus.OK: {"content": _OTHER_FORMATS}},
+)
 def read_report(
     evaluation: EvaluationDep,
     service: ServiceDep,
