@@ -33,6 +33,8 @@ from service.http.deps import (
     Caller,
     CallerDep,
     EvaluationDep,
+    EvaluationId,
+    EvenDamagedDep,
     KeyDep,
     Service,
     ServiceDep,
@@ -53,6 +55,7 @@ from service.http.schemas import (
 from service.http.watching import POLL_S
 from service.jobs import removal
 from service.jobs.evaluations import Damaged, Evaluation
+from service.jobs.queries import DamagedEvaluationError
 from service.serving.errors import KeyLimitError
 from service.serving.predictions import FieldError
 
@@ -250,27 +253,26 @@ async def _removes_results(
 
 @router.delete("/{evaluation_id}")
 def cancel_evaluation(
-    evaluation: EvaluationDep,
+    evaluation_id: EvaluationId,
+    evaluation: EvenDamagedDep,
     service: ServiceDep,
     caller: CallerDep,
     with_results: Annotated[bool, Depends(_removes_results)],
-) -> EvaluationView:
+) -> EvaluationView | Unusable:
     """Cancel an evaluation: pending shards are dropped, running ones stopped, finished ones stay. Submitting it again goes on.
 
     With `results=true` it is removed for good with its results, and the answer is its last state. That needs an admin key, if there
-    are any, and is refused (409) while the evaluation is pending or running. Equal results of other evaluations stay.
+    are any, and is refused (409) while the evaluation is pending or running. Equal results of other evaluations stay. Of one whose
+    plan cannot be read, the answer is the `problem`.
     """
     if with_results:
-        return _remove(evaluation, service)
-    service.store.cancel(evaluation.id, caller.owner)
-    service.dispatcher.wake()
-    return _view(service.store.evaluation(evaluation.id) or evaluation, service)
-
-
-def _remove(evaluation: Evaluation, service: Service) -> EvaluationView:
-    removal.remove_evaluation(evaluation.id, service.store)
+        removal.remove_evaluation(evaluation_id, service.store)
+    else:
+        service.store.cancel(evaluation_id, caller.owner)
     service.dispatcher.wake()  # a process may still run a shard of it
-    return _view(evaluation, service)
+    if isinstance(evaluation, DamagedEvaluationError):
+        return Unusable.of(evaluation_id, evaluation)
+    return _view(service.store.evaluation(evaluation_id) or evaluation, service)
 
 
 @router.get("/{evaluation_id}/events", response_class=EventSourceResponse)

@@ -49,6 +49,32 @@ def test_one_unreadable_plan_is_named_and_the_others_run(own: Server, settings: 
     until(lambda: own.http.get(f"/v1/evaluations/{later}").json()["status"] == "done")
 
 
+@pytest.mark.parametrize("params", [{"results": "true"}, {}])
+def test_an_evaluation_whose_plan_is_unreadable_can_be_removed_and_cancelled(
+    own: Server, params: dict[str, str]
+) -> None:
+    own.service.store.submit(a_plan(1))
+    change(own.service.settings.database, f"UPDATE evaluations SET plan = '{{' WHERE id = '{a_plan(1).id}'")
+    answer = own.http.delete(f"/v1/evaluations/{a_plan(1).id}", params=params)
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["name"] == a_plan(1).id
+    assert "its stored plan cannot be read" in answer.json()["problem"]
+    damaged = own.http.get("/v1/evaluations").json()["damaged"]
+    assert [each["name"] for each in damaged] == ([] if params else [a_plan(1).id])
+
+
+def test_a_damaged_evaluation_of_another_caller_is_not_there(settings: Settings, tmp_path: Path) -> None:
+    keys = {"api_keys": frozenset({"user", "other"}), "admin_keys": frozenset({"admin"}), "data_dir": tmp_path / "keys"}
+    with serving(settings.model_copy(update=keys)) as running:
+        running.http.headers["X-API-Key"] = "user"
+        done = running.http.post("/v1/evaluations", json=CLEAN).json()["id"]
+        change(running.service.settings.database, f"UPDATE evaluations SET plan = '{{' WHERE id = '{done}'")
+        for method in ("GET", "DELETE"):
+            url, others = f"/v1/evaluations/{done}", {"X-API-Key": "other"}
+            assert running.http.request(method, url, headers=others).status_code == 404
+        assert running.http.get(f"/v1/evaluations/{done}").status_code == 500
+
+
 def test_shards_of_an_unreadable_plan_fail_and_are_not_in_the_way(store: Store, database: Path) -> None:
     store.submit(a_plan(0))
     store.submit(a_plan(1))
