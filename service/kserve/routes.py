@@ -15,7 +15,7 @@ from common.pictures import PictureError
 from models import CheckpointError
 from service.http.deps import DeploymentDep, KeyDep, Service, ServiceDep
 from service.http.disconnect import unless_disconnected
-from service.http.json_bodies import described
+from service.http.json_bodies import INLINE_BYTES, described, read_body
 from service.http.middleware.telemetry import server_timing
 from service.http.picture_uploads import require_few_pixels
 from service.http.problems import ProblemError
@@ -49,8 +49,8 @@ PLATFORM = "pytorch"
 EXTENSIONS = ["binary_tensor_data", "classification", "model_configuration", "model_repository"]
 HEADER_BYTES = "Inference-Header-Content-Length"
 
-INLINE_BYTES = 2**16
-"""JSON up to this size is read on the event loop; more is read on another thread, and so is what has to be unpacked."""
+INLINE_BINARY_BYTES = 2**22
+"""A body with binary parts, which are not parsed, is read on the event loop up to this size."""
 
 SMALL_BYTES = 2**10
 """Answers up to this size are not packed."""
@@ -159,7 +159,7 @@ async def infer(request: Request, service: ServiceDep, key: KeyDep, deployment: 
     The one input is `image`, BYTES [N], encoded pictures (in JSON: base64), or `pixels`, FP32 [N, 3, H, W] in [0, 1]. One picture
     that cannot be used makes the answer 422, which names it by its index. `parameters.timeout` is in microseconds.
     """
-    asked = await _read(request, await request.body(), service, deployment)
+    asked = await _read(request, service, deployment)
     require_few_pixels(asked.pictures, service.settings.request_pixels)
     work = service.scheduler.predict(deployment, asked.pictures, key=key, timeout_s=asked.timeout_s)
     answers = await unless_disconnected(request, work)
@@ -169,17 +169,18 @@ async def infer(request: Request, service: ServiceDep, key: KeyDep, deployment: 
     return response
 
 
-async def _read(request: Request, body: bytes, service: Service, deployment: Deployment) -> Asked:
+async def _read(request: Request, service: Service, deployment: Deployment) -> Asked:
     encoding = request.headers.get("content-encoding", "").strip().lower()
     header_bytes, settings = request.headers.get(HEADER_BYTES), service.settings
 
-    def read() -> Asked:
+    def read(body: bytes) -> Asked:
         unpacked = tensors.inflate(body, encoding, max_bytes=settings.max_body_bytes)
         limits = {"max_images": settings.max_images, "max_pixels": settings.max_pixels}
         return read_request(unpacked, header_bytes, deployment, **limits)
 
-    slow = encoding or tensors.json_length(body, header_bytes) > INLINE_BYTES
-    return await asyncio.to_thread(read) if slow else read()
+    if encoding:
+        return await read_body(request, read, inline_bytes=0)
+    return await read_body(request, read, INLINE_BYTES if header_bytes is None else INLINE_BINARY_BYTES)
 
 
 def _logits(asked: Asked, answers: Sequence[Answer | PictureError]) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor
 from common.pictures import PictureError
 from service.http.deps import DeploymentDep, KeyDep, Service, ServiceDep
 from service.http.disconnect import unless_disconnected
-from service.http.json_bodies import described, read_json
+from service.http.json_bodies import described, read_body, read_json
 from service.http.middleware.telemetry import server_timing
 from service.http.picture_uploads import (
     ImagesRequest,
@@ -136,7 +136,11 @@ async def classify(
 async def _read_classification(request: Request) -> tuple[Upload, ClassificationParameters]:
     if media_type(request.headers.get("content-type", "")) != "application/json":
         return (await read_uploads(request, most=1))[0], ClassificationParameters()
-    body = read_json(ClassificationRequest, await request.body())
+    return await read_body(request, _classification)
+
+
+def _classification(sent: bytes) -> tuple[Upload, ClassificationParameters]:
+    body = read_json(ClassificationRequest, sent)
     return upload_from_base64("inputs", body.inputs), body.parameters
 
 
