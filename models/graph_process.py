@@ -22,8 +22,8 @@ START_LIMIT_S = 120.0
 RUN_LIMIT_S = 10.0
 """Longest run of a batch."""
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 60.0, 3600.0
-"""How long a graph that crashed or ran for too long is not run again, because others need the thread that waits for it: at first and
-at most. The pause doubles each time, until the graph is loaded anew."""
+"""How long a graph that crashed or ran for too long is not run again, as others need the thread that waits for it: at first and at
+most. The pause doubles each time, until the graph is loaded anew."""
 
 _LOGITS, _ERROR = b"L", b"E"
 
