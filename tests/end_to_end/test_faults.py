@@ -25,6 +25,7 @@ def test_a_job_that_meets_faults_ends_as_if_there_were_none(catalog: Catalog, tm
     with Service(catalog, tmp_path) as service:
         for number, kind in enumerate(kinds):
             met[kind].append(meet(service, kind, number, after=random.randrange(1, SHARDS // 2)))
+            print(f"{number + 1} of {len(kinds)}: {kind}: {met[kind][-1]}")
     print(_table(met))
     assert all(each.harmless for outcomes in met.values() for each in outcomes), _table(met)
 
