@@ -96,6 +96,15 @@ class Service:
         assert found is not None
         return found
 
+    def wait_for_end(self, job_id: str) -> None:
+        """Wait until a job has ended, and say how far it is where it does not."""
+        try:
+            wait_for(lambda: self.read(job_id).status.final)
+        except AssertionError as error:
+            log = (self.data_dir / "server.log").read_text()[-4_000:]
+            stuck = device_processes(self.process.pid)
+            raise AssertionError(f"the job stays at {self.read(job_id).progress}; processes {stuck}; {log}") from error
+
     def runs(self, job_id: str) -> dict[int, tuple[int, bool]]:
         """How often each shard of a job was started, and whether it is finished."""
         query = "SELECT id, runs, status FROM shards WHERE evaluation_id = ?"
@@ -175,7 +184,7 @@ def meet(service: Service, fault: str, number: int, *, after: int) -> Outcome:
             threads.submit(_seconds_until_more, service, job_id, count, before) for count in (_started, _finished)
         )
         mend(service)
-        wait_for(lambda: service.read(job_id).status.final)
+        service.wait_for_end(job_id)
     service.end_standby()
     ended, stored = service.runs(job_id), service.store.results(job_id)
     return Outcome(
