@@ -11,7 +11,7 @@ unexport UV_TORCH_BACKEND # uv refuses an empty one
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo serve test test-oldest fuzz check gpu format lock
+.PHONY: help install demo serve test test-oldest fuzz faults check gpu format lock
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -49,8 +49,12 @@ test-oldest: .venv-oldest/bin/.installed ## run the tests of common, models and 
 	VIRTUAL_ENV=.venv-oldest .venv-oldest/bin/uv pip install --compile-bytecode --group dev --editable . $(OLDEST:%='%')
 	touch $@
 
-fuzz: install ## damage files at random for FUZZ_S seconds per reader (60 if unset), and see that readers refuse or read them
+fuzz: install ## damage files at random for FUZZ_S seconds per reader (60 if unset), and ask every route 50 random questions
 	$(BIN)/python -W ignore -m tests.fuzz $(FUZZ_S) 2>/dev/null  # libtiff reports what is broken there
+	CONTRACT_EXAMPLES=50 $(BIN)/python -m pytest --numprocesses 2 tests/service/http/test_contract.py
+
+faults: install ## kill servers and device processes FAULT_ROUNDS times (20 if unset), and see that nothing is lost or done twice
+	FAULT_ROUNDS=$(or $(FAULT_ROUNDS),20) $(BIN)/python -m pytest --capture no tests/end_to_end/test_faults.py
 
 gpu: install ## measure everything on a GPU and write a page into benchmarks/results; toy sizes without one
 	$(BIN)/python -m benchmarks.gpu

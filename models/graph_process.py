@@ -21,8 +21,9 @@ START_LIMIT_S = 120.0
 """Longest start of a process, loading the graph included."""
 RUN_LIMIT_S = 10.0
 """Longest run of a batch."""
-PAUSE_S = 60.0
-"""How long a graph is not run again that crashed or ran for too long: others need the thread that waits for it."""
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 60.0, 3600.0
+"""How long a graph that crashed or ran for too long is not run again, as others need the thread that waits for it: at first and at
+most. The pause doubles each time, until the graph is loaded anew."""
 
 _LOGITS, _ERROR = b"L", b"E"
 
@@ -45,7 +46,7 @@ class GraphProcess(nn.Module):
     def __init__(self, load: Callable[[Path], nn.Module], path: Path) -> None:
         super().__init__()
         self._load, self._path = load, path
-        self._lock, self._broken_at = Lock(), -PAUSE_S
+        self._lock, self._harms, self._resumes_at = Lock(), 0, 0.0
         self._process, self._connection = self._start()
         shapes = np.frombuffer(self._receive(START_LIMIT_S), np.int64)
         self.sizes = nn.ParameterList(  # without memory here: what a model takes is counted by its parameters
@@ -73,8 +74,12 @@ class GraphProcess(nn.Module):
     def _require_running(self) -> None:
         if self._process.is_alive():
             return
-        if (rest_s := self._broken_at + PAUSE_S - time.monotonic()) > 0:
-            raise GraphError(f"the graph crashed or ran for too long, and is not run for another {rest_s:.0f} s")
+        if (rest_s := self._resumes_at - time.monotonic()) > 0:
+            times = "once" if self._harms == 1 else f"{self._harms} times"
+            raise GraphError(
+                f"the graph crashed or ran for too long, {times} by now, and is not run for another {rest_s:.0f} s, or until the "
+                "model is unloaded and loaded again"
+            )
         self._process, self._connection = self._start()
         self._receive(START_LIMIT_S)
 
@@ -91,19 +96,23 @@ class GraphProcess(nn.Module):
         try:
             answer = self._connection.recv_bytes() if self._connection.poll(limit_s) else None
         except (EOFError, OSError):
-            self._process.join()
-            self._broken_at = time.monotonic()
+            self._pause()
             raise GraphError(
                 f"the process that ran the graph ended (exit code {self._process.exitcode}): the graph crashed"
             ) from None
         if answer is None:
             self._process.kill()
-            self._process.join()
-            self._broken_at = time.monotonic()
+            self._pause()
             raise GraphError(f"the graph ran for more than {limit_s:g} s and was stopped")
         if answer[:1] == _ERROR:
             raise GraphError(answer[1:].decode(errors="replace"))
         return answer[1:]
+
+    def _pause(self) -> None:
+        """Wait for the end of the process, and leave the graph alone for a while, twice as long each time."""
+        self._process.join()
+        self._resumes_at = time.monotonic() + min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2**self._harms)
+        self._harms += 1
 
 
 def _packed(tensor: Tensor) -> bytes:

@@ -1,8 +1,10 @@
 """The real application on a real port, with tiny models; one server for all tests of a process."""
 
+import asyncio
+import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Thread
@@ -78,6 +80,7 @@ class Server:
     app: FastAPI
     url: str
     http: httpx.Client
+    loop: asyncio.AbstractEventLoop
 
     @property
     def service(self) -> Service:
@@ -87,19 +90,31 @@ class Server:
 QUIET: dict[str, Any] = {"port": 0, "log_level": "critical", "timeout_graceful_shutdown": 1}
 
 
-def listening(app: ASGIApp) -> AbstractContextManager[str]:
-    """Serve any application on a free port until the block ends; gives its address."""
-    return _listening(uvicorn.Config(app, ws="none", **QUIET))
+class _Uvicorn(uvicorn.Server):
+    """Knows its event loop."""
+
+    loop: asyncio.AbstractEventLoop
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        self.loop = asyncio.get_running_loop()
+        await super().startup(sockets)
 
 
 @contextmanager
-def _listening(configured: uvicorn.Config) -> Iterator[str]:
-    server = uvicorn.Server(configured)
+def listening(app: ASGIApp) -> Iterator[str]:
+    """Serve any application on a free port until the block ends; gives its address."""
+    with _listening(uvicorn.Config(app, ws="none", **QUIET)) as (url, _):
+        yield url
+
+
+@contextmanager
+def _listening(configured: uvicorn.Config) -> Iterator[tuple[str, asyncio.AbstractEventLoop]]:
+    server = _Uvicorn(configured)
     thread = Thread(target=server.run)
     thread.start()
     try:
         until(lambda: server.started or not thread.is_alive())
-        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}", server.loop
     finally:
         server.should_exit = True
         thread.join()
@@ -110,8 +125,8 @@ def serving(settings: Settings) -> Iterator[Server]:
     """Run the service as `withstand serve` does, on a free port, until the block ends."""
     configured = config(settings, **QUIET)
     app = cast(FastAPI, configured.app)
-    with _listening(configured) as url, httpx.Client(base_url=url, timeout=DEADLINE_S) as http:
-        yield Server(app, url, http)
+    with _listening(configured) as (url, loop), httpx.Client(base_url=url, timeout=DEADLINE_S) as http:
+        yield Server(app, url, http, loop)
 
 
 @pytest.fixture(scope="session")

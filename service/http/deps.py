@@ -18,6 +18,7 @@ from service.http.problems import ProblemError
 from service.http.watching import Watching
 from service.jobs.dispatcher import Dispatcher
 from service.jobs.evaluations import Evaluation
+from service.jobs.queries import DamagedEvaluationError
 from service.jobs.reports import Reports
 from service.jobs.store import Store
 from service.metrics import Metrics
@@ -138,8 +139,9 @@ def find_evaluation(evaluation_id: EvaluationId, service: ServiceDep, caller: Ca
     Raises:
         ProblemError: there is none, or it is another caller's (404).
     """
-    found = service.store.evaluation(evaluation_id)
-    if found is None or (caller.owner is not None and not service.store.is_owned(evaluation_id, caller.owner)):
+    seen = caller.owner is None or service.store.is_owned(evaluation_id, caller.owner)
+    found = service.store.evaluation(evaluation_id) if seen else None
+    if found is None:
         raise ProblemError(
             HTTPStatus.NOT_FOUND, f"there is no evaluation {evaluation_id!r}; GET /v1/evaluations lists them"
         )
@@ -147,3 +149,16 @@ def find_evaluation(evaluation_id: EvaluationId, service: ServiceDep, caller: Ca
 
 
 EvaluationDep = Annotated[Evaluation, Depends(find_evaluation)]
+
+
+def _find_even_damaged(
+    evaluation_id: EvaluationId, service: ServiceDep, caller: CallerDep
+) -> Evaluation | DamagedEvaluationError:
+    """Look up an evaluation that is to be cancelled or removed, for which its plan need not be readable."""
+    try:
+        return find_evaluation(evaluation_id, service, caller)
+    except DamagedEvaluationError as error:
+        return error
+
+
+EvenDamagedDep = Annotated[Evaluation | DamagedEvaluationError, Depends(_find_even_damaged)]

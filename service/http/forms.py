@@ -3,7 +3,6 @@
 Starlette's own reader is made for forms that do not fit into memory: each file becomes a temporary one, read on another thread.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import TYPE_CHECKING
@@ -76,7 +75,7 @@ class _Parts:
         self.is_complete = True
 
 
-def read_files(content_type: str, body: bytes, *, most: int) -> Iterator[Upload]:
+def read_files(content_type: str, body: bytes, *, most: int) -> list[Upload]:
     """Read the files of a multipart form, in their order; fields that are no files are passed over.
 
     Args:
@@ -96,13 +95,15 @@ def read_files(content_type: str, body: bytes, *, most: int) -> Iterator[Upload]
         raise _broken(str(error)) from error
     if not found.is_complete:
         raise _broken("it ends before its last boundary")
+    files: list[Upload] = []
     for index, (headers, pieces) in enumerate(found.parts):
         _, options = parse_options_header(headers.get(b"content-disposition"))
         if b"name" not in options:
             raise _broken("a part has no Content-Disposition with a name")
         if b"filename" in options:
             name = options[b"filename"].decode(errors="replace")
-            yield Upload(name or f"file {index}", b"".join(pieces))
+            files.append(Upload(name or f"file {index}", b"".join(pieces)))
+    return files
 
 
 def _broken(how: str) -> ProblemError:

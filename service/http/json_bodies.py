@@ -1,17 +1,32 @@
 """JSON bodies that a route reads itself, because its clients send other bodies too, or no Content-Type."""
 
+import asyncio
+from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any, TypeVar
 
+from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json
 from starlette.exceptions import HTTPException
 
 Body = TypeVar("Body", bound=BaseModel)
+T = TypeVar("T")
+
+INLINE_BYTES = 2**16
+"""A body up to this size is read on the event loop, in 0.3 ms; one of 64 MiB would hold up all others for 0.3 s."""
 
 MOST_VALUES = 50_000
 """Values in a body: each may become an object, and an error."""
+
+
+async def read_body(request: Request, read: Callable[[bytes], T], inline_bytes: int = INLINE_BYTES) -> T:
+    """Receive a body and read it; one that has more than so many bytes on another thread."""
+    chunks = [chunk async for chunk in request.stream()]
+    if sum(map(len, chunks)) <= inline_bytes:
+        return read(b"".join(chunks))
+    return await asyncio.to_thread(lambda: read(b"".join(chunks)))
 
 
 def require_few_values(body: bytes, most_values: int = MOST_VALUES) -> None:

@@ -158,9 +158,18 @@ def _problem_error(_request: Request, error: Exception) -> JSONResponse:
     )
 
 
-def _http_error(_request: Request, error: Exception) -> JSONResponse:
+def _http_error(request: Request, error: Exception) -> JSONResponse:
     failure = cast(HTTPException, error)
-    return problem(failure.status_code, str(failure.detail), headers=failure.headers)
+    allowed = _allowed(request) if failure.status_code == HTTPStatus.METHOD_NOT_ALLOWED else {}
+    return problem(failure.status_code, str(failure.detail), headers={**(failure.headers or {}), **allowed})
+
+
+def _allowed(request: Request) -> dict[str, str]:
+    """List the methods of all routes of a path, as the description has them; the router knows those of the first one."""
+    app = cast(FastAPI, request.app)
+    methods = app.openapi()["paths"].get(getattr(request.scope.get("route"), "path", ""), {})
+    listed = [*map(str.upper, methods), *(["HEAD"] if "get" in methods else [])]
+    return {"Allow": ", ".join(listed)} if listed else {}
 
 
 def _nobody_there(_request: Request, _error: Exception) -> Response:

@@ -188,13 +188,26 @@ class PgdRequest(PresetRequest):
     norm: Norm = Norm.LINF
     steps: Annotated[int, Field(ge=1, le=10_000)] = 20
     step_size: Annotated[PixelScale | None, Field(description="null takes 2.5 * eps / steps")] = None
-    random_start: bool = True
+    random_start: Annotated[bool, Field(strict=True)] = True
     restarts: Annotated[int, Field(ge=1, le=1_000)] = 1
     targets: TargetRule | None = None
 
     def spec(self) -> EvaluationSpec:
         """Fill in the conditions."""
         return self.under(pgd_conditions(**self.model_dump(exclude=set(PresetRequest.model_fields))))
+
+
+class ManifestView(BaseModel):
+    """The report as its manifest: what an exact repetition needs."""
+
+    model_config = STRICT
+
+    evaluation: Annotated[str, Field(description="its id")]
+    complete: bool
+    spec: EvaluationSpec
+    dataset_sha256: str
+    model_sha256: dict[str, str]
+    made_with: list[str]
 
 
 class ProgressView(BaseModel):

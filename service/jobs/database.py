@@ -37,6 +37,9 @@ BUSY_S = 1
 OPENING_S = 30
 """How long to wait for other processes that open the database too, seconds."""
 
+CONNECTIONS = 48
+"""Connections that stay open, once there were so many: the 40 threads that answer requests and the dispatcher wait for none."""
+
 _METADATA = MetaData()
 
 EVALUATIONS = Table(
@@ -132,7 +135,7 @@ class Database:
     """
 
     def __init__(self, url: str) -> None:
-        self._engine = create_engine(url)
+        self._engine = create_engine(url, pool_size=CONNECTIONS)
         self._path = Path(self._engine.url.database or "") if self._engine.dialect.name == "sqlite" else None
         self._file: tuple[int, int] | None = None
         if self._path is not None:

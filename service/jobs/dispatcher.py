@@ -34,6 +34,9 @@ BEAT_S = 2.0
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 60.0
 """How long a device gets no work after its process died without touching a shard: at first, and at most."""
 
+LONGEST_STOP_S = 5.0
+"""How long a server that ends waits for its dispatcher, which may hang at a disk or a database, seconds."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -94,10 +97,12 @@ class Dispatcher:
         self._thread.start()
 
     def stop(self) -> None:
-        """End; shards that are running become pending again when a dispatcher starts."""
+        """End, if it does not take long; shards that are running become pending again when a dispatcher starts."""
         self._stopping.set()
         self.wake()
-        self._thread.join()
+        self._thread.join(LONGEST_STOP_S)
+        if self._thread.is_alive():
+            _log.warning("the dispatcher hangs; the server ends without it")
 
     def wake(self) -> None:
         """Look for work now."""

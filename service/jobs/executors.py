@@ -8,10 +8,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import torch
-from pebble import ProcessPool
+from pebble import ProcessExpired, ProcessPool
 
 from common.cores import cores, give_way
 from common.float32 import set_float32
@@ -48,6 +48,7 @@ class DeviceExecutor(Executor):
         self._device, self._threads = device, threads
         self._timeout_s = timeout_s
         self._pool: ProcessPool | None = None
+        self._last: Future[Any] | None = None
         self._ended = False
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
@@ -58,10 +59,13 @@ class DeviceExecutor(Executor):
         """
         if self._ended:
             raise RuntimeError("the executor was shut down")
-        return self._running_pool().schedule(fn, args=args, kwargs=kwargs, timeout=self._timeout_s)
+        self._last = self._running_pool().schedule(fn, args=args, kwargs=kwargs, timeout=self._timeout_s)
+        return self._last
 
     def _running_pool(self) -> ProcessPool:
-        if self._pool is not None and not self._pool.active:  # its process died while it had nothing to do
+        if self._pool is not None and (
+            _died(self._last) or not self._pool.active
+        ):  # inactive: it died with nothing to do
             self._pool.stop()
             self._pool.join()
             self._pool = None
@@ -84,6 +88,11 @@ class DeviceExecutor(Executor):
             self._pool.close()
         if wait:
             self._pool.join()
+
+
+def _died(call: Future[Any] | None) -> bool:
+    """Whether the process died in a call: it may have held a lock of its pool, and the next one would wait two minutes for it."""
+    return call is not None and call.done() and not call.cancelled() and isinstance(call.exception(), ProcessExpired)
 
 
 def _enter_process(device: str, threads: int) -> None:

@@ -3,6 +3,7 @@
 import signal
 import traceback
 from concurrent.futures import TimeoutError as FutureTimeoutError
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from enum import Enum, auto
 from pathlib import Path
@@ -45,6 +46,9 @@ def failure_of(error: Exception, *, started: bool) -> Failure:
         return Failure(Fault.SHARD, str(error))
     if isinstance(error, FutureTimeoutError):
         return Failure(Fault.SHARD, "the shard ran longer than WITHSTAND_SHARD_TIMEOUT_S allows, and was ended")
+    if isinstance(error, BrokenProcessPool):  # it ended before its pool knew what it was to compute
+        when = "while it computed" if started else "before it began the shard"
+        return Failure(Fault.OUTSIDE if started else Fault.DEVICE, f"the device's process ended {when}")
     if not isinstance(error, ProcessExpired):
         return Failure(Fault.SHARD, describe(error))
     name = _signal(error.exitcode)

@@ -16,7 +16,7 @@ from models import CheckpointError
 from service.http.deps import Asked, DeploymentDep, Service, ServiceDep, find_deployment, service_of
 from service.http.direct import describe_parameters, read_parameters
 from service.http.disconnect import unless_disconnected
-from service.http.json_bodies import described
+from service.http.json_bodies import INLINE_BYTES, described, read_body
 from service.http.keys import given_key
 from service.http.middleware.telemetry import server_timing
 from service.http.picture_uploads import require_few_pixels
@@ -51,8 +51,8 @@ PLATFORM = "pytorch"
 EXTENSIONS = ["binary_tensor_data", "classification", "model_configuration", "model_repository"]
 HEADER_BYTES = "Inference-Header-Content-Length"
 
-INLINE_BYTES = 2**16
-"""JSON up to this size is read on the event loop; more is read on another thread, and so is what has to be unpacked."""
+INLINE_BINARY_BYTES = 2**22
+"""A body with binary parts, which are not parsed, is read on the event loop up to this size."""
 
 SMALL_BYTES = 2**10
 """Answers up to this size are not packed."""
@@ -146,17 +146,17 @@ _BODIES = {
     "application/json": {"schema": described(InferRequest)},
     "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
 }
+_BINARY = {HTTPStatus.OK: {"content": {"application/octet-stream": _BODIES["application/octet-stream"]}}}
 
 
 def _described(*in_path: str) -> dict[str, Any]:
     parameters = describe_parameters(Asked, *in_path)
-    return {"parameters": parameters, "requestBody": {"required": True, "content": _BODIES}}
+    extra = {"parameters": parameters, "requestBody": {"required": True, "content": _BODIES}}
+    return {"response_model": InferResponse, "responses": _BINARY, "openapi_extra": extra}
 
 
-@router.post("/models/{name}/infer", response_model=InferResponse, openapi_extra=_described("name"))
-@router.post(
-    "/models/{name}/versions/{version}/infer", response_model=InferResponse, openapi_extra=_described("name", "version")
-)
+@router.post("/models/{name}/infer", **_described("name"))
+@router.post("/models/{name}/versions/{version}/infer", **_described("name", "version"))
 async def infer(request: Request) -> Response:
     """Answer logits or probabilities for pictures, in JSON or with binary parts; bodies may be packed with gzip or deflate.
 
@@ -165,7 +165,7 @@ async def infer(request: Request) -> Response:
     """
     service = service_of(request)
     deployment = await find_deployment(read_parameters(Asked, request), service)
-    sent = await _read(request, await request.body(), service, deployment)
+    sent = await _read(request, service, deployment)
     require_few_pixels(sent.pictures, service.settings.request_pixels)
     key = given_key(request.headers)
     work = service.scheduler.predict(deployment, sent.pictures, key=key, timeout_s=sent.timeout_s)
@@ -176,17 +176,18 @@ async def infer(request: Request) -> Response:
     return response
 
 
-async def _read(request: Request, body: bytes, service: Service, deployment: Deployment) -> Sent:
+async def _read(request: Request, service: Service, deployment: Deployment) -> Sent:
     encoding = request.headers.get("content-encoding", "").strip().lower()
     header_bytes, settings = request.headers.get(HEADER_BYTES), service.settings
 
-    def read() -> Sent:
+    def read(body: bytes) -> Sent:
         unpacked = tensors.inflate(body, encoding, max_bytes=settings.max_body_bytes)
         limits = {"max_images": settings.max_images, "max_pixels": settings.max_pixels}
         return read_request(unpacked, header_bytes, deployment, **limits)
 
-    slow = encoding or tensors.json_length(body, header_bytes) > INLINE_BYTES
-    return await asyncio.to_thread(read) if slow else read()
+    if encoding:
+        return await read_body(request, read, inline_bytes=0)
+    return await read_body(request, read, INLINE_BYTES if header_bytes is None else INLINE_BINARY_BYTES)
 
 
 def _logits(sent: Sent, answers: Sequence[Answer | PictureError]) -> Tensor:

@@ -33,7 +33,9 @@ class OutputParameters(BaseModel):
     classification: Annotated[
         int | None, Field(ge=1, description='name so many classes, the highest first, as "value:index:label"')
     ] = None
-    binary_data: Annotated[bool | None, Field(description="as a binary part; null goes by binary_data_output")] = None
+    binary_data: Annotated[
+        bool | None, Field(strict=True, description="as a binary part; null goes by binary_data_output")
+    ] = None
     shared_memory_region: Annotated[object, Field(description=NO_SHARED_MEMORY)] = None
 
 
@@ -43,7 +45,9 @@ class RequestParameters(BaseModel):
     model_config = _OPEN
 
     timeout: Annotated[NonNegativeInt | None, Field(description="longest wait, microseconds; 504 after that")] = None
-    binary_data_output: Annotated[bool, Field(description="outputs are binary parts where they do not say")] = False
+    binary_data_output: Annotated[
+        bool, Field(strict=True, description="outputs are binary parts where they do not say")
+    ] = False
 
 
 class InferInput(BaseModel):
@@ -198,7 +202,7 @@ class Ready(BaseModel):
 class IndexRequest(BaseModel):
     """Which models to list."""
 
-    ready: Annotated[bool, Field(description="only those in memory")] = False
+    ready: Annotated[bool, Field(strict=True, description="only those in memory")] = False
 
 
 class IndexEntry(BaseModel):

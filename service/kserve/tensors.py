@@ -91,20 +91,13 @@ def split(body: bytes, header_bytes: str | None) -> tuple[bytes, memoryview]:
     """
     if header_bytes is None:
         return body, memoryview(b"")
-    length = json_length(body, header_bytes)
+    length = int(header_bytes) if re.fullmatch(r"[0-9]{1,18}", header_bytes) else -1
     if not 0 < length <= len(body):
         raise TensorError(
             f"Inference-Header-Content-Length: it must be the length of the JSON, 1 to the {len(body)} bytes of the body, "
             f"received {_shown(header_bytes)}"
         )
     return body[:length], memoryview(body)[length:]
-
-
-def json_length(body: bytes, header_bytes: str | None) -> int:
-    """Length of the JSON in bytes as announced, or -1 where that is no number."""
-    if header_bytes is None:
-        return len(body)
-    return int(header_bytes) if re.fullmatch(r"[0-9]{1,18}", header_bytes) else -1
 
 
 def share_out(rest: memoryview, sizes: Sequence[tuple[str, int | None]]) -> Iterator[memoryview | None]:

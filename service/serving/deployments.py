@@ -39,7 +39,9 @@ class ServingSettings(Frozen):
     ] = None
     top_k: Annotated[int, Field(ge=1, le=1000, description="classes named where a request does not say")] = 5
     device: Annotated[str | None, Field(description="the only device to use; null takes the least loaded")] = None
-    warm: Annotated[bool, Field(description="load it when the service starts, not at its first picture")] = False
+    warm: Annotated[
+        bool, Field(strict=True, description="load it when the service starts, not at its first picture")
+    ] = False
 
 
 class Agreement(BaseModel):

@@ -146,6 +146,11 @@ def test_compose_gives_a_container_no_more_than_it_needs(name: str) -> None:
     assert service["restart"] == "unless-stopped"
 
 
+def test_containers_may_call_each_service_by_its_name() -> None:
+    for service in services().values():
+        assert set(json.loads(service["environment"]["WITHSTAND_ALLOWED_HOSTS"])) == set(services())
+
+
 def test_compose_will_not_start_without_keys() -> None:
     text = (FOLDER / "compose.yaml").read_text()
     message = re.search(r"WITHSTAND_API_KEYS: \$\{WITHSTAND_API_KEYS:\?(.+)\}", text)

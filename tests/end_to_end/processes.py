@@ -65,3 +65,15 @@ def alive(pid: int) -> bool:
     except ProcessLookupError:
         return False
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+def device_processes(pid: int) -> list[int]:
+    """The processes of a server that compute shards, as far as they are there."""
+    return [child for child in children(pid) if alive(child) and b"spawn_main" in _command(child)]
+
+
+def _command(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except FileNotFoundError:
+        return b""

@@ -65,20 +65,31 @@ def test_a_graph_that_harms_its_process_is_not_added(kind: type[Crashes | Loops]
         models.add(path, tmp_path / "store", "mine", card, accept_likely=True, isolated=True)
 
 
-@pytest.mark.parametrize(("kind", "message"), [(Crashes, "the graph crashed"), (Loops, "ran for more than 2 s")])
-def test_a_graph_that_harms_its_process_later_pauses_and_recovers(
-    kind: type[Crashes | Loops], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("kind", "message", "harms", "pause"),
+    [(Crashes, "the graph crashed", 1, "1(19|20)"), (Loops, "ran for more than 2 s", 20, "3(599|600)")],
+)
+def test_a_graph_that_harms_its_process_later_pauses_for_twice_as_long_each_time(
+    kind: type[Crashes | Loops], message: str, harms: int, pause: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """But for an hour at most."""
     loaded = load_opaque("torchscript", save(kind(), tmp_path / "a.pt"), isolated=True)
     assert loaded(DARK).tolist() == [[0, 0, 0]]
     began = time.monotonic()
     with pytest.raises(GraphError, match=message):
         loaded(BRIGHT)
-    with pytest.raises(GraphError, match=r"is not run for another \d+ s"):
+    with pytest.raises(GraphError, match=r"once by now, and is not run for another (59|60) s"):
         loaded(DARK)
     assert time.monotonic() - began < 10
-    monkeypatch.setattr(graph_process, "PAUSE_S", 0.0)
+    monkeypatch.setattr(loaded.graph, "_resumes_at", 0.0)
     assert loaded(DARK).tolist() == [[0, 0, 0]]
+    monkeypatch.setattr(loaded.graph, "_harms", harms)
+    with pytest.raises(GraphError, match=message):
+        loaded(BRIGHT)
+    refused = time.monotonic()
+    with pytest.raises(GraphError, match=rf"{harms + 1} times by now, and is not run for another {pause} s"):
+        loaded(DARK)
+    assert time.monotonic() - refused < 0.5, "at once, so that nobody waits for it"
 
 
 def test_its_process_ends_with_it(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from pydantic import ValidationError
+from starlette.exceptions import HTTPException
 
 from common import UnknownNameError, text_sha256
 from evaluation import (
@@ -32,6 +33,8 @@ from service.http.deps import (
     Caller,
     CallerDep,
     EvaluationDep,
+    EvaluationId,
+    EvenDamagedDep,
     KeyDep,
     Service,
     ServiceDep,
@@ -40,16 +43,28 @@ from service.http.deps import (
 )
 from service.http.formats import FORMATS, ReportFormat
 from service.http.problems import ProblemError
-from service.http.schemas import BudgetRequest, EvaluationList, EvaluationView, PgdRequest, PresetRequest, Unusable
+from service.http.schemas import (
+    BudgetRequest,
+    EvaluationList,
+    EvaluationView,
+    ManifestView,
+    PgdRequest,
+    PresetRequest,
+    Unusable,
+)
 from service.http.watching import POLL_S
 from service.jobs import removal
 from service.jobs.evaluations import Damaged, Evaluation
+from service.jobs.queries import DamagedEvaluationError
 from service.serving.errors import KeyLimitError
 from service.serving.predictions import FieldError
 from service.tracing import current_trace
 
 JSON = ReportFormat("json")
 """What a report is without a format."""
+
+_FILE = {"schema": {"type": "string", "format": "binary"}}
+_OTHER_FORMATS = {form.media_type: _FILE for form in FORMATS if form.media_type != "application/json"}
 
 router = APIRouter(prefix="/v1/evaluations", tags=["evaluations"])
 
@@ -119,6 +134,14 @@ def _add_route(preset: Preset) -> None:
 
 for _preset in list_presets():
     _add_route(_preset)
+
+
+def _refuse_method() -> None:
+    raise HTTPException(HTTPStatus.METHOD_NOT_ALLOWED)
+
+
+for _name in ("dry-run", "pgd", *(each.name for each in list_presets())):  # they are no ids of evaluations
+    router.add_api_route(f"/{_name}", _refuse_method, methods=["GET", "DELETE"], include_in_schema=False)
 
 
 def _spec(body: PresetRequest, make: Callable[[], EvaluationSpec]) -> EvaluationSpec:
@@ -231,27 +254,26 @@ async def _removes_results(
 
 @router.delete("/{evaluation_id}")
 def cancel_evaluation(
-    evaluation: EvaluationDep,
+    evaluation_id: EvaluationId,
+    evaluation: EvenDamagedDep,
     service: ServiceDep,
     caller: CallerDep,
     with_results: Annotated[bool, Depends(_removes_results)],
-) -> EvaluationView:
+) -> EvaluationView | Unusable:
     """Cancel an evaluation: pending shards are dropped, running ones stopped, finished ones stay. Submitting it again goes on.
 
     With `results=true` it is removed for good with its results, and the answer is its last state. That needs an admin key, if there
-    are any, and is refused (409) while the evaluation is pending or running. Equal results of other evaluations stay.
+    are any, and is refused (409) while the evaluation is pending or running. Equal results of other evaluations stay. Of one whose
+    plan cannot be read, the answer is the `problem`.
     """
     if with_results:
-        return _remove(evaluation, service)
-    service.store.cancel(evaluation.id, caller.owner)
-    service.dispatcher.wake()
-    return _view(service.store.evaluation(evaluation.id) or evaluation, service)
-
-
-def _remove(evaluation: Evaluation, service: Service) -> EvaluationView:
-    removal.remove_evaluation(evaluation.id, service.store)
+        removal.remove_evaluation(evaluation_id, service.store)
+    else:
+        service.store.cancel(evaluation_id, caller.owner)
     service.dispatcher.wake()  # a process may still run a shard of it
-    return _view(evaluation, service)
+    if isinstance(evaluation, DamagedEvaluationError):
+        return Unusable.of(evaluation_id, evaluation)
+    return _view(service.store.evaluation(evaluation_id) or evaluation, service)
 
 
 @router.get("/{evaluation_id}/events", response_class=EventSourceResponse)
@@ -272,7 +294,11 @@ async def watch_evaluation(
         await asyncio.sleep(POLL_S)
 
 
-@router.get("/{evaluation_id}/report", response_model=Report)
+@router.get(
+    "/{evaluation_id}/report",
+    response_model=Report | ManifestView,
+    responses={HTTPStatus.OK: {"content": _OTHER_FORMATS}},
+)
 def read_report(
     evaluation: EvaluationDep,
     service: ServiceDep,

@@ -3,6 +3,7 @@
 from http import HTTPStatus
 
 from fastapi import APIRouter, Response
+from fastapi.responses import PlainTextResponse
 from pydantic import BaseModel
 
 from service.http.deps import Service, ServiceDep
@@ -26,7 +27,7 @@ def ready(service: ServiceDep) -> dict[str, str]:
     return {"status": "ready", "dispatcher": "active" if service.dispatcher.active.is_set() else "standby"}
 
 
-@router.get("/metrics", response_class=Response)
+@router.get("/metrics", response_class=PlainTextResponse)
 def metrics(service: ServiceDep) -> Response:
     """Write what was measured, for Prometheus: requests, queues, batches, seconds by stage, memory, shards of evaluations."""
     page = service.metrics.page(service.store.shard_counts())

@@ -14,7 +14,7 @@ from service.http.deps import Asked, Service, find_deployment, service_of
 from service.http.direct import describe_parameters, read_parameters
 from service.http.disconnect import unless_disconnected
 from service.http.forms import Upload
-from service.http.json_bodies import described, read_json
+from service.http.json_bodies import described, read_body, read_json
 from service.http.keys import given_key
 from service.http.middleware.telemetry import server_timing
 from service.http.picture_uploads import (
@@ -137,7 +137,11 @@ async def classify(request: Request) -> Response:
 async def _read_classification(request: Request) -> tuple[Upload, ClassificationParameters]:
     if media_type(request.headers.get("content-type", "")) != "application/json":
         return (await read_uploads(request, most=1))[0], ClassificationParameters()
-    body = read_json(ClassificationRequest, await request.body())
+    return await read_body(request, _classification)
+
+
+def _classification(sent: bytes) -> tuple[Upload, ClassificationParameters]:
+    body = read_json(ClassificationRequest, sent)
     return upload_from_base64("inputs", body.inputs), body.parameters
 
 

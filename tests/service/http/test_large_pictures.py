@@ -18,6 +18,7 @@ from service.settings import Settings
 from tests.common.bombs import scans
 from tests.conftest import picture_bytes
 from tests.server import DEADLINE_S, Server, serving, until
+from tests.service.health import require_health
 from tests.service.latency import p99_s
 from tests.service.pictures import DISC, URL, labels, png_of_zeros, refusal
 from tests.service.serving.predictions import IMAGES
@@ -87,16 +88,31 @@ def test_pixels_that_wait_are_bounded_for_each_key_and_in_all(server: Server) ->
     assert not server.service.scheduler._pixels_of_key
 
 
+@pytest.fixture(scope="module")
+def slow() -> list[tuple[str, tuple[str, bytes]]]:
+    """A form of two large pictures that take longest by their size: over half a second of a core."""
+    noise = np.random.default_rng(0).integers(0, 256, (2000, 2000, 3), dtype=np.uint8)
+    pictures = [scans(3000, 40), picture_bytes(Image.fromarray(noise))]
+    return [("file", (str(index), each)) for index, each in enumerate(pictures)]
+
+
+@pytest.mark.slow
+def test_health_answers_beside_the_slowest_pictures(server: Server, slow: list[tuple[str, tuple[str, bytes]]]) -> None:
+    def send() -> None:
+        with ThreadPoolExecutor(4) as threads:
+            answers = [threads.submit(server.http.post, URL, files=slow) for _ in range(4)]
+        assert {each.result().status_code for each in answers} == {200}
+
+    require_health(server.url, send)
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(120)
-def test_the_slowest_pictures_hardly_delay_others(server: Server) -> None:
-    """Eight requests at once of two large pictures each that take longest by their size: about five seconds of a core."""
-    noise = np.random.default_rng(0).integers(0, 256, (2000, 2000, 3), dtype=np.uint8)
-    slow = [scans(3000, 40), picture_bytes(Image.fromarray(noise))]
-    files = [("file", (str(index), each)) for index, each in enumerate(slow)]
+def test_the_slowest_pictures_hardly_delay_others(server: Server, slow: list[tuple[str, tuple[str, bytes]]]) -> None:
+    """Eight requests at once."""
     alone_s = min(p99_s(server, 200) for _ in range(2))
     with ThreadPoolExecutor(8) as threads:
-        attacks = [threads.submit(server.http.post, URL, files=files) for _ in range(8)]
+        attacks = [threads.submit(server.http.post, URL, files=slow) for _ in range(8)]
         until(lambda: server.service.scheduler.predictors["cpu"].waiting > 2)
         beside_s = p99_s(server, 200)
         assert not all(each.done() for each in attacks), "they ended before they could delay anybody"

@@ -1,7 +1,9 @@
 """A photo lies upright however it comes in: a command, a data set or a request."""
 
 import io
+import struct
 import warnings
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -107,3 +109,32 @@ def test_unreadable_exif_data_does_not_make_a_picture_broken() -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             assert open_picture(broken).size == (BLOCK * 2, BLOCK * 3)
+
+
+def damaged(data: bytes, kind: str, generator: np.random.Generator) -> bytes:
+    """Overwrite one to four bytes of a file's EXIF data, in TIFF of its tags."""
+    (header,) = (
+        struct.unpack_from("<I", data, 4) if kind == "TIFF" else (max(data.rfind(b"II*\0"), data.rfind(b"MM\0*")),)
+    )
+    assert header > 0
+    changed = bytearray(data)
+    for at in generator.integers(header, header + 26, generator.integers(1, 5)):
+        changed[at] = generator.integers(256)
+    if (chunk := data.find(b"eXIf")) > 0:  # PNG's checksum would give the damage away
+        end = chunk + 4 + int.from_bytes(data[chunk - 4 : chunk])
+        changed[end : end + 4] = zlib.crc32(changed[chunk:end]).to_bytes(4)
+    return bytes(changed)
+
+
+def test_a_good_picture_is_answered_whatever_the_exif_data_beside_it(http: httpx.Client) -> None:
+    generator = np.random.default_rng(0)
+    upright, good = blocks("RGB"), shape_picture(0, np.random.default_rng(5))
+    whole = {kind: stored(upright, 6, kind, **options) for kind, options in FORMATS.items()}
+    for _ in range(50):
+        (png, jpeg), (webp, tiff) = (
+            [damaged(whole[kind], kind, generator) for kind in kinds] for kinds in (("PNG", "JPEG"), ("WEBP", "TIFF"))
+        )
+        for form in ([png, picture_bytes(good), jpeg], [webp, picture_bytes(good), tiff]):
+            answer = http.post("/v1/models/tiny/predict", files=[("file", each) for each in form])
+            assert answer.status_code == 200, answer.text
+            assert answer.json()["predictions"][1]["top"][0]["label"] == "disc"

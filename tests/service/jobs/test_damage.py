@@ -15,6 +15,7 @@ from service.jobs.evaluations import Damaged, Status
 from service.jobs.store import Store
 from service.settings import Settings
 from tests.server import Server, a_plan, a_result, serving, until
+from tests.service.health import require_health
 from tests.service.jobs.stores import claim, complete, drain, read
 
 CLEAN = {"models": ["tiny"], "dataset": "shapes", "conditions": [{"kind": "clean"}]}
@@ -47,6 +48,32 @@ def test_one_unreadable_plan_is_named_and_the_others_run(own: Server, settings: 
     assert "its stored plan cannot be read" in answer.json()["detail"]
     later = own.http.post("/v1/evaluations", json=CLEAN | {"seed": 3}).json()["id"]
     until(lambda: own.http.get(f"/v1/evaluations/{later}").json()["status"] == "done")
+
+
+@pytest.mark.parametrize("params", [{"results": "true"}, {}])
+def test_an_evaluation_whose_plan_is_unreadable_can_be_removed_and_cancelled(
+    own: Server, params: dict[str, str]
+) -> None:
+    own.service.store.submit(a_plan(1))
+    change(own.service.settings.database, f"UPDATE evaluations SET plan = '{{' WHERE id = '{a_plan(1).id}'")
+    answer = own.http.delete(f"/v1/evaluations/{a_plan(1).id}", params=params)
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["name"] == a_plan(1).id
+    assert "its stored plan cannot be read" in answer.json()["problem"]
+    damaged = own.http.get("/v1/evaluations").json()["damaged"]
+    assert [each["name"] for each in damaged] == ([] if params else [a_plan(1).id])
+
+
+def test_a_damaged_evaluation_of_another_caller_is_not_there(settings: Settings, tmp_path: Path) -> None:
+    keys = {"api_keys": frozenset({"user", "other"}), "admin_keys": frozenset({"admin"}), "data_dir": tmp_path / "keys"}
+    with serving(settings.model_copy(update=keys)) as running:
+        running.http.headers["X-API-Key"] = "user"
+        done = running.http.post("/v1/evaluations", json=CLEAN).json()["id"]
+        change(running.service.settings.database, f"UPDATE evaluations SET plan = '{{' WHERE id = '{done}'")
+        for method in ("GET", "DELETE"):
+            url, others = f"/v1/evaluations/{done}", {"X-API-Key": "other"}
+            assert running.http.request(method, url, headers=others).status_code == 404
+        assert running.http.get(f"/v1/evaluations/{done}").status_code == 500
 
 
 def test_shards_of_an_unreadable_plan_fail_and_are_not_in_the_way(store: Store, database: Path) -> None:
@@ -87,30 +114,21 @@ def test_a_damaged_result_fails_its_shard_alone_and_can_be_computed_anew(
 
 
 def test_health_answers_while_the_database_is_locked(own: Server) -> None:
-    url = own.url
-    with (
-        closing(sqlite3.connect(own.service.settings.database, isolation_level=None)) as other,
-        ThreadPoolExecutor(60) as threads,
-    ):
+    url = f"{own.url}/v1/evaluations"
+
+    def submit_many() -> None:
+        began = time.monotonic()
+        with ThreadPoolExecutor(45) as threads:
+            bodies = [CLEAN | {"seed": seed} for seed in range(45)]
+            answers = [*threads.map(lambda body: httpx.post(url, json=body, timeout=60), bodies)]
+        assert time.monotonic() - began < 20, "about two rounds of forty threads"
+        assert {each.status_code for each in answers} == {503}
+        assert all("database is locked" in each.json()["detail"] for each in answers)
+
+    with closing(sqlite3.connect(own.service.settings.database, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
-        started = time.monotonic()
-        submits = [
-            threads.submit(httpx.post, f"{url}/v1/evaluations", json=CLEAN | {"seed": seed}, timeout=60)
-            for seed in range(45)
-        ]
-        health: list[float] = []
-        while not all(each.done() for each in submits):
-            before = time.perf_counter()
-            assert own.http.get("/healthz").status_code == 200
-            health.append(time.perf_counter() - before)
-            time.sleep(0.02)
-        seconds = time.monotonic() - started
-        answers = [each.result() for each in submits]
+        require_health(own.url, submit_many)
         other.execute("ROLLBACK")
-    assert {each.status_code for each in answers} == {503}
-    assert all("database is locked" in each.json()["detail"] for each in answers)
-    assert seconds < 20, "about two rounds of forty threads"
-    assert sorted(health)[int(0.9 * len(health))] < 0.5
     assert own.http.post("/v1/evaluations", json=CLEAN).status_code == 202, "it recovers by itself"
 
 

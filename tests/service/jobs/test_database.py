@@ -1,15 +1,16 @@
 """A database file is found again, shared by threads and processes, and refused if it is of another version."""
 
 import sqlite3
+import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from threading import Barrier
 
 import pytest
 
-from service.jobs.database import StoreError
+from service.jobs.database import CONNECTIONS, Database, StoreError
 from service.jobs.evaluations import Status
 from service.jobs.queries import KeyReusedError
 from service.jobs.store import Store
@@ -31,6 +32,16 @@ def test_a_database_is_found_again_as_it_was_left(database: Path) -> None:
     assert again.recover() == 1
     assert [each.shard.start for each in drain(again)] == [100, 200]
     again.close()
+
+
+def test_no_thread_waits_for_a_connection(database: Path) -> None:
+    opened = Database(f"sqlite:///{database}")
+    began = time.monotonic()
+    with ExitStack() as readers:
+        for _ in range(CONNECTIONS):
+            readers.enter_context(opened.reading())
+    assert time.monotonic() - began < 10, "it would be 30 s before one is refused"
+    opened.close()
 
 
 def test_workers_in_many_threads_do_every_shard_once(database: Path) -> None:

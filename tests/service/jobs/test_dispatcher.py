@@ -15,6 +15,7 @@ import pytest
 import evaluation
 import evaluation.compute.runner
 import evaluation.plan
+import service.jobs.dispatcher
 from evaluation import Catalog, Plan, merge
 from evaluation.compute.runner import OnProgress
 from evaluation.results.protocol import Work
@@ -248,6 +249,29 @@ def test_stopping_leaves_running_shards_to_the_next_dispatcher(store: Store, cat
         start({"cpu": threads})
         until(lambda: read(store, plan).status is Status.DONE)
     assert read(store, plan).progress.runs == 2
+
+
+def test_a_dispatcher_that_hangs_does_not_hold_up_the_end_of_its_server(
+    store: Store, catalog: Catalog, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service.jobs.dispatcher, "LONGEST_STOP_S", 0.3)
+    hangs, release = Event(), Event()
+
+    class Hanging(Threads):
+        def submit(self, *args: Any, **kwargs: Any) -> Future[Any]:
+            hangs.set()
+            release.wait(DEADLINE_S)
+            return super().submit(*args, **kwargs)
+
+    store.submit(plan_of(catalog, images=3))
+    with Hanging() as threads:
+        first = start({"cpu": threads})
+        assert hangs.wait(DEADLINE_S)
+        began = time.monotonic()
+        first.stop()
+        assert time.monotonic() - began < 5
+        release.set()
+        until(lambda: not first.active.is_set())
 
 
 @pytest.mark.parametrize("while_running", [False, True])

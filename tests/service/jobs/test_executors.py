@@ -174,3 +174,22 @@ def test_progress_that_cannot_be_written_costs_no_shard(tmp_path: Path) -> None:
     progress.path.parent.mkdir()
     progress.write(20, 100)
     assert progress.read() == 0.2
+
+
+def die_while_sending() -> None:
+    """End as a process that is killed while it holds the lock with which it sends its result."""
+    frame = sys._getframe()
+    while "channel" not in frame.f_locals:
+        assert frame.f_back is not None
+        frame = frame.f_back
+    frame.f_locals["channel"].mutex.writer_mutex.acquire()
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_process_that_dies_while_it_sends_holds_up_no_other() -> None:
+    executor = DeviceExecutor("cpu", timeout_s=60)
+    try:
+        assert isinstance(executor.submit(die_while_sending).exception(60), ProcessExpired)
+        assert executor.submit(abs, -1).result(30) == 1
+    finally:
+        executor.shutdown(cancel_futures=True)

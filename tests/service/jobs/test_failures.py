@@ -1,9 +1,18 @@
 """Shards that fail, and restarts, which are no failures."""
 
+from concurrent.futures.process import BrokenProcessPool
+
 from service.jobs.evaluations import ShardStatus, Status
+from service.jobs.failures import Fault, failure_of
 from service.jobs.store import MAX_FAILURES, Store
 from tests.server import a_plan, a_result
 from tests.service.jobs.stores import claim, complete, drain, read
+
+
+def test_a_process_that_ends_before_it_has_a_shard_is_the_fault_of_its_device() -> None:
+    broken = BrokenProcessPool("All workers expired")
+    assert failure_of(broken, started=False).fault is Fault.DEVICE
+    assert failure_of(broken, started=True).fault is Fault.OUTSIDE
 
 
 def test_a_failure_that_comes_after_the_cancellation_does_not_bring_the_shard_back(store: Store) -> None:
