@@ -23,8 +23,11 @@ from sqlalchemy import (
     create_engine,
     event,
     inspect,
+    text,
 )
 from sqlalchemy.exc import DatabaseError, IntegrityError, OperationalError, ProgrammingError
+
+from service.jobs.counts import counts_table, keep_counts
 
 
 class StoreError(RuntimeError):
@@ -74,9 +77,12 @@ SHARDS = Table(
     Index("shards_by_evaluation", "evaluation_id", "status"),
     Index("shards_by_address", "address", "images"),
     Index("shards_by_finish", "evaluation_id", "finished"),
+    Index("shards_with_errors", "evaluation_id", sqlite_where=text("error IS NOT NULL")),
     UniqueConstraint("evaluation_id", "model", "condition", "start"),
     sqlite_autoincrement=True,  # the id of a removed shard, which may still be running, is never given to another
 )
+
+COUNTS = counts_table(_METADATA)
 
 RESULTS = Table(
     "results",
@@ -177,6 +183,9 @@ class Database:
                 with self.writing() as db:
                     _METADATA.create_all(db)
                     _require_current(db)
+                    for index in SHARDS.indexes:
+                        index.create(db, checkfirst=True)
+                    keep_counts(db, COUNTS, SHARDS)
                 return
             except StoreError as error:
                 if not _is_locked(error.__cause__) or time.monotonic() > deadline:

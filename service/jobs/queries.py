@@ -7,12 +7,24 @@ from functools import lru_cache
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
-from sqlalchemy import ColumnElement, Connection, Row, RowMapping, Select, delete, func, insert, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Row,
+    RowMapping,
+    ScalarSelect,
+    Select,
+    delete,
+    func,
+    insert,
+    select,
+    update,
+)
 
 from evaluation.compute.runner import ShardResult
 from evaluation.plan import Plan, Shard
 from evaluation.results.tally import Tally
-from service.jobs.database import EVALUATIONS, KEYS, OWNERS, RESULTS, SHARDS, TRACES
+from service.jobs.database import COUNTS, EVALUATIONS, KEYS, OWNERS, RESULTS, SHARDS, TRACES
 from service.jobs.evaluations import Damaged, Evaluation, Progress, ShardStatus
 from service.jobs.spans import Traced
 
@@ -114,11 +126,15 @@ def start_shard(db: Connection, chosen: Select[Any]) -> Row[Any]:
 
 def fairest_evaluation(db: Connection) -> Row[Any, Any] | None:
     """Id and plan of the evaluation with pending shards and the fewest running ones, the oldest of equals."""
-    mine = SHARDS.c.evaluation_id == EVALUATIONS.c.id
-    pending = select(SHARDS.c.id).where(mine, SHARDS.c.status == ShardStatus.PENDING)
-    running = select(func.count(SHARDS.c.id)).where(mine, SHARDS.c.status == ShardStatus.RUNNING).scalar_subquery()
-    query = select(EVALUATIONS.c.id, EVALUATIONS.c.plan).where(pending.exists())
+    pending, running = (_count_of(status) for status in (ShardStatus.PENDING, ShardStatus.RUNNING))
+    query = select(EVALUATIONS.c.id, EVALUATIONS.c.plan).where(pending > 0)
     return db.execute(query.order_by(running, EVALUATIONS.c.sequence).limit(1)).first()
+
+
+def _count_of(status: ShardStatus) -> ScalarSelect[int]:
+    """Shards of an evaluation that have a status, within a query about evaluations."""
+    mine = (COUNTS.c.evaluation_id == EVALUATIONS.c.id, COUNTS.c.status == status)
+    return select(func.coalesce(func.sum(COUNTS.c.shards), 0)).where(*mine).scalar_subquery()
 
 
 def insert_evaluation(db: Connection, plan: Plan) -> bool:
@@ -193,7 +209,7 @@ def delete_evaluation(db: Connection, evaluation_id: str) -> None:
     others = select(SHARDS.c.id).where(same, SHARDS.c.status == ShardStatus.DONE, ~mine)
     addresses = select(SHARDS.c.address).where(mine)
     db.execute(delete(RESULTS).where(RESULTS.c.address.in_(addresses), ~others.exists()))
-    for part in (SHARDS, KEYS, OWNERS, TRACES):
+    for part in (SHARDS, COUNTS, KEYS, OWNERS, TRACES):
         db.execute(delete(part).where(part.c.evaluation_id == evaluation_id))
     db.execute(delete(EVALUATIONS).where(EVALUATIONS.c.id == evaluation_id))
 
@@ -207,10 +223,8 @@ def forget_ended_traces(db: Connection) -> list[Traced]:
 
 def ended_traces() -> Select[Any]:
     """The evaluations with a trace of which nothing is pending or running any more."""
-    unfinished = SHARDS.c.status.in_([ShardStatus.PENDING, ShardStatus.RUNNING])
-    mine = select(SHARDS.c.id).where(SHARDS.c.evaluation_id == EVALUATIONS.c.id, unfinished)
-    traced = select(EVALUATIONS, TRACES.c.context, TRACES.c.since).join_from(EVALUATIONS, TRACES)
-    return traced.where(~mine.exists())
+    unfinished = _count_of(ShardStatus.PENDING) + _count_of(ShardStatus.RUNNING)
+    return select(EVALUATIONS, TRACES.c.context, TRACES.c.since).join_from(EVALUATIONS, TRACES).where(unfinished == 0)
 
 
 def own(db: Connection, evaluation_id: str, owner: str) -> None:
@@ -244,38 +258,34 @@ def evaluation_of(db: Connection, row: RowMapping) -> Evaluation:
         plan = read_plan(row["plan"])
     except ValidationError as error:
         raise DamagedEvaluationError(f"evaluation {row['id']}: {DAMAGED_PLAN}") from error
-    query = (
-        select(
-            SHARDS.c.status,
-            func.count().label("shards"),
-            func.sum(SHARDS.c.images).label("images"),
-            func.sum(SHARDS.c.passes).label("passes"),
-            func.sum(SHARDS.c.images_done).label("images_advanced"),
-            func.sum(1.0 * SHARDS.c.passes * SHARDS.c.images_done / SHARDS.c.images).label("passes_advanced"),
-            func.sum(SHARDS.c.runs).label("runs"),
-            func.max(SHARDS.c.error).label("error"),
-            func.sum(SHARDS.c.seconds).label("busy_s"),
-        )
-        .where(SHARDS.c.evaluation_id == row["id"])
-        .group_by(SHARDS.c.status)
-    )
-    groups = {ShardStatus(group["status"]): group for group in db.execute(query).mappings()}
-    running = groups.get(ShardStatus.RUNNING)
-    errors = [groups[status]["error"] for status in (ShardStatus.FAILED, *groups) if status in groups]
     return Evaluation(
         id=row["id"],
         sequence=row["sequence"],
         plan=plan,
         created_at=datetime.fromtimestamp(row["created_at"], UTC),
         cancelled=row["cancelled_at"] is not None,
-        progress=Progress(
-            shards={status: group["shards"] for status, group in groups.items()},
-            images={status: group["images"] for status, group in groups.items()},
-            passes={status: group["passes"] for status, group in groups.items()},
-            runs=sum(group["runs"] for group in groups.values()),
-            busy_s=sum(group["busy_s"] or 0.0 for group in groups.values()),
-            error=next((error for error in errors if error), None),
-            images_advanced=running["images_advanced"] if running else 0,
-            passes_advanced=running["passes_advanced"] if running else 0.0,
-        ),
+        progress=_progress_of(db, row["id"]),
+    )
+
+
+def _progress_of(db: Connection, evaluation_id: str) -> Progress:
+    counted = select(COUNTS).where(COUNTS.c.evaluation_id == evaluation_id, COUNTS.c.shards > 0)
+    groups = {ShardStatus(group["status"]): group for group in db.execute(counted).mappings()}
+    mine = SHARDS.c.evaluation_id == evaluation_id
+    advanced = (
+        func.coalesce(func.sum(SHARDS.c.images_done), 0),
+        func.coalesce(func.sum(1.0 * SHARDS.c.passes * SHARDS.c.images_done / SHARDS.c.images), 0.0),
+    )
+    images, passes = db.execute(select(*advanced).where(mine, SHARDS.c.status == ShardStatus.RUNNING)).one()
+    failed_first = (SHARDS.c.status != ShardStatus.FAILED, SHARDS.c.error.desc())
+    errors = select(SHARDS.c.error).where(mine, SHARDS.c.error.is_not(None)).order_by(*failed_first)
+    return Progress(
+        shards={status: group["shards"] for status, group in groups.items()},
+        images={status: group["images"] for status, group in groups.items()},
+        passes={status: group["passes"] for status, group in groups.items()},
+        runs=sum(group["runs"] for group in groups.values()),
+        busy_s=sum(group["seconds"] for group in groups.values()),
+        error=db.execute(errors.limit(1)).scalar(),
+        images_advanced=images,
+        passes_advanced=passes,
     )

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Row, Select, delete, func, insert, select, up
 from evaluation.compute.runner import ShardResult, furthest
 from evaluation.plan import Plan, Shard
 from evaluation.results.tally import Tally
-from service.jobs.database import DISPATCH, EVALUATIONS, KEYS, OWNERS, RESULTS, SHARDS, Database, StoreError
+from service.jobs.database import COUNTS, DISPATCH, EVALUATIONS, KEYS, OWNERS, RESULTS, SHARDS, Database, StoreError
 from service.jobs.evaluations import Claim, Damaged, Evaluation, ShardStatus
 from service.jobs.failures import Fault
 from service.jobs.queries import (
@@ -212,9 +212,9 @@ class Store:
     def unfinished_passes(self, owner: str) -> int:
         """Count the passes through models that the pending and running shards of an owner's evaluations may take."""
         mine = select(OWNERS.c.evaluation_id).where(OWNERS.c.owner == owner)
-        here = (SHARDS.c.evaluation_id.in_(mine), SHARDS.c.status.in_([ShardStatus.PENDING, ShardStatus.RUNNING]))
+        here = (COUNTS.c.evaluation_id.in_(mine), COUNTS.c.status.in_([ShardStatus.PENDING, ShardStatus.RUNNING]))
         with self._database.reading() as db:
-            return db.execute(select(func.coalesce(func.sum(SHARDS.c.passes), 0)).where(*here)).scalar_one()
+            return db.execute(select(func.coalesce(func.sum(COUNTS.c.passes), 0)).where(*here)).scalar_one()
 
     def evaluation(self, evaluation_id: str) -> Evaluation | None:
         """Read one evaluation.
@@ -296,8 +296,8 @@ class Store:
 
     def waiting_for(self, model: str) -> list[str]:
         """List the ids of the evaluations of a model that are not finished."""
-        unfinished = SHARDS.c.status.in_([ShardStatus.PENDING, ShardStatus.RUNNING])
-        ids = select(SHARDS.c.evaluation_id).where(unfinished)
+        unfinished = (COUNTS.c.status.in_([ShardStatus.PENDING, ShardStatus.RUNNING]), COUNTS.c.shards > 0)
+        ids = select(COUNTS.c.evaluation_id).where(*unfinished)
         query = select(EVALUATIONS.c.id, EVALUATIONS.c.plan).where(EVALUATIONS.c.id.in_(ids))
         with self._database.reading() as db:
             rows = db.execute(query).all()
@@ -387,7 +387,7 @@ class Store:
     def shard_counts(self) -> dict[str, int]:
         """Count the shards of all evaluations by status."""
         with self._database.reading() as db:
-            rows = db.execute(select(SHARDS.c.status, func.count()).group_by(SHARDS.c.status))
+            rows = db.execute(select(COUNTS.c.status, func.sum(COUNTS.c.shards)).group_by(COUNTS.c.status))
             counts: dict[str, int] = {status: count for status, count in rows}  # noqa: C416  # rows are no tuples
             return {status: counts.get(status, 0) for status in ShardStatus}
 

@@ -1,0 +1,98 @@
+"""What the triggers keep is what counting anew gives, whatever happened to the shards."""
+
+import random
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import func, select
+
+from service.jobs.database import COUNTS, SHARDS, Database
+from service.jobs.evaluations import ShardStatus
+from service.jobs.failures import Fault
+from service.jobs.store import MAX_FAILURES, Store
+from tests.server import a_plan
+from tests.service.jobs.stores import claim, complete, read
+
+Rows = dict[tuple[str, str], tuple[Any, ...]]
+
+
+@pytest.fixture
+def opened(database: Path) -> Iterator[Database]:
+    opened = Database(f"sqlite:///{database}")
+    yield opened
+    opened.close()
+
+
+def kept(opened: Database) -> Rows:
+    columns = (COUNTS.c.shards, COUNTS.c.images, COUNTS.c.passes, COUNTS.c.runs, COUNTS.c.seconds)
+    return _rows(opened, select(COUNTS.c.evaluation_id, COUNTS.c.status, *columns).where(COUNTS.c.shards > 0))
+
+
+def recounted(opened: Database) -> Rows:
+    sums = [func.sum(SHARDS.c[name]) for name in ("images", "passes", "runs")]
+    columns = (func.count(), *sums, func.coalesce(func.sum(SHARDS.c.seconds), 0))
+    groups = select(SHARDS.c.evaluation_id, SHARDS.c.status, *columns)
+    return _rows(opened, groups.group_by(SHARDS.c.evaluation_id, SHARDS.c.status))
+
+
+def _rows(opened: Database, query: Any) -> Rows:
+    with opened.reading() as db:
+        return {(row[0], row[1]): (*row[2:-1], pytest.approx(row[-1])) for row in db.execute(query)}
+
+
+def test_whatever_happens_the_counts_are_those_of_the_shards(store: Store, opened: Database) -> None:
+    draw = random.Random(0)
+    plans = [a_plan(), a_plan(1)]
+
+    def fail(fault: Fault) -> None:
+        if claimed := store.claim():
+            store.fail(claimed.id, "it failed", fault)
+
+    def break_for_good() -> None:
+        for _ in range(MAX_FAILURES):
+            fail(Fault.SHARD)
+
+    def finish() -> None:
+        if claimed := store.claim():
+            complete(store, claimed)
+
+    def skip() -> None:
+        if claimed := store.claim():
+            store.skip(claimed)
+
+    actions: list[Callable[[], object]] = [
+        *(lambda plan=plan: store.submit(plan) for plan in plans),
+        *(lambda plan=plan: store.cancel(plan.id) for plan in plans),
+        *(lambda plan=plan: store.remove(plan.id) for plan in plans),
+        *(lambda fault=fault: fail(fault) for fault in Fault),
+        store.claim,
+        store.recover,
+        break_for_good,
+        finish,
+        skip,
+    ]
+    seen: set[str] = set()
+    for _ in range(200):
+        draw.choice(actions)()
+        counts = kept(opened)
+        assert counts == recounted(opened)
+        seen |= {status for _, status in counts}
+    assert seen == set(ShardStatus), "every status was counted"
+
+
+def test_a_database_without_counts_is_counted_when_it_is_opened(store: Store, opened: Database, database: Path) -> None:
+    store.submit(a_plan())
+    complete(store, claim(store))
+    before = read(store).progress
+    with opened.writing() as db:
+        for change in ("insert", "update", "delete"):
+            db.exec_driver_sql(f"DROP TRIGGER counts_{change}")
+        db.exec_driver_sql("DROP TABLE counts")
+        db.exec_driver_sql("DROP INDEX shards_with_errors")
+    again = Store.at(database)
+    assert read(again).progress == before
+    complete(again, claim(again))
+    assert kept(opened) == recounted(opened)
+    again.close()
