@@ -1,15 +1,16 @@
 """Queries of the store, each within a transaction that it has begun; with `store` the only module that has any."""
 
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
 from datetime import UTC, datetime
-from functools import lru_cache
 from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
 
 from pydantic import ValidationError
 from sqlalchemy import (
     ColumnElement,
     Connection,
+    Engine,
     Row,
     RowMapping,
     ScalarSelect,
@@ -32,12 +33,18 @@ ADDRESSES_A_QUERY = 500
 """Addresses in one query: SQLite limits its parameters."""
 
 PLANS = 64
-"""Plans that stay read."""
+"""Plans of a database that stay read."""
 
 DAMAGED_PLAN = (
     "its stored plan cannot be read; it was written by another version, or the database was changed from outside"
 )
 """The error of an evaluation, and of its shards."""
+
+DESCRIBED = (EVALUATIONS.c.id, EVALUATIONS.c.sequence, EVALUATIONS.c.created_at, EVALUATIONS.c.cancelled_at)
+"""Columns of an evaluation, without its plan."""
+
+_PLANS: WeakKeyDictionary[Engine, OrderedDict[str, Plan]] = WeakKeyDictionary()
+"""Of each database, those that were read last."""
 
 T = TypeVar("T", ShardResult, Tally)
 
@@ -50,17 +57,22 @@ class DamagedEvaluationError(RuntimeError):
     """The plan of an evaluation cannot be read."""
 
 
-@lru_cache(PLANS)
-def read_plan(text: str) -> Plan:
-    """Read a stored plan; the same text is read once."""
-    return Plan.model_validate_json(text)
+def plan_of(db: Connection, evaluation_id: str) -> Plan:
+    """Read the plan of an evaluation, or take it as it was read before: its text may have megabytes, and never changes.
 
-
-def models_of(text: str) -> tuple[str, ...]:
-    """The models of a stored plan; none if it is damaged, as then nothing is computed."""
-    with suppress(ValidationError):
-        return read_plan(text).spec.models
-    return ()
+    Raises:
+        DamagedEvaluationError: it cannot be read.
+    """
+    known = _PLANS.setdefault(db.engine, OrderedDict())
+    if (plan := known.get(evaluation_id)) is None:
+        text = db.execute(select(EVALUATIONS.c.plan).where(EVALUATIONS.c.id == evaluation_id)).scalar_one()
+        try:
+            plan = known[evaluation_id] = Plan.model_validate_json(text)
+        except ValidationError as error:
+            raise DamagedEvaluationError(f"evaluation {evaluation_id}: {DAMAGED_PLAN}") from error
+        while len(known) > PLANS:
+            known.popitem(last=False)
+    return plan
 
 
 def of_condition(shard: Shard) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
@@ -124,11 +136,11 @@ def start_shard(db: Connection, chosen: Select[Any]) -> Row[Any]:
     return row
 
 
-def fairest_evaluation(db: Connection) -> Row[Any, Any] | None:
-    """Id and plan of the evaluation with pending shards and the fewest running ones, the oldest of equals."""
+def fairest_evaluation(db: Connection) -> str | None:
+    """Id of the evaluation with pending shards and the fewest running ones, the oldest of equals."""
     pending, running = (_count_of(status) for status in (ShardStatus.PENDING, ShardStatus.RUNNING))
-    query = select(EVALUATIONS.c.id, EVALUATIONS.c.plan).where(pending > 0)
-    return db.execute(query.order_by(running, EVALUATIONS.c.sequence).limit(1)).first()
+    query = select(EVALUATIONS.c.id).where(pending > 0)
+    return db.execute(query.order_by(running, EVALUATIONS.c.sequence).limit(1)).scalar()
 
 
 def _count_of(status: ShardStatus) -> ScalarSelect[int]:
@@ -212,6 +224,7 @@ def delete_evaluation(db: Connection, evaluation_id: str) -> None:
     for part in (SHARDS, COUNTS, KEYS, OWNERS, TRACES):
         db.execute(delete(part).where(part.c.evaluation_id == evaluation_id))
     db.execute(delete(EVALUATIONS).where(EVALUATIONS.c.id == evaluation_id))
+    _PLANS.get(db.engine, OrderedDict()).pop(evaluation_id, None)
 
 
 def forget_ended_traces(db: Connection) -> list[Traced]:
@@ -221,10 +234,10 @@ def forget_ended_traces(db: Connection) -> list[Traced]:
     return [Traced(evaluation_or_damaged(db, row), row["context"], row["since"]) for row in rows]
 
 
-def ended_traces() -> Select[Any]:
+def ended_traces() -> Select[*tuple[Any, ...]]:
     """The evaluations with a trace of which nothing is pending or running any more."""
     unfinished = _count_of(ShardStatus.PENDING) + _count_of(ShardStatus.RUNNING)
-    return select(EVALUATIONS, TRACES.c.context, TRACES.c.since).join_from(EVALUATIONS, TRACES).where(unfinished == 0)
+    return select(*DESCRIBED, TRACES.c.context, TRACES.c.since).join_from(EVALUATIONS, TRACES).where(unfinished == 0)
 
 
 def own(db: Connection, evaluation_id: str, owner: str) -> None:
@@ -236,7 +249,7 @@ def own(db: Connection, evaluation_id: str, owner: str) -> None:
 
 def find_evaluation(db: Connection, evaluation_id: str) -> Evaluation | None:
     """Read one evaluation; raises as `evaluation_of` does."""
-    row = db.execute(select(EVALUATIONS).where(EVALUATIONS.c.id == evaluation_id)).mappings().first()
+    row = db.execute(select(*DESCRIBED).where(EVALUATIONS.c.id == evaluation_id)).mappings().first()
     return None if row is None else evaluation_of(db, row)
 
 
@@ -254,14 +267,10 @@ def evaluation_of(db: Connection, row: RowMapping) -> Evaluation:
     Raises:
         DamagedEvaluationError: its plan cannot be read.
     """
-    try:
-        plan = read_plan(row["plan"])
-    except ValidationError as error:
-        raise DamagedEvaluationError(f"evaluation {row['id']}: {DAMAGED_PLAN}") from error
     return Evaluation(
         id=row["id"],
         sequence=row["sequence"],
-        plan=plan,
+        plan=plan_of(db, row["id"]),
         created_at=datetime.fromtimestamp(row["created_at"], UTC),
         cancelled=row["cancelled_at"] is not None,
         progress=_progress_of(db, row["id"]),

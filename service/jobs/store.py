@@ -6,7 +6,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
 from sqlalchemy import Connection, Row, Select, delete, func, insert, select, update
 
 from evaluation.compute.runner import ShardResult, furthest
@@ -17,6 +16,8 @@ from service.jobs.evaluations import Claim, Damaged, Evaluation, ShardStatus
 from service.jobs.failures import Fault
 from service.jobs.queries import (
     DAMAGED_PLAN,
+    DESCRIBED,
+    DamagedEvaluationError,
     T,
     delete_evaluation,
     ended_traces,
@@ -28,11 +29,10 @@ from service.jobs.queries import (
     insert_evaluation,
     insert_result,
     is_repeated,
-    models_of,
     now,
     of_condition,
     own,
-    read_plan,
+    plan_of,
     read_stored,
     remember_trace,
     results_at,
@@ -235,7 +235,7 @@ class Store:
             before: only those with a smaller sequence number.
             owner: only those that this one asked for; None is everyone's.
         """
-        query = select(EVALUATIONS).order_by(EVALUATIONS.c.sequence.desc()).limit(limit)
+        query = select(*DESCRIBED).order_by(EVALUATIONS.c.sequence.desc()).limit(limit)
         if owner is not None:
             query = query.where(EVALUATIONS.c.id.in_(select(OWNERS.c.evaluation_id).where(OWNERS.c.owner == owner)))
         if before is not None:
@@ -288,7 +288,7 @@ class Store:
         Results that other evaluations have too stay.
         """
         with self._writing() as db:
-            row = db.execute(select(EVALUATIONS).where(EVALUATIONS.c.id == evaluation_id)).mappings().first()
+            row = db.execute(select(*DESCRIBED).where(EVALUATIONS.c.id == evaluation_id)).mappings().first()
             found = None if row is None else evaluation_or_damaged(db, row)
             if isinstance(found, Damaged) or (found is not None and found.status.final):
                 delete_evaluation(db, evaluation_id)
@@ -298,10 +298,10 @@ class Store:
         """List the ids of the evaluations of a model that are not finished."""
         unfinished = (COUNTS.c.status.in_([ShardStatus.PENDING, ShardStatus.RUNNING]), COUNTS.c.shards > 0)
         ids = select(COUNTS.c.evaluation_id).where(*unfinished)
-        query = select(EVALUATIONS.c.id, EVALUATIONS.c.plan).where(EVALUATIONS.c.id.in_(ids))
         with self._database.reading() as db:
-            rows = db.execute(query).all()
-        return [row.id for row in rows if model in models_of(row.plan)]
+            found = db.execute(select(*DESCRIBED).where(EVALUATIONS.c.id.in_(ids))).mappings().all()
+            evaluations = [evaluation_or_damaged(db, row) for row in found]
+        return [each.id for each in evaluations if isinstance(each, Evaluation) and model in each.plan.spec.models]
 
     def recover(self) -> int:
         """Make shards that were running when the former dispatcher ended pending again; returns their number."""
@@ -318,15 +318,15 @@ class Store:
                 chosen = fairest_evaluation(db)
                 if chosen is None:
                     return None
-                here = (SHARDS.c.evaluation_id == chosen.id, SHARDS.c.status == ShardStatus.PENDING)
+                here = (SHARDS.c.evaluation_id == chosen, SHARDS.c.status == ShardStatus.PENDING)
                 try:
-                    plan = read_plan(chosen.plan)
-                except ValidationError:  # the others go on
+                    plan = plan_of(db, chosen)
+                except DamagedEvaluationError:  # the others go on
                     failed = {"status": ShardStatus.FAILED, "error": DAMAGED_PLAN}
                     db.execute(update(SHARDS).where(*here).values(**failed))
                     continue
                 row = start_shard(db, select(SHARDS).where(*here).order_by(SHARDS.c.id).limit(1))
-                return Claim(row.id, chosen.id, plan, shard_of(row), trace_of(db, chosen.id))
+                return Claim(row.id, chosen, plan, shard_of(row), trace_of(db, chosen))
 
     def advance(self, images_done: Mapping[int, int]) -> None:
         """Write how many images of running shards, by their ids, are done."""

@@ -10,6 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from service.jobs import queries
 from service.jobs.database import Database
 from service.jobs.evaluations import Damaged, Status
 from service.jobs.store import Store
@@ -32,12 +33,18 @@ def change(database: Path, statement: str) -> None:
         assert db.execute(statement).rowcount > 0
 
 
+def damage_plan(database: Path, evaluation_id: str) -> None:
+    """Damage a plan, and let it be read as by a process that has just started."""
+    change(database, f"UPDATE evaluations SET plan = '{{' WHERE id = '{evaluation_id}'")
+    queries._PLANS.clear()
+
+
 def test_one_unreadable_plan_is_named_and_the_others_run(own: Server, settings: Settings) -> None:
     done = own.http.post("/v1/evaluations", json=CLEAN).json()["id"]
     until(lambda: own.http.get(f"/v1/evaluations/{done}").json()["status"] == "done")
     own.service.store.submit(a_plan(1))
     until(lambda: read(own.service.store, 1).status.final)
-    change(own.service.settings.database, f"UPDATE evaluations SET plan = '{{' WHERE id = '{a_plan(1).id}'")
+    damage_plan(own.service.settings.database, a_plan(1).id)
     listed = own.http.get("/v1/evaluations").json()
     assert [each["id"] for each in listed["evaluations"]] == [done]
     assert [each["name"] for each in listed["damaged"]] == [a_plan(1).id]
@@ -55,7 +62,7 @@ def test_an_evaluation_whose_plan_is_unreadable_can_be_removed_and_cancelled(
     own: Server, params: dict[str, str]
 ) -> None:
     own.service.store.submit(a_plan(1))
-    change(own.service.settings.database, f"UPDATE evaluations SET plan = '{{' WHERE id = '{a_plan(1).id}'")
+    damage_plan(own.service.settings.database, a_plan(1).id)
     answer = own.http.delete(f"/v1/evaluations/{a_plan(1).id}", params=params)
     assert answer.status_code == 200, answer.text
     assert answer.json()["name"] == a_plan(1).id
@@ -69,7 +76,7 @@ def test_a_damaged_evaluation_of_another_caller_is_not_there(settings: Settings,
     with serving(settings.model_copy(update=keys)) as running:
         running.http.headers["X-API-Key"] = "user"
         done = running.http.post("/v1/evaluations", json=CLEAN).json()["id"]
-        change(running.service.settings.database, f"UPDATE evaluations SET plan = '{{' WHERE id = '{done}'")
+        damage_plan(running.service.settings.database, done)
         for method in ("GET", "DELETE"):
             url, others = f"/v1/evaluations/{done}", {"X-API-Key": "other"}
             assert running.http.request(method, url, headers=others).status_code == 404
