@@ -117,11 +117,11 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(Head)
     app.add_middleware(Prefix, root_path=settings.root_path)
     problems.install(app, STATUSES)
-    for is_open in (docs.router, health.probes, inference.probes):
-        app.include_router(is_open)
     schemes = [Depends(each) for each in SCHEMES] if settings.api_keys else []
     for resource in RESOURCES:
         app.include_router(resource.router, dependencies=schemes)
+    for is_open in (docs.router, health.probes, inference.probes):
+        app.include_router(is_open)
     app.mount("/static", StaticFiles(directory=WEB / "static"))
     return app
 
