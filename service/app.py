@@ -13,6 +13,7 @@ from fastapi_offline import FastAPIOffline
 
 from common.cores import cores
 from common.float32 import set_float32
+from evaluation import Catalog
 from service.http import problems
 from service.http.dataset_counts import DatasetCounts
 from service.http.deps import Service
@@ -55,7 +56,7 @@ from service.serving.control import Control
 from service.serving.counts import Counts
 from service.serving.deployments import Deployments
 from service.serving.explainer import Explainer
-from service.serving.predictor import Limits
+from service.serving.limits import Limits
 from service.serving.scheduler import Scheduler
 from service.settings import Settings
 
@@ -134,26 +135,10 @@ async def _lifespan(app: FastAPI) -> AsyncGenerator[None]:
     catalog = replace(evaluated, isolated=True)
     store = Store.at(settings.database)
     devices = settings.devices or tuple(available_devices())
-    limits = Limits(
-        images=settings.queue_images,
-        wait_s=settings.queue_wait_s,
-        memory_bytes=settings.model_memory_bytes,
-        timeout_s=settings.predict_timeout_s,
-    )
     metrics: Metrics = app.state.metrics
     shared = shared_folder()
     deployments = Deployments(catalog, settings.data_dir / "serving")
-    scheduler = Scheduler(
-        catalog,
-        deployments,
-        _whole(devices),
-        limits=limits,
-        metrics=metrics,
-        key_images=settings.key_images,
-        pixels=settings.queue_pixels,
-        key_pixels=settings.key_pixels,
-        counts=Counts(shared, settings.processes),
-    )
+    scheduler = _scheduler(settings, catalog, deployments, devices, metrics, Counts(shared, settings.processes))
     control = Control(scheduler, deployments, shared)
     threads = max(1, cores() // len(devices))
     executors = {each: DeviceExecutor(each, timeout_s=settings.shard_timeout_s, threads=threads) for each in devices}
@@ -204,6 +189,33 @@ async def _rpc(app: FastAPI, settings: Settings) -> AsyncGenerator[None]:
 
     async with serving_rpc(app, settings) as app.state.grpc_port:
         yield
+
+
+def _scheduler(
+    settings: Settings,
+    catalog: Catalog,
+    deployments: Deployments,
+    devices: Sequence[str],
+    metrics: Metrics,
+    counts: Counts,
+) -> Scheduler:
+    limits = Limits(
+        images=settings.queue_images,
+        wait_s=settings.queue_wait_s,
+        memory_bytes=settings.model_memory_bytes,
+        timeout_s=settings.predict_timeout_s,
+    )
+    return Scheduler(
+        catalog,
+        deployments,
+        _whole(devices),
+        limits=limits,
+        metrics=metrics,
+        key_images=settings.key_images,
+        pixels=settings.queue_pixels,
+        key_pixels=settings.key_pixels,
+        counts=counts,
+    )
 
 
 def _whole(devices: Sequence[str]) -> list[str]:

@@ -14,21 +14,21 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
 from threading import Condition, RLock, Thread
 
 import torch
-from torch import Tensor
 
 import models
 from common.cores import give_way
 from common.pictures import PictureError
 from service.metrics import Metrics
+from service.serving.batches import classify
 from service.serving.counts import Counts
 from service.serving.deployments import Deployment
 from service.serving.errors import OverloadedError, TooLateError
-from service.serving.predictions import rank
+from service.serving.gauges import Gauges
+from service.serving.limits import Limits
 from service.serving.queue import (
     LARGE_PIXELS,
     Answer,
@@ -55,23 +55,6 @@ Load = Callable[[Deployment, str], models.Classifier]
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Limits:
-    """What one device may hold.
-
-    Attributes:
-        images: most pictures that wait; more are refused at once.
-        wait_s: if the queue would take longer, more are refused at once.
-        memory_bytes: of the weights of loaded models; those used longest ago make room.
-        timeout_s: longest wait for an answer.
-    """
-
-    images: int = 256
-    wait_s: float = math.inf
-    memory_bytes: int = 4 * 2**30
-    timeout_s: float = 30.0
-
-
 class Predictor:
     """The threads, queue and loaded models of one device.
 
@@ -88,9 +71,8 @@ class Predictor:
         self, device: str, load: Load, limits: Limits, metrics: Metrics, counts: Counts, *, threads: int
     ) -> None:
         self.device, self.limits = device, limits
-        self._load, self._metrics, self._counts = load, metrics, counts
-        self._waiting_images = metrics.waiting_images.labels(device)
-        self._running_images = metrics.running_images.labels(device)
+        self._load, self._metrics = load, metrics
+        self._gauges = Gauges(device, metrics, counts)
         self._on_cpu = device.partition(":")[0] == "cpu"
         self._free = self._slots = threads if self._on_cpu else 1
         self._queues: OrderedDict[tuple[str, str, str], ModelQueue] = (
@@ -169,7 +151,7 @@ class Predictor:
     def _has_room(self, pictures: int, *, large: bool) -> bool:
         queues = tuple(self._queues.values())
         waiting = sum(queue.waiting_large if large else queue.waiting_small for queue in queues)
-        waiting += self._counts.elsewhere(f"{'large' if large else 'small'} for {self.device}")
+        waiting += self._gauges.waiting_elsewhere(large=large)
         if waiting + pictures > self.limits.images:
             return False
         return large or not waiting or self.expected_s <= self.limits.wait_s
@@ -236,7 +218,7 @@ class Predictor:
             queue = self._queue(deployment)
             (queue.raw_large if large else queue.raw).extend(items)
             (self._large_changed if large else self._changed).notify()
-            self._count_images()
+            self._gauges.count_images(self._queues.values())
         return call
 
     def _drop_cancelled(self) -> None:
@@ -271,7 +253,7 @@ class Predictor:
             queue.loaded.set_result(classifier)
             self._make_room(queue)
             self._changed.notify()
-            self._count_models()
+            self._gauges.count_models(self._queues.values())
 
     def _make_room(self, newest: ModelQueue) -> None:
         """Forget models that nobody asks for, the one that ran longest ago first, until the rest fits; the newest stays."""
@@ -285,20 +267,7 @@ class Predictor:
     def _retire(self, queue: ModelQueue) -> None:
         if queue.retired and queue.usable and not queue.waiting and not queue.running:
             del self._queues[queue.deployment.key]
-            self._count_models()
-
-    def _count_images(self) -> None:
-        queues = self._queues.values()
-        small, large = sum(queue.waiting_small for queue in queues), sum(queue.waiting_large for queue in queues)
-        self._counts.set(f"small for {self.device}", small)
-        self._counts.set(f"large for {self.device}", large)
-        self._waiting_images.set(small + large)
-        self._running_images.set(sum(queue.running for queue in queues))
-
-    def _count_models(self) -> None:
-        queues, metrics = self._queues.values(), self._metrics
-        metrics.loaded_models.labels(self.device).set(sum(queue.usable for queue in queues))
-        metrics.model_bytes.labels(self.device).set(sum(queue.size_bytes for queue in queues))
+            self._gauges.count_models(self._queues.values())
 
     def _work(self) -> None:
         thread = threading.get_ident()
@@ -367,7 +336,7 @@ class Predictor:
         if queue.raw_large:
             self._large_changed.notify()
         self._queues.move_to_end(queue.deployment.key)
-        self._count_images()
+        self._gauges.count_images(self._queues.values())
         return partial(self._run, queue, batch, len(self._threads) if alone else 1)
 
     def _prepare(self, queue: ModelQueue, item: Item) -> None:
@@ -399,24 +368,20 @@ class Predictor:
             with self._changed:
                 self._free += 1
                 queue.running -= len(batch)
-                self._count_images()
+                self._gauges.count_images(self._queues.values())
                 self._retire(queue)
 
     def _answer(self, queue: ModelQueue, items: Sequence[Item], threads: int) -> None:
         if self._on_cpu and torch.get_num_threads() != threads:
             torch.set_num_threads(threads)  # of this thread alone
         began = time.perf_counter()
-        with torch.inference_mode():
-            logits = queue.loaded.result()(
-                _stack([item.image for item in items if item.image is not None], self.device)
-            ).float()
-            ranked = rank(logits, max(item.call.top_k for item in items))
-            rows = logits.cpu()
+        images = [item.image for item in items if item.image is not None]
+        logits, ranked = classify(queue.loaded.result(), images, self.device, max(item.call.top_k for item in items))
         forward_s = time.perf_counter() - began
         queue.took((forward_s + sum(item.preprocess_s for item in items if not item.large)) / len(items))
         answers = [
             item.answer(row, classes, forward_at=began, forward_s=forward_s, batch_images=len(items))
-            for item, row, classes in zip(items, rows, ranked, strict=True)
+            for item, row, classes in zip(items, logits, ranked, strict=True)
         ]
         hand_over(list(zip(items, answers, strict=True)))
         self._observe(queue.deployment.name, answers, forward_s)
@@ -432,14 +397,3 @@ class Predictor:
 
 def _has_large(queue: ModelQueue) -> bool:
     return bool(queue.raw_large) and queue.has_room
-
-
-def _stack(images: Sequence[Tensor], device: str) -> Tensor:
-    """Make a batch (N, 3, H, W) in [0, 1] on a device; 8-bit pixels are scaled there."""
-    if len({image.dtype for image in images}) > 1:
-        images = [models.scaled(image) if image.dtype == torch.uint8 else image for image in images]
-    batch = torch.stack(list(images))
-    if not device.startswith("cpu"):
-        batch = batch.pin_memory()  # else the copy would wait for another copy, on the host
-    batch = batch.to(device, non_blocking=True)
-    return models.scaled(batch) if batch.dtype == torch.uint8 else batch

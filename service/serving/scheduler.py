@@ -15,8 +15,9 @@ from service.metrics import Metrics
 from service.serving.counts import Counts
 from service.serving.deployments import Deployment, Deployments, ServingSettings
 from service.serving.errors import KeyLimitError, OverloadedError, StuckError, TooLateError
+from service.serving.limits import Limits
 from service.serving.loading import admit, load_served
-from service.serving.predictor import Limits, Predictor
+from service.serving.predictor import Predictor
 from service.serving.queue import LARGE_PIXELS, Answer, Picture, count_pixels
 from service.serving.spans import record_answers
 

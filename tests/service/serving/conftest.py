@@ -11,8 +11,9 @@ from evaluation import Catalog
 from service.metrics import Metrics
 from service.serving.counts import Counts
 from service.serving.deployments import Deployment, Deployments
+from service.serving.limits import Limits
 from service.serving.loading import load_served
-from service.serving.predictor import Limits, Load, Predictor
+from service.serving.predictor import Load, Predictor
 from tests.server import DEADLINE_S
 from tests.service.serving.predictions import Start
 
