@@ -35,8 +35,15 @@ SPEC = EvaluationSpec.model_validate(
 )
 
 
+@pytest.fixture(scope="module")
+def uninterrupted(catalog: Catalog) -> dict[str, object]:
+    return without_times(evaluate(SPEC, catalog=catalog, device="cpu"))
+
+
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds child processes in /proc")
-def test_a_killed_server_goes_on_where_it_was(catalog: Catalog, tmp_path: Path) -> None:
+def test_a_killed_server_goes_on_where_it_was(
+    catalog: Catalog, uninterrupted: dict[str, object], tmp_path: Path
+) -> None:
     log = tmp_path / "server.log"
     with server(catalog, tmp_path, log) as (process, client):
         submitted = client.submit(SPEC.model_dump(mode="json"))
@@ -58,7 +65,7 @@ def test_a_killed_server_goes_on_where_it_was(catalog: Catalog, tmp_path: Path) 
         report = Report.model_validate(client.evaluation(submitted["id"])["report"])
     assert final["status"] == "done"
     assert report.complete
-    assert without_times(report) == without_times(evaluate(SPEC, catalog=catalog, device="cpu"))
+    assert without_times(report) == uninterrupted
 
     # Finished shards were stored as they were; only those that were interrupted were handed out twice.
     finished = store.evaluation(submitted["id"])
@@ -68,7 +75,9 @@ def test_a_killed_server_goes_on_where_it_was(catalog: Catalog, tmp_path: Path) 
     store.close()
 
 
-def test_a_killed_device_process_costs_one_try(catalog: Catalog, tmp_path: Path) -> None:
+def test_a_killed_device_process_costs_one_try(
+    catalog: Catalog, uninterrupted: dict[str, object], tmp_path: Path
+) -> None:
     with server(catalog, tmp_path, tmp_path / "server.log") as (process, client):
         submitted = client.submit(SPEC.model_dump(mode="json"))
         watched = client.watch(submitted["id"])
@@ -78,7 +87,7 @@ def test_a_killed_device_process_costs_one_try(catalog: Catalog, tmp_path: Path)
         *_, final = watched
         report = Report.model_validate(client.evaluation(submitted["id"])["report"])
     assert final["status"] == "done"
-    assert without_times(report) == without_times(evaluate(SPEC, catalog=catalog, device="cpu"))
+    assert without_times(report) == uninterrupted
 
 
 def test_a_killed_command_goes_on_where_it_was(catalog: Catalog, tmp_path: Path) -> None:
