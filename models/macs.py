@@ -5,7 +5,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 
 @dataclass(frozen=True)
@@ -31,6 +30,8 @@ def complexity(network: nn.Module, input_shape: tuple[int, int, int]) -> Complex
         network: in evaluation mode; takes (N, *input_shape).
         input_shape: (C, H, W) of an image.
     """
+    from torch.utils.flop_counter import FlopCounterMode  # noqa: PLC0415  # it imports Triton
+
     own: list[int] = []
 
     def count(module: Any, inputs: tuple[Any, ...]) -> None:

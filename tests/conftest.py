@@ -6,7 +6,9 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: spinning threads slow down every other process
+# Before torch, and for the processes that tests start: there are as many workers as cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import numpy as np
 import pytest
@@ -21,11 +23,6 @@ from models.ops import triton_choice
 
 CLASSES = ("disc", "square", "stripes")
 TINY_OPTIONS = {"widths": [4, 4, 8], "blocks": 1}
-
-
-@pytest.fixture(autouse=True, scope="session")
-def _one_thread_per_test_process() -> None:
-    torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True, scope="session")

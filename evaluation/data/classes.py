@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import StrictInt, StrictStr, TypeAdapter, ValidationError
-from torchvision.models import get_model_weights
 
 from common import canonical_json, describe_validation, text_sha256
 from common.validation import Frozen
@@ -177,6 +176,8 @@ def imagenet_ids() -> tuple[str, ...]:
 
 @cache
 def _imagenet_names() -> tuple[str, ...]:
+    from torchvision.models import get_model_weights  # noqa: PLC0415  # it takes seconds
+
     weights: Any = get_model_weights("resnet18")
     return tuple(weights.DEFAULT.meta["categories"])
 

@@ -1,7 +1,8 @@
 """ResNet (He, Zhang, Ren, Sun, CVPR 2016, arXiv:1512.03385).
 
-These are torchvision's own classes, so its state dicts load unchanged. ResNet-26 and -38 are the baselines of the SAN paper (Zhao,
-Jia, Koltun, CVPR 2020, arXiv:2004.13621, Table 2): bottleneck blocks with the stride in the 3x3 convolution.
+These are torchvision's own classes, so its state dicts load unchanged; the small network needs none of them. ResNet-26 and -38 are
+the baselines of the SAN paper (Zhao, Jia, Koltun, CVPR 2020, arXiv:2004.13621, Table 2): bottleneck blocks with the stride in the
+3x3 convolution.
 """
 
 import importlib
@@ -41,6 +42,31 @@ def resnet(num_classes: int, *, block: Block, layers: list[int]) -> nn.Module:
 def _torchvision() -> ModuleType:
     """Import torchvision's module only when a network is built: it takes seconds, and many commands build none."""
     return importlib.import_module("torchvision.models.resnet")
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions beside a shortcut, with torchvision's names; importing torchvision's takes seconds.
+
+    Args:
+        inputs: channels of the input.
+        width: channels of the output.
+        stride: of the first convolution.
+        downsample: the shortcut, where the shape changes.
+    """
+
+    def __init__(self, inputs: int, width: int, stride: int = 1, downsample: nn.Module | None = None) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, width, 3, stride=stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.relu = nn.ReLU(inplace=True)
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.downsample = downsample
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, inputs, H, W) to (N, width, H/stride, W/stride)."""
+        residual = self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x)))))
+        return self.relu(residual + (x if self.downsample is None else self.downsample(x)))
 
 
 _PUBLISHED = {26: (73.6, 91.7), 38: (76.0, 93.0), 50: (76.9, 93.5)}
@@ -91,9 +117,8 @@ def _stage(inputs: int, width: int, blocks: int, *, stride: int) -> nn.Sequentia
     shortcut = None
     if stride != 1 or inputs != width:
         shortcut = nn.Sequential(nn.Conv2d(inputs, width, 1, stride=stride, bias=False), nn.BatchNorm2d(width))
-    basic_block = _torchvision().BasicBlock
-    first = basic_block(inputs, width, stride=stride, downsample=shortcut)
-    return nn.Sequential(first, *(basic_block(width, width) for _ in range(blocks - 1)))
+    first = BasicBlock(inputs, width, stride=stride, downsample=shortcut)
+    return nn.Sequential(first, *(BasicBlock(width, width) for _ in range(blocks - 1)))
 
 
 LIKE_RESNET = (

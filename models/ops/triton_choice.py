@@ -51,7 +51,6 @@ _seconds: list[float] = []
 _lock = threading.Lock()
 
 
-@torch.compiler.assume_constant_result
 def kernels_fit(kernels: tuple[Kernel, ...], dtype: torch.dtype, device: torch.device) -> bool:
     """Whether a GPU can run kernels, forward and backward; the first call also chooses how to start them.
 
@@ -65,6 +64,10 @@ def kernels_fit(kernels: tuple[Kernel, ...], dtype: torch.dtype, device: torch.d
         with _lock, ThreadPoolExecutor(1) as pool:  # modes of the caller, such as that of fake tensors, end there
             pool.submit(_choose, kernels, dtype, device).result()
     return all(choice_of(kernel, dtype, device).launch for kernel in kernels)
+
+
+vars(kernels_fit)["_dynamo_marked_constant"] = True
+"""What `torch.compiler.assume_constant_result` does, which first imports the whole compiler: seconds for every process."""
 
 
 def _unknown(kernels: tuple[Kernel, ...], dtype: torch.dtype, device: torch.device) -> list[Kernel]:

@@ -1,4 +1,4 @@
-"""A service that cannot start says why in one line, and ends with 1."""
+"""A service starts without what takes seconds to import; one that cannot start says why in one line, and ends with 1."""
 
 import socket
 import subprocess
@@ -9,6 +9,17 @@ from pathlib import Path
 import pytest
 
 from service.jobs.store import Store
+
+HEAVY = """
+import sys
+import models, service.server
+models.load("resnet_mini.fashion_mnist")
+print(*{"torch._dynamo", "torchvision", "triton"} & set(sys.modules))
+"""
+
+
+def test_a_service_imports_neither_torchvision_nor_a_compiler() -> None:
+    assert subprocess.check_output([sys.executable, "-c", HEAVY], text=True).strip() == ""
 
 
 @pytest.fixture

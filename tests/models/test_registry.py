@@ -1,6 +1,7 @@
 """Every registered architecture: built, run, trained for a step, and compared with its publication."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 
 import models
 from common import UnknownNameError
+from models.families.resnet import BasicBlock
 from models.registry import ModelSpec, register, register_others
 
 MINIS = [name for name in models.names() if "_mini" in name]
@@ -111,6 +113,19 @@ def test_torchvision_weights_fit(name: str) -> None:
     ours.load_state_dict(theirs.state_dict(), strict=True)
     with torch.inference_mode():
         assert torch.equal(ours.eval()(images(1, size=64)), theirs.eval()(images(1, size=64)))
+
+
+@pytest.mark.parametrize(("inputs", "width", "stride"), [(8, 8, 1), (8, 16, 2)])
+def test_the_basic_block_is_torchvisions(inputs: int, width: int, stride: int) -> None:
+    def block(kind: Any) -> nn.Module:
+        torch.manual_seed(0)
+        shortcut = None if inputs == width else nn.Conv2d(inputs, width, 1, stride)
+        return kind(inputs, width, stride, shortcut)
+
+    ours, theirs = block(BasicBlock), block(torchvision.models.resnet.BasicBlock)
+    torch.testing.assert_close(dict(ours.state_dict()), dict(theirs.state_dict()), rtol=0, atol=0)
+    x = torch.randn(2, inputs, 5, 7)
+    assert torch.equal(ours(x), theirs(x))
 
 
 @pytest.mark.parametrize(

@@ -135,6 +135,12 @@ def test_measuring_ends_after_some_seconds_of_a_process(gpu: Gpu, monkeypatch: p
     assert len(gpu.measured) == 1
 
 
+def test_a_compiler_takes_the_answer_as_constant() -> None:
+    def marked() -> None: ...
+
+    assert vars(kernels_fit) == vars(torch.compiler.assume_constant_result(marked))
+
+
 def test_modes_of_the_caller_do_not_reach_what_is_measured(gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[torch.Tensor] = []
 
