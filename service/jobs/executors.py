@@ -108,10 +108,12 @@ def _died(call: Future[Any] | None) -> bool:
 
 def _end_with_pool(call: Future[Any], pool: ProcessPool) -> None:
     """Let a call fail that its pool has forgotten: one that comes at the moment at which the pool breaks is pending for ever."""
-    while not wait([call], CHECK_S).done:
-        if not pool.active and not wait([call], CHECK_S).done:  # the pool ends those it knows of by itself
-            with suppress(InvalidStateError):
-                call.set_exception(BrokenProcessPool("the pool broke before it knew of the call"))
+    while pool.active:
+        if wait([call], CHECK_S).done:
+            return
+    if not wait([call], CHECK_S).done:  # the pool ends the calls it knows of by itself
+        with suppress(InvalidStateError):
+            call.set_exception(BrokenProcessPool("the pool broke before it knew of the call"))
 
 
 def _enter_process(device: str, threads: int) -> None:
