@@ -157,9 +157,20 @@ def let_devices_die(service: Service, seconds: float = 60.0) -> float:
 
 
 def stop_dispatcher(service: Service) -> float:
-    """SIGSTOP the server."""
-    service.process.send_signal(signal.SIGSTOP)
+    """SIGSTOP the server between two writes: one that is stopped in a write keeps the lock of the database."""
+    wait_for(lambda: _stops_between_writes(service))
     return time.monotonic()
+
+
+def _stops_between_writes(service: Service) -> bool:
+    service.process.send_signal(signal.SIGSTOP)
+    try:
+        with closing(sqlite3.connect(service.data_dir / "withstand.db", timeout=0.5)) as db:
+            db.execute("BEGIN IMMEDIATE")
+    except sqlite3.OperationalError:
+        service.process.send_signal(signal.SIGCONT)
+        return False
+    return True
 
 
 def leave(_service: Service) -> None:
