@@ -21,7 +21,7 @@ from tests.end_to_end.processes import alive, device_processes, server, wait_for
 
 SHARDS = 120
 
-LONGEST_S = 240.0
+LONGEST_S = 180.0
 """How long a job may take after a fault, seconds; a device rests for up to a minute when its processes die again and again."""
 
 Runs = dict[int, tuple[int, ShardStatus]]
