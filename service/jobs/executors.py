@@ -3,11 +3,13 @@
 import multiprocessing
 import os
 from collections.abc import Callable
-from concurrent.futures import Executor, Future
+from concurrent.futures import Executor, Future, InvalidStateError, wait
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from threading import Thread
 from typing import Any, ParamSpec, TypeVar
 
 import torch
@@ -24,6 +26,9 @@ from service.jobs.failures import ShardError, describe
 
 MAX_CPU_PROCESSES = 4
 """Most processes on a CPU: with one core each they do the most work, but each holds a model and a batch with its gradient."""
+
+CHECK_S = 1.0
+"""How often is looked whether the process pool of a call is still there, seconds."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -56,11 +61,17 @@ class DeviceExecutor(Executor):
 
         Raises:
             RuntimeError: the executor was shut down.
+            BrokenProcessPool: the process could not be started, or died when it was.
         """
         if self._ended:
             raise RuntimeError("the executor was shut down")
-        self._last = self._running_pool().schedule(fn, args=args, kwargs=kwargs, timeout=self._timeout_s)
-        return self._last
+        pool = self._running_pool()
+        try:
+            call = self._last = pool.schedule(fn, args=args, kwargs=kwargs, timeout=self._timeout_s)
+        except RuntimeError as error:
+            raise BrokenProcessPool(str(error)) from error
+        Thread(target=_end_with_pool, args=(call, pool), name="call", daemon=True).start()
+        return call
 
     def _running_pool(self) -> ProcessPool:
         if self._pool is not None and (
@@ -93,6 +104,16 @@ class DeviceExecutor(Executor):
 def _died(call: Future[Any] | None) -> bool:
     """Whether the process died in a call: it may have held a lock of its pool, and the next one would wait two minutes for it."""
     return call is not None and call.done() and not call.cancelled() and isinstance(call.exception(), ProcessExpired)
+
+
+def _end_with_pool(call: Future[Any], pool: ProcessPool) -> None:
+    """Let a call fail that its pool has forgotten: one that comes at the moment at which the pool breaks is pending for ever."""
+    while pool.active:
+        if wait([call], CHECK_S).done:
+            return
+    if not wait([call], CHECK_S).done:  # the pool ends the calls it knows of by itself
+        with suppress(InvalidStateError):
+            call.set_exception(BrokenProcessPool("the pool broke before it knew of the call"))
 
 
 def _enter_process(device: str, threads: int) -> None:

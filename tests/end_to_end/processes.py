@@ -1,12 +1,11 @@
 """The command in processes of its own."""
 
-import os
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -56,24 +55,21 @@ def server(catalog: Catalog, data_dir: Path, log: Path) -> Iterator[tuple["subpr
 
 def children(pid: int) -> list[int]:
     tasks = Path(f"/proc/{pid}/task")
-    return [int(child) for task in tasks.iterdir() for child in (task / "children").read_text().split()]
+    return [int(child) for task in tasks.iterdir() for child in _read(task / "children").split()]
 
 
 def alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    state = _read(Path(f"/proc/{pid}/stat")).rpartition(b")")[2].split()
+    return bool(state) and state[0] != b"Z"
 
 
 def device_processes(pid: int) -> list[int]:
     """The processes of a server that compute shards, as far as they are there."""
-    return [child for child in children(pid) if alive(child) and b"spawn_main" in _command(child)]
+    return [child for child in children(pid) if alive(child) and b"spawn_main" in _read(Path(f"/proc/{child}/cmdline"))]
 
 
-def _command(pid: int) -> bytes:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes()
-    except FileNotFoundError:
-        return b""
+def _read(path: Path) -> bytes:
+    """Read a file about a process or a thread; empty if that has ended."""
+    with suppress(FileNotFoundError, ProcessLookupError):
+        return path.read_bytes()
+    return b""

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import CancelledError
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from shutil import copyfile
 
@@ -101,6 +102,34 @@ def test_a_process_that_dies_with_nothing_to_do_is_replaced(executor: DeviceExec
     except RuntimeError:  # the call came before the death was noticed, and failed of it
         after = process_of(executor)
     assert after != before
+
+
+def test_a_call_that_comes_while_its_pool_breaks_fails(
+    executor: DeviceExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The executor looks at its pool, whose process is dead; before it hands the call over, the pool has noticed."""
+    before = process_of(executor)
+    pool = executor._running_pool()
+    os.kill(before, signal.SIGKILL)
+    until(lambda: not pool.active)
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(executor, "_running_pool", lambda: pool)
+        meanwhile.setattr(pool, "_check_pool_status", lambda: None)
+        call = executor.submit(os.getpid)
+    assert isinstance(call.exception(DEADLINE_S), BrokenProcessPool)
+    assert process_of(executor) != before
+
+
+def test_a_pool_that_breaks_while_it_starts_is_no_fault_of_the_call(
+    executor: DeviceExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    os.kill(process_of(executor), signal.SIGKILL)
+    pool = executor._running_pool()
+    until(lambda: not pool.active)
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(executor, "_running_pool", lambda: pool)
+        with pytest.raises(BrokenProcessPool):
+            executor.submit(os.getpid)
 
 
 def test_a_call_that_takes_too_long_is_killed() -> None:
