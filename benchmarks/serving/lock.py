@@ -1,7 +1,7 @@
 """How long a server's Python holds the interpreter lock, and where: one process can answer no more than the lock lets it.
 
-py-spy looks at a server under load 400 times a second, and counts the stack that holds the lock. It comes as `pip install py-spy`. It
-does not stop the server for that, which would change what is measured; a stack that changes meanwhile may be unreadable.
+py-spy looks at a server under load 400 times a second, and counts the stack that holds the lock. It comes as `pip install py-spy`, and
+does not stop the server for that, which would change what is measured: a stack that changes meanwhile may be unreadable.
 """
 
 import shutil
@@ -55,7 +55,17 @@ def probe(bench: Bench, running: Running, connections: int) -> tuple[Sample, Map
     seconds = max(1, int(bench.seconds))
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "stacks"
-        command = [str(PY_SPY), "record", "--gil", "--nonblocking", "--threads", "--rate", str(RATE), "--duration", str(seconds)]
+        command = [
+            str(PY_SPY),
+            "record",
+            "--gil",
+            "--nonblocking",
+            "--threads",
+            "--rate",
+            str(RATE),
+            "--duration",
+            str(seconds),
+        ]
         command += ["--format", "raw", "--output", str(out), "--pid", str(running.session)]
         with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as spy:  # noqa: S603
             sample = bench.load(running, connections=connections)
