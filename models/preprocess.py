@@ -126,6 +126,8 @@ def _bounded(picture: Image.Image) -> Image.Image:
 
 
 def _rgb(picture: Image.Image) -> Image.Image:
+    if picture.mode == "RGB":
+        return picture
     if picture.mode in ("I", "F"):
         raise PictureError(
             f"a picture of mode {picture.mode} has no fixed range of values: save it with 8 or 16 bits a channel"

@@ -1,7 +1,7 @@
 """How long a server's Python holds the interpreter lock, and where: one process can answer no more than the lock lets it.
 
-py-spy looks at a server under load 400 times a second, and counts the stack that holds the lock. It comes as `pip install py-spy`, and
-does not stop the server for that, which would change what is measured: a stack that changes meanwhile may be unreadable.
+py-spy (`pip install py-spy`) looks at a server under load 400 times a second, and counts the stack that holds the lock. It does not
+stop the server for that, which would change what is measured: a stack that changes meanwhile may be unreadable.
 """
 
 import shutil
