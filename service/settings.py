@@ -19,7 +19,7 @@ PREFIX = "WITHSTAND_"
 """How the environment variables of settings begin."""
 
 CORES_OF_A_PROCESS = 6
-"""A picture needs Python's lock for less than a sixth of the time that a core takes to decode it."""
+"""A process can be handed about as many pictures as so many cores decode, before its lock is always held."""
 
 LOOPBACK_NAMES = frozenset({"localhost"})
 
