@@ -18,8 +18,8 @@ from models import MAX_CHECKPOINT_BYTES
 PREFIX = "WITHSTAND_"
 """How the environment variables of settings begin."""
 
-CORES_OF_A_PROCESS = 6
-"""A process can be handed about as many pictures as so many cores decode, before its lock is always held."""
+CORES_OF_A_PROCESS = 3
+"""A picture needs Python's lock for over a third of the time that a core takes to decode it: more cores would wait for the lock."""
 
 LOOPBACK_NAMES = frozenset({"localhost"})
 
@@ -83,7 +83,7 @@ class Settings(BaseSettings):
     ] = 10.0
     workers: Annotated[
         Literal["auto"] | Annotated[int, Field(ge=1, le=64)],
-        Field(description="processes that answer HTTP on the port; auto is one, and with a GPU one for every 6 cores"),
+        Field(description="processes that answer HTTP on the port; auto is one, and with a GPU one for every 3 cores"),
     ] = "auto"
     max_body_bytes: Annotated[int, Field(ge=1, description="largest request body, bytes")] = 64 * 2**20
     max_checkpoint_bytes: Annotated[

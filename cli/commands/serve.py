@@ -22,7 +22,7 @@ def serve(
         str | None,
         typer.Option(
             help="Number of processes that answer HTTP on the port; each loads its own models. auto is one, "
-            "and with a GPU one for every 6 cores.",
+            "and with a GPU one for every 3 cores.",
             show_default="auto",
         ),
     ] = None,

@@ -3,12 +3,15 @@
 from base64 import b64encode
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
+import torch
 from pydantic import ValidationError
 
 import evaluation
+from common.cores import cores
 from service.http.middleware import api_keys
 from service.settings import Settings
 from tests.server import Server, serving
@@ -181,3 +184,27 @@ def test_probes_need_no_key(guarded: Server) -> None:
 def test_without_keys_none_is_asked_for(http: httpx.Client) -> None:
     assert http.get("/v1/models").status_code == 200
     assert http.get("/v1/models", headers={"Authorization": "Bearer whatever"}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("given", "processes"),
+    [
+        ({}, 1),
+        ({"devices": ("cpu:0", "cpu:1")}, 1),
+        ({"devices": ("cuda:0",)}, max(1, cores() // 3)),
+        ({"devices": ("cuda:0",), "workers": 2}, 2),
+    ],
+)
+def test_a_gpu_gets_more_processes_than_a_cpu(given: dict[str, Any], processes: int) -> None:
+    if not given and torch.cuda.is_available():
+        processes = max(1, cores() // 3)
+    assert Settings(**given).processes == processes
+
+
+def test_the_number_of_processes_can_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for text, workers in (("auto", "auto"), ("3", 3)):
+        monkeypatch.setenv("WITHSTAND_WORKERS", text)
+        assert Settings().workers == workers
+    monkeypatch.setenv("WITHSTAND_WORKERS", "0")
+    with pytest.raises(ValidationError, match="workers"):
+        Settings()
