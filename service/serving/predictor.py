@@ -226,6 +226,7 @@ class Predictor:
             queue.raw = deque(item for item in queue.raw if item.is_wanted)
             queue.raw_large = deque(item for item in queue.raw_large if item.is_wanted)
             queue.ready = deque(item for item in queue.ready if item.is_wanted)
+        self._large_changed.notify()  # there may be room for large ones now
 
     def _queue(self, deployment: Deployment) -> ModelQueue:
         """The queue of a model; a new one begins to load."""
