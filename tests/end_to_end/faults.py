@@ -43,7 +43,8 @@ class Outcome:
         lost: shards without a result at the end, and results that were there at the fault and are others at the end.
         doubled: shards that were claimed again after they were finished, and results that are there twice.
         equal: whether the report and its rows are those of an uninterrupted evaluation.
-        resume_s: from the fault until a shard that it interrupted is claimed again. Where it interrupted none, any other one.
+        resume_s: from the fault until a shard that it interrupted is claimed again, or is finished, if its result had been sent.
+            Where it interrupted none, any other one.
         new_result_s: from the fault until such a shard is finished.
     """
 
@@ -261,13 +262,15 @@ class Watch:
         return ended
 
     def _see(self, runs: Runs) -> None:
+        done = _with(runs, ShardStatus.DONE)
         again = {shard for shard, (count, _) in runs.items() if count > self.before[shard][0]} & self._interrupted
-        if again:
+        spared = self._interrupted <= done  # their results had been sent before the fault
+        if again or spared:
             self.resumed_at = min(self.resumed_at, time.monotonic())
-        if again & _with(runs, ShardStatus.DONE):
+        if again & done or spared:
             self.renewed_at = min(self.renewed_at, time.monotonic())
         self.claimed_again |= {shard for shard, count in self.finished.items() if runs[shard][0] > count}
-        self.finished = {shard: runs[shard][0] for shard in _with(runs, ShardStatus.DONE)} | self.finished
+        self.finished = {shard: runs[shard][0] for shard in done} | self.finished
 
     @property
     def _interrupted(self) -> set[int]:
