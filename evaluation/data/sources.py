@@ -6,7 +6,6 @@ import stat
 import tarfile
 import tempfile
 import zipfile
-import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
@@ -159,9 +158,9 @@ class Tar(Source):
             self._file = _expanded(path) if path.name.endswith(COMPRESSED_TARS) else path.open("rb")
             finalize(self, self._file.close)
             self._places = _places(path.name, self._file)
-        except (tarfile.TarError, zlib.error, OSError, EOFError, ValueError) as error:
-            if isinstance(error, DatasetError):
-                raise
+        except DatasetError:
+            raise
+        except Exception as error:  # whatever tarfile trips over
             hint = (
                 "; it is compressed: gunzip it first" if isinstance(error, tarfile.TarError) and _is_gzip(path) else ""
             )

@@ -103,6 +103,17 @@ def test_bytes_that_are_no_tar_are_refused(tmp_path: Path, content: bytes, endin
         open_dataset(path)
 
 
+def test_a_record_of_absurd_length_is_refused(tmp_path: Path) -> None:
+    path = write_tar(tmp_path / "w.tar", {"a/1.png": DOT}, pax_headers={"comment": "x"})
+    record = b"13 comment=x\n"
+    data = path.read_bytes()
+    assert record in data
+    absurd = b"9" * 100 + b" comment=x\n"
+    path.write_bytes(data.replace(record.ljust(len(absurd), b"\0"), absurd))
+    with pytest.raises(DatasetError, match=r"w\.tar is not a readable tar file"):
+        open_dataset(path)
+
+
 @pytest.mark.parametrize("ending", MODES)
 def test_a_tar_that_was_cut_off_is_refused_wherever(tmp_path: Path, ending: str) -> None:
     entries = {f"a/{number}.png": number.to_bytes(2) * 300 for number in range(4)}
