@@ -53,11 +53,11 @@ from service.kserve import routes as inference
 from service.kserve.tensors import STATUSES
 from service.metrics import Metrics, shared_folder
 from service.serving.control import Control
-from service.serving.counts import Counts
 from service.serving.deployments import Deployments
 from service.serving.explainer import Explainer
 from service.serving.limits import Limits
 from service.serving.scheduler import Scheduler
+from service.serving.shared_counts import SharedCounts
 from service.settings import Settings
 
 FORM_OVERHEAD_BYTES = 2**20
@@ -138,7 +138,7 @@ async def _lifespan(app: FastAPI) -> AsyncGenerator[None]:
     metrics: Metrics = app.state.metrics
     shared = shared_folder()
     deployments = Deployments(catalog, settings.data_dir / "serving")
-    scheduler = _scheduler(settings, catalog, deployments, devices, metrics, Counts(shared, settings.processes))
+    scheduler = _scheduler(settings, catalog, deployments, devices, metrics, SharedCounts(shared, settings.processes))
     control = Control(scheduler, deployments, shared)
     threads = max(1, cores() // len(devices))
     executors = {each: DeviceExecutor(each, timeout_s=settings.shard_timeout_s, threads=threads) for each in devices}
@@ -197,7 +197,7 @@ def _scheduler(
     deployments: Deployments,
     devices: Sequence[str],
     metrics: Metrics,
-    counts: Counts,
+    counts: SharedCounts,
 ) -> Scheduler:
     limits = Limits(
         images=settings.queue_images,

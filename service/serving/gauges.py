@@ -3,8 +3,8 @@
 from collections.abc import Collection
 
 from service.metrics import Metrics
-from service.serving.counts import Counts
 from service.serving.queue import ModelQueue
+from service.serving.shared_counts import SharedCounts
 
 
 class Gauges:
@@ -16,7 +16,7 @@ class Gauges:
         counts: for the other processes.
     """
 
-    def __init__(self, device: str, metrics: Metrics, counts: Counts) -> None:
+    def __init__(self, device: str, metrics: Metrics, counts: SharedCounts) -> None:
         self._counts = counts
         self._small, self._large = f"small for {device}", f"large for {device}"
         self._waiting, self._running = metrics.waiting_images.labels(device), metrics.running_images.labels(device)

@@ -24,7 +24,6 @@ from common.cores import give_way
 from common.pictures import PictureError
 from service.metrics import Metrics
 from service.serving.batches import classify
-from service.serving.counts import Counts
 from service.serving.deployments import Deployment
 from service.serving.errors import OverloadedError, TooLateError
 from service.serving.gauges import Gauges
@@ -40,6 +39,7 @@ from service.serving.queue import (
     count_pixels,
     hand_over,
 )
+from service.serving.shared_counts import SharedCounts
 
 CPU_BATCH_PIXELS, GPU_BATCH_PIXELS = 8 * 224**2, 64 * 224**2
 """Height times width times pictures of one batch, where a model's settings do not say: more would hardly be faster."""
@@ -68,7 +68,7 @@ class Predictor:
     """
 
     def __init__(
-        self, device: str, load: Load, limits: Limits, metrics: Metrics, counts: Counts, *, threads: int
+        self, device: str, load: Load, limits: Limits, metrics: Metrics, counts: SharedCounts, *, threads: int
     ) -> None:
         self.device, self.limits = device, limits
         self._load, self._metrics = load, metrics

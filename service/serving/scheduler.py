@@ -12,13 +12,13 @@ from common.pictures import PictureError
 from evaluation import Catalog
 from models import CheckpointError
 from service.metrics import Metrics
-from service.serving.counts import Counts
 from service.serving.deployments import Deployment, Deployments, ServingSettings
 from service.serving.errors import KeyLimitError, OverloadedError, StuckError, TooLateError
 from service.serving.limits import Limits
 from service.serving.loading import admit, load_served
 from service.serving.predictor import Predictor
 from service.serving.queue import LARGE_PIXELS, Answer, Picture, count_pixels
+from service.serving.shared_counts import SharedCounts
 from service.serving.spans import record_answers
 
 LOOK_S = 5.0
@@ -53,7 +53,7 @@ class Scheduler:
         key_images: int | None = None,
         pixels: int | None = None,
         key_pixels: int | None = None,
-        counts: Counts,
+        counts: SharedCounts,
     ) -> None:
         self._catalog, self._deployments, self._metrics = catalog, deployments, metrics
         load = partial(load_served, catalog)

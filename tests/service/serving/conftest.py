@@ -9,11 +9,11 @@ import pytest
 
 from evaluation import Catalog
 from service.metrics import Metrics
-from service.serving.counts import Counts
 from service.serving.deployments import Deployment, Deployments
 from service.serving.limits import Limits
 from service.serving.loading import load_served
 from service.serving.predictor import Load, Predictor
+from service.serving.shared_counts import SharedCounts
 from tests.server import DEADLINE_S
 from tests.service.serving.predictions import Start
 
@@ -31,7 +31,7 @@ def new(catalog: Catalog) -> Iterator[Start]:
     def new(*, threads: int = 1, load: Load | None = None, **limits: Any) -> Predictor:
         bounds = Limits(**{"images": 4, "timeout_s": DEADLINE_S} | limits)
         made.append(
-            Predictor("cpu", load or partial(load_served, catalog), bounds, Metrics(), Counts(), threads=threads)
+            Predictor("cpu", load or partial(load_served, catalog), bounds, Metrics(), SharedCounts(), threads=threads)
         )
         return made[-1]
 

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from models import CheckpointError
-from service.serving.counts import Counts
 from service.serving.errors import StuckError
+from service.serving.shared_counts import SharedCounts
 from service.serving.siblings import Siblings
 from tests.server import DEADLINE_S, until
 
@@ -21,7 +21,7 @@ SPAWN = multiprocessing.get_context("spawn")
 
 def count_in(folder: Path, pipe: Connection) -> None:
     """Set numbers as told, until there are no more."""
-    counts = Counts(folder, processes=2)
+    counts = SharedCounts(folder, processes=2)
     pipe.send(None)
     while (told := pipe.recv()) is not None:
         counts.set(*told)
@@ -70,7 +70,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
 
 def test_numbers_of_another_process_are_seen_and_gone_once_it_is_replaced(tmp_path: Path, start: Start) -> None:
-    counts = Counts(tmp_path, processes=2)
+    counts = SharedCounts(tmp_path, processes=2)
     process, pipe = start(count_in)
     assert counts.elsewhere("pictures of a") == 0
     for told, seen in ((("pictures of a", 3), 3), (("pictures of b", 5), 3), (("pictures of a", 1), 1)):
@@ -86,15 +86,15 @@ def test_numbers_of_another_process_are_seen_and_gone_once_it_is_replaced(tmp_pa
 
 
 def test_no_process_is_counted_twice(tmp_path: Path) -> None:
-    first, second = Counts(tmp_path, processes=2), Counts(tmp_path, processes=2)
+    first, second = SharedCounts(tmp_path, processes=2), SharedCounts(tmp_path, processes=2)
     first.set("pixels", 1)
     assert (first.elsewhere("pixels"), second.elsewhere("pixels")) == (0, 1)
     with pytest.raises(RuntimeError, match="has room for 2 processes, and as many run"):
-        Counts(tmp_path, processes=2)
+        SharedCounts(tmp_path, processes=2)
 
 
 def test_one_process_alone_has_no_siblings() -> None:
-    counts, siblings = Counts(), Siblings(None, obey)
+    counts, siblings = SharedCounts(), Siblings(None, obey)
     counts.set("pixels", 1)
     siblings.start()
     assert counts.elsewhere("pixels") == 0

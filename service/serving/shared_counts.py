@@ -12,7 +12,7 @@ SLOTS = 2**18
 _BYTES = 8
 
 
-class Counts:
+class SharedCounts:
     """Each process writes its own numbers, by name, into a file that all of them map; nothing is locked.
 
     Args:
