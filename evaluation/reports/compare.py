@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Annotated
 
 from pydantic import Field
@@ -11,8 +11,8 @@ from common.validation import Frozen
 from evaluation.compute.conditions import Row
 from evaluation.compute.runner import ShardResult
 from evaluation.plan import Plan
-from evaluation.results.stopping import counted, is_complete
 from evaluation.results.tally import Tally
+from evaluation.results.totals import Totals
 from evaluation.spec import Condition
 from evaluation.statistics import PairedDifference, holm, paired_difference
 
@@ -35,8 +35,8 @@ class Side:
         return f"{self.model} of {self.plan.id}"
 
     @cached_property
-    def _counted(self) -> dict[tuple[str, int], list[ShardResult]]:
-        return counted(self.plan, self.results, partial(Tally.of, self.plan))
+    def _totals(self) -> Totals:
+        return Totals(self.plan, (Tally.of(self.plan, each) for each in self.results))
 
     def rows(self, condition: Condition) -> dict[int, Row]:
         """The rows that the report counts under a condition, by the index of the image.
@@ -44,9 +44,11 @@ class Side:
         Raises:
             ComparisonError: some are still to come.
         """
-        mine = self._counted[self.model, self.plan.spec.conditions.index(condition)]
-        rows = {row.index: row for result in mine for row in result.worst.rows}
-        if not is_complete(self.plan, [Tally.of(self.plan, each) for each in mine]):
+        key = self.model, self.plan.spec.conditions.index(condition)
+        total = self._totals.by_condition[key]
+        mine = [each for each in self.results if (each.shard.model, each.shard.condition) == key]
+        rows = {row.index: row for each in mine if total.counts(each.shard) for row in each.worst.rows}
+        if not total.is_complete:
             raise ComparisonError(
                 f"{self.name} has {len(rows)} of {self.plan.images} images under {condition.title}: wait until it is done"
             )

@@ -7,7 +7,7 @@ from attacks import ClassDependent
 from attacks.transforms.corruptions import CORRUPTIONS
 from evaluation.compute.checks import Check, grade
 from evaluation.compute.runner import ShardResult
-from evaluation.plan import Plan, Shard
+from evaluation.plan import Plan
 from evaluation.presets import standard_attacks
 from evaluation.reports.mce import ALEXNET, mean_corruption_error
 from evaluation.reports.report import ConditionReport, CurvePoint, ModelReport, Report
@@ -21,8 +21,8 @@ from evaluation.reports.trust import (
     median_minimal_eps,
     rival_check,
 )
-from evaluation.results.stopping import counted, is_complete
 from evaluation.results.tally import TOP_K, Tally
+from evaluation.results.totals import Totals
 from evaluation.spec import Attacking, Condition, TransformCondition
 from evaluation.statistics import proportion
 
@@ -31,40 +31,22 @@ IMAGENET_CLASSES = 1000
 
 
 def merge(plan: Plan, results: Iterable[ShardResult]) -> Report:
-    """Count finished shards together; what is missing makes the report partial; raises as `report_of` does."""
-    return report_of(plan, (Tally.of(plan, each) for each in results))
+    """Count finished shards together; what is missing makes the report partial; raises as `Totals` does."""
+    return report_of(Totals(plan, (Tally.of(plan, each) for each in results)))
 
 
-def report_of(plan: Plan, tallies: Iterable[Tally]) -> Report:
-    """Add tallies of finished shards up to a report.
-
-    Raises:
-        ValueError: a shard is there twice, or does not belong to the plan.
-    """
-    by_shard: dict[Shard, Tally] = {}
-    for tally in tallies:
-        if tally.shard in by_shard:
-            raise ValueError(f"a shard is counted twice: {tally.shard}")
-        by_shard[tally.shard] = tally
-    if strangers := [each for each in by_shard if not plan.has(each)]:
-        raise ValueError(f"shards that are not of this plan: {sorted(map(str, strangers))}")
-    found = counted(plan, by_shard.values(), lambda each: each)
-    complete = all(is_complete(plan, mine) for mine in found.values())
-    totals = {key: _total(key, mine) for key, mine in found.items()}
-    reports = _with_rivals(_model(plan, model, totals, complete=complete) for model in plan.spec.models)
+def report_of(totals: Totals) -> Report:
+    """Make a report of what finished shards add up to."""
+    plan, complete = totals.plan, totals.is_complete
+    tallies = {key: each.tally for key, each in totals.by_condition.items()}
+    reports = _with_rivals(_model(plan, model, tallies, complete=complete) for model in plan.spec.models)
     return Report(
         plan=plan,
         complete=complete,
         models=reports,
-        made_with=tuple(sorted({each for tally in by_shard.values() for each in tally.made_with})),
+        made_with=tuple(sorted({each for tally in tallies.values() for each in tally.made_with})),
         warnings=(*_notices(plan), *_warnings(reports)),
     )
-
-
-def _total(key: tuple[str, int], tallies: Sequence[Tally]) -> Tally:
-    model, condition = key
-    nothing = Tally(shard=Shard(model=model, condition=condition, start=0, stop=0))
-    return Tally.joined(tallies) if tallies else nothing
 
 
 def _model(plan: Plan, model: str, totals: Mapping[tuple[str, int], Tally], *, complete: bool) -> ModelReport:

@@ -9,8 +9,8 @@ from common.validation import Frozen
 from evaluation.catalog import Catalog
 from evaluation.compute.runner import batch_size
 from evaluation.plan import SHARD_IMAGES, Plan
-from evaluation.results.stopping import counted, is_complete
 from evaluation.results.tally import Tally
+from evaluation.results.totals import Totals
 
 
 class Estimate(Frozen):
@@ -44,8 +44,8 @@ def estimate(plan: Plan, catalog: Catalog, device: str, done: Collection[Tally] 
         CheckpointError: a checkpoint cannot be loaded.
     """
     there, conditions = frozenset(each.shard for each in done), plan.spec.conditions
-    complete = {key for key, results in counted(plan, done, lambda each: each).items() if is_complete(plan, results)}
-    left = [shard for shard in plan.shards if shard not in there and (shard.model, shard.condition) not in complete]
+    totals = Totals(plan, done)
+    left = [shard for shard in plan.shards if shard not in there and not totals.of(shard).is_complete]
     passes = dict.fromkeys(plan.spec.models, 0)
     for shard in left:
         passes[shard.model] += shard.images * plan.spec.passes(conditions[shard.condition])

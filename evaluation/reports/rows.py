@@ -1,13 +1,12 @@
 """Rows of single images, for tables that people analyse themselves."""
 
 from collections.abc import Iterable
-from functools import partial
 from typing import Any
 
 from evaluation.compute.runner import ShardResult
 from evaluation.plan import Plan
-from evaluation.results.stopping import counted
 from evaluation.results.tally import Tally
+from evaluation.results.totals import Totals
 
 
 def image_rows(plan: Plan, results: Iterable[ShardResult], files: tuple[str, ...] = ()) -> list[dict[str, Any]]:
@@ -18,14 +17,18 @@ def image_rows(plan: Plan, results: Iterable[ShardResult], files: tuple[str, ...
         results: its finished shards.
         files: paths of the data set's images by index, if they are to be named.
     """
+    found = [*results]
+    totals = Totals(plan, (Tally.of(plan, each) for each in found))
+    order = {model: position for position, model in enumerate(plan.spec.models)}
+    found.sort(key=lambda each: (order[each.shard.model], each.shard.condition, each.shard.start))
     return [
         {
-            "model": model,
-            "condition": plan.spec.conditions[condition].title,
+            "model": result.shard.model,
+            "condition": plan.spec.conditions[result.shard.condition].title,
             "file": files[row.index] if files else None,
             **row.model_dump(),
         }
-        for (model, condition), counted_results in counted(plan, results, partial(Tally.of, plan)).items()
-        for result in counted_results
+        for result in found
+        if totals.of(result.shard).counts(result.shard)
         for row in result.worst.rows
     ]

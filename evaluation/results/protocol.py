@@ -6,8 +6,8 @@ from typing import Protocol
 
 from evaluation.compute.runner import ShardResult
 from evaluation.plan import Plan, Shard
-from evaluation.results.stopping import images_needed
 from evaluation.results.tally import Tally
+from evaluation.results.totals import Totals
 
 
 class Results(Protocol):
@@ -47,7 +47,7 @@ class Work:
 
 def is_certain(plan: Plan, shard: Shard, results: Results) -> bool:
     """Whether the score of a shard's model and condition is as certain as was asked without further shards."""
-    return plan.spec.stop_width is not None and images_needed(plan, results.finished(plan, shard)) is not None
+    return plan.spec.stop_width is not None and Totals(plan, results.finished(plan, shard)).of(shard).is_certain
 
 
 def look_up(plan: Plan, shard: Shard, results: Results) -> ShardResult | Work | None:

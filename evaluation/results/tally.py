@@ -93,6 +93,7 @@ class Tally(Frozen):
         """Add up tallies of one model and condition, at least one, given in the order of their images."""
         first, last = tallies[0].shard, tallies[-1].shard
         values = {name: _sum([getattr(each, name) for each in tallies]) for name in cls.model_fields if name != "shard"}
+        values |= {name: tuple(dict.fromkeys(values[name])) for name in ("not_run", "made_with")}
         return cls.model_construct(shard=first.model_copy(update={"stop": last.stop}), **values)
 
 

@@ -83,16 +83,17 @@ def test_what_is_not_comparable_is_refused_with_the_reason(changes: dict[str, ob
 
 
 def test_what_ended_early_is_compared_on_the_images_that_both_saw() -> None:
-    plan = PLAN.model_copy(update={"spec": PLAN.spec.model_copy(update={"stop_width": 0.9})})
+    spec = PLAN.spec.model_copy(update={"stop_width": 0.9})
+    six, four = (PLAN.model_copy(update={"spec": spec, "shard_images": count}) for count in (6, 4))
     found = compare(
-        Side(plan, "m", [result(index, rows[:6]) for index, rows in enumerate((CLEAN, ROTATED, ATTACKED))]),
-        Side(plan, "m", [result(index, BETTER[:4]) for index in range(3)]),
+        Side(six, "m", [result(index, rows[:6]) for index, rows in enumerate((CLEAN, ROTATED, ATTACKED))]),
+        Side(four, "m", [result(index, BETTER[:4]) for index in range(3)]),
     )
     assert [each.n for each in found.conditions] == [4, 4, 4]
 
 
 def test_unfinished_is_not_compared() -> None:
     rows: list[Row] = CLEAN[:5]
-    plan: Plan = PLAN
+    plan: Plan = PLAN.model_copy(update={"shard_images": 5})
     with pytest.raises(ComparisonError, match="5 of 10 images under clean: wait"):
         compare(Side(plan, "m", [result(0, rows)]), side())
