@@ -17,13 +17,13 @@ from evaluation import Catalog
 from service.http import problems
 from service.http.dataset_counts import DatasetCounts
 from service.http.deps import Service
+from service.http.load_shedding import SHEDDING, LoadShedding
 from service.http.middleware.api_keys import ApiKeys
 from service.http.middleware.body_limit import BodyLimit
 from service.http.middleware.compression import Compression
 from service.http.middleware.head import Head
 from service.http.middleware.hosts import Hosts
 from service.http.middleware.json_limit import JsonLimit
-from service.http.middleware.load_shedding import LoadShedding
 from service.http.middleware.origins import Origins
 from service.http.middleware.prefix import Prefix
 from service.http.middleware.security_headers import SecurityHeaders
@@ -109,7 +109,6 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(Compression)
     app.add_middleware(JsonLimit)
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes, forms=forms)
-    app.add_middleware(LoadShedding)
     app.add_middleware(ApiKeys, settings=settings)
     app.add_middleware(Origins)
     app.add_middleware(Hosts, allowed=(*settings.allowed_hosts, settings.host))
@@ -128,7 +127,7 @@ def create_app(settings: Settings) -> FastAPI:
 
 
 @asynccontextmanager
-async def _lifespan(app: FastAPI) -> AsyncGenerator[None]:
+async def _lifespan(app: FastAPI) -> AsyncGenerator[dict[str, LoadShedding]]:
     settings: Settings = app.state.settings
     set_float32("ieee")
     evaluated = settings.catalog()  # in processes of the devices
@@ -167,7 +166,7 @@ async def _lifespan(app: FastAPI) -> AsyncGenerator[None]:
     dispatcher.start()
     try:
         async with _rpc(app, settings):
-            yield
+            yield {SHEDDING: LoadShedding(scheduler, metrics)}
     finally:
         dispatcher.stop()
         control.stop()

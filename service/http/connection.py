@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, Self
 
+from starlette.responses import Response
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from service.http.addresses import network
+from service.http.load_shedding import SHEDDING
 from service.http.problems import problem
 from service.settings import Settings
 
@@ -138,6 +140,26 @@ class Connection(HttpToolsProtocol):
         if len(self.pipeline) > MOST_PIPELINED:
             self.transport.close()
 
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        """Begin to answer a request, unless there is no room for it."""
+        shedding, scope = self.app_state.get(SHEDDING), cycle.scope
+        refusal = shedding.refusal(scope["method"], scope["path"], scope["headers"]) if shedding else None
+        if refusal is None:
+            super()._start_asgi_task(cycle, app)
+        elif refusal.pause_s:
+            self.flow.pause_reading()  # the body stays with the client
+            self.loop.call_later(refusal.pause_s, self._answer, cycle, refusal.answer)
+        else:
+            self._answer(cycle, refusal.answer)
+
+    def _answer(self, cycle: RequestResponseCycle, answer: Response) -> None:
+        """Answer in place of the application; what comes of the body afterwards is thrown away."""
+        if self.transport.is_closing():
+            return
+        cycle.response_started = cycle.response_complete = True
+        self._write(answer, closes=not cycle.keep_alive)
+        self.on_response_complete()
+
     def on_body(self, body: bytes) -> None:
         """Pass on a part of the body."""
         self._unparsed_bytes = 0
@@ -216,7 +238,13 @@ class Connection(HttpToolsProtocol):
     def _refuse(self, status: HTTPStatus, detail: str, headers: dict[str, str] | None = None) -> None:
         """Send an error, unless an answer is on its way, and close."""
         if self._may_answer:
-            answer = problem(status, detail, headers={"Connection": "close", **(headers or {})})
-            lines = [b"%s: %s\r\n" % header for header in answer.raw_headers]
-            self.transport.write(b"".join((STATUS_LINE[status], *lines, b"\r\n", bytes(answer.body))))
+            self._write(problem(status, detail, headers=headers), closes=True)
         self.transport.close()
+
+    def _write(self, answer: Response, *, closes: bool) -> None:
+        """Send an answer and, if it closes, end the connection behind it."""
+        headers = [*answer.raw_headers, (b"connection", b"close")] if closes else answer.raw_headers
+        lines = [b"%s: %s\r\n" % header for header in headers]
+        self.transport.write(b"".join((STATUS_LINE[answer.status_code], *lines, b"\r\n", bytes(answer.body))))
+        if closes:
+            self.transport.close()

@@ -80,7 +80,7 @@ class Predictor:
         )  # the one that ran longest ago first
         lock = RLock()
         self._changed, self._large_changed = Condition(lock), Condition(lock)  # one for each kind of thread
-        self._stopping = False
+        self._stopping = self._someone_left = False
         self._busy_since: dict[int, float] = {}
         self._threads = [Thread(target=self._work, name=f"predictor {device}", daemon=True) for _ in range(threads)]
         self._large_threads = [
@@ -135,10 +135,11 @@ class Predictor:
         """
         if self._has_room(pictures, large=large):
             return
-        with self._changed:
-            self._drop_cancelled()
-        if self._has_room(pictures, large=large):
-            return
+        if self._someone_left:
+            with self._changed:
+                self._drop_cancelled()
+            if self._has_room(pictures, large=large):
+                return
         waiting, expected_s = self.waiting, self.expected_s
         self._metrics.refusals.labels("queue full").inc()
         detail = (
@@ -181,7 +182,8 @@ class Predictor:
             self._metrics.refusals.labels("deadline").inc()
             raise TooLateError(f"no prediction within {timeout_s:g} s; the request was dropped") from None
         finally:
-            call.future.cancel()  # what nobody waits for any more is not computed
+            if call.future.cancel():  # what nobody waits for any more is not computed
+                self._someone_left = True
 
     async def load(self, deployment: Deployment) -> None:
         """Load a model now, if it is not loaded.
@@ -222,6 +224,7 @@ class Predictor:
         return call
 
     def _drop_cancelled(self) -> None:
+        self._someone_left = False
         for queue in self._queues.values():
             queue.raw = deque(item for item in queue.raw if item.is_wanted)
             queue.raw_large = deque(item for item in queue.raw_large if item.is_wanted)

@@ -4,7 +4,7 @@ from starlette.middleware.gzip import DEFAULT_EXCLUDED_CONTENT_TYPES, GZipMiddle
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.http.formats import FORMATS
-from service.http.middleware.load_shedding import PREDICTING
+from service.http.load_shedding import PREDICTING
 
 SMALLEST_BYTES = 1024
 """Shorter answers are sent as they are."""

@@ -7,7 +7,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.http.json_bodies import parse_json, require_few_values
-from service.http.middleware.load_shedding import PREDICTING
+from service.http.load_shedding import PREDICTING
 from service.http.picture_uploads import media_type
 
 MOST_BYTES = 2**20

@@ -17,6 +17,8 @@ PAGE_POLICY = "; ".join(
 )
 """A route that needs another one sends it itself."""
 
+NOSNIFF = (b"x-content-type-options", b"nosniff")
+
 
 class SecurityHeaders:
     """Answers carry `X-Content-Type-Options`; pages a content security policy and a referrer policy as well.
@@ -33,7 +35,7 @@ class SecurityHeaders:
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] += [(b"x-content-type-options", b"nosniff")]
+                message["headers"] += [NOSNIFF]
                 if _is_page(message):
                     headers = MutableHeaders(scope=message)
                     headers.setdefault("Content-Security-Policy", PAGE_POLICY)

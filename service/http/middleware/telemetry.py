@@ -35,16 +35,13 @@ class Telemetry:
             await self._app(scope, receive, send)
             return
         began, status = time.perf_counter(), "none"
-        given = Headers(scope=scope)
-        request_id = _request_id(given.get("x-request-id", "")).encode()
-        traceparent = given.get("traceparent", "")
-        trace = [(b"traceparent", traceparent.encode())] if _TRACE.fullmatch(traceparent) else []
+        own = identity(Headers(scope=scope))
 
         async def send_with_id(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = str(message["status"])
-                message["headers"] += [(b"x-request-id", request_id), *trace]
+                message["headers"] += own
             await send(message)
 
         try:
@@ -54,8 +51,13 @@ class Telemetry:
             self._metrics.request_seconds.labels(scope["method"], _route(scope), status).observe(seconds)
 
 
-def _request_id(given: str) -> str:
-    return given if given and _ID.fullmatch(given) else os.urandom(16).hex()
+def identity(given: Headers) -> list[tuple[bytes, bytes]]:
+    """The headers by which an answer is found again, from those of its request."""
+    request_id, traceparent = given.get("x-request-id", ""), given.get("traceparent", "")
+    if not _ID.fullmatch(request_id):
+        request_id = os.urandom(16).hex()
+    trace = [(b"traceparent", traceparent.encode())] if _TRACE.fullmatch(traceparent) else []
+    return [(b"x-request-id", request_id.encode()), *trace]
 
 
 def _route(scope: Scope) -> str:
