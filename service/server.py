@@ -26,6 +26,10 @@ asks for Python's lock at every layer, three times as long."""
 M_ARENA_MAX, ARENAS = -8, 2
 """Of glibc's mallopt: heaps that threads share. With one for each thread, scratch memory of forward passes lies about in all."""
 
+YOUNG_OBJECTS = 10_000
+"""Made and not freed, after which garbage is looked for: with Python's 700, hundreds of requests that wait are looked through again and
+again."""
+
 _UVICORN: dict[str, Any] = {
     "loop": "uvloop",
     "ws": "none",
@@ -90,6 +94,7 @@ def _tuned(settings: Settings) -> FastAPI:
     with suppress(AttributeError, OSError, TypeError):  # another C library: it has no such knob
         ctypes.CDLL(None).mallopt(M_ARENA_MAX, ARENAS)
     app = create_app(settings)
+    gc.set_threshold(YOUNG_OBJECTS)
     gc.freeze()  # what was imported is never garbage: looking through it would stop every thread for 0.2 s at a time
     return app
 

@@ -54,7 +54,12 @@ class Contender:
 
 def ours(name: str, *, form: bool = True, module: str = "cli.main", **environment: str) -> Contender:
     """A variant of this service; keywords are settings without their prefix, in lower case."""
-    settings = {"port": "{port}", "data_dir": "{data}", "model_dirs": '["{models}"]'} | environment
+    settings = {
+        "port": "{port}",
+        "data_dir": "{data}",
+        "model_dirs": '["{models}"]',
+        "max_address_connections": "1000",  # the load stands for many clients, and has one address
+    } | environment
     return Contender(
         name,
         ("-m", module, "serve"),

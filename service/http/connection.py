@@ -5,7 +5,8 @@ It is uvicorn's connection on httptools, the faster of its two parsers. The othe
 """
 
 import resource
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any, Self
 
@@ -42,11 +43,13 @@ class ConnectionLimits:
         in_all: most connections; half of the file descriptors stay for checkpoints, data and processes.
         of_one_address: most of them from one address.
         timeout_s: longest wait for a client that has to send or to read.
+        open: connections of each address now.
     """
 
     in_all: int
     of_one_address: int
     timeout_s: float
+    open: Counter[str] = field(default_factory=Counter[str])
 
     @classmethod
     def of(cls, settings: Settings) -> Self:
@@ -82,6 +85,8 @@ class Connection(HttpToolsProtocol):
     def connection_made(self, transport: Any) -> None:
         """Take a connection, or refuse it."""
         super().connection_made(transport)
+        self._network = network(self.client)
+        self._limits.open[self._network] += 1
         self._timer = self.loop.call_later(TICK_S, self._tick)
         if crowd := self._crowd():
             self._refuse(HTTPStatus.SERVICE_UNAVAILABLE, crowd, {"Retry-After": "1"})
@@ -90,14 +95,17 @@ class Connection(HttpToolsProtocol):
         """Say which limit this connection is beyond."""
         if len(self.connections) > self._limits.in_all:
             return f"there are {self._limits.in_all} connections, as many as are allowed"
-        own, most = network(self.client), self._limits.of_one_address
-        if sum(isinstance(each, Connection) and network(each.client) == own for each in self.connections) > most:
-            return f"{own} has {most} connections, as many as are allowed for one address"
+        most = self._limits.of_one_address
+        if self._limits.open[self._network] > most:
+            return f"{self._network} has {most} connections, as many as are allowed for one address"
         return None
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End the timer with the connection."""
         self._timer.cancel()
+        self._limits.open.subtract([self._network])
+        if not self._limits.open[self._network]:
+            del self._limits.open[self._network]
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
