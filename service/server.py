@@ -27,8 +27,7 @@ M_ARENA_MAX, ARENAS = -8, 2
 """Of glibc's mallopt: heaps that threads share. With one for each thread, scratch memory of forward passes lies about in all."""
 
 YOUNG_OBJECTS = 10_000
-"""Made and not freed, after which garbage is looked for: with Python's 700, hundreds of requests that wait are looked through again and
-again."""
+"""Made and not freed, after which garbage is looked for; with the default, 700, waiting requests are looked at again and again."""
 
 _UVICORN: dict[str, Any] = {
     "loop": "uvloop",
