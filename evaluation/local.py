@@ -1,18 +1,27 @@
-"""Run an evaluation here and now, without a server or a database."""
+"""Run an evaluation, or some of its shards, here and now, without a server or a database."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from tempfile import TemporaryDirectory
+from typing import Self
 
 from evaluation.catalog import Catalog
 from evaluation.compute.runner import OnProgress, ShardResult, best_device
 from evaluation.data.broken import OnLook
-from evaluation.plan import make_plan
+from evaluation.plan import Plan, Shard, make_plan
 from evaluation.reports.counting import merge
 from evaluation.reports.report import Report
 from evaluation.results.folder import ResultFolder
 from evaluation.results.protocol import Work, look_up
+from evaluation.results.tally import Tally
 from evaluation.spec import EvaluationSpec
 from evaluation.worker import Worker
+
+OnShard = Callable[[ShardResult, int, int], None]
+
+
+def _nothing(*_told: object) -> None:
+    """Nobody wants to know."""
 
 
 def evaluate(
@@ -21,9 +30,9 @@ def evaluate(
     catalog: Catalog | None = None,
     device: str | None = None,
     results: ResultFolder | None = None,
-    on_shard: Callable[[ShardResult, int, int], None] = lambda result, done, total: None,
-    on_progress: OnProgress = lambda done, total: None,
-    on_look: OnLook = lambda done, total: None,
+    on_shard: OnShard = _nothing,
+    on_progress: OnProgress = _nothing,
+    on_look: OnLook = _nothing,
 ) -> Report:
     """Evaluate every model under every condition.
 
@@ -50,22 +59,53 @@ def evaluate(
         results = results or ResultFolder(temporary)
         results.require_writable()
         plan = make_plan(spec, catalog, device=device, on_look=on_look)
-        worker = Worker(catalog, device)
+        found = Shards(plan, plan.shards, catalog, results).run(device, on_shard=on_shard, on_progress=on_progress)
+        return merge(plan, found)
+
+
+@dataclass(frozen=True)
+class Shards:
+    """Shards of a plan, to be run one after the other.
+
+    Attributes:
+        plan: of the evaluation.
+        shards: which of its shards.
+        catalog: where its models and its data are.
+        results: where finished shards are found and stored.
+    """
+
+    plan: Plan
+    shards: Sequence[Shard]
+    catalog: Catalog
+    results: ResultFolder
+
+    def of(self, shards: Sequence[Shard]) -> Self:
+        """Only these."""
+        return replace(self, shards=shards)
+
+    def tallies(self) -> list[Tally]:
+        """Count those that are finished."""
+        return self.results.tallies(self.plan, self.shards)
+
+    def run(
+        self, device: str, *, on_shard: OnShard = _nothing, on_progress: OnProgress = _nothing
+    ) -> list[ShardResult]:
+        """Give the result of each, computed now or before, but of those whose score is certain enough without; see `evaluate`."""
+        worker = Worker(self.catalog, device)
         finished: list[ShardResult] = []
-        shards = plan.shards
-        images, total = 0, sum(shard.images for shard in shards)
+        images, total = 0, sum(shard.images for shard in self.shards)
 
         def on_batch(done: int, in_shard: int) -> None:
             on_progress(images + shard.images * done // in_shard, total)
 
-        for done, shard in enumerate(shards, start=1):
-            result = look_up(plan, shard, results)
+        for done, shard in enumerate(self.shards, start=1):
+            result = look_up(self.plan, shard, self.results)
             if isinstance(result, Work):
                 result = worker.run(result, on_progress=on_batch)
-                results.save(plan, result)
+                self.results.save(self.plan, result)
             images += shard.images
             on_progress(images, total)
             if result is not None:
                 finished.append(result)
-                on_shard(result, done, len(shards))
-        return merge(plan, finished)
+                on_shard(result, done, len(self.shards))
+        return finished

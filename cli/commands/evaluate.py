@@ -94,6 +94,22 @@ DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Only estimate how long the evaluation would take.", show_default="off")
 ]
 
+Slurm = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Run as an array of so many Slurm jobs; --data-dir, checkpoints and data lie where all nodes see them.",
+        show_default="here",
+    ),
+]
+SlurmSet = Annotated[
+    list[str],
+    typer.Option(
+        help="Parameter of these jobs as KEY=VALUE, such as partition=gpu, gpus_per_node=1 or time=600 (minutes); may be repeated.",
+        show_default="the cluster's own",
+    ),
+]
+
 
 @app.command()
 def evaluate(
@@ -114,6 +130,8 @@ def evaluate(
     min_score: MinScore = [],
     junit: Junit = None,
     dry_run: DryRun = False,
+    slurm: Slurm = None,
+    slurm_set: SlurmSet = [],
     intervals: Intervals = False,
     data_dir: DataDir = None,
     device: Device = "",
@@ -146,11 +164,12 @@ def evaluate(
     }
     spec = EvaluationSpec.model_validate(fields)
     bars = [parse_bar(each, spec) for each in min_score]
-    task = _Task(spec, catalog, usable(device), ResultFolder(settings.data_dir / "results"))
+    stored = ResultFolder(settings.data_dir / "results")
+    task = _Task(spec, catalog, device if slurm else usable(device), stored)
     if dry_run:
         _print_estimate(task, as_json=as_json)
         return
-    report, results = _run(task)
+    report, results = _run_on_slurm(task, slurm, slurm_set, settings.data_dir / "slurm") if slurm else _run(task)
     _write(report, results, formats, catalog)
     _print(report, intervals=intervals, as_json=as_json)
     _check_bars(report, bars, junit)
@@ -220,6 +239,29 @@ def _run(task: _Task) -> "tuple[Report, list[ShardResult]]":
             on_look=lambda done, total: show(completed=done, total=total, description="decoding"),
         )
     return report, results
+
+
+def _run_on_slurm(task: _Task, jobs: int, options: list[str], logs: Path) -> "tuple[Report, list[ShardResult]]":
+    """Let jobs store the results of all shards, behind a progress bar."""
+    try:
+        from cli import slurm
+    except ModuleNotFoundError as error:
+        raise ValueError("--slurm needs the library submitit: uv pip install '.[slurm]'") from error
+    from evaluation import make_plan, merge
+    from evaluation.local import Shards
+
+    parameters = slurm.parse_parameters(options)
+    task.stored.require_writable()
+    plan = make_plan(task.spec, task.catalog, device=task.device or "cuda")
+    whole = Shards(plan, plan.shards, task.catalog, task.stored)
+    with _progress() as show:
+        queued = slurm.submit([slurm.Part(each, task.device) for each in slurm.cut(whole, jobs)], logs, parameters)
+        try:
+            slurm.wait(queued, whole, lambda done, total: show(completed=done, total=total))
+        except slurm.JobsFailedError as error:
+            end(str(error), FAILURE)
+    results = whole.run(task.device or "cpu")  # all are found
+    return merge(plan, results), results
 
 
 @contextmanager
