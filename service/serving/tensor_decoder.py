@@ -1,10 +1,10 @@
 """Decodes JPEGs with torchvision, which uses nvJPEG on a GPU, and resizes them there."""
 
+from functools import partial
 from threading import Lock
 
 import torch
 from torch import Tensor
-from torchvision.io import ImageReadMode, decode_jpeg
 
 import models
 from common.containers import read_header
@@ -24,8 +24,11 @@ class TensorDecoder:
     """
 
     def __init__(self, device: str) -> None:
-        self._device, self._lock = torch.device(device), Lock()
-        self._stream = torch.cuda.Stream(self._device) if self._device.type == "cuda" else None
+        from torchvision.io import ImageReadMode, decode_jpeg  # noqa: PLC0415  # a service starts without torchvision
+
+        where = torch.device(device)
+        self._decode = partial(decode_jpeg, mode=ImageReadMode.RGB, device=where)
+        self._lock, self._stream = Lock(), torch.cuda.Stream(where) if where.type == "cuda" else None
 
     def __call__(self, data: bytes, preprocessing: models.Preprocessing) -> Tensor | None:
         """Decode and preprocess a picture: 8-bit pixels (3, crop, crop) on the host.
@@ -42,7 +45,7 @@ class TensorDecoder:
             # The lock lasts until the host has the pixels: the decoder writes into memory that the stream may still read otherwise
             # (pytorch/vision pull request 9606).
             with self._lock, torch.cuda.stream(self._stream):
-                (decoded,) = decode_jpeg([encoded], ImageReadMode.RGB, device=self._device)
+                (decoded,) = self._decode([encoded])
                 return preprocessing.tensor_pixels(decoded).cpu()
         except RuntimeError:  # anything a decoder raises
             return None
