@@ -9,8 +9,7 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-WARMUPS = 3
-"""Runs before a capture, in which libraries choose their kernels and allocate their workspaces."""
+from common.cuda_graphs import RecorderOnGpu, cause_of
 
 TOLERANCE = 0.1
 """Largest difference between a replay and an ordinary pass, relative to the largest value; a broken replay differs by far more."""
@@ -73,36 +72,6 @@ def classify(model: nn.Module, images: Tensor) -> Tensor:
         if len(images) <= part:
             return model(images)
         return torch.cat([model(each) for each in images.split(part)])
-
-
-class RecorderOnGpu:
-    """Captures CUDA graphs as PyTorch requires: warmed up on the capturing stream, into tensors that stay allocated.
-
-    All graphs share one memory pool: only one is replayed at a time, and its result is copied before the next replay.
-    """
-
-    def __init__(self) -> None:
-        self._stream: torch.cuda.Stream | None = None
-        self._pool: Any = None
-
-    def __call__(self, run: Callable[[], Passes]) -> Callable[[], Passes]:
-        """Capture a computation."""
-        self._stream = stream = self._stream or torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            for _ in range(WARMUPS):
-                run()
-        torch.cuda.current_stream().wait_stream(stream)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool, stream=stream):
-            passes = run()
-        self._pool = graph.pool()
-
-        def replay() -> Passes:
-            graph.replay()
-            return passes
-
-        return replay
 
 
 def compiled(model: nn.Module) -> nn.Module:
@@ -223,7 +192,7 @@ class Captured(nn.Module):
                 self._captures[key] = capture
                 return computed
         except RuntimeError as error:  # anything PyTorch raises for a capture, also lack of memory
-            cause = error.__context__ or error  # ending a failed capture raises an error of its own
+            cause = cause_of(error)
             reason = f"{type(cause).__name__}: {cause}".splitlines()[0]
         self._capturable = False
         self._captures.clear()

@@ -62,7 +62,7 @@ class Metrics:
         self.waiting_images = gauge("waiting_images", "Pictures that wait.", "device")
         self.running_images = gauge("running_images", "Pictures that are in a model.", "device")
         self.loaded_models = gauge("loaded_models", "Models in memory.", "device")
-        self.model_bytes = gauge("model_bytes", "Weights in memory.", "device")
+        self.model_bytes = gauge("model_bytes", "Weights and CUDA graphs in memory.", "device")
         self.device_bytes = gauge("device_bytes", "Memory that torch has taken on a GPU.", "device")
         self.shards = gauge("shards", "Parts of evaluations by status.", "status", mode="mostrecent")
 

@@ -25,11 +25,12 @@ from torch import Tensor, nn
 
 import attacks
 import models
-from attacks.gradient import RecorderOnGpu, look
+from attacks.gradient import look
 from benchmarks.gpu.networks import in_precision, precisions, random_classifier
 from benchmarks.pgd import THREAT, bare, pgd, table, torchattacks_pgd
 from benchmarks.san_core import own_milliseconds
 from benchmarks.san_ops import peak_mib
+from common.cuda_graphs import RecorderOnGpu
 
 MODELS = {"resnet50": 64, "dat_tiny": 64, "aa_resnet50": 32, "san10_pairwise": 32, "san10_patchwise": 32}
 """Batches. An error of a kernel can end all that follows: those of our own kernels come last."""

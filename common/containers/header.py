@@ -24,6 +24,7 @@ class Header:
         height: likewise.
         bare: writes the file without its metadata.
         orientation: EXIF's, 1 to 8; 1 is upright, and taken where there is none that can be read.
+        baseline: a JPEG of the most usual kind, which any decoder reads alike: baseline, of three components without Adobe's marks.
     """
 
     format: str
@@ -31,6 +32,7 @@ class Header:
     height: int
     bare: Callable[[], bytes]
     orientation: int = UPRIGHT
+    baseline: bool = False
 
     @property
     def pixels(self) -> int:

@@ -20,10 +20,11 @@ _BETWEEN_SCANS = re.compile(rb"\xff([\x01-\xcf\xd8-\xfe])")
 """A marker behind the pixels of a scan, among which lie zeros that are stuffed and marks for restarting."""
 _ALONE = frozenset(range(0xD0, 0xDA)) - {0xD9}
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-_SEQUENTIAL = frozenset({0xC0, 0xC1})
+_BASELINE, _SEQUENTIAL = 0xC0, frozenset({0xC0, 0xC1})
 _APPS = frozenset(range(0xE0, 0xF0))
 _END, _SCAN, _EXIF_OR_XMP, _COMMENT = 0xD9, 0xDA, 0xE1, 0xFE
-_DECIDING = frozenset({0xE0, 0xEE})
+_ADOBE = 0xEE
+_DECIDING = frozenset({0xE0, _ADOBE})
 """JFIF's and Adobe's segments, which say what the colours mean."""
 _EXIF, _XMP = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0"
 
@@ -35,7 +36,11 @@ class _Frame:
     width: int = 0
     height: int = 0
     components: int = 0
-    sequential: bool = False
+    code: int = 0
+
+    @property
+    def sequential(self) -> bool:
+        return self.code in _SEQUENTIAL
 
     @property
     def most_scans(self) -> int:
@@ -60,7 +65,7 @@ def read(data: bytes) -> Header:
             kept.append(data[start:position])
         if code in _FRAMES:
             height, width, components = struct.unpack_from(">HHB", data, start + 5)
-            frame = _Frame(width, height, components, code in _SEQUENTIAL)
+            frame = _Frame(width, height, components, code)
     else:
         raise PictureError(f"the JPEG has more than {MOST_SEGMENTS} segments before its first scan")
     raise PictureError("the picture is broken or truncated: the JPEG has no scan")
@@ -68,7 +73,8 @@ def read(data: bytes) -> Header:
 
 def _header(data: bytes, start: int, kept: list[bytes], told: dict[bytes, bytes], frame: _Frame) -> Header:
     orientation = orientation_of(told.get(_EXIF, b""), told.get(_XMP, b""))
-    return Header("JPEG", frame.width, frame.height, partial(_bare, data, start, kept, frame), orientation)
+    usual = frame.code == _BASELINE and frame.components == 3 and not any(each[1] == _ADOBE for each in kept[1:])
+    return Header("JPEG", frame.width, frame.height, partial(_bare, data, start, kept, frame), orientation, usual)
 
 
 def _bare(data: bytes, start: int, kept: list[bytes], frame: _Frame) -> bytes:

@@ -151,7 +151,7 @@ def _encoded(
             yield Picture(partial(_fail, error))
             continue
         pixels = pixels_to_decode(upload, max_pixels=max_pixels)
-        yield Picture(partial(decode, upload, preprocessing, max_pixels=max_pixels), pixels)
+        yield Picture(partial(decode, upload, preprocessing, max_pixels=max_pixels), pixels, upload.data)
 
 
 def _fail(error: PictureError) -> NoReturn:

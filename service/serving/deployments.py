@@ -9,7 +9,7 @@ import tempfile
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field, ValidationError
 
@@ -25,6 +25,9 @@ SETTLED_NS = 10**9
 """Files that changed less than this ago are looked at again: their time stamps may not tell the next change."""
 
 
+Decoder = Literal["cpu", "nvjpeg"]
+
+
 class ServingSettings(Frozen):
     """How a model is served; of all its versions, but for the default one."""
 
@@ -38,6 +41,12 @@ class ServingSettings(Frozen):
         int | None, Field(ge=1, le=4096, description="most pictures of a batch; null goes by their size")
     ] = None
     top_k: Annotated[int, Field(ge=1, le=1000, description="classes named where a request does not say")] = 5
+    cuda_graphs: Annotated[
+        bool, Field(strict=True, description="on a GPU, capture the model for batches of 1, 2, 4, ..., 64 pictures")
+    ] = True
+    decoder: Annotated[
+        Decoder, Field(description="of JPEGs: cpu, as in evaluations, or nvjpeg, on a GPU, with slightly other pixels")
+    ] = "cpu"
     device: Annotated[str | None, Field(description="the only device to use; null takes the least loaded")] = None
     warm: Annotated[
         bool, Field(strict=True, description="load it when the service starts, not at its first picture")
@@ -55,11 +64,31 @@ class Agreement(BaseModel):
     ]
 
 
-class _Stored(BaseModel):
+class DecoderAgreement(BaseModel):
+    """How often pictures decoded with nvJPEG get the top-1 class that they get otherwise."""
+
+    dataset: Annotated[str | None, Field(description="where the pictures are from; null means generated ones")]
+    agreement: Annotated[Proportion, Field(description="pictures with the same top-1 class")]
+    largest_difference: Annotated[float, Field(description="largest difference of a class's probability")]
+
+
+class Measured(BaseModel):
+    """What was measured before a model's settings were accepted."""
+
+    agreement: Annotated[
+        Agreement | None,
+        Field(description="of the precision with float32, on images of the model's data set; null if not measured"),
+    ] = None
+    decoder_agreement: Annotated[
+        DecoderAgreement | None,
+        Field(description="of nvJPEG with the decoder of evaluations; null if that decodes"),
+    ] = None
+
+
+class _Stored(Measured):
     """A settings file."""
 
     settings: ServingSettings = ServingSettings()
-    agreement: Agreement | None = None
 
 
 @dataclass(frozen=True)
@@ -83,9 +112,9 @@ class Deployment:
     settings: ServingSettings
 
     @property
-    def key(self) -> tuple[str, str, str]:
+    def key(self) -> tuple[str, str, str, bool]:
         """What a loaded copy can be used for."""
-        return self.checkpoint, self.sha256, self.settings.precision
+        return self.checkpoint, self.sha256, self.settings.precision, self.settings.cuda_graphs
 
 
 _Stamps = tuple[int, ...]
@@ -167,9 +196,10 @@ class Deployments:
         """How a model is served."""
         return self._read(model).settings
 
-    def agreement(self, model: str) -> Agreement | None:
-        """How far the precision of a model's settings agrees with float32, if that was measured."""
-        return self._read(model).agreement
+    def measured(self, model: str) -> Measured:
+        """What was measured for a model's settings."""
+        stored = self._read(model)
+        return Measured(agreement=stored.agreement, decoder_agreement=stored.decoder_agreement)
 
     def proposed(self, model: str, settings: ServingSettings) -> Deployment:
         """What the default version would be under other settings.
@@ -180,9 +210,10 @@ class Deployments:
         """
         return replace(self._find(model, settings.default_version), settings=settings)
 
-    def save(self, model: str, settings: ServingSettings, agreement: Agreement | None) -> None:
+    def save(self, model: str, settings: ServingSettings, measured: Measured) -> None:
         """Change how a model is served."""
-        _write(self._file(model), _Stored(settings=settings, agreement=agreement).model_dump_json(indent=2))
+        stored = _Stored(settings=settings, **dict(measured))
+        _write(self._file(model), stored.model_dump_json(indent=2))
 
     def forget(self, model: str) -> None:
         """Drop the settings of a model of which no version is left."""

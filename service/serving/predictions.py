@@ -34,7 +34,14 @@ def rank(logits: Tensor, k: int) -> list[Ranked]:
     if not k:
         return [()] * len(logits)
     probabilities, indices = logits.softmax(1).topk(min(k, logits.shape[1]))
-    rows: Iterable[tuple[list[int], list[float]]] = zip(indices.tolist(), probabilities.tolist(), strict=True)
+    return pairs(indices, probabilities, k)
+
+
+def pairs(indices: Tensor, probabilities: Tensor, k: int) -> list[Ranked]:
+    """Pair the first k indices and probabilities of each row of ranked classes (N, any)."""
+    rows: Iterable[tuple[list[int], list[float]]] = zip(
+        indices[:, :k].tolist(), probabilities[:, :k].tolist(), strict=True
+    )
     return [list(zip(*row, strict=True)) for row in rows]
 
 

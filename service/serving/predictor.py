@@ -11,7 +11,7 @@ import logging
 import math
 import threading
 import time
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -23,11 +23,12 @@ import models
 from common.cores import give_way
 from common.pictures import PictureError
 from service.metrics import Metrics
-from service.serving.batches import classify
 from service.serving.deployments import Deployment
+from service.serving.devices import device_of
 from service.serving.errors import OverloadedError, TooLateError
 from service.serving.gauges import Gauges
 from service.serving.limits import Limits
+from service.serving.on_stream import LANES
 from service.serving.queue import (
     LARGE_PIXELS,
     Answer,
@@ -40,9 +41,6 @@ from service.serving.queue import (
     hand_over,
 )
 from service.serving.shared_counts import SharedCounts
-
-CPU_BATCH_PIXELS, GPU_BATCH_PIXELS = 8 * 224**2, 64 * 224**2
-"""Height times width times pictures of one batch, where a model's settings do not say: more would hardly be faster."""
 
 LONGEST_STOP_S = 2.0
 """How long to wait for threads to end: what hangs in a decoder or a model ends with the process."""
@@ -71,11 +69,11 @@ class Predictor:
         self, device: str, load: Load, limits: Limits, metrics: Metrics, counts: SharedCounts, *, threads: int
     ) -> None:
         self.device, self.limits = device, limits
-        self._load, self._metrics = load, metrics
+        self._device, self._load, self._metrics = device_of(device), load, metrics
         self._gauges = Gauges(device, metrics, counts)
         self._on_cpu = device.partition(":")[0] == "cpu"
-        self._free = self._slots = threads if self._on_cpu else 1
-        self._queues: OrderedDict[tuple[str, str, str], ModelQueue] = (
+        self._free = self._slots = threads if self._on_cpu else LANES
+        self._queues: OrderedDict[tuple[str, str, str, bool], ModelQueue] = (
             OrderedDict()
         )  # the one that ran longest ago first
         lock = RLock()
@@ -133,13 +131,8 @@ class Predictor:
         Raises:
             OverloadedError: the queue is full; it says when it will be empty.
         """
-        if self._has_room(pictures, large=large):
+        if self._has_room(pictures, large=large) or (self._drop_cancelled() and self._has_room(pictures, large=large)):
             return
-        if self._someone_left:
-            with self._changed:
-                self._drop_cancelled()
-            if self._has_room(pictures, large=large):
-                return
         waiting, expected_s = self.waiting, self.expected_s
         self._metrics.refusals.labels("queue full").inc()
         detail = (
@@ -214,7 +207,8 @@ class Predictor:
 
     def _enqueue(self, deployment: Deployment, pictures: Sequence[Picture], top_k: int) -> Call:
         call, large = Call(len(pictures), top_k), count_pixels(pictures) > LARGE_PIXELS
-        items = [Item(call, index, each.prepare, large) for index, each in enumerate(pictures)]
+        prepared = [self._device.prepare(deployment, each) for each in pictures]
+        items = [Item(call, index, prepare, large) for index, prepare in enumerate(prepared)]
         with self._changed:
             self.require_room(len(items), large=large)
             queue = self._queue(deployment)
@@ -223,20 +217,22 @@ class Predictor:
             self._gauges.count_images(self._queues.values())
         return call
 
-    def _drop_cancelled(self) -> None:
-        self._someone_left = False
-        for queue in self._queues.values():
-            queue.raw = deque(item for item in queue.raw if item.is_wanted)
-            queue.raw_large = deque(item for item in queue.raw_large if item.is_wanted)
-            queue.ready = deque(item for item in queue.ready if item.is_wanted)
-        self._large_changed.notify()  # there may be room for large ones now
+    def _drop_cancelled(self) -> bool:
+        """Make room where clients have left; False if none have."""
+        if not self._someone_left:
+            return False
+        with self._changed:
+            self._someone_left = False
+            for queue in self._queues.values():
+                queue.drop_cancelled()
+            self._large_changed.notify()  # there may be room for large ones now
+        return True
 
     def _queue(self, deployment: Deployment) -> ModelQueue:
         """The queue of a model; a new one begins to load."""
         queue = self._queues.get(deployment.key)
         if queue is None:
-            pixels = CPU_BATCH_PIXELS if self._on_cpu else GPU_BATCH_PIXELS
-            by_size = max(1, pixels // deployment.card.preprocessing.crop**2)
+            by_size = max(1, self._device.batch_pixels // deployment.card.preprocessing.crop**2)
             queue = self._queues[deployment.key] = ModelQueue(deployment, deployment.settings.max_batch or by_size)
             self._loader.submit(self._load_queue, queue)
         queue.retired = False
@@ -244,7 +240,7 @@ class Predictor:
 
     def _load_queue(self, queue: ModelQueue) -> None:
         try:
-            classifier = self._load(queue.deployment, self.device)
+            runner = self._device.runner(queue.deployment, self._load(queue.deployment, self.device), queue.most)
         except Exception as error:  # the model's fault; the others go on
             _log.warning("%s: %s", queue.deployment.checkpoint, error)
             with self._changed:
@@ -253,8 +249,8 @@ class Predictor:
                 hand_over([(item, error) for item in queue.items])
             return
         with self._changed:
-            queue.size_bytes = sum(each.nbytes for each in (*classifier.parameters(), *classifier.buffers()))
-            queue.loaded.set_result(classifier)
+            queue.size_bytes = runner.size_bytes
+            queue.loaded.set_result(runner)
             self._make_room(queue)
             self._changed.notify()
             self._gauges.count_models(self._queues.values())
@@ -325,14 +321,16 @@ class Predictor:
         return bool(queue.raw and queue.has_room) or self._is_ripe(queue)
 
     def _is_ripe(self, queue: ModelQueue) -> bool:
-        """Whether decoded pictures should run now: nothing is left to decode, a batch is full, or others go on decoding."""
+        """Whether decoded pictures should run now: nothing is left to decode, a batch is full, or a GPU has nothing to do."""
         if not (queue.ready and self._free and queue.usable):
             return False
-        return not queue.raw or len(queue.ready) >= queue.most or not self._on_cpu
+        if self._on_cpu:
+            return not queue.raw or len(queue.ready) >= queue.most
+        return self._free == self._slots or not (queue.raw or queue.preparing) or len(queue.ready) >= queue.most
 
     def _take_batch(self, queue: ModelQueue) -> Callable[[], None]:
-        """Take what is ready, as far as a batch goes, and leave an equal share to each other free thread."""
-        share = min(queue.most, math.ceil(len(queue.ready) / self._free))
+        """Take what is ready, as far as a batch goes, and leave an equal share to each other free thread of a CPU."""
+        share = min(queue.most, math.ceil(len(queue.ready) / (self._free if self._on_cpu else 1)))
         batch = [queue.ready.popleft() for _ in range(share)]
         alone = self._free == self._slots and not self.waiting
         self._free -= 1
@@ -380,7 +378,7 @@ class Predictor:
             torch.set_num_threads(threads)  # of this thread alone
         began = time.perf_counter()
         images = [item.image for item in items if item.image is not None]
-        logits, ranked = classify(queue.loaded.result(), images, self.device, max(item.call.top_k for item in items))
+        logits, ranked = queue.loaded.result()(images, max(item.call.top_k for item in items))
         forward_s = time.perf_counter() - began
         queue.took((forward_s + sum(item.preprocess_s for item in items if not item.large)) / len(items))
         answers = [

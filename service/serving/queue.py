@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-import models
 from common.pictures import PictureError
+from service.serving.batches import Runner
 from service.serving.deployments import Deployment
 from service.serving.predictions import Ranked
 
@@ -28,10 +28,11 @@ LARGE_PIXELS = 1_000_000
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture that was sent: what makes the image of it, and the pixels to decode for that."""
+    """A picture that was sent: what makes the image of it, the pixels to decode for that, and its file, if it is one."""
 
     prepare: Prepare
     pixels: int = 0
+    data: bytes = b""
 
 
 def count_pixels(pictures: Iterable[Picture]) -> int:
@@ -179,7 +180,7 @@ class ModelQueue:
     deployment: Deployment
     most: int
     """Pictures of one batch."""
-    loaded: "Future[models.Classifier]" = field(default_factory=Future[models.Classifier])
+    loaded: "Future[Runner]" = field(default_factory=Future[Runner])
     size_bytes: int = 0
     raw: deque[Item] = field(default_factory=deque[Item])
     raw_large: deque[Item] = field(default_factory=deque[Item])
@@ -224,6 +225,12 @@ class ModelQueue:
     def items(self) -> tuple[Item, ...]:
         """The pictures that nobody works on."""
         return (*self.raw, *self.raw_large, *self.ready)
+
+    def drop_cancelled(self) -> None:
+        """Forget the pictures that nobody waits for any more."""
+        self.raw, self.raw_large, self.ready = (
+            deque(each for each in waiting if each.is_wanted) for waiting in (self.raw, self.raw_large, self.ready)
+        )
 
     def took(self, image_s: float) -> None:
         """Remember how long a picture took, unless it was large."""

@@ -12,10 +12,11 @@ from common.pictures import PictureError
 from evaluation import Catalog
 from models import CheckpointError
 from service.metrics import Metrics
+from service.serving.admission import admit
 from service.serving.deployments import Deployment, Deployments, ServingSettings
 from service.serving.errors import KeyLimitError, OverloadedError, StuckError, TooLateError
 from service.serving.limits import Limits
-from service.serving.loading import admit, load_served
+from service.serving.loading import load_served
 from service.serving.predictor import Predictor
 from service.serving.queue import LARGE_PIXELS, Answer, Picture, count_pixels
 from service.serving.shared_counts import SharedCounts
@@ -230,11 +231,11 @@ class Scheduler:
         return [device for device, each in self.predictors.items() if each.is_loaded(deployment)]
 
     def configure(self, name: str, settings: ServingSettings) -> None:
-        """Change how a model is served; another precision must give the answers of float32 on the model's own data.
+        """Change how a model is served; another precision or decoder must leave the answers on the model's own data.
 
         Raises:
             UnknownNameError: there is no such model or version.
-            CheckpointError: the device is not here, the model cannot be loaded, or the precision changes too many answers.
+            CheckpointError: the device is not here, the model cannot be loaded, or precision or decoder change too many answers.
         """
         proposed = self._deployments.proposed(name, settings)
         device = self._allowed(proposed)[0].device

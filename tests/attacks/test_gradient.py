@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 import attacks
 from attacks import AttackRun, Captured, Draws, Norm, run_attack
-from attacks.gradient import Passes, RecorderOnGpu, Seen, fastest_batch, look
+from attacks.gradient import Passes, Seen, fastest_batch, look
 from attacks.methods.apgd import _Losses
 from attacks.methods.pgd import Goal
+from common.cuda_graphs import RecorderOnGpu
 from tests.attacks.digits import BUDGETS, Digits
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="captures on a GPU")

@@ -112,7 +112,7 @@ def test_every_stage_at_toy_size(tmp_path: Path) -> None:
         assert f"| {contender} | float32 | " in attacks
     assert "failed" not in attacks and "| ours, random start | bfloat16 | " in attacks
     assert "| clean | " in evaluation and "| PGD-2 (last step), float32 | " in evaluation
-    assert "\n| 8 | " in predictions
+    assert "\n| no graphs | 8 | " in predictions
     assert "pairwise stage 4    tiled" in san and "patchwise stage 4   tiled" in san
 
 

@@ -186,6 +186,24 @@ def test_an_image_is_its_pixels_scaled(crop_mode: str) -> None:
     assert torch.equal(scaled(torch.from_numpy(pixels)), preprocessing(picture))
 
 
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("crop_mode", ["center", "squash", "border"])
+@pytest.mark.parametrize(
+    ("size", "most"), [((61, 47), 2), ((40, 99), 2), ((24, 24), 2), ((9, 13), 12), ((700, 20), 2), ((640, 480), 2)]
+)
+def test_pytorch_makes_nearly_the_same_pixels(
+    size: tuple[int, int], most: int, crop_mode: str, interpolation: str
+) -> None:
+    generator = np.random.default_rng(0)
+    noise = Image.fromarray(generator.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8))
+    preprocessing = Preprocessing(resize=32, crop=24, crop_mode=crop_mode, interpolation=interpolation)
+    decoded = torch.from_numpy(np.array(noise)).permute(2, 0, 1)
+    found = preprocessing.tensor_pixels(decoded)
+    expected = torch.from_numpy(preprocessing.pixels(noise))
+    assert (found.dtype, found.shape) == (torch.uint8, (3, 24, 24))
+    assert (found.short() - expected.short()).abs().max() <= most
+
+
 @pytest.mark.parametrize(
     ("change", "same"),
     [

@@ -167,6 +167,7 @@ async def _ask(
         Picture(
             partial(decode, upload, preprocessing, max_pixels=max_pixels),
             pixels_to_decode(upload, max_pixels=max_pixels),
+            upload.data,
         )
         for upload in uploads
     ]

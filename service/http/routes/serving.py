@@ -7,7 +7,7 @@ from fastapi import APIRouter, Depends
 from pydantic import BaseModel, Field
 
 from service.http.deps import DeploymentDep, Service, ServiceDep, require_admin
-from service.serving.deployments import Agreement, ServingSettings
+from service.serving.deployments import Measured, ServingSettings
 
 router = APIRouter(prefix="/v1/models", tags=["serving"])
 
@@ -25,17 +25,13 @@ class VersionView(BaseModel):
     loaded_on: Annotated[list[str], Field(description="devices of this process that hold it")]
 
 
-class ServingView(BaseModel):
+class ServingView(Measured):
     """How a model is served."""
 
     name: str
     default_version: str
     versions: list[VersionView]
     settings: ServingSettings
-    agreement: Annotated[
-        Agreement | None,
-        Field(description="of the precision with float32, on images of the model's data set; null if not measured"),
-    ]
 
 
 @router.get("/{name}/serving")
@@ -49,7 +45,7 @@ def configure(deployment: DeploymentDep, settings: ServingSettings, service: Ser
     """Change how a model is served, of all its versions; what waits is answered as it was asked.
 
     A precision other than float32 is first compared with float32 on 200 images of the model's own data set, where there is one,
-    and refused if more than 2 % of the top-1 classes differ.
+    and refused if more than 2 % of the top-1 classes differ; so is nvJPEG, compared with the decoder of evaluations.
     """
     service.scheduler.configure(deployment.name, settings)
     return _view(service, deployment.name)
@@ -91,5 +87,5 @@ def _view(service: Service, name: str) -> ServingView:
         default_version=default.version,
         versions=versions,
         settings=default.settings,
-        agreement=deployments.agreement(name),
+        **dict(deployments.measured(name)),
     )

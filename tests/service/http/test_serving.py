@@ -101,6 +101,8 @@ def test_settings_hold_and_survive_a_restart(own: Settings) -> None:
             "precision": "float32",
             "max_batch": 2,
             "top_k": 1,
+            "cuda_graphs": True,
+            "decoder": "cpu",
             "device": None,
             "warm": True,
         }
@@ -114,6 +116,9 @@ def test_settings_hold_and_survive_a_restart(own: Settings) -> None:
         ({"top_k": 0}, "top_k"),
         ({"tok_k": 5}, "tok_k"),
         ({"device": "cuda:99"}, "settings.device"),
+        ({"decoder": "gpu"}, "decoder"),
+        ({"decoder": "nvjpeg"}, "settings.decoder"),
+        ({"cuda_graphs": 1}, "cuda_graphs"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(server: Server, given: dict[str, Any], field: str) -> None:
@@ -155,8 +160,8 @@ def test_another_precision_is_admitted_by_its_agreement(server: Server, precisio
     assert agreement["speedup"] > 0
     assert label(server.http.post("/v1/models/mine/predict", content=DISC)) == ("10", "disc")
     assert view["versions"][2]["loaded_on"] == []
-    (loaded,) = [queue.loaded.result() for queue in server.service.scheduler.predictors["cpu"]._queues.values()]
-    assert {each.dtype for each in loaded.network.parameters()} == {getattr(torch, precision)}
+    (runner,) = [queue.loaded.result() for queue in server.service.scheduler.predictors["cpu"]._queues.values()]
+    assert {each.dtype for each in runner.classifier.network.parameters()} == {getattr(torch, precision)}
 
 
 def test_a_precision_that_changes_answers_is_refused(server: Server, folder: Path, put_checkpoint: Put) -> None:

@@ -1,12 +1,12 @@
 """Predictors on one core, and the deployments they predict for."""
 
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import models
 from evaluation import Catalog
 from service.metrics import Metrics
 from service.serving.deployments import Deployment, Deployments
@@ -28,11 +28,12 @@ def new(catalog: Catalog) -> Iterator[Start]:
     """Make predictors on one core that are not started yet, with room for four."""
     made: list[Predictor] = []
 
-    def new(*, threads: int = 1, load: Load | None = None, **limits: Any) -> Predictor:
+    def new(*, device: str = "cpu", threads: int = 1, load: Load | None = None, **limits: Any) -> Predictor:
+        def load_here(deployment: Deployment, _device: str) -> models.Classifier:
+            return load_served(catalog, deployment, "cpu")
+
         bounds = Limits(**{"images": 4, "timeout_s": DEADLINE_S} | limits)
-        made.append(
-            Predictor("cpu", load or partial(load_served, catalog), bounds, Metrics(), SharedCounts(), threads=threads)
-        )
+        made.append(Predictor(device, load or load_here, bounds, Metrics(), SharedCounts(), threads=threads))
         return made[-1]
 
     yield new

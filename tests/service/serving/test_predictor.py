@@ -2,7 +2,7 @@
 
 import asyncio
 from dataclasses import replace
-from threading import Barrier, current_thread
+from threading import Barrier, Event, current_thread
 
 import torch
 from torch import Tensor, nn
@@ -11,8 +11,8 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 import models
 from common.pictures import PictureError
 from service.serving.deployments import ServingSettings
-from service.serving.queue import Answer, Picture
-from tests.server import DEADLINE_S
+from service.serving.queue import Answer, ModelQueue, Picture
+from tests.server import DEADLINE_S, until
 from tests.service.held import Held
 from tests.service.serving.predictions import IMAGES, Find, Start, classes, pictures
 
@@ -57,6 +57,66 @@ def test_what_waits_is_shared_among_the_cores(new: Start, find: Find, forwarded:
 
     assert classes(asyncio.run(ask())) == [0, 1, 2, 0]
     assert sorted(forwarded[1:]) in ([2, 2], [1, 3], [1, 1, 2]), "never all on one core while the other is free"
+
+
+def test_a_gpu_is_given_all_that_waits(new: Start, find: Find, forwarded: list[int]) -> None:
+    predictor = new(device="cuda", threads=2)
+    plain = replace(find("tiny"), settings=ServingSettings(cuda_graphs=False))
+
+    async def ask() -> list[Answer | PictureError]:
+        asked = asyncio.ensure_future(predictor.predict(plain, pictures(*IMAGES, IMAGES[0])))
+        await asyncio.sleep(0)
+        await predictor.load(plain)
+        await asyncio.to_thread(fill, predictor._queues[plain.key])
+        predictor.start()
+        return await asked
+
+    assert classes(asyncio.run(ask())) == [0, 1, 2, 0]
+    assert forwarded[1:] == [4]
+
+
+def fill(queue: ModelQueue) -> None:
+    """Decode what waits."""
+    while queue.raw:
+        item = queue.raw.popleft()
+        assert item.decode() is None
+        queue.ready.append(item)
+
+
+def test_the_batch_behind_another_on_a_gpu_waits_for_what_is_decoded(
+    new: Start, find: Find, forwarded: list[int]
+) -> None:
+    predictor, release, decoded = new(device="cuda", threads=4), Event(), Event()
+    plain = replace(find("tiny"), settings=ServingSettings(cuda_graphs=False))
+
+    def hold(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        if isinstance(module, models.Classifier) and len(inputs[0]) == 1:
+            release.wait(DEADLINE_S)
+
+    def slowly() -> Tensor:
+        decoded.wait(DEADLINE_S)
+        return IMAGES[2]
+
+    async def ask() -> list[Answer | PictureError]:
+        await predictor.load(plain)
+        handle = register_module_forward_pre_hook(hold)
+        queue = predictor._queues[plain.key]
+        predictor.start()
+        first = asyncio.ensure_future(predictor.predict(plain, pictures(IMAGES[0])))
+        await asyncio.to_thread(until, lambda: queue.running == 1)
+        others = [*pictures(IMAGES[1]), Picture(slowly)]
+        second = asyncio.ensure_future(predictor.predict(plain, others))
+        await asyncio.to_thread(until, lambda: queue.ready and queue.preparing == 1 and not queue.raw)
+        assert queue.running == 1
+        decoded.set()
+        answers = await second
+        assert not first.done()
+        release.set()
+        handle.remove()
+        return [*await first, *answers]
+
+    assert classes(asyncio.run(ask())) == [0, 1, 2]
+    assert forwarded[1:] == [1, 2]
 
 
 def test_a_lone_picture_has_all_cores_and_a_full_queue_one_each(new: Start, find: Find) -> None:
