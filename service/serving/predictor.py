@@ -73,9 +73,7 @@ class Predictor:
         self._gauges = Gauges(device, metrics, counts)
         self._on_cpu = device.partition(":")[0] == "cpu"
         self._free = self._slots = threads if self._on_cpu else LANES
-        self._queues: OrderedDict[tuple[str, str, str, bool], ModelQueue] = (
-            OrderedDict()
-        )  # the one that ran longest ago first
+        self._queues = OrderedDict[tuple[str, str, str, bool], ModelQueue]()  # the one that ran longest ago first
         lock = RLock()
         self._changed, self._large_changed = Condition(lock), Condition(lock)  # one for each kind of thread
         self._stopping = self._someone_left = False
@@ -175,8 +173,8 @@ class Predictor:
             self._metrics.refusals.labels("deadline").inc()
             raise TooLateError(f"no prediction within {timeout_s:g} s; the request was dropped") from None
         finally:
-            if call.future.cancel():  # what nobody waits for any more is not computed
-                self._someone_left = True
+            call.future.cancel()  # what nobody waits for any more is not computed
+            self._someone_left |= call.future.cancelled()
 
     async def load(self, deployment: Deployment) -> None:
         """Load a model now, if it is not loaded.
