@@ -141,7 +141,7 @@ async def _lifespan(app: FastAPI) -> AsyncGenerator[dict[str, LoadShedding]]:
     control = Control(scheduler, deployments, shared)
     threads = max(1, cores() // len(devices))
     executors = {each: DeviceExecutor(each, timeout_s=settings.shard_timeout_s, threads=threads) for each in devices}
-    dispatcher = Dispatcher(store, evaluated, executors, settings.data_dir / "dispatcher.lock")
+    dispatcher = Dispatcher(store, evaluated, executors)
     explainer = Explainer(catalog, devices[0], timeout_s=settings.predict_timeout_s)
     dataset_counts = DatasetCounts(catalog)
     reports = Reports(store)

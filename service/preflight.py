@@ -23,7 +23,9 @@ def require_startable(settings: Settings) -> None:
         require_writable(settings.data_dir, "the service's data")
         Store.at(settings.database).close()
     except (FolderError, StoreError) as error:
-        raise StartError(f"{error} (--data-dir or {PREFIX}DATA_DIR)") from error
+        from_url = settings.database_url and isinstance(error, StoreError)
+        setting = f"{PREFIX}DATABASE_URL" if from_url else f"--data-dir or {PREFIX}DATA_DIR"
+        raise StartError(f"{error} ({setting})") from error
     _require_free(settings.host, settings.port, f"--port or {PREFIX}PORT")
     if settings.grpc_port is not None:
         if not all(map(find_spec, ("grpc", "tritonclient"))):

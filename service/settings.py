@@ -54,6 +54,12 @@ class Settings(BaseSettings):
     data_dir: Annotated[Path, Field(description="folder of the database, of what was added, of decoded pictures")] = (
         Path(".withstand")
     )
+    database_url: Annotated[
+        str | None,
+        Field(
+            repr=False, description="such as postgresql://user:password@host/name; empty is SQLite in the data folder"
+        ),
+    ] = None
     model_dirs: Annotated[
         tuple[Path, ...], Field(description="folders with checkpoints and cards, beside the zoo")
     ] = ()
@@ -182,9 +188,9 @@ class Settings(BaseSettings):
         return max(1, cores() // CORES_OF_A_PROCESS) if on_gpu else 1
 
     @property
-    def database(self) -> Path:
-        """Where evaluations are stored."""
-        return self.data_dir / "withstand.db"
+    def database(self) -> Path | str:
+        """Where evaluations are stored: a file, or a URL."""
+        return self.database_url or self.data_dir / "withstand.db"
 
     def catalog(self) -> Catalog:
         """Where names of models and data sets are looked up: the zoo first, added models last."""

@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from threading import Thread
 from typing import Any, cast
 
@@ -162,8 +161,3 @@ def fresh(settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Itera
 @pytest.fixture
 def http(server: Server) -> httpx.Client:
     return server.http
-
-
-@pytest.fixture
-def database(tmp_path: Path) -> Path:
-    return tmp_path / "withstand.db"

@@ -77,7 +77,7 @@ def _stored(data_dir: Path | None) -> "Generator[Store]":
     from service.jobs.store import Store
 
     database = settings_of(data_dir=data_dir).database
-    if not database.is_file():
+    if isinstance(database, Path) and not database.is_file():
         raise ValueError(
             f"no service has stored anything in {database.parent}: give its folder with --data-dir, or its address with --url"
         )

@@ -1,49 +1,61 @@
 """How many shards of an evaluation have each status, kept by triggers: reading it takes the same time for any number of shards."""
 
-from sqlalchemy import Column, Connection, Float, ForeignKey, Integer, MetaData, String, Table, func, insert, select
+from collections.abc import Iterator
 
-_SUMS = {"shards": "1", "images": "{0}.images", "passes": "{0}.passes", "runs": "{0}.runs", "seconds": "{0}.seconds"}
-"""What is added up, of a row of the table of shards."""
+from sqlalchemy import Connection, func, insert, select
 
+from service.jobs.tables import COUNTS, SHARDS
 
-def counts_table(metadata: MetaData) -> Table:
-    """Describe the table: a row for each evaluation and status that a shard of it has or had."""
-    return Table(
-        "counts",
-        metadata,
-        Column("evaluation_id", ForeignKey("evaluations.id"), primary_key=True),
-        Column("status", String, primary_key=True),
-        *(Column(name, Integer, nullable=False) for name in _SUMS if name != "seconds"),
-        Column("seconds", Float, nullable=False),
-    )
+_SUMMED = ("images", "passes", "runs", "seconds")
+"""Columns of shards that are added up."""
+
+_READ = ("evaluation_id", "status", *_SUMMED)
+
+_SIGNS = {"insert": {"new": 1}, "delete": {"old": -1}, "update": {"old": -1, "new": 1}}
+"""What each change adds, and what it takes off."""
 
 
-def keep_counts(db: Connection, counts: Table, shards: Table) -> None:
-    """Make the triggers, and count what was there before them."""
-    changes = {
-        "insert": _added("new"),
-        "delete": _taken_off("old"),
-        "update of status, images, passes, runs, seconds": f"{_taken_off('old')} {_added('new')}",
-    }
-    for change, statements in changes.items():
-        name = f"counts_{change.partition(' ')[0]}"
-        db.exec_driver_sql(f"CREATE TRIGGER IF NOT EXISTS {name} AFTER {change} ON shards BEGIN {statements} END")
-    if db.execute(select(counts).limit(1)).first() is None:
-        sums = [func.coalesce(func.sum(shards.c[name]), 0) for name in _SUMS if name != "shards"]
-        groups = select(shards.c.evaluation_id, shards.c.status, func.count(), *sums)
-        names = ["evaluation_id", "status", *_SUMS]
-        db.execute(insert(counts).from_select(names, groups.group_by(shards.c.evaluation_id, shards.c.status)))
+def keep_counts(db: Connection) -> None:
+    """Make the triggers, in place of earlier ones, and count what was there before them."""
+    for statement in _of_sqlite() if db.dialect.name == "sqlite" else _of_postgresql():
+        db.exec_driver_sql(statement)
+    if db.execute(select(COUNTS).limit(1)).first() is None:
+        sums = [func.coalesce(func.sum(SHARDS.c[name]), 0) for name in _SUMMED]
+        groups = select(SHARDS.c.evaluation_id, SHARDS.c.status, func.count(), *sums)
+        names = ["evaluation_id", "status", "shards", *_SUMMED]
+        db.execute(insert(COUNTS).from_select(names, groups.group_by(SHARDS.c.evaluation_id, SHARDS.c.status)))
 
 
-def _added(row: str) -> str:
-    values = ", ".join(f"coalesce({value.format(row)}, 0)" for value in _SUMS.values())
-    sums = ", ".join(f"{name} = {name} + excluded.{name}" for name in _SUMS)
+def _of_sqlite() -> Iterator[str]:
+    """A trigger is run for each row."""
+    for change, signs in _SIGNS.items():
+        columns = f" OF {', '.join(_READ)}" if change == "update" else ""
+        rows = [f"SELECT {sign} AS sign, {', '.join(f'{row}.{name}' for name in _READ)}" for row, sign in signs.items()]
+        yield f"DROP TRIGGER IF EXISTS counts_{change}"
+        yield (f"CREATE TRIGGER counts_{change} AFTER {change}{columns} ON shards BEGIN {_added(rows)}; END")
+
+
+def _of_postgresql() -> Iterator[str]:
+    """A trigger is run for each statement: a row that is changed for every shard leaves as many dead versions."""
+    for change, signs in _SIGNS.items():
+        rows = [f"SELECT {sign} AS sign, * FROM {row}_rows" for row, sign in signs.items()]  # noqa: S608
+        tables = " ".join(f"{row} TABLE AS {row}_rows" for row in signs)
+        yield (
+            f"CREATE OR REPLACE FUNCTION count_{change}() RETURNS trigger LANGUAGE plpgsql "
+            f"AS $$ BEGIN {_added(rows)}; RETURN NULL; END $$"
+        )
+        yield (
+            f"CREATE OR REPLACE TRIGGER counts_{change} AFTER {change} ON shards REFERENCING {tables} "
+            f"FOR EACH STATEMENT EXECUTE FUNCTION count_{change}()"
+        )
+
+
+def _added(rows: list[str]) -> str:
+    names = ("shards", *_SUMMED)
+    sums = ", ".join(f"coalesce(sum(sign * {value}), 0)" for value in ("1", *_SUMMED))
+    added = ", ".join(f"{name} = counts.{name} + excluded.{name}" for name in names)
     return (
-        f"INSERT INTO counts (evaluation_id, status, {', '.join(_SUMS)}) "  # noqa: S608  # names of our own
-        f"VALUES ({row}.evaluation_id, {row}.status, {values}) ON CONFLICT (evaluation_id, status) DO UPDATE SET {sums};"
+        f"INSERT INTO counts (evaluation_id, status, {', '.join(names)}) "  # noqa: S608  # names of our own
+        f"SELECT evaluation_id, status, {sums} FROM ({' UNION ALL '.join(rows)}) AS changed "
+        f"GROUP BY evaluation_id, status ON CONFLICT (evaluation_id, status) DO UPDATE SET {added}"
     )
-
-
-def _taken_off(row: str) -> str:
-    sums = ", ".join(f"{name} = {name} - coalesce({value.format(row)}, 0)" for name, value in _SUMS.items())
-    return f"UPDATE counts SET {sums} WHERE evaluation_id = {row}.evaluation_id AND status = {row}.status;"  # noqa: S608

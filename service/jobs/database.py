@@ -1,153 +1,51 @@
-"""The tables, and how a database is opened: its first process makes them."""
+"""A database, SQLite or PostgreSQL: how it is opened, read and written."""
 
 import sqlite3
 import time
-from collections.abc import Generator
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Generator
+from contextlib import AbstractContextManager, contextmanager
+from typing import TYPE_CHECKING
 
-from sqlalchemy import (
-    Boolean,
-    Column,
-    Connection,
-    Float,
-    ForeignKey,
-    Index,
-    Integer,
-    MetaData,
-    String,
-    Table,
-    Text,
-    UniqueConstraint,
-    create_engine,
-    event,
-    inspect,
-    text,
+from sqlalchemy import Connection, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+
+from service.jobs.schema import SchemaError, bring_up_to_date
+from service.jobs.sqlite import OPENING_S, FileLock, Sqlite
+
+if TYPE_CHECKING:
+    from service.jobs.postgresql import AdvisoryLock, Postgresql
+
+    Lock = FileLock | AdvisoryLock
+
+_EXPECTED = (
+    "expected sqlite:////path/to/file or postgresql://user:password@host/database, where @ : / ? # of the password are written "
+    "as %40 %3A %2F %3F %23"
 )
-from sqlalchemy.exc import DatabaseError, IntegrityError, OperationalError, ProgrammingError
-
-from service.jobs.counts import counts_table, keep_counts
 
 
 class StoreError(RuntimeError):
     """The database cannot be used; the message says why and what to do."""
 
 
-BUSY_S = 1
-"""How long to wait for another writer, seconds."""
-
-OPENING_S = 30
-"""How long to wait for other processes that open the database too, seconds."""
-
-CONNECTIONS = 48
-"""Connections that stay open, once there were so many: the 40 threads that answer requests and the dispatcher wait for none."""
-
-_METADATA = MetaData()
-
-EVALUATIONS = Table(
-    "evaluations",
-    _METADATA,
-    Column("id", String, primary_key=True),
-    Column("sequence", Integer, nullable=False, unique=True),
-    Column("plan", Text, nullable=False),
-    Column("created_at", Float, nullable=False),
-    Column("cancelled_at", Float),
-)
-
-SHARDS = Table(
-    "shards",
-    _METADATA,
-    Column("id", Integer, primary_key=True),
-    Column("evaluation_id", ForeignKey("evaluations.id"), nullable=False),
-    Column("model", String, nullable=False),
-    Column("condition", Integer, nullable=False),
-    Column("start", Integer, nullable=False),
-    Column("address", String, nullable=False),
-    Column("images", Integer, nullable=False),
-    Column("images_done", Integer, nullable=False, server_default="0"),
-    Column("passes", Integer, nullable=False),
-    Column("status", String, nullable=False),
-    Column("failures", Integer, nullable=False, default=0),
-    Column("kills", Integer, nullable=False, default=0),
-    Column("runs", Integer, nullable=False, default=0),
-    Column("error", Text),
-    Column("seconds", Float),
-    Column("finished", Integer),
-    Index("shards_by_evaluation", "evaluation_id", "status"),
-    Index("shards_by_address", "address", "images"),
-    Index("shards_by_finish", "evaluation_id", "finished"),
-    Index("shards_with_errors", "evaluation_id", sqlite_where=text("error IS NOT NULL")),
-    UniqueConstraint("evaluation_id", "model", "condition", "start"),
-    sqlite_autoincrement=True,  # the id of a removed shard, which may still be running, is never given to another
-)
-
-COUNTS = counts_table(_METADATA)
-
-RESULTS = Table(
-    "results",
-    _METADATA,
-    Column("address", String, primary_key=True),
-    Column("images", Integer, primary_key=True),
-    Column("seconds", Float, nullable=False),
-    Column("tally", Text, nullable=False),
-    Column("result", Text, nullable=False),
-)
-"""Shared by all evaluations whose shards have the address; apart from them, so that counting shards does not read rows."""
-
-OWNERS = Table(
-    "owners",
-    _METADATA,
-    Column("evaluation_id", ForeignKey("evaluations.id"), primary_key=True),
-    Column("owner", String, primary_key=True),
-)
-"""Who asked for an evaluation: several may have asked the same."""
-
-TRACES = Table(
-    "traces",
-    _METADATA,
-    Column("evaluation_id", ForeignKey("evaluations.id"), primary_key=True),
-    Column("context", Text, nullable=False),
-    Column("since", Float, nullable=False),
-)
-"""The traces that evaluations belong to, until their own spans are made."""
-
-DISPATCH = Table(
-    "dispatch",
-    _METADATA,
-    Column("token", Integer, primary_key=True, autoincrement=False),
-    Column("seen_at", Float, nullable=False),
-    Column("locked", Boolean, nullable=False),
-)
-"""One row: who dispatches, when that one was last seen, and whether it holds the lock file."""
-
-KEYS = Table(
-    "idempotency_keys",
-    _METADATA,
-    Column("key", String, primary_key=True),
-    Column("body_sha256", String, nullable=False),
-    Column("evaluation_id", ForeignKey("evaluations.id"), nullable=False),
-)
-
-
 class Database:
     """Reads and writes in transactions; whatever is wrong with the database is a StoreError that says so.
 
     Args:
-        url: such as "sqlite:////var/lib/withstand/withstand.db".
+        url: such as "sqlite:////var/lib/withstand/withstand.db" or "postgresql://user:password@host/database".
 
     Raises:
         StoreError: it cannot be used, or another version made it.
     """
 
     def __init__(self, url: str) -> None:
-        self._engine = create_engine(url, pool_size=CONNECTIONS)
-        self._path = Path(self._engine.url.database or "") if self._engine.dialect.name == "sqlite" else None
-        self._file: tuple[int, int] | None = None
-        if self._path is not None:
-            event.listen(self._engine, "connect", _prepare_sqlite)
-        self._open()
-        self._file = self._identity()
+        self._backend = _backend_of(url)
+        self._engine = self._backend.engine
+        try:
+            self._open()
+        except BaseException:
+            self.close()
+            raise
 
     def close(self) -> None:
         """Close all connections."""
@@ -161,19 +59,30 @@ class Database:
             StoreError: it cannot be read.
         """
         with self._explained(), self._engine.connect() as db:
+            self._backend.begin_reading(db)
             yield db
 
     @contextmanager
-    def writing(self) -> Generator[Connection]:
+    def writing(self, *, notify: bool = False) -> Generator[Connection]:
         """Begin with the write lock, so that a read inside the transaction is not overtaken by another writer.
+
+        Args:
+            notify: tell those who listen, once it is written.
 
         Raises:
             StoreError: it cannot be written, or another process holds the lock for longer than `BUSY_S`.
         """
         with self._explained(), self._engine.begin() as db:
-            if self._path is not None:
-                db.exec_driver_sql("BEGIN IMMEDIATE")
+            self._backend.begin_writing(db, notify=notify)
             yield db
+
+    def lock(self) -> "Lock":
+        """Give the lock of the dispatcher, which one process at a time can take."""
+        return self._backend.lock()
+
+    def listening(self, heard: Callable[[], None]) -> AbstractContextManager[None]:
+        """Call something when another process has written with `notify`, if the database can tell."""
+        return self._backend.listening(heard)
 
     def _open(self) -> None:
         """Make what is missing; several processes may do so at once, and wait for each other."""
@@ -181,63 +90,45 @@ class Database:
         while True:
             try:
                 with self.writing() as db:
-                    _METADATA.create_all(db)
-                    _require_current(db)
-                    for index in SHARDS.indexes:
-                        index.create(db, checkfirst=True)
-                    keep_counts(db, COUNTS, SHARDS)
+                    bring_up_to_date(db)
                 return
+            except SchemaError as error:
+                raise StoreError(f"the database {self._backend.name} {error}") from error
             except StoreError as error:
-                if not _is_locked(error.__cause__) or time.monotonic() > deadline:
+                if not self._backend.is_busy(_of_driver(error.__cause__)) or time.monotonic() > deadline:
                     raise
 
     @contextmanager
     def _explained(self) -> Generator[None]:
-        if self._identity() != self._file and self._file is not None:
+        if self._backend.replaced():
             raise StoreError(
-                f"the database {self._path} was removed or replaced while it was in use; put it back, or start the service again"
+                f"the database {self._backend.name} was removed or replaced while it was in use; "
+                "put it back, or start the service again"
             )
         try:
             yield
-        except (OperationalError, DatabaseError, sqlite3.Error) as error:
-            if isinstance(error, IntegrityError | ProgrammingError):
-                raise
-            reason = error.orig if isinstance(error, DatabaseError) else error
-            raise StoreError(f"the database {self._path or self._engine.url} cannot be used: {reason}") from error
-
-    def _identity(self) -> tuple[int, int] | None:
-        """Device and inode of the file: another file at the same path is another database."""
-        try:
-            found = None if self._path is None else self._path.stat()
-        except OSError:
-            return None
-        return None if found is None else (found.st_dev, found.st_ino)
+        except self._backend.defects:
+            raise
+        except (DBAPIError, PoolTimeoutError, sqlite3.Error) as error:
+            reason = " ".join(str(_of_driver(error)).split())
+            raise StoreError(f"the database {self._backend.name} cannot be used: {reason}") from error
 
 
-def _is_locked(error: BaseException | None) -> bool:
-    cause = error.orig if isinstance(error, DatabaseError) else error
-    return isinstance(cause, sqlite3.OperationalError) and cause.sqlite_errorcode == sqlite3.SQLITE_BUSY
+def _backend_of(url: str) -> "Sqlite | Postgresql":
+    try:
+        parsed = make_url(url)
+    except (ArgumentError, ValueError):  # which may repeat a part of the password
+        raise StoreError(f"the database URL cannot be read; {_EXPECTED}") from None
+    if parsed.drivername == "sqlite" and parsed.database not in {None, "", ":memory:"}:
+        return Sqlite(parsed)
+    if parsed.drivername not in {"postgresql", "postgresql+psycopg"} or "@" in (parsed.host or ""):
+        raise StoreError(f"the database URL, {parsed.drivername}://..., cannot be used; {_EXPECTED}")
+    try:
+        from service.jobs.postgresql import Postgresql  # noqa: PLC0415  # it needs an extra
+    except ImportError as error:
+        raise StoreError("a PostgreSQL database needs psycopg: uv pip install '.[postgres]'") from error
+    return Postgresql(parsed)
 
 
-def _require_current(db: Connection) -> None:
-    for table in _METADATA.sorted_tables:
-        there = {each["name"] for each in inspect(db).get_columns(table.name)}
-        if missing := sorted(set(table.columns.keys()) - there):
-            raise StoreError(
-                f"the database {db.engine.url.database} is of another version: its table {table.name} lacks {', '.join(missing)}"
-            )
-
-
-def _prepare_sqlite(connection: Any, _record: object) -> None:
-    for pragma in (f"busy_timeout = {1000 * BUSY_S}", "synchronous = NORMAL", "foreign_keys = ON"):
-        connection.execute(f"PRAGMA {pragma}")
-    deadline = time.monotonic() + OPENING_S
-    while True:
-        try:
-            connection.execute("PRAGMA journal_mode = WAL")
-        except sqlite3.OperationalError as error:  # where others open the database too, SQLite does not wait here
-            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
-                raise
-            time.sleep(0.01)
-        else:
-            return
+def _of_driver(error: BaseException | None) -> BaseException | None:
+    return error.orig if isinstance(error, DBAPIError) else error

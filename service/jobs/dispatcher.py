@@ -1,16 +1,15 @@
 """Hands pending shards to executors and stores their results. One at a time for a database; a second one waits as standby."""
 
-import fcntl
 import logging
 import time
 from collections.abc import Mapping
 from concurrent.futures import CancelledError, Executor, Future
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Event, Thread
-from typing import TextIO
+from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from evaluation import Catalog, ShardResult
@@ -21,6 +20,9 @@ from service.jobs.executors import ProgressFile, compute
 from service.jobs.failures import Fault, failure_of
 from service.jobs.spans import record_evaluation, record_shard
 from service.jobs.store import Store, SupersededError
+
+if TYPE_CHECKING:
+    from service.jobs.database import Lock
 
 POLL_S = 0.5
 """How often the dispatcher looks for work and cancellations that other processes have written, seconds."""
@@ -70,22 +72,20 @@ class _Device:
 class Dispatcher:
     """A thread that is the only one to start and finish shards.
 
-    Whoever holds the lock file is the dispatcher, so that a standby takes over at once when it ends. One that is not seen for
-    `STALE_S`, such as a stopped process, is replaced too, and can no longer write when it wakes. On taking over, shards that were
-    running become pending: that is the whole of crash recovery.
+    Whoever holds the lock of the database is the dispatcher, so that a standby takes over at once when it ends. One that is not
+    seen for `STALE_S`, such as a stopped process, is replaced too, and can no longer write when it wakes. On taking over, shards
+    that were running become pending: that is the whole of crash recovery.
 
     Args:
         store: where shards come from and results go.
         catalog: where models and data are.
         executors: by device name; each runs one shard at a time.
-        lock_path: of the lock file beside the database.
     """
 
-    def __init__(self, store: Store, catalog: Catalog, executors: Mapping[str, Executor], lock_path: Path) -> None:
+    def __init__(self, store: Store, catalog: Catalog, executors: Mapping[str, Executor]) -> None:
         self._store = self._dispatching = store
         self._catalog = catalog
         self._devices = {name: _Device(executor) for name, executor in executors.items()}
-        self._lock_path = lock_path
         self._advanced_at = self._seen_at = 0.0
         self._wake, self._stopping = Event(), Event()
         self._thread = Thread(target=self._run, name="dispatcher", daemon=True)
@@ -109,11 +109,12 @@ class Dispatcher:
         self._wake.set()
 
     def _run(self) -> None:
-        with self._lock_path.open("w") as lock, TemporaryDirectory(prefix="withstand-progress-") as folder:
+        database, folder = self._store.database, TemporaryDirectory(prefix="withstand-progress-")
+        with folder as path, closing(database.lock()) as lock, database.listening(self.wake):
             trouble = None
             while not self._stopping.is_set():
                 try:
-                    self._take_turn(lock, Path(folder))
+                    self._take_turn(lock, Path(path))
                     trouble = None
                 except Exception as error:  # a full disk or a locked database must not end the dispatcher
                     if str(error) != trouble:  # said once, however long it lasts
@@ -122,13 +123,13 @@ class Dispatcher:
                 self._wait()
             self._stand_down()
 
-    def _take_turn(self, lock: TextIO, folder: Path) -> None:
+    def _take_turn(self, lock: "Lock", folder: Path) -> None:
         """As dispatcher, hand out and collect; as standby, look whether there is one."""
         try:
             if not self.active.is_set() and not self._take_over(lock):
                 return
             if time.monotonic() - self._seen_at > BEAT_S:
-                self._dispatching.beat(locked=_try_lock(lock))
+                self._dispatching.beat(locked=lock.take())
                 self._seen_at = time.monotonic()
             self._collect()
             self._hand_out(folder)
@@ -138,14 +139,14 @@ class Dispatcher:
         except SupersededError as error:
             _log.warning("%s; waiting as standby", error)
             self._stand_down()
-            fcntl.flock(lock, fcntl.LOCK_UN)
+            lock.release()
 
-    def _take_over(self, lock: TextIO) -> bool:
-        locked = _try_lock(lock)
+    def _take_over(self, lock: "Lock") -> bool:
+        locked = lock.take()
         dispatching = self._store.take_dispatch(locked=locked)
         if dispatching is None:
             if locked:  # whoever dispatches without it may have it
-                fcntl.flock(lock, fcntl.LOCK_UN)
+                lock.release()
             return False
         if interrupted := dispatching.recover():
             _log.info("%d shards were interrupted and will be run again", interrupted)
@@ -250,12 +251,3 @@ class Dispatcher:
             future: Future[ShardResult] = Future()
             future.set_exception(error)
             return future
-
-
-def _try_lock(lock: TextIO) -> bool:
-    """Take the lock, or say that it is held already."""
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True

@@ -63,7 +63,8 @@ def failure_of(error: Exception, *, started: bool) -> Failure:
 def describe(error: BaseException) -> str:
     """Say in a line what failed; of an error that is not the project's own, also where."""
     lines = str(error).splitlines() or [""]
-    said = f"{type(error).__name__}: {lines[0]}"
+    storable = lines[0].encode(errors="replace").decode().replace("\0", "?")  # a name of a file may hold anything
+    said = f"{type(error).__name__}: {storable}"
     if type(error).__module__.partition(".")[0] in _PACKAGES:
         return said
     frames = traceback.extract_tb(error.__traceback__)[-FRAMES:]

@@ -11,10 +11,12 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     Engine,
+    Float,
     Row,
     RowMapping,
     ScalarSelect,
     Select,
+    cast,
     delete,
     func,
     insert,
@@ -25,9 +27,9 @@ from sqlalchemy import (
 from evaluation.compute.runner import ShardResult
 from evaluation.plan import Plan, Shard
 from evaluation.results.tally import Tally
-from service.jobs.database import COUNTS, EVALUATIONS, KEYS, OWNERS, RESULTS, SHARDS, TRACES
 from service.jobs.evaluations import Damaged, Evaluation, Progress, ShardStatus
 from service.jobs.spans import Traced
+from service.jobs.tables import COUNTS, EVALUATIONS, KEYS, OWNERS, RESULTS, SHARDS, TRACES
 
 ADDRESSES_A_QUERY = 500
 """Addresses in one query: SQLite limits its parameters."""
@@ -80,9 +82,20 @@ def of_condition(shard: Shard) -> tuple[ColumnElement[bool], ColumnElement[bool]
     return SHARDS.c.model == shard.model, SHARDS.c.condition == shard.condition
 
 
+def total(column: ColumnElement[int]) -> ColumnElement[int]:
+    """Sum up integers, 0 where there are none: PostgreSQL gives sums of large ones as decimals."""
+    return func.coalesce(cast(func.sum(column), column.type), 0)
+
+
 def now() -> float:
     """Seconds since 1970."""
     return datetime.now(UTC).timestamp()
+
+
+def clock(db: Connection) -> float:
+    """The same by the clock that all processes with this database share: several machines may use PostgreSQL."""
+    epoch = select(cast(func.extract("epoch", func.clock_timestamp()), Float))
+    return now() if db.dialect.name == "sqlite" else db.execute(epoch).scalar_one()
 
 
 def shard_of(row: Row[Any]) -> Shard:
@@ -146,7 +159,7 @@ def fairest_evaluation(db: Connection) -> str | None:
 def _count_of(status: ShardStatus) -> ScalarSelect[int]:
     """Shards of an evaluation that have a status, within a query about evaluations."""
     mine = (COUNTS.c.evaluation_id == EVALUATIONS.c.id, COUNTS.c.status == status)
-    return select(func.coalesce(func.sum(COUNTS.c.shards), 0)).where(*mine).scalar_subquery()
+    return select(total(COUNTS.c.shards)).where(*mine).scalar_subquery()
 
 
 def insert_evaluation(db: Connection, plan: Plan) -> bool:
@@ -282,7 +295,7 @@ def _progress_of(db: Connection, evaluation_id: str) -> Progress:
     groups = {ShardStatus(group["status"]): group for group in db.execute(counted).mappings()}
     mine = SHARDS.c.evaluation_id == evaluation_id
     advanced = (
-        func.coalesce(func.sum(SHARDS.c.images_done), 0),
+        total(SHARDS.c.images_done),
         func.coalesce(func.sum(1.0 * SHARDS.c.passes * SHARDS.c.images_done / SHARDS.c.images), 0.0),
     )
     images, passes = db.execute(select(*advanced).where(mine, SHARDS.c.status == ShardStatus.RUNNING)).one()

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Row, Select, delete, func, insert, select, up
 from evaluation.compute.runner import ShardResult, furthest
 from evaluation.plan import Plan, Shard
 from evaluation.results.tally import Tally
-from service.jobs.database import COUNTS, DISPATCH, EVALUATIONS, KEYS, OWNERS, RESULTS, SHARDS, Database, StoreError
+from service.jobs.database import Database, StoreError
 from service.jobs.evaluations import Claim, Damaged, Evaluation, ShardStatus
 from service.jobs.failures import Fault
 from service.jobs.queries import (
@@ -19,6 +19,7 @@ from service.jobs.queries import (
     DESCRIBED,
     DamagedEvaluationError,
     T,
+    clock,
     delete_evaluation,
     ended_traces,
     evaluation_or_damaged,
@@ -29,7 +30,6 @@ from service.jobs.queries import (
     insert_evaluation,
     insert_result,
     is_repeated,
-    now,
     of_condition,
     own,
     plan_of,
@@ -39,9 +39,11 @@ from service.jobs.queries import (
     revive,
     shard_of,
     start_shard,
+    total,
     trace_of,
 )
 from service.jobs.spans import Traced
+from service.jobs.tables import COUNTS, DISPATCH, EVALUATIONS, KEYS, OWNERS, RESULTS, SHARDS
 
 MAX_FAILURES = 3
 """Failures of a shard (exception, time-out, end of its process by its own fault) after which its evaluation fails."""
@@ -66,28 +68,28 @@ class Store:
     """All reads and writes, each in one transaction."""
 
     def __init__(self, database: Database, token: int | None = None) -> None:
-        self._database, self._token = database, token
+        self.database, self._token = database, token
 
     @classmethod
-    def at(cls, path: Path) -> "Store":
-        """Open or create an SQLite database file.
+    def at(cls, where: Path | str) -> "Store":
+        """Open or create a database: an SQLite file, or what a URL names, see `Database`.
 
         Raises:
             StoreError: it cannot be read or written, is no database, or is of another version.
         """
-        path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            return cls(Database(f"sqlite:///{path}"))
+            return cls(Database(where if isinstance(where, str) else f"sqlite:///{where}"))
         except StoreError as error:
-            raise StoreError(f"{error}; move it aside, and a new one is made, or name another folder") from error
+            advice = "; move it aside, and a new one is made, or name another folder" if isinstance(where, Path) else ""
+            raise StoreError(f"{error}{advice}") from error
 
     def close(self) -> None:
         """Close all connections."""
-        self._database.close()
+        self.database.close()
 
     @contextmanager
     def _writing(self) -> Generator[Connection]:
-        with self._database.writing() as db:
+        with self.database.writing(notify=self._token is None) as db:
             if self._token is not None and db.execute(select(DISPATCH.c.token)).scalar() != self._token:
                 raise SupersededError("another process has taken the dispatch over")
             yield db
@@ -96,33 +98,33 @@ class Store:
         """Become the dispatcher, if none is alive; returns a store whose writes end once another one has taken over.
 
         Args:
-            locked: whether the lock file is held. A dispatcher that held it is then dead; one that did not, or where it is not
+            locked: whether the lock is held. A dispatcher that held it is then dead; one that did not, or where it is not
                 held now, counts as dead when it was not seen for `STALE_S`.
         """
 
-        def is_alive(last: Row[Any] | None) -> bool:
-            return last is not None and not (locked and last.locked) and now() - last.seen_at <= STALE_S
+        def is_alive(db: Connection, last: Row[Any] | None) -> bool:
+            return last is not None and not (locked and last.locked) and clock(db) - last.seen_at <= STALE_S
 
-        with self._database.reading() as db:  # a standby asks often, and need not hold up writers
-            if is_alive(db.execute(select(DISPATCH)).first()):
+        with self.database.reading() as db:  # a standby asks often, and need not hold up writers
+            if is_alive(db, db.execute(select(DISPATCH)).first()):
                 return None
-        with self._database.writing() as db:
+        with self.database.writing() as db:
             last = db.execute(select(DISPATCH)).first()
-            if is_alive(last):
+            if is_alive(db, last):
                 return None
             token = (last.token if last else 0) + 1
             db.execute(delete(DISPATCH))
-            db.execute(insert(DISPATCH).values(token=token, seen_at=now(), locked=locked))
-        return Store(self._database, token)
+            db.execute(insert(DISPATCH).values(token=token, seen_at=clock(db), locked=locked))
+        return Store(self.database, token)
 
     def beat(self, *, locked: bool) -> None:
-        """Show that the dispatcher is alive, and whether it holds the lock file.
+        """Show that the dispatcher is alive, and whether it holds the lock.
 
         Raises:
             SupersededError: another one has taken over.
         """
         with self._writing() as db:
-            db.execute(update(DISPATCH).values(seen_at=now(), locked=locked))
+            db.execute(update(DISPATCH).values(seen_at=clock(db), locked=locked))
 
     def leave_dispatch(self) -> None:
         """Let another process take over at once."""
@@ -169,21 +171,21 @@ class Store:
         query = select(RESULTS.c.result).where(
             RESULTS.c.address == plan.address(shard), RESULTS.c.images == shard.images
         )
-        with self._database.reading() as db:
+        with self.database.reading() as db:
             result = db.execute(query).scalar()
         return None if result is None else read_stored(ShardResult, result, shard)
 
     def known(self, plan: Plan, shard: Shard) -> ShardResult | None:
         """Read the result from which a shard has least left to do."""
         query = select(RESULTS.c.result).where(RESULTS.c.address.in_([*plan.resumable_addresses(shard)]))
-        with self._database.reading() as db:
+        with self.database.reading() as db:
             found = [read_stored(ShardResult, result) for result in db.execute(query).scalars()]
         return furthest((each for each in found if each is not None), shard)
 
     def tallies(self, plan: Plan, shards: Iterable[Shard]) -> list[Tally]:
         """Read the tallies of the shards that are computed, whatever evaluation they were computed for."""
         by_address = {(plan.address(shard), shard.images): shard for shard in shards}
-        with self._database.reading() as db:
+        with self.database.reading() as db:
             found = results_at(db, (address for address, _ in by_address), RESULTS.c.tally)
             read = [read_stored(Tally, tally, by_address[key]) for key, (tally,) in found if key in by_address]
         return [each for each in read if each is not None]
@@ -198,7 +200,7 @@ class Store:
         A shard stays finished, and its tally what it is, so that what was read need not be read again.
         """
         last = select(func.coalesce(func.max(SHARDS.c.finished), number)).where(SHARDS.c.evaluation_id == evaluation_id)
-        with self._database.reading() as db:
+        with self.database.reading() as db:
             until = db.execute(last).scalar_one()
         new = (SHARDS.c.finished > number, SHARDS.c.finished <= until)
         return self._whole(Tally, finished_shards(evaluation_id, RESULTS.c.tally).where(*new)), until
@@ -206,15 +208,15 @@ class Store:
     def is_owned(self, evaluation_id: str, owner: str) -> bool:
         """Whether someone asked for an evaluation."""
         query = select(OWNERS).where(OWNERS.c.evaluation_id == evaluation_id, OWNERS.c.owner == owner)
-        with self._database.reading() as db:
+        with self.database.reading() as db:
             return db.execute(query).first() is not None
 
     def unfinished_passes(self, owner: str) -> int:
         """Count the passes through models that the pending and running shards of an owner's evaluations may take."""
         mine = select(OWNERS.c.evaluation_id).where(OWNERS.c.owner == owner)
         here = (COUNTS.c.evaluation_id.in_(mine), COUNTS.c.status.in_([ShardStatus.PENDING, ShardStatus.RUNNING]))
-        with self._database.reading() as db:
-            return db.execute(select(func.coalesce(func.sum(COUNTS.c.passes), 0)).where(*here)).scalar_one()
+        with self.database.reading() as db:
+            return db.execute(select(total(COUNTS.c.passes)).where(*here)).scalar_one()
 
     def evaluation(self, evaluation_id: str) -> Evaluation | None:
         """Read one evaluation.
@@ -222,7 +224,7 @@ class Store:
         Raises:
             DamagedEvaluationError: its plan cannot be read.
         """
-        with self._database.reading() as db:
+        with self.database.reading() as db:
             return find_evaluation(db, evaluation_id)
 
     def evaluations(
@@ -240,7 +242,7 @@ class Store:
             query = query.where(EVALUATIONS.c.id.in_(select(OWNERS.c.evaluation_id).where(OWNERS.c.owner == owner)))
         if before is not None:
             query = query.where(EVALUATIONS.c.sequence < before)
-        with self._database.reading() as db:
+        with self.database.reading() as db:
             return [evaluation_or_damaged(db, row) for row in db.execute(query).mappings().all()]
 
     def results(self, evaluation_id: str) -> list[ShardResult]:
@@ -254,7 +256,7 @@ class Store:
 
     def _whole(self, kind: type[T], query: Select[Any]) -> list[T]:
         """Read finished shards of one evaluation; what is damaged is set aside, and fails its shards alone."""
-        with self._database.reading() as db:
+        with self.database.reading() as db:
             rows = db.execute(query).all()
         found = [(row.address, read_stored(kind, row[-1], shard_of(row))) for row in rows]
         if damaged := {address for address, each in found if each is None}:
@@ -280,7 +282,7 @@ class Store:
                 .values(status=ShardStatus.DROPPED)
             )
             if dropped.rowcount:
-                db.execute(update(EVALUATIONS).where(EVALUATIONS.c.id == evaluation_id).values(cancelled_at=now()))
+                db.execute(update(EVALUATIONS).where(EVALUATIONS.c.id == evaluation_id).values(cancelled_at=clock(db)))
 
     def remove(self, evaluation_id: str) -> Evaluation | Damaged | None:
         """Delete an evaluation with its results, unless it has yet to end; returns it as it was, None if there is none.
@@ -298,7 +300,7 @@ class Store:
         """List the ids of the evaluations of a model that are not finished."""
         unfinished = (COUNTS.c.status.in_([ShardStatus.PENDING, ShardStatus.RUNNING]), COUNTS.c.shards > 0)
         ids = select(COUNTS.c.evaluation_id).where(*unfinished)
-        with self._database.reading() as db:
+        with self.database.reading() as db:
             found = db.execute(select(*DESCRIBED).where(EVALUATIONS.c.id.in_(ids))).mappings().all()
             evaluations = [evaluation_or_damaged(db, row) for row in found]
         return [each.id for each in evaluations if isinstance(each, Evaluation) and model in each.plan.spec.models]
@@ -378,7 +380,7 @@ class Store:
 
     def take_ended_traces(self) -> list[Traced]:
         """Forget the traces of evaluations that have ended; returns them, each once."""
-        with self._database.reading() as db:
+        with self.database.reading() as db:
             if db.execute(ended_traces()).first() is None:
                 return []
         with self._writing() as db:
@@ -386,13 +388,13 @@ class Store:
 
     def shard_counts(self) -> dict[str, int]:
         """Count the shards of all evaluations by status."""
-        with self._database.reading() as db:
-            rows = db.execute(select(COUNTS.c.status, func.sum(COUNTS.c.shards)).group_by(COUNTS.c.status))
+        with self.database.reading() as db:
+            rows = db.execute(select(COUNTS.c.status, total(COUNTS.c.shards)).group_by(COUNTS.c.status))
             counts: dict[str, int] = {status: count for status, count in rows}  # noqa: C416  # rows are no tuples
             return {status: counts.get(status, 0) for status in ShardStatus}
 
     def wanted(self, shard_id: int) -> bool:
         """Whether a running shard's result is still asked for; not if its evaluation was removed."""
-        with self._database.reading() as db:
+        with self.database.reading() as db:
             status = db.execute(select(SHARDS.c.status).where(SHARDS.c.id == shard_id)).scalar_one_or_none()
             return status == ShardStatus.RUNNING

@@ -1,4 +1,4 @@
-"""A store of its own for each test, and dispatchers that share it."""
+"""A store of its own for each test, on each kind of database, and dispatchers that share it."""
 
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Executor
@@ -9,11 +9,25 @@ import pytest
 from evaluation import Catalog
 from service.jobs.dispatcher import Dispatcher
 from service.jobs.store import Store
+from tests.postgresql import Postgresql, postgresql
 from tests.service.jobs.dispatching import Start, Threads
+
+__all__ = ["postgresql"]
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path | str]:
+    """Where a new database can be: a file, and a URL."""
+    if request.param == "sqlite":
+        yield tmp_path / "withstand.db"
+    else:
+        server: Postgresql = request.getfixturevalue("postgresql")
+        with server.database() as url:
+            yield url
 
 
 @pytest.fixture
-def store(database: Path) -> Iterator[Store]:
+def store(database: Path | str) -> Iterator[Store]:
     opened = Store.at(database)
     yield opened
     opened.close()
@@ -26,12 +40,12 @@ def threads() -> Iterator[Threads]:
 
 
 @pytest.fixture
-def start(store: Store, catalog: Catalog, database: Path) -> Iterator[Start]:
-    """Start dispatchers that share a store and a lock file; all are stopped at the end."""
+def start(store: Store, catalog: Catalog) -> Iterator[Start]:
+    """Start dispatchers that share a store; all are stopped at the end."""
     started: list[Dispatcher] = []
 
     def start(executors: Mapping[str, Executor], where: Catalog = catalog) -> Dispatcher:
-        dispatcher = Dispatcher(store, where, executors, database.with_name("dispatcher.lock"))
+        dispatcher = Dispatcher(store, where, executors)
         dispatcher.start()
         started.append(dispatcher)
         return dispatcher

@@ -1,8 +1,40 @@
 """Steps on a store that its tests share."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Connection, create_engine, text
+
 from service.jobs.evaluations import Claim, Evaluation
 from service.jobs.store import Store
 from tests.server import a_plan, a_result
+
+on_sqlite, on_postgresql = (
+    pytest.mark.parametrize("database", [kind], indirect=True) for kind in ("sqlite", "postgresql")
+)
+"""Of tests about what one kind of database does, or about much that no database does."""
+
+
+@contextmanager
+def connected(database: Path | str) -> Iterator[Connection]:
+    """Connect as another program would, for one transaction."""
+    engine = create_engine(url_of(database).replace("postgresql://", "postgresql+psycopg://"))
+    with engine.begin() as db:
+        yield db
+    engine.dispose()
+
+
+def change(database: Path | str, *statements: str) -> None:
+    """Change a database from outside."""
+    with connected(database) as db:
+        for statement in statements:
+            assert db.execute(text(statement)).rowcount != 0, statement
+
+
+def url_of(database: Path | str) -> str:
+    return database if isinstance(database, str) else f"sqlite:///{database}"
 
 
 def read(store: Store, number: int = 0) -> Evaluation:

@@ -8,19 +8,20 @@ from typing import Any
 import pytest
 from sqlalchemy import func, select
 
-from service.jobs.database import COUNTS, SHARDS, Database
+from service.jobs.database import Database
 from service.jobs.evaluations import ShardStatus
 from service.jobs.failures import Fault
 from service.jobs.store import MAX_FAILURES, Store
+from service.jobs.tables import COUNTS, SHARDS
 from tests.server import a_plan
-from tests.service.jobs.stores import claim, complete, read
+from tests.service.jobs.stores import change, claim, complete, on_sqlite, read, url_of
 
 Rows = dict[tuple[str, str], tuple[Any, ...]]
 
 
 @pytest.fixture
-def opened(database: Path) -> Iterator[Database]:
-    opened = Database(f"sqlite:///{database}")
+def opened(database: Path | str) -> Iterator[Database]:
+    opened = Database(url_of(database))
     yield opened
     opened.close()
 
@@ -82,17 +83,27 @@ def test_whatever_happens_the_counts_are_those_of_the_shards(store: Store, opene
     assert seen == set(ShardStatus), "every status was counted"
 
 
+@on_sqlite
 def test_a_database_without_counts_is_counted_when_it_is_opened(store: Store, opened: Database, database: Path) -> None:
     store.submit(a_plan())
     complete(store, claim(store))
     before = read(store).progress
-    with opened.writing() as db:
-        for change in ("insert", "update", "delete"):
-            db.exec_driver_sql(f"DROP TRIGGER counts_{change}")
-        db.exec_driver_sql("DROP TABLE counts")
-        db.exec_driver_sql("DROP INDEX shards_with_errors")
+    change(database, *(f"DROP TRIGGER counts_{each}" for each in ("insert", "update", "delete")))
+    change(database, "DROP TABLE counts", "DROP INDEX shards_with_errors", "DROP TABLE alembic_version")
     again = Store.at(database)
     assert read(again).progress == before
     complete(again, claim(again))
     assert kept(opened) == recounted(opened)
     again.close()
+
+
+def test_large_numbers_are_counted_as_integers(store: Store, database: Path | str) -> None:
+    store.submit(a_plan(), owner="alice")
+    change(database, "UPDATE shards SET passes = 3000000000")
+    passes = store.unfinished_passes("alice")
+    assert (passes, type(passes)) == (9_000_000_000, int)
+    assert {type(each) for each in store.shard_counts().values()} == {int}
+    claim(store)
+    progress = read(store).progress
+    assert progress.passes == {ShardStatus.PENDING: 6_000_000_000, ShardStatus.RUNNING: 3_000_000_000}
+    assert (type(progress.images_advanced), type(progress.passes_advanced)) == (int, float)

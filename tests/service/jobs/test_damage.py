@@ -17,23 +17,19 @@ from service.jobs.store import Store
 from service.settings import Settings
 from tests.server import Server, a_plan, a_result, serving, until
 from tests.service.health import require_health
-from tests.service.jobs.stores import claim, complete, drain, read
+from tests.service.jobs.stores import change, claim, complete, drain, on_sqlite, read
 
 CLEAN = {"models": ["tiny"], "dataset": "shapes", "conditions": [{"kind": "clean"}]}
 
 
 @pytest.fixture
-def own(settings: Settings, tmp_path: Path) -> Iterator[Server]:
-    with serving(settings.model_copy(update={"data_dir": tmp_path / "data"})) as running:
+def own(settings: Settings, tmp_path: Path, database: Path | str) -> Iterator[Server]:
+    where = {"data_dir": tmp_path, "database_url": database if isinstance(database, str) else None}
+    with serving(settings.model_copy(update=where)) as running:
         yield running
 
 
-def change(database: Path, statement: str) -> None:
-    with closing(sqlite3.connect(database)) as db, db:
-        assert db.execute(statement).rowcount > 0
-
-
-def damage_plan(database: Path, evaluation_id: str) -> None:
+def damage_plan(database: Path | str, evaluation_id: str) -> None:
     """Damage a plan, and let it be read as by a process that has just started."""
     change(database, f"UPDATE evaluations SET plan = '{{' WHERE id = '{evaluation_id}'")
     queries._PLANS.clear()
@@ -83,7 +79,7 @@ def test_a_damaged_evaluation_of_another_caller_is_not_there(settings: Settings,
         assert running.http.get(f"/v1/evaluations/{done}").status_code == 500
 
 
-def test_shards_of_an_unreadable_plan_fail_and_are_not_in_the_way(store: Store, database: Path) -> None:
+def test_shards_of_an_unreadable_plan_fail_and_are_not_in_the_way(store: Store, database: Path | str) -> None:
     store.submit(a_plan(0))
     store.submit(a_plan(1))
     change(database, f"UPDATE evaluations SET plan = '{{}}' WHERE id = '{a_plan(0).id}'")
@@ -98,7 +94,7 @@ def test_shards_of_an_unreadable_plan_fail_and_are_not_in_the_way(store: Store, 
 
 @pytest.mark.parametrize("column", ["tally", "result"])
 def test_a_damaged_result_fails_its_shard_alone_and_can_be_computed_anew(
-    store: Store, database: Path, column: str
+    store: Store, database: Path | str, column: str
 ) -> None:
     store.submit(a_plan())
     first, second, third = drain(store)
@@ -120,6 +116,7 @@ def test_a_damaged_result_fails_its_shard_alone_and_can_be_computed_anew(
     ]
 
 
+@on_sqlite
 def test_health_answers_while_the_database_is_locked(own: Server) -> None:
     url = f"{own.url}/v1/evaluations"
 
@@ -139,6 +136,7 @@ def test_health_answers_while_the_database_is_locked(own: Server) -> None:
     assert own.http.post("/v1/evaluations", json=CLEAN).status_code == 202, "it recovers by itself"
 
 
+@on_sqlite
 def test_a_database_that_is_removed_while_it_is_used_is_noticed(own: Server) -> None:
     own.http.post("/v1/evaluations", json=CLEAN)
     own.service.settings.database.unlink()
@@ -150,6 +148,7 @@ def test_a_database_that_is_removed_while_it_is_used_is_noticed(own: Server) -> 
     assert not own.service.settings.database.exists(), "no empty one is made in its place"
 
 
+@on_sqlite
 def test_a_full_disk_is_said_and_what_was_stored_stays(
     store: Store, database: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -160,7 +159,7 @@ def test_a_full_disk_is_said_and_what_was_stored_stays(
     small = Database(f"sqlite:///{database}")
     with small.writing() as db:
         db.exec_driver_sql(f"PRAGMA max_page_count = {pages}")
-    monkeypatch.setattr(store, "_database", small)
+    monkeypatch.setattr(store, "database", small)
     with pytest.raises(RuntimeError, match=r"the database .* cannot be used: database or disk is full"):
         store.submit(a_plan(1, images=100_000))
     assert [each.id for each in store.evaluations()] == [a_plan().id]

@@ -4,21 +4,23 @@ import sqlite3
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from pathlib import Path
 from threading import Barrier
 
 import pytest
+from sqlalchemy import inspect
 
-from service.jobs.database import CONNECTIONS, Database, StoreError
+from service.jobs.database import Database, StoreError
 from service.jobs.evaluations import Status
 from service.jobs.queries import KeyReusedError
+from service.jobs.sqlite import CONNECTIONS
 from service.jobs.store import Store
 from tests.server import a_plan
-from tests.service.jobs.stores import claim, complete, drain, read
+from tests.service.jobs.stores import change, claim, complete, connected, drain, on_sqlite, read, url_of
 
 
-def test_a_database_is_found_again_as_it_was_left(database: Path) -> None:
+def test_a_database_is_found_again_as_it_was_left(database: Path | str) -> None:
     first = Store.at(database)
     first.submit(a_plan(), key="k", body_sha256="one")
     complete(first, claim(first))
@@ -34,8 +36,8 @@ def test_a_database_is_found_again_as_it_was_left(database: Path) -> None:
     again.close()
 
 
-def test_no_thread_waits_for_a_connection(database: Path) -> None:
-    opened = Database(f"sqlite:///{database}")
+def test_no_thread_waits_for_a_connection(database: Path | str) -> None:
+    opened = Database(url_of(database))
     began = time.monotonic()
     with ExitStack() as readers:
         for _ in range(CONNECTIONS):
@@ -44,7 +46,7 @@ def test_no_thread_waits_for_a_connection(database: Path) -> None:
     opened.close()
 
 
-def test_workers_in_many_threads_do_every_shard_once(database: Path) -> None:
+def test_workers_in_many_threads_do_every_shard_once(database: Path | str) -> None:
     """Two stores on one file, each used by three threads; a duplicate claim would be a duplicate completion."""
     stores = [Store.at(database), Store.at(database)]
     for number in range(4):
@@ -63,7 +65,7 @@ def test_workers_in_many_threads_do_every_shard_once(database: Path) -> None:
         store.close()
 
 
-def test_submissions_in_many_threads_are_all_kept_in_an_order(database: Path) -> None:
+def test_submissions_in_many_threads_are_all_kept_in_an_order(database: Path | str) -> None:
     stores = [Store.at(database), Store.at(database)]
     with ThreadPoolExecutor(8) as threads:
         fresh = list(threads.map(lambda number: stores[number % 2].submit(a_plan(number // 2)), range(32)))
@@ -73,7 +75,8 @@ def test_submissions_in_many_threads_are_all_kept_in_an_order(database: Path) ->
         store.close()
 
 
-def test_a_writer_waits_for_another_process_that_holds_the_lock(store: Store, database: Path) -> None:
+@on_sqlite
+def test_a_writer_waits_for_another_process_that_holds_the_lock(store: Store, database: Path | str) -> None:
     other = sqlite3.connect(database, isolation_level=None, check_same_thread=False)
     other.execute("BEGIN IMMEDIATE")
     with ThreadPoolExecutor(1) as thread:
@@ -85,24 +88,23 @@ def test_a_writer_waits_for_another_process_that_holds_the_lock(store: Store, da
     other.close()
 
 
-def test_a_database_of_another_version_is_refused_and_left_as_it_is(database: Path) -> None:
+def test_a_database_of_another_version_is_refused_and_left_as_it_is(database: Path | str) -> None:
     Store.at(database).close()
-    with closing(sqlite3.connect(database)) as db:
-        db.execute("ALTER TABLE shards RENAME COLUMN start TO beginning")
-    with pytest.raises(StoreError, match=r"is of another version: its table shards lacks start; move it aside"):
+    change(database, "ALTER TABLE shards RENAME COLUMN start TO beginning")
+    with pytest.raises(StoreError, match="is of another version: its table shards lacks start"):
         Store.at(database)
-    with closing(sqlite3.connect(database)) as db:
-        assert "beginning" in {name for _, name, *_ in db.execute("PRAGMA table_info(shards)")}
+    with connected(database) as db:
+        assert "beginning" in {each["name"] for each in inspect(db).get_columns("shards")}
 
 
-def test_a_new_database_can_be_opened_by_many_at_once(tmp_path: Path) -> None:
-    for attempt in range(10):
-        path, together = tmp_path / f"{attempt}.db", Barrier(8)
+@pytest.mark.parametrize("attempt", range(5))
+def test_a_new_database_can_be_opened_by_many_at_once(database: Path | str, attempt: int) -> None:
+    together = Barrier(8)
 
-        def open_it(path: Path = path, together: Barrier = together) -> None:
-            together.wait()
-            Store.at(path).close()
+    def open_it() -> None:
+        together.wait()
+        Store.at(database).close()
 
-        with ThreadPoolExecutor(8) as threads:
-            for opened in [threads.submit(open_it) for _ in range(8)]:
-                opened.result()
+    with ThreadPoolExecutor(8) as threads:
+        for opened in [threads.submit(open_it) for _ in range(8)]:
+            opened.result()

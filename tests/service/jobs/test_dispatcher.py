@@ -1,11 +1,9 @@
 """The dispatcher with executors that are threads: from pending shards to a report."""
 
 import itertools
-import sqlite3
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -26,6 +24,7 @@ from service.jobs.store import MAX_FAILURES, Store
 from tests.conftest import Put, without_times
 from tests.server import DEADLINE_S, until
 from tests.service.jobs.dispatching import Start, Threads, plan_of, read
+from tests.service.jobs.stores import change, on_sqlite
 
 FLIP = {"kind": "transform", "name": "flip", "parameters": {"direction": "left_right"}}
 PGD = {
@@ -52,6 +51,7 @@ def test_every_shard_is_run_and_the_report_is_that_of_an_evaluation_without_a_se
     assert without_times(report) == without_times(evaluation.evaluate(plan.spec, catalog=catalog, device="cpu"))
 
 
+@on_sqlite
 def test_a_larger_selection_is_reported_as_if_nothing_had_been_computed_before(
     store: Store, catalog: Catalog, threads: Threads, start: Start
 ) -> None:
@@ -72,6 +72,7 @@ def test_a_larger_selection_is_reported_as_if_nothing_had_been_computed_before(
     assert without_times(merge(large, results)) == without_times(alone)
 
 
+@on_sqlite
 def test_more_restarts_and_attacks_are_reported_as_if_nothing_had_been_computed_before(
     store: Store, catalog: Catalog, threads: Threads, start: Start
 ) -> None:
@@ -214,13 +215,13 @@ def test_an_evaluation_is_removed_while_its_shard_is_still_being_run(
         start({"cpu": threads})
         store.submit(plan)
         until(lambda: threads.futures and threads.futures[0].running())
+        looked, wanted = Event(), Store.wanted
+        monkeypatch.setattr(Store, "wanted", lambda self, shard: wanted(self, shard) or looked.set())
         store.cancel(plan.id)
         removed = store.remove(plan.id)
         assert removed is not None
         assert removed.status is Status.CANCELLED
         store.submit(plan)
-        looked, wanted = Event(), Store.wanted
-        monkeypatch.setattr(Store, "wanted", lambda self, shard: (looked.set(), wanted(self, shard))[1])
         until(looked.is_set)
         release.set()
         until(lambda: read(store, plan).status is Status.DONE)
@@ -280,7 +281,7 @@ def test_a_database_that_cannot_be_used_for_a_while_does_not_end_the_dispatcher(
     catalog: Catalog,
     threads: Threads,
     start: Start,
-    database: Path,
+    database: Path | str,
     caplog: pytest.LogCaptureFixture,
     while_running: bool,
 ) -> None:
@@ -292,13 +293,12 @@ def test_a_database_that_cannot_be_used_for_a_while_does_not_end_the_dispatcher(
     if while_running:
         start({"cpu": threads})
         until(lambda: len(threads.futures) == 2)
-    with closing(sqlite3.connect(database)) as vandal:
-        vandal.execute("ALTER TABLE shards RENAME TO stolen")
-        if not while_running:
-            start({"cpu": threads})
-        release.set()
-        until(lambda: "the dispatcher will try again" in caplog.text)
-        vandal.execute("ALTER TABLE stolen RENAME TO shards")
+    change(database, "ALTER TABLE shards RENAME TO stolen")
+    if not while_running:
+        start({"cpu": threads})
+    release.set()
+    until(lambda: "the dispatcher will try again" in caplog.text)
+    change(database, "ALTER TABLE stolen RENAME TO shards")
     until(lambda: read(store, plan).status is Status.DONE)
     assert len(store.results(plan.id)) == 1
 
@@ -319,6 +319,7 @@ class Halting(Threads):
         return super().submit(*args, on_progress=halt, **kwargs)
 
 
+@on_sqlite
 def test_the_images_of_a_running_shard_that_are_done_count(
     store: Store, catalog: Catalog, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -335,6 +336,7 @@ def test_the_images_of_a_running_shard_that_are_done_count(
     assert read(store, plan).progress.images_done == 33
 
 
+@on_sqlite
 def test_progress_is_written_at_most_once_a_second(
     store: Store, catalog: Catalog, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,7 +3,7 @@
 from concurrent.futures.process import BrokenProcessPool
 
 from service.jobs.evaluations import ShardStatus, Status
-from service.jobs.failures import Fault, failure_of
+from service.jobs.failures import Fault, describe, failure_of
 from service.jobs.store import MAX_FAILURES, Store
 from tests.server import a_plan, a_result
 from tests.service.jobs.stores import claim, complete, drain, read
@@ -88,3 +88,10 @@ def test_recovering_leaves_alone_what_is_not_running(store: Store) -> None:
     assert store.recover() == 0
     assert read(store, 0).progress.shards == {ShardStatus.DONE: 1, ShardStatus.PENDING: 2}
     assert read(store, 1).status is Status.CANCELLED
+
+
+def test_an_error_about_any_file_name_can_be_stored(store: Store) -> None:
+    store.submit(a_plan())
+    for _ in range(MAX_FAILURES):
+        store.fail(claim(store).id, describe(OSError("no file '\udcff\0'")))
+    assert read(store).progress.error == "OSError: no file '??'"

@@ -10,9 +10,11 @@ import pytest
 
 from evaluation import EvaluationSpec, Plan, ShardResult, preset
 from evaluation.results.tally import Tally
-from service.jobs.database import RESULTS, Database
+from service.jobs.database import Database
+from service.jobs.tables import RESULTS
 from service.settings import Settings
 from tests.server import Server, a_plan, a_result, serving
+from tests.service.jobs.stores import url_of
 
 SHARDS = 7_200
 CONDITIONS = 24
@@ -27,9 +29,10 @@ def plan() -> Plan:
 
 
 @pytest.fixture
-def own(settings: Settings, tmp_path: Path, plan: Plan) -> Iterator[Server]:
+def own(settings: Settings, tmp_path: Path, plan: Plan, database: Path | str) -> Iterator[Server]:
     """A server whose database has the results of every shard of an evaluation, which is then submitted."""
-    with serving(settings.model_copy(update={"data_dir": tmp_path / "data"})) as running:
+    where = {"data_dir": tmp_path, "database_url": database if isinstance(database, str) else None}
+    with serving(settings.model_copy(update=where)) as running:
         first = a_result(plan.shards[0])
         row = {
             "seconds": 0.5,
@@ -37,10 +40,10 @@ def own(settings: Settings, tmp_path: Path, plan: Plan) -> Iterator[Server]:
             "result": "never to be read",
         }
         rows = [{"address": plan.address(each), "images": each.images, **row} for each in plan.shards]
-        database = Database(f"sqlite:///{running.service.settings.database}")
-        with database.writing() as db:
+        opened = Database(url_of(database))
+        with opened.writing() as db:
             db.execute(RESULTS.insert(), rows)
-        database.close()
+        opened.close()
         assert len(rows) == SHARDS
         running.service.store.submit(plan)
         yield running

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import StatusCode
-from sqlalchemy import create_engine, text
 
 from evaluation import ShardResult
 from service.jobs.evaluations import Damaged, Status
@@ -15,7 +14,7 @@ from service.jobs.failures import ShardError
 from service.jobs.spans import record_evaluation, record_shard
 from service.jobs.store import MAX_FAILURES, Store
 from tests.server import a_plan
-from tests.service.jobs.stores import claim, drain
+from tests.service.jobs.stores import change, claim, drain, on_sqlite
 from tests.spans import attributes
 
 FIRST, SECOND = (json.dumps({"traceparent": f"00-{number:032x}-{number:016x}-01"}) for number in (1, 2))
@@ -68,23 +67,18 @@ def test_a_removed_evaluation_leaves_no_trace(store: Store) -> None:
     assert not ended(store)
 
 
-def test_an_evaluation_that_cannot_be_read_ends_its_trace(store: Store, database: Path) -> None:
+def test_an_evaluation_that_cannot_be_read_ends_its_trace(store: Store, database: Path | str) -> None:
     store.submit(a_plan(), trace=FIRST)
-    engine = create_engine(f"sqlite:///{database}")
-    with engine.begin() as db:
-        db.execute(text("UPDATE evaluations SET plan = 'x'"))
-    engine.dispose()
+    change(database, "UPDATE evaluations SET plan = 'x'")
     assert store.claim() is None
     (found,) = store.take_ended_traces()
     assert isinstance(found.evaluation, Damaged)
 
 
+@on_sqlite
 def test_a_database_from_before_there_were_traces_is_used_as_it_is(store: Store, database: Path) -> None:
     store.submit(a_plan())
-    engine = create_engine(f"sqlite:///{database}")
-    with engine.begin() as db:
-        db.execute(text("DROP TABLE traces"))
-    engine.dispose()
+    change(database, "DROP TABLE traces", "DROP TABLE alembic_version")
     store.close()
     again = Store.at(database)
     assert again.submit(a_plan(1), trace=FIRST)

@@ -12,6 +12,7 @@ from service.jobs.evaluations import Status
 from service.jobs.store import MAX_FAILURES, Store
 from tests.server import DEADLINE_S, until
 from tests.service.jobs.dispatching import Start, Threads, plan_of, read
+from tests.service.jobs.stores import on_sqlite
 
 
 class Dying(Threads):
@@ -31,6 +32,7 @@ class Dying(Threads):
         return dead
 
 
+@on_sqlite
 def test_a_device_whose_process_dies_by_itself_gets_a_pause_and_fails_no_shard(
     store: Store, catalog: Catalog, start: Start, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -1,0 +1,125 @@
+"""The tables of the database: all that is durable about evaluations."""
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    PrimaryKeyConstraint,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+    text,
+)
+
+METADATA = MetaData()
+
+_LARGE = Integer().with_variant(BigInteger, "postgresql")
+"""Of numbers that may pass 2^31: SQLite's integers all may."""
+
+_FAILED = text("error IS NOT NULL")
+
+EVALUATIONS = Table(
+    "evaluations",
+    METADATA,
+    Column("id", String, primary_key=True),
+    Column("sequence", Integer, nullable=False, unique=True),
+    Column("plan", Text, nullable=False),
+    Column("created_at", Float, nullable=False),
+    Column("cancelled_at", Float),
+)
+
+SHARDS = Table(
+    "shards",
+    METADATA,
+    Column("id", Integer, primary_key=True),
+    Column("evaluation_id", ForeignKey("evaluations.id"), nullable=False),
+    Column("model", String, nullable=False),
+    Column("condition", Integer, nullable=False),
+    Column("start", Integer, nullable=False),
+    Column("address", String, nullable=False),
+    Column("images", Integer, nullable=False),
+    Column("images_done", Integer, nullable=False, server_default="0"),
+    Column("passes", _LARGE, nullable=False),
+    Column("status", String, nullable=False),
+    Column("failures", Integer, nullable=False, default=0),
+    Column("kills", Integer, nullable=False, default=0),
+    Column("runs", Integer, nullable=False, default=0),
+    Column("error", Text),
+    Column("seconds", Float),
+    Column("finished", Integer),
+    Index("shards_by_evaluation", "evaluation_id", "status", "id"),
+    Index("shards_by_address", "address", "images"),
+    Index("shards_by_finish", "evaluation_id", "finished"),
+    Index("shards_with_errors", "evaluation_id", sqlite_where=_FAILED, postgresql_where=_FAILED),
+    UniqueConstraint("evaluation_id", "model", "condition", "start"),
+    sqlite_autoincrement=True,  # the id of a removed shard, which may still be running, is never given to another
+)
+
+COUNTS = Table(
+    "counts",
+    METADATA,
+    Column("evaluation_id", ForeignKey("evaluations.id"), primary_key=True),
+    Column("status", String, primary_key=True),
+    *(Column(name, _LARGE, nullable=False) for name in ("shards", "images", "passes", "runs")),
+    Column("seconds", Float, nullable=False),
+)
+"""Sums over the shards of each evaluation and status; triggers keep them."""
+
+RESULTS = Table(
+    "results",
+    METADATA,
+    Column("address", String, primary_key=True),
+    Column("images", Integer, primary_key=True),
+    Column("seconds", Float, nullable=False),
+    Column("tally", Text, nullable=False),
+    Column("result", Text, nullable=False),
+)
+"""Shared by all evaluations whose shards have the address; apart from them, so that counting shards does not read rows."""
+
+OWNERS = Table(
+    "owners",
+    METADATA,
+    Column("evaluation_id", ForeignKey("evaluations.id"), primary_key=True),
+    Column("owner", String, primary_key=True),
+)
+"""Who asked for an evaluation: several may have asked the same."""
+
+TRACES = Table(
+    "traces",
+    METADATA,
+    Column("evaluation_id", ForeignKey("evaluations.id"), primary_key=True),
+    Column("context", Text, nullable=False),
+    Column("since", Float, nullable=False),
+)
+"""The traces that evaluations belong to, until their own spans are made."""
+
+DISPATCH = Table(
+    "dispatch",
+    METADATA,
+    Column("token", Integer, primary_key=True, autoincrement=False),
+    Column("seen_at", Float, nullable=False),
+    Column("locked", Boolean, nullable=False),
+)
+"""One row: who dispatches, when that one was last seen, and whether it holds the lock of the database."""
+
+KEYS = Table(
+    "idempotency_keys",
+    METADATA,
+    Column("key", String, primary_key=True),
+    Column("body_sha256", String, nullable=False),
+    Column("evaluation_id", ForeignKey("evaluations.id"), nullable=False),
+)
+
+VERSION = Table(
+    "alembic_version",
+    METADATA,
+    Column("version_num", String(32), nullable=False),
+    PrimaryKeyConstraint("version_num", name="alembic_version_pkc"),
+)
+"""One row: the revision of the schema, as alembic writes it."""
