@@ -1,6 +1,11 @@
 """Values that are validated when they are created, and validation errors on one line."""
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Strict, ValidationError
+
+Whole = Annotated[int, Strict()]
+"""A whole number as JSON writes one: true is none, nor is "1"."""
 
 
 class Frozen(BaseModel):

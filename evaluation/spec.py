@@ -9,7 +9,7 @@ from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 
 import attacks
 from attacks import Norm, PixelScale, TargetRule, ThreatModel, format_eps
-from common.validation import Frozen
+from common.validation import Frozen, Whole
 from evaluation.data.classes import ClassMap
 from models import Precision
 
@@ -48,9 +48,8 @@ class AttackChoice(_Choice):
     """One attack, a name of `attacks.attack_names()`, with its parameters."""
 
     restarts: Annotated[
-        int,
+        Whole,
         Field(
-            strict=True,
             ge=1,
             le=MAX_RESTARTS,
             description="independent runs, each on the images that the ones before left",
@@ -257,7 +256,7 @@ class CurveCondition(Frozen):
     norm: Norm
     eps: Annotated[tuple[PixelScale, ...], Field(min_length=1, max_length=64, description="increasing radii")]
     attacks: Attacks
-    refine: Annotated[int, Field(ge=0, le=16, description="bisections between neighbouring radii")] = 0
+    refine: Annotated[Whole, Field(ge=0, le=16, description="bisections between neighbouring radii")] = 0
 
     @property
     def threats(self) -> tuple[ThreatModel, ...]:
@@ -328,7 +327,7 @@ class EvaluationSpec(Frozen):
         Field(description="among which classes a model chooses: all of its own, or only those of the data set"),
     ] = "all"
     images: Annotated[
-        int | None, Field(ge=1, description="how many images, drawn evenly from the classes; null takes all")
+        Whole | None, Field(ge=1, description="how many images, drawn evenly from the classes; null takes all")
     ] = None
     on_broken: Annotated[
         OnBroken, Field(description="broken pictures: refuse the evaluation, or leave them out and report which")
@@ -343,8 +342,8 @@ class EvaluationSpec(Frozen):
             gt=0, lt=1, description="a condition ends early once its score's 95 % interval is as narrow; null: never"
         ),
     ] = None
-    seed: Annotated[int, Field(ge=0, lt=2**63, description="of all random draws but the selection of images")] = 0
-    selection_seed: Annotated[int, Field(ge=0, lt=2**63, description="of the selection of images")] = 0
+    seed: Annotated[Whole, Field(ge=0, lt=2**63, description="of all random draws but the selection of images")] = 0
+    selection_seed: Annotated[Whole, Field(ge=0, lt=2**63, description="of the selection of images")] = 0
 
     @property
     def attacking(self) -> list[int]:

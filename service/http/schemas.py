@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from attacks import Norm, PixelScale, TargetRule, ThreatModel
 from common import printable
+from common.validation import Whole
 from evaluation import Condition, EvaluationSpec, Report, pgd_conditions
 from evaluation.data.classes import ClassMap
 from evaluation.data.datasets import ImageFolder
@@ -150,14 +151,14 @@ class PresetRequest(BaseModel):
     logits: Annotated[
         Literal["all", "dataset"], Field(description="among which classes a model chooses: its own, or the data set's")
     ] = "all"
-    images: Annotated[int | None, Field(ge=1, description="how many; null takes all", examples=[200])] = None
+    images: Annotated[Whole | None, Field(ge=1, description="how many; null takes all", examples=[200])] = None
     precision: Annotated[Precision, Field(description="in which attacks look; judged in float32")] = "float32"
     stop_width: Annotated[
         float | None, Field(gt=0, lt=1, description="end a condition early once its 95 % interval is as narrow")
     ] = None
     on_broken: Annotated[OnBroken, Field(description="broken pictures: refuse, or leave them out")] = "fail"
-    seed: Annotated[int, Field(ge=0, lt=2**63, description="of all random draws but the selection")] = 0
-    selection_seed: Annotated[int, Field(ge=0, lt=2**63, description="of the selection of images")] = 0
+    seed: Annotated[Whole, Field(ge=0, lt=2**63, description="of all random draws but the selection")] = 0
+    selection_seed: Annotated[Whole, Field(ge=0, lt=2**63, description="of the selection of images")] = 0
 
     def under(self, conditions: tuple[Condition, ...]) -> EvaluationSpec:
         """Fill in the conditions."""
@@ -186,10 +187,10 @@ class PgdRequest(PresetRequest):
         ),
     ] = (8 / 255,)
     norm: Norm = Norm.LINF
-    steps: Annotated[int, Field(ge=1, le=10_000)] = 20
+    steps: Annotated[Whole, Field(ge=1, le=10_000)] = 20
     step_size: Annotated[PixelScale | None, Field(description="null takes 2.5 * eps / steps")] = None
     random_start: Annotated[bool, Field(strict=True)] = True
-    restarts: Annotated[int, Field(ge=1, le=1_000)] = 1
+    restarts: Annotated[Whole, Field(ge=1, le=1_000)] = 1
     targets: TargetRule | None = None
 
     def spec(self) -> EvaluationSpec:

@@ -14,7 +14,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, Field, ValidationError
 
 from common import describe_validation, unknown_name
-from common.validation import Frozen
+from common.validation import Frozen, Whole
 from evaluation import Catalog
 from evaluation.statistics import Proportion
 from models import CheckpointError, ModelCard, ServingPrecision
@@ -38,9 +38,9 @@ class ServingSettings(Frozen):
         "float32"
     )
     max_batch: Annotated[
-        int | None, Field(ge=1, le=4096, description="most pictures of a batch; null goes by their size")
+        Whole | None, Field(ge=1, le=4096, description="most pictures of a batch; null goes by their size")
     ] = None
-    top_k: Annotated[int, Field(ge=1, le=1000, description="classes named where a request does not say")] = 5
+    top_k: Annotated[Whole, Field(ge=1, le=1000, description="classes named where a request does not say")] = 5
     cuda_graphs: Annotated[
         bool, Field(strict=True, description="on a GPU, capture the model for batches of 1, 2, 4, ..., 64 pictures")
     ] = True
