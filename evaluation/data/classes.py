@@ -4,7 +4,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,6 +29,11 @@ _IMAGENET_IDS = Path(__file__).with_name("imagenet_wordnet_ids.txt")
 _LISTED = 8
 
 
+@lru_cache(64)
+def _hash(logits: tuple[int, ...]) -> str:
+    return text_sha256(canonical_json(logits))
+
+
 class ClassMatch(Frozen):
     """How the classes of a data set were found among those of a model.
 
@@ -45,7 +50,7 @@ class ClassMatch(Frozen):
     @property
     def sha256(self) -> str:
         """Hash of what decides results: the logits."""
-        return text_sha256(canonical_json(self.logits))
+        return _hash(self.logits)
 
     @property
     def columns(self) -> tuple[int, ...]:

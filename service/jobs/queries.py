@@ -1,7 +1,7 @@
 """Queries of the store, each within a transaction that it has begun; with `store` the only module that has any."""
 
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
@@ -162,12 +162,11 @@ def _count_of(status: ShardStatus) -> ScalarSelect[int]:
     return select(total(COUNTS.c.shards)).where(*mine).scalar_subquery()
 
 
-def insert_evaluation(db: Connection, plan: Plan) -> bool:
-    """Add an evaluation with its shards; those that are computed are done."""
+def insert_evaluation(db: Connection, plan: Plan, addresses: Mapping[Shard, str]) -> bool:
+    """Add an evaluation with its shards, given with their addresses; those that are computed are done."""
     last = db.execute(select(func.max(EVALUATIONS.c.sequence))).scalar() or 0
     db.execute(insert(EVALUATIONS).values(id=plan.id, sequence=last + 1, plan=plan.model_dump_json(), created_at=now()))
     passes = [plan.spec.passes(condition) for condition in plan.spec.conditions]
-    addresses = {shard: plan.address(shard) for shard in plan.shards}
     computed = {key: seconds for key, (seconds,) in results_at(db, addresses.values(), RESULTS.c.seconds)}
     rows: list[dict[str, Any]] = []
     finished = 0

@@ -152,12 +152,13 @@ class Store:
         Raises:
             KeyReusedError: the key came before with another request.
         """
+        addresses = {shard: plan.address(shard) for shard in plan.shards}  # it takes long: others may write meanwhile
         with self._writing() as db:
             known = db.execute(select(EVALUATIONS.c.id).where(EVALUATIONS.c.id == plan.id)).first()
             owners_key = f"{owner} {key}"
             if key is not None and is_repeated(db, owners_key, body_sha256):
                 return False
-            changed = revive(db, plan.id) if known else insert_evaluation(db, plan)
+            changed = revive(db, plan.id) if known else insert_evaluation(db, plan, addresses)
             own(db, plan.id, owner)
             if changed and trace is not None:
                 remember_trace(db, plan.id, trace)
