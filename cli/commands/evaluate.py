@@ -149,23 +149,24 @@ def evaluate(
     formats = {path: _format(path) for path in out}
     settings = settings_of(data_dir=data_dir, model_dir=model_dir, dataset_dir=dataset_dir)
     catalog, dataset = settings.catalog().with_dataset(dataset)
-    fields = {
-        "models": model,
-        "dataset": dataset,
-        "class_map": _class_map(class_map),
-        "logits": logits,
-        "images": images,
-        "conditions": _conditions(preset, eps, norm),
-        "precision": precision,
-        "on_broken": on_broken,
-        "stop_width": stop_width,
-        "seed": seed,
-        "selection_seed": selection_seed,
-    }
-    spec = EvaluationSpec.model_validate(fields)
+    spec = EvaluationSpec.model_validate(
+        {
+            "models": model,
+            "dataset": dataset,
+            "class_map": _class_map(class_map),
+            "logits": logits,
+            "images": images,
+            "conditions": _conditions(preset, eps, norm),
+            "precision": precision,
+            "on_broken": on_broken,
+            "stop_width": stop_width,
+            "seed": seed,
+            "selection_seed": selection_seed,
+        }
+    )
     bars = [parse_bar(each, spec) for each in min_score]
-    stored = ResultFolder(settings.data_dir / "results")
-    task = _Task(spec, catalog, device if slurm else usable(device), stored)
+    there = device if slurm and not dry_run else usable(device)
+    task = _Task(spec, catalog, there, ResultFolder(settings.data_dir / "results"))
     if dry_run:
         _print_estimate(task, as_json=as_json)
         return

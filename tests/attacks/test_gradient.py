@@ -17,6 +17,7 @@ from attacks.methods.apgd import _Losses
 from attacks.methods.pgd import Goal
 from common.cuda_graphs import RecorderOnGpu
 from tests.attacks.digits import BUDGETS, Digits
+from tests.waiting import Waiting
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="captures on a GPU")
 
@@ -372,14 +373,6 @@ def counted_on_gpu() -> Recorder:
 def test_a_model_that_waits_for_the_gpu_is_run_as_it_is(
     network: nn.Module, digits: Digits, caplog: pytest.LogCaptureFixture
 ) -> None:
-    class Waiting(nn.Module):
-        def __init__(self, inner: nn.Module) -> None:
-            super().__init__()
-            self.inner = inner
-
-        def forward(self, images: Tensor) -> Tensor:
-            return self.inner(images) * (1 if images.sum().item() >= 0 else -1)
-
     model = Waiting(copy.deepcopy(network)).cuda().eval()
     captured = Captured(model)
     images, goal = digits.images[:8].cuda(), Goal(digits.labels[:8].cuda(), towards=False)

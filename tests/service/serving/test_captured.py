@@ -23,6 +23,7 @@ from service.serving.loading import load_served
 from service.serving.on_stream import OnStream
 from service.serving.predictions import rank
 from tests.service.serving.predictions import Find
+from tests.waiting import Waiting
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="captures on a GPU")
 
@@ -238,14 +239,6 @@ def test_streams_are_given_back(on_gpu: models.Classifier, find: Find, caplog: p
 def test_a_model_that_waits_for_the_gpu_is_not_captured(
     on_gpu: models.Classifier, find: Find, caplog: pytest.LogCaptureFixture
 ) -> None:
-    class Waiting(nn.Module):
-        def __init__(self, inner: nn.Module) -> None:
-            super().__init__()
-            self.inner = inner
-
-        def forward(self, images: Tensor) -> Tensor:
-            return self.inner(images) * (1 if images.sum().item() < 1e9 else -1)
-
     waiting = models.Classifier(Waiting(on_gpu.network), on_gpu.card).cuda().eval()
     runner = Gpu("cuda:0").runner(find("tiny"), waiting, 4)
     assert type(runner) is Plain
