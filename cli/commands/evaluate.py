@@ -143,34 +143,32 @@ def evaluate(
 
     If it is interrupted, run it again: it continues from the finished results.
     """
-    from evaluation import EvaluationSpec, ResultFolder
+    from evaluation import EvaluationSpec
     from evaluation.reports.bars import parse_bar
 
     formats = {path: _format(path) for path in out}
     settings = settings_of(data_dir=data_dir, model_dir=model_dir, dataset_dir=dataset_dir)
-    catalog, dataset = settings.catalog().with_dataset(dataset)
-    spec = EvaluationSpec.model_validate(
-        {
-            "models": model,
-            "dataset": dataset,
-            "class_map": _class_map(class_map),
-            "logits": logits,
-            "images": images,
-            "conditions": _conditions(preset, eps, norm),
-            "precision": precision,
-            "on_broken": on_broken,
-            "stop_width": stop_width,
-            "seed": seed,
-            "selection_seed": selection_seed,
-        }
-    )
+    catalog, name = settings.catalog().with_dataset(dataset)
+    fields = {
+        "models": model,
+        "dataset": name,
+        "class_map": _class_map(class_map),
+        "logits": logits,
+        "images": images,
+        "conditions": _conditions(preset, eps, norm),
+        "precision": precision,
+        "on_broken": on_broken,
+        "stop_width": stop_width,
+        "seed": seed,
+        "selection_seed": selection_seed,
+    }
+    spec = EvaluationSpec.model_validate(fields)
     bars = [parse_bar(each, spec) for each in min_score]
-    there = device if slurm and not dry_run else usable(device)
-    task = _Task(spec, catalog, there, ResultFolder(settings.data_dir / "results"))
+    task = _Task(spec, catalog, device if slurm and not dry_run else usable(device), settings.data_dir)
     if dry_run:
         _print_estimate(task, as_json=as_json)
         return
-    report, results = _run_on_slurm(task, slurm, slurm_set, settings.data_dir / "slurm") if slurm else _run(task)
+    report, results = _run_on_slurm(task, slurm, slurm_set) if slurm else _run(task)
     _write(report, results, formats, catalog)
     _print(report, intervals=intervals, as_json=as_json)
     _check_bars(report, bars, junit)
@@ -180,7 +178,14 @@ class _Task(NamedTuple):
     spec: "EvaluationSpec"
     catalog: "Catalog"
     device: str
-    stored: "ResultFolder"
+    folder: Path
+
+    @property
+    def stored(self) -> "ResultFolder":
+        """Finished shards."""
+        from evaluation import ResultFolder
+
+        return ResultFolder(self.folder / "results")
 
 
 def _format(path: Path) -> "Format":
@@ -242,7 +247,7 @@ def _run(task: _Task) -> "tuple[Report, list[ShardResult]]":
     return report, results
 
 
-def _run_on_slurm(task: _Task, jobs: int, options: list[str], logs: Path) -> "tuple[Report, list[ShardResult]]":
+def _run_on_slurm(task: _Task, jobs: int, options: list[str]) -> "tuple[Report, list[ShardResult]]":
     """Let jobs store the results of all shards, behind a progress bar."""
     try:
         from cli import slurm
@@ -252,11 +257,14 @@ def _run_on_slurm(task: _Task, jobs: int, options: list[str], logs: Path) -> "tu
     from evaluation.local import Shards
 
     parameters = slurm.parse_parameters(options)
-    task.stored.require_writable()
+    stored = task.stored
+    stored.require_writable()
     plan = make_plan(task.spec, task.catalog, device=task.device or "cuda")
-    whole = Shards(plan, plan.shards, task.catalog, task.stored)
+    whole = Shards(plan, plan.shards, task.catalog, stored)
     with _progress() as show:
-        queued = slurm.submit([slurm.Part(each, task.device) for each in slurm.cut(whole, jobs)], logs, parameters)
+        queued = slurm.submit(
+            [slurm.Part(each, task.device) for each in slurm.cut(whole, jobs)], task.folder / "slurm", parameters
+        )
         try:
             slurm.wait(queued, whole, lambda done, total: show(completed=done, total=total))
         except slurm.JobsFailedError as error:
