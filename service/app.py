@@ -41,11 +41,13 @@ from service.http.routes import (
     pages,
     predictions,
     protocols,
+    queue,
     serving,
 )
 from service.http.watching import Watching
 from service.jobs.dispatcher import Dispatcher
 from service.jobs.executors import DeviceExecutor, available_devices
+from service.jobs.queue import Queue
 from service.jobs.reports import Reports
 from service.jobs.store import Store
 from service.kserve import repository
@@ -74,6 +76,7 @@ RESOURCES = (
     datasets,
     protocols,
     evaluations,
+    queue,
     comparisons,
     pages,
 )
@@ -149,6 +152,7 @@ async def _lifespan(app: FastAPI) -> AsyncGenerator[dict[str, LoadShedding]]:
         settings,
         catalog,
         store,
+        Queue(store),
         dispatcher,
         deployments,
         scheduler,

@@ -1,4 +1,4 @@
-"""Queries of the store, each within a transaction that it has begun; with `store` the only module that has any."""
+"""Queries of the store, each within a transaction that it has begun; with `store` and `queue` the only modules that have any."""
 
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
@@ -29,7 +29,7 @@ from evaluation.plan import Plan, Shard
 from evaluation.results.tally import Tally
 from service.jobs.evaluations import Damaged, Evaluation, Progress, ShardStatus
 from service.jobs.spans import Traced
-from service.jobs.tables import COUNTS, EVALUATIONS, KEYS, OWNERS, RESULTS, SHARDS, TRACES
+from service.jobs.tables import COUNTS, DEVICES, EVALUATIONS, KEYS, OWNERS, RESULTS, SHARDS, TRACES
 
 ADDRESSES_A_QUERY = 500
 """Addresses in one query: SQLite limits its parameters."""
@@ -141,25 +141,32 @@ def insert_result(db: Connection, plan: Plan, shard: Shard, result: ShardResult)
         db.execute(insert(RESULTS).values(**row, result=result.model_dump_json()))
 
 
-def start_shard(db: Connection, chosen: Select[Any]) -> Row[Any]:
-    """Make the shard that a query finds a running one, and return its row."""
+def start_shard(db: Connection, chosen: Select[Any], device: str | None) -> Row[Any]:
+    """Make the shard that a query finds a running one, of a device, and return its row."""
     row = db.execute(chosen).one()
     running = {"status": ShardStatus.RUNNING, "runs": SHARDS.c.runs + 1, "error": None, "images_done": 0}
     db.execute(update(SHARDS).where(SHARDS.c.id == row.id).values(**running))
+    if device is not None:
+        db.execute(update(DEVICES).where(DEVICES.c.name == device).values(shard_id=row.id, since=clock(db)))
     return row
 
 
 def fairest_evaluation(db: Connection) -> str | None:
-    """Id of the evaluation with pending shards and the fewest running ones, the oldest of equals."""
-    pending, running = (_count_of(status) for status in (ShardStatus.PENDING, ShardStatus.RUNNING))
-    query = select(EVALUATIONS.c.id).where(pending > 0)
-    return db.execute(query.order_by(running, EVALUATIONS.c.sequence).limit(1)).scalar()
+    """Id of the evaluation whose turn it is."""
+    return db.execute(in_turn().limit(1)).scalar()
 
 
-def _count_of(status: ShardStatus) -> ScalarSelect[int]:
-    """Shards of an evaluation that have a status, within a query about evaluations."""
+def in_turn() -> Select[*tuple[Any, ...]]:
+    """Id, pending shards and their passes of the evaluations that have any; the fewest running shards first, then the oldest."""
+    pending, passes = (_count_of(ShardStatus.PENDING, each) for each in (COUNTS.c.shards, COUNTS.c.passes))
+    query = select(EVALUATIONS.c.id, pending, passes).where(pending > 0)
+    return query.order_by(_count_of(ShardStatus.RUNNING), EVALUATIONS.c.sequence)
+
+
+def _count_of(status: ShardStatus, column: ColumnElement[int] = COUNTS.c.shards) -> ScalarSelect[int]:
+    """Shards of an evaluation that have a status, or another sum of them, within a query about evaluations."""
     mine = (COUNTS.c.evaluation_id == EVALUATIONS.c.id, COUNTS.c.status == status)
-    return select(total(COUNTS.c.shards)).where(*mine).scalar_subquery()
+    return select(total(column)).where(*mine).scalar_subquery()
 
 
 def insert_evaluation(db: Connection, plan: Plan) -> bool:

@@ -108,6 +108,18 @@ DISPATCH = Table(
 )
 """One row: who dispatches, when that one was last seen, and whether it holds the lock of the database."""
 
+DEVICES = Table(
+    "devices",
+    METADATA,
+    Column("name", String, primary_key=True),
+    Column("shard_id", Integer),
+    Column("since", Float),
+    Column("deaths", Integer, nullable=False),
+    Column("resumes_at", Float),
+    Column("problem", Text),
+)
+"""Of the dispatcher: the shard that each was given last, which may have ended, and how its process fares."""
+
 KEYS = Table(
     "idempotency_keys",
     METADATA,

@@ -185,7 +185,7 @@ def _require_affordable(plan: Plan, service: Service, caller: Caller) -> None:
             "allowed (WITHSTAND_EVALUATION_PASSES); ask for fewer images, models or conditions"
         )
     if caller.name and settings.key_passes is not None:
-        waiting = service.store.unfinished_passes(caller.name)
+        waiting = service.queue.unfinished_passes(caller.name)
         if waiting + plan.passes > settings.key_passes:
             raise KeyLimitError(
                 f"the unfinished evaluations of this API key may take {waiting:,} passes, and this one {plan.passes:,} more; at "

@@ -71,10 +71,8 @@ def own(catalog: Catalog, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 def _compute(running: Server, catalog: Catalog) -> None:
     """Compute what was submitted here, where no process has to start for it."""
-    settings = running.service.settings
     with Threads() as threads:
-        lock = settings.data_dir / "dispatcher.lock"
-        dispatcher = Dispatcher(running.service.store, catalog, {"cpu": threads}, lock)
+        dispatcher = Dispatcher(running.service.store, catalog, {"cpu": threads})
         dispatcher.start()
         watch(running.http, {"links": {"events": f"/v1/evaluations/{running.app.state.done}/events"}})
         dispatcher.stop()

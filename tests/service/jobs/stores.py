@@ -33,6 +33,11 @@ def change(database: Path | str, *statements: str) -> None:
             assert db.execute(text(statement)).rowcount != 0, statement
 
 
+def forget_versions(database: Path | str) -> None:
+    """Make a database one from before schemas had versions, as far as that can be told."""
+    change(database, "DROP TABLE devices", "DROP TABLE alembic_version")
+
+
 def url_of(database: Path | str) -> str:
     return database if isinstance(database, str) else f"sqlite:///{database}"
 
