@@ -32,6 +32,7 @@ from service.http.pages.report_sections import ReportSections
 from service.http.pages.templates import WEB
 from service.http.routes import (
     comparisons,
+    control,
     datasets,
     docs,
     evaluations,
@@ -76,6 +77,7 @@ RESOURCES = (
     datasets,
     protocols,
     evaluations,
+    control,
     queue,
     comparisons,
     pages,

@@ -16,8 +16,10 @@ from sqlalchemy import (
     RowMapping,
     ScalarSelect,
     Select,
+    case,
     cast,
     delete,
+    exists,
     func,
     insert,
     select,
@@ -27,9 +29,9 @@ from sqlalchemy import (
 from evaluation.compute.runner import ShardResult
 from evaluation.plan import Plan, Shard
 from evaluation.results.tally import Tally
-from service.jobs.evaluations import Damaged, Evaluation, Progress, ShardStatus
+from service.jobs.evaluations import Damaged, Evaluation, Priority, Progress, ShardStatus
 from service.jobs.spans import Traced
-from service.jobs.tables import COUNTS, DEVICES, EVALUATIONS, KEYS, OWNERS, RESULTS, SHARDS, TRACES
+from service.jobs.tables import COUNTS, DEVICES, EVALUATIONS, KEYS, OWNERS, QUEUE, RESULTS, SHARDS, TRACES
 
 ADDRESSES_A_QUERY = 500
 """Addresses in one query: SQLite limits its parameters."""
@@ -42,7 +44,10 @@ DAMAGED_PLAN = (
 )
 """The error of an evaluation, and of its shards."""
 
-DESCRIBED = (EVALUATIONS.c.id, EVALUATIONS.c.sequence, EVALUATIONS.c.created_at, EVALUATIONS.c.cancelled_at)
+PAUSED = (EVALUATIONS.c.paused_at.is_not(None) | exists(QUEUE.c.paused_at)).label("paused")
+"""Whether an evaluation, or the whole queue, is paused."""
+
+DESCRIBED = (*(each for each in EVALUATIONS.c if each is not EVALUATIONS.c.plan), PAUSED)
 """Columns of an evaluation, without its plan."""
 
 _PLANS: WeakKeyDictionary[Engine, OrderedDict[str, Plan]] = WeakKeyDictionary()
@@ -153,17 +158,21 @@ def start_shard(db: Connection, chosen: Select[Any], device: str | None) -> Row[
 
 def fairest_evaluation(db: Connection) -> str | None:
     """Id of the evaluation whose turn it is."""
-    return db.execute(in_turn().limit(1)).scalar()
+    return db.execute(in_turn().where(~PAUSED.element).limit(1)).scalar()
 
 
-def in_turn() -> Select[*tuple[Any, ...]]:
-    """Id, pending shards and their passes of the evaluations that have any; the fewest running shards first, then the oldest."""
-    pending, passes = (_count_of(ShardStatus.PENDING, each) for each in (COUNTS.c.shards, COUNTS.c.passes))
-    query = select(EVALUATIONS.c.id, pending, passes).where(pending > 0)
-    return query.order_by(_count_of(ShardStatus.RUNNING), EVALUATIONS.c.sequence)
+def in_turn(*columns: ColumnElement[Any]) -> Select[*tuple[Any, ...]]:
+    """The ids of the evaluations with pending shards, and columns of theirs, in the order in which they get free devices.
+
+    First those that are not paused, then the highest priority, the fewest running shards, the oldest.
+    """
+    pending, running = (count_of(status) for status in (ShardStatus.PENDING, ShardStatus.RUNNING))
+    rank = case({each: rank for rank, each in enumerate(reversed(Priority))}, value=EVALUATIONS.c.priority)
+    query = select(EVALUATIONS.c.id, *columns).where(pending > 0)
+    return query.order_by(PAUSED.element, rank, running, EVALUATIONS.c.sequence)
 
 
-def _count_of(status: ShardStatus, column: ColumnElement[int] = COUNTS.c.shards) -> ScalarSelect[int]:
+def count_of(status: ShardStatus, column: ColumnElement[int] = COUNTS.c.shards) -> ScalarSelect[int]:
     """Shards of an evaluation that have a status, or another sum of them, within a query about evaluations."""
     mine = (COUNTS.c.evaluation_id == EVALUATIONS.c.id, COUNTS.c.status == status)
     return select(total(column)).where(*mine).scalar_subquery()
@@ -207,8 +216,20 @@ def revive(db: Connection, evaluation_id: str) -> bool:
         .where(SHARDS.c.evaluation_id == evaluation_id, stopped)
         .values(status=ShardStatus.PENDING, failures=0, kills=0, error=None)
     )
-    db.execute(update(EVALUATIONS).where(EVALUATIONS.c.id == evaluation_id).values(cancelled_at=None))
+    if changed.rowcount:
+        going = {"cancelled_at": None, "paused_at": None}
+        db.execute(update(EVALUATIONS).where(EVALUATIONS.c.id == evaluation_id).values(**going))
     return changed.rowcount > 0
+
+
+def set_priority(db: Connection, evaluation_id: str, priority: Priority, *, only_raise: bool = False) -> None:
+    """Give an evaluation a priority, whatever it had or in place of a lower one."""
+    order = [*Priority]
+    here = (
+        EVALUATIONS.c.id == evaluation_id,
+        EVALUATIONS.c.priority.in_(order[: order.index(priority)] if only_raise else order),
+    )
+    db.execute(update(EVALUATIONS).where(*here).values(priority=priority))
 
 
 def is_repeated(db: Connection, key: str, body_sha256: str) -> bool:
@@ -256,7 +277,7 @@ def forget_ended_traces(db: Connection) -> list[Traced]:
 
 def ended_traces() -> Select[*tuple[Any, ...]]:
     """The evaluations with a trace of which nothing is pending or running any more."""
-    unfinished = _count_of(ShardStatus.PENDING) + _count_of(ShardStatus.RUNNING)
+    unfinished = count_of(ShardStatus.PENDING) + count_of(ShardStatus.RUNNING)
     return select(*DESCRIBED, TRACES.c.context, TRACES.c.since).join_from(EVALUATIONS, TRACES).where(unfinished == 0)
 
 
@@ -294,6 +315,8 @@ def evaluation_of(db: Connection, row: RowMapping) -> Evaluation:
         created_at=datetime.fromtimestamp(row["created_at"], UTC),
         cancelled=row["cancelled_at"] is not None,
         progress=_progress_of(db, row["id"]),
+        paused=row["paused"],
+        priority=Priority(row["priority"]),
     )
 
 

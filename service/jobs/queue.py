@@ -1,17 +1,42 @@
-"""The queue of evaluations: which device runs what, and what waits in which order."""
+"""The queue of evaluations: which device runs what, what waits in which order, and how that is changed."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Generator, Iterable
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import Row, delete, insert, select, update
+from sqlalchemy import Connection, Row, delete, insert, select, update
 
+from common import UnknownNameError
 from evaluation.plan import Shard
-from service.jobs.evaluations import ShardStatus
-from service.jobs.queries import clock, in_turn, shard_of, total
+from service.jobs.evaluations import Evaluation, Priority, ShardStatus, Status
+from service.jobs.queries import (
+    DESCRIBED,
+    PAUSED,
+    clock,
+    count_of,
+    evaluation_or_damaged,
+    find_evaluation,
+    in_turn,
+    remember_trace,
+    revive,
+    set_priority,
+    shard_of,
+    total,
+)
 from service.jobs.store import STALE_S, Store
-from service.jobs.tables import COUNTS, DEVICES, DISPATCH, OWNERS, SHARDS
+from service.jobs.tables import COUNTS, DEVICES, DISPATCH, EVALUATIONS, OWNERS, QUEUE, SHARDS
+
+UNFINISHED = (Status.PENDING, Status.RUNNING, Status.PAUSED)
+
+
+class WrongStatusError(RuntimeError):
+    """What was asked for cannot be done to an evaluation where it stands; the message says when it can."""
+
+
+class SharedEvaluationError(RuntimeError):
+    """An evaluation that others asked for too was to be held up."""
 
 
 @dataclass(frozen=True)
@@ -52,10 +77,12 @@ class Waiting:
     evaluation_id: str
     shards: int
     passes: int
+    paused: bool
+    priority: Priority
 
 
 class Queue:
-    """Reads of what all evaluations have to do; they cost the same for any number of shards.
+    """What all evaluations have to do, read at a cost that is the same for any number of shards, and the control of it.
 
     Args:
         store: where the evaluations are; that of the dispatcher to write about devices.
@@ -74,8 +101,19 @@ class Queue:
 
     def waiting(self) -> list[Waiting]:
         """List the evaluations with pending shards, in the order in which they get the next free devices."""
+        pending = (count_of(ShardStatus.PENDING, each) for each in (COUNTS.c.shards, COUNTS.c.passes))
         with self._store.database.reading() as db:
-            return [Waiting(*row) for row in db.execute(in_turn())]
+            rows = db.execute(in_turn(*pending, PAUSED, EVALUATIONS.c.priority))
+            return [_waiting(row) for row in rows]
+
+    def waiting_for(self, model: str) -> list[str]:
+        """List the ids of the evaluations of a model that are not finished."""
+        unfinished = (COUNTS.c.status.in_([ShardStatus.PENDING, ShardStatus.RUNNING]), COUNTS.c.shards > 0)
+        ids = select(COUNTS.c.evaluation_id).where(*unfinished)
+        with self._store.database.reading() as db:
+            found = db.execute(select(*DESCRIBED).where(EVALUATIONS.c.id.in_(ids))).mappings().all()
+            evaluations = [evaluation_or_damaged(db, row) for row in found]
+        return [each.id for each in evaluations if isinstance(each, Evaluation) and model in each.plan.spec.models]
 
     def owned(self, owner: str) -> set[str]:
         """Read the ids of the evaluations that someone asked for."""
@@ -96,6 +134,83 @@ class Queue:
         with self._store.database.reading() as db:
             return db.execute(select(total(COUNTS.c.passes)).where(*here)).scalar_one()
 
+    @property
+    def paused(self) -> bool:
+        """Whether the whole queue is paused."""
+        with self._store.database.reading() as db:
+            return db.execute(select(QUEUE)).first() is not None
+
+    def pause(self) -> None:
+        """Start no more shards, of any evaluation, until `resume`; those that are running are finished."""
+        with self._store.writing() as db:
+            if db.execute(select(QUEUE)).first() is None:
+                db.execute(insert(QUEUE).values(paused_at=clock(db)))
+
+    def resume(self) -> None:
+        """Start shards again."""
+        with self._store.writing() as db:
+            db.execute(delete(QUEUE))
+
+    def pause_evaluation(self, evaluation_id: str, owner: str | None = None) -> None:
+        """Start no more shards of an evaluation until it is resumed; those that are running are finished.
+
+        Args:
+            evaluation_id: of one that has not ended.
+            owner: who asks; None may do it to evaluations of all.
+
+        Raises:
+            UnknownNameError: there is no such evaluation.
+            WrongStatusError: it has ended.
+            SharedEvaluationError: others asked for it too.
+        """
+        with self._changing(evaluation_id, UNFINISHED, "paused") as (db, found):
+            _require_alone(db, found.id, owner)
+            here = (EVALUATIONS.c.id == evaluation_id, EVALUATIONS.c.paused_at.is_(None))
+            db.execute(update(EVALUATIONS).where(*here).values(paused_at=clock(db)))
+
+    def resume_evaluation(self, evaluation_id: str) -> None:
+        """Start shards of an evaluation again, unless the whole queue is paused.
+
+        Raises:
+            UnknownNameError: there is no such evaluation.
+            WrongStatusError: it has ended.
+        """
+        with self._changing(evaluation_id, UNFINISHED, "resumed") as (db, _):
+            db.execute(update(EVALUATIONS).where(EVALUATIONS.c.id == evaluation_id).values(paused_at=None))
+
+    def prioritise(self, evaluation_id: str, priority: Priority, owner: str | None = None) -> None:
+        """Change the priority of an evaluation; arguments and errors are those of `pause_evaluation`."""
+        with self._changing(evaluation_id, UNFINISHED, "given a priority") as (db, found):
+            _require_alone(db, found.id, owner)
+            set_priority(db, evaluation_id, priority)
+
+    def retry(self, evaluation_id: str, trace: str | None = None) -> None:
+        """Make the shards of a failed evaluation that failed, or were dropped for it, pending with fresh tries.
+
+        Raises:
+            UnknownNameError: there is no such evaluation.
+            WrongStatusError: it has not failed.
+        """
+        with self._changing(evaluation_id, (Status.FAILED,), "retried") as (db, _):
+            revive(db, evaluation_id)
+            if trace is not None:
+                remember_trace(db, evaluation_id, trace)
+
+    @contextmanager
+    def _changing(
+        self, evaluation_id: str, allowed: Collection[Status], done: str
+    ) -> Generator[tuple[Connection, Evaluation]]:
+        with self._store.writing() as db:
+            found = find_evaluation(db, evaluation_id)
+            if found is None:
+                raise UnknownNameError("evaluation", f"there is no evaluation {evaluation_id!r}")
+            if found.status not in allowed:
+                raise WrongStatusError(
+                    f"evaluation {evaluation_id} is {found.status} and cannot be {done}; one that is "
+                    f"{' or '.join(allowed)} can"
+                )
+            yield db, found
+
     def begin(self, devices: Iterable[str]) -> None:
         """Name the devices of a dispatcher that has taken over, in place of those of the one before."""
         with self._store.writing() as db:
@@ -113,6 +228,19 @@ class Queue:
         with self._store.writing() as db:
             changed = {"deaths": 0, "resumes_at": None, "problem": None}
             db.execute(update(DEVICES).where(DEVICES.c.name == device).values(**changed))
+
+
+def _require_alone(db: Connection, evaluation_id: str, owner: str | None) -> None:
+    others = (OWNERS.c.evaluation_id == evaluation_id, OWNERS.c.owner != owner)
+    if owner is not None and db.execute(select(OWNERS).where(*others)).first():
+        raise SharedEvaluationError(
+            f"others asked for evaluation {evaluation_id} too; only an admin key can pause it or change its priority"
+        )
+
+
+def _waiting(row: Row[Any]) -> Waiting:
+    evaluation_id, shards, passes, paused, priority = tuple(row)
+    return Waiting(evaluation_id, shards, passes, paused, Priority(priority))
 
 
 def _device(row: Row[Any], *, online: bool, now: float) -> Device:

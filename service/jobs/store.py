@@ -12,7 +12,7 @@ from evaluation.compute.runner import ShardResult, furthest
 from evaluation.plan import Plan, Shard
 from evaluation.results.tally import Tally
 from service.jobs.database import Database, StoreError
-from service.jobs.evaluations import Claim, Damaged, Evaluation, ShardStatus
+from service.jobs.evaluations import Claim, Damaged, Evaluation, Priority, ShardStatus
 from service.jobs.failures import Fault
 from service.jobs.queries import (
     DAMAGED_PLAN,
@@ -37,12 +37,13 @@ from service.jobs.queries import (
     remember_trace,
     results_at,
     revive,
+    set_priority,
     shard_of,
     start_shard,
     trace_of,
 )
 from service.jobs.spans import Traced
-from service.jobs.tables import COUNTS, DISPATCH, EVALUATIONS, KEYS, OWNERS, RESULTS, SHARDS
+from service.jobs.tables import DISPATCH, EVALUATIONS, KEYS, OWNERS, RESULTS, SHARDS
 
 MAX_FAILURES = 3
 """Failures of a shard (exception, time-out, end of its process by its own fault) after which its evaluation fails."""
@@ -136,7 +137,14 @@ class Store:
             db.execute(update(DISPATCH).values(seen_at=0.0))
 
     def submit(
-        self, plan: Plan, *, key: str | None = None, body_sha256: str = "", owner: str = "", trace: str | None = None
+        self,
+        plan: Plan,
+        *,
+        key: str | None = None,
+        body_sha256: str = "",
+        owner: str = "",
+        trace: str | None = None,
+        priority: Priority | None = None,
     ) -> bool:
         """Add an evaluation with all its shards, or revive one that was cancelled or failed; finished shards stay.
 
@@ -149,6 +157,7 @@ class Store:
             body_sha256: of the request that the key came with.
             owner: who asks; each owner has idempotency keys of its own.
             trace: context of the trace that what there is to do belongs to.
+            priority: of a new evaluation, normal for None; one that is there is raised to it, but not lowered.
 
         Returns:
             Whether there was anything to do.
@@ -163,6 +172,8 @@ class Store:
                 return False
             changed = revive(db, plan.id) if known else insert_evaluation(db, plan)
             own(db, plan.id, owner)
+            if priority is not None:
+                set_priority(db, plan.id, priority, only_raise=known is not None)
             if changed and trace is not None:
                 remember_trace(db, plan.id, trace)
             if key is not None:
@@ -292,15 +303,6 @@ class Store:
             if isinstance(found, Damaged) or (found is not None and found.status.final):
                 delete_evaluation(db, evaluation_id)
             return found
-
-    def waiting_for(self, model: str) -> list[str]:
-        """List the ids of the evaluations of a model that are not finished."""
-        unfinished = (COUNTS.c.status.in_([ShardStatus.PENDING, ShardStatus.RUNNING]), COUNTS.c.shards > 0)
-        ids = select(COUNTS.c.evaluation_id).where(*unfinished)
-        with self.database.reading() as db:
-            found = db.execute(select(*DESCRIBED).where(EVALUATIONS.c.id.in_(ids))).mappings().all()
-            evaluations = [evaluation_or_damaged(db, row) for row in found]
-        return [each.id for each in evaluations if isinstance(each, Evaluation) and model in each.plan.spec.models]
 
     def recover(self) -> int:
         """Make shards that were running when the former dispatcher ended pending again; returns their number."""

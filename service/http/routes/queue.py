@@ -5,10 +5,11 @@ from datetime import datetime
 from typing import Annotated, Literal, Self
 
 import torch
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Depends, Query
 from pydantic import BaseModel, Field
 
-from service.http.deps import Caller, CallerDep, Service, ServiceDep
+from service.http.deps import Caller, CallerDep, Service, ServiceDep, require_admin
+from service.jobs.evaluations import Priority
 from service.jobs.queue import Device, Waiting
 
 router = APIRouter(prefix="/v1", tags=["queue"])
@@ -67,6 +68,8 @@ class WaitingView(BaseModel):
 
     place: Annotated[int, Field(description="in the whole queue, from 1: who gets the next free device")]
     evaluation: EvaluationName
+    priority: Priority
+    paused: Annotated[bool, Field(description="it, or the whole queue")]
     shards: Annotated[int, Field(description="that wait")]
     passes: Annotated[int, Field(description="through models that they may take, estimated")]
 
@@ -92,6 +95,7 @@ class Amounts(BaseModel):
 class QueueView(BaseModel):
     """What runs and what waits: the caller's own by name, what is others' as counts."""
 
+    paused: Annotated[bool, Field(description="the whole: running shards are finished, no others are started")]
     running: list[RunningOn]
     running_of_others: int
     waiting: Annotated[list[WaitingView], Field(description="in the order in which they get the next free devices")]
@@ -99,13 +103,27 @@ class QueueView(BaseModel):
     waiting_of_others: Amounts
 
 
+Limit = Annotated[int, Query(ge=1, le=1000, description="waiting evaluations to list")]
+
+
 @router.get("/queue")
-def read_queue(
-    service: ServiceDep,
-    caller: CallerDep,
-    limit: Annotated[int, Query(ge=1, le=1000, description="waiting evaluations to list")] = 100,
-) -> QueueView:
+def read_queue(service: ServiceDep, caller: CallerDep, limit: Limit = 100) -> QueueView:
     """Read which device runs what, and what waits in which order."""
+    return _queue(service, caller, limit)
+
+
+@router.post("/queue/pause", dependencies=[Depends(require_admin)])
+def pause_queue(service: ServiceDep, caller: CallerDep, limit: Limit = 100) -> QueueView:
+    """Start no more shards of any evaluation, across restarts too; those that are running are finished."""
+    service.queue.pause()
+    return _queue(service, caller, limit)
+
+
+@router.post("/queue/resume", dependencies=[Depends(require_admin)])
+def resume_queue(service: ServiceDep, caller: CallerDep, limit: Limit = 100) -> QueueView:
+    """Start shards again, but for evaluations that are paused by themselves."""
+    service.queue.resume()
+    service.dispatcher.wake()
     return _queue(service, caller, limit)
 
 
@@ -128,10 +146,18 @@ def _queue(service: Service, caller: Caller, limit: int) -> QueueView:
     waiting = service.queue.waiting()
     own = [(place, each) for place, each in enumerate(waiting, 1) if names is None or each.evaluation_id in names]
     return QueueView(
+        paused=service.queue.paused,
         running=shown,
         running_of_others=len(busy) - len(shown),
         waiting=[
-            WaitingView(place=place, evaluation=each.evaluation_id, shards=each.shards, passes=each.passes)
+            WaitingView(
+                place=place,
+                evaluation=each.evaluation_id,
+                priority=each.priority,
+                paused=each.paused,
+                shards=each.shards,
+                passes=each.passes,
+            )
             for place, each in own[:limit]
         ],
         waiting_in_all=Amounts.of(waiting),

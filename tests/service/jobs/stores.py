@@ -35,7 +35,8 @@ def change(database: Path | str, *statements: str) -> None:
 
 def forget_versions(database: Path | str) -> None:
     """Make a database one from before schemas had versions, as far as that can be told."""
-    change(database, "DROP TABLE devices", "DROP TABLE alembic_version")
+    change(database, *(f"DROP TABLE {each}" for each in ("devices", "queue", "alembic_version")))
+    change(database, *(f"ALTER TABLE evaluations DROP COLUMN {each}" for each in ("paused_at", "priority")))
 
 
 def url_of(database: Path | str) -> str:
