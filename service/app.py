@@ -32,6 +32,7 @@ from service.http.pages.report_sections import ReportSections
 from service.http.pages.templates import WEB
 from service.http.routes import (
     comparisons,
+    control,
     datasets,
     docs,
     evaluations,
@@ -41,11 +42,13 @@ from service.http.routes import (
     pages,
     predictions,
     protocols,
+    queue,
     serving,
 )
 from service.http.watching import Watching
 from service.jobs.dispatcher import Dispatcher
 from service.jobs.executors import DeviceExecutor, available_devices
+from service.jobs.queue import Queue
 from service.jobs.reports import Reports
 from service.jobs.store import Store
 from service.kserve import repository
@@ -74,6 +77,8 @@ RESOURCES = (
     datasets,
     protocols,
     evaluations,
+    control,
+    queue,
     comparisons,
     pages,
 )
@@ -149,6 +154,7 @@ async def _lifespan(app: FastAPI) -> AsyncGenerator[dict[str, LoadShedding]]:
         settings,
         catalog,
         store,
+        Queue(store),
         dispatcher,
         deployments,
         scheduler,

@@ -136,6 +136,7 @@ def remove_model(
 
 def _remove_here(name: str, data_dir: Path | None) -> None:
     from service.jobs import removal
+    from service.jobs.queue import Queue
     from service.jobs.store import Store
 
     settings = settings_of(data_dir=data_dir)
@@ -143,7 +144,7 @@ def _remove_here(name: str, data_dir: Path | None) -> None:
     catalog.require_added(name)  # before a database is created
     store = Store.at(settings.database)
     try:
-        removal.remove_model(name, catalog, store)
+        removal.remove_model(name, catalog, Queue(store))
     finally:
         store.close()
 

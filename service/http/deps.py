@@ -19,6 +19,7 @@ from service.http.watching import Watching
 from service.jobs.dispatcher import Dispatcher
 from service.jobs.evaluations import Evaluation
 from service.jobs.queries import DamagedEvaluationError
+from service.jobs.queue import Queue
 from service.jobs.reports import Reports
 from service.jobs.store import Store
 from service.metrics import Metrics
@@ -36,6 +37,7 @@ class Service:
     settings: Settings
     catalog: Catalog
     store: Store
+    queue: Queue
     dispatcher: Dispatcher
     deployments: Deployments
     scheduler: Scheduler

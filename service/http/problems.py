@@ -20,6 +20,7 @@ from evaluation.catalog import DatasetTakenError
 from models import CheckpointError, GraphError, NameTakenError, NoAttentionError
 from service.jobs.database import StoreError
 from service.jobs.queries import DamagedEvaluationError, KeyReusedError
+from service.jobs.queue import SharedEvaluationError, WrongStatusError
 from service.jobs.removal import InUseError
 from service.serving.errors import KeyLimitError, NotLoadedError, OverloadedError, StuckError, TooLateError
 from service.serving.predictions import FieldError
@@ -76,7 +77,9 @@ class ProblemError(Exception):
 
 STATUSES: dict[type[Exception], HTTPStatus] = {
     UnknownNameError: HTTPStatus.NOT_FOUND,
+    SharedEvaluationError: HTTPStatus.FORBIDDEN,
     InUseError: HTTPStatus.CONFLICT,
+    WrongStatusError: HTTPStatus.CONFLICT,
     NameTakenError: HTTPStatus.CONFLICT,
     DatasetTakenError: HTTPStatus.CONFLICT,
     ComparisonError: HTTPStatus.CONFLICT,

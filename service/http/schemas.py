@@ -13,7 +13,7 @@ from evaluation.data.classes import ClassMap
 from evaluation.data.datasets import ImageFolder
 from evaluation.spec import Name, OnBroken
 from models import Added, Differences, ModelCard, Precision, Preprocessing, Question
-from service.jobs.evaluations import Evaluation, ShardStatus, Status
+from service.jobs.evaluations import Evaluation, Priority, ShardStatus, Status
 
 STRICT = ConfigDict(extra="forbid")
 MOST_DIFFERENCES = 50
@@ -230,7 +230,11 @@ class EvaluationView(BaseModel):
     """A submitted evaluation; `report` is there when one evaluation is asked for, partial while it runs."""
 
     id: str
-    status: Status
+    status: Annotated[
+        Status,
+        Field(description="paused too where the whole queue is: running shards are finished, no others are started"),
+    ]
+    priority: Priority
     created_at: datetime
     spec: EvaluationSpec
     progress: ProgressView
@@ -246,6 +250,7 @@ class EvaluationView(BaseModel):
         return cls(
             id=evaluation.id,
             status=evaluation.status,
+            priority=evaluation.priority,
             created_at=evaluation.created_at,
             spec=evaluation.plan.spec,
             progress=ProgressView(
@@ -254,7 +259,7 @@ class EvaluationView(BaseModel):
                 shards_done=progress.shards.get(ShardStatus.DONE, 0),
                 shards_total=_needed(progress.shards),
                 images_per_s=progress.images_per_s,
-                eta_s=None if evaluation.status.final else progress.eta_s,
+                eta_s=progress.eta_s if evaluation.status in {Status.PENDING, Status.RUNNING} else None,
             ),
             error=progress.error,
             links={

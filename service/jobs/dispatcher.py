@@ -18,6 +18,7 @@ from service.jobs.database import StoreError
 from service.jobs.evaluations import Claim
 from service.jobs.executors import ProgressFile, compute
 from service.jobs.failures import Fault, failure_of
+from service.jobs.queue import Queue
 from service.jobs.spans import record_evaluation, record_shard
 from service.jobs.store import Store, SupersededError
 
@@ -151,6 +152,7 @@ class Dispatcher:
         if interrupted := dispatching.recover():
             _log.info("%d shards were interrupted and will be run again", interrupted)
         self._dispatching = dispatching
+        Queue(dispatching).begin(self._devices)
         self._seen_at = time.monotonic()
         self.active.set()
         return True
@@ -193,14 +195,24 @@ class Dispatcher:
             _log.warning("evaluation %s, %s failed: %s", claim.evaluation_id, claim.shard, failure.message)
             self._dispatching.fail(claim.id, failure.message, failure.fault)
             if failure.fault is Fault.DEVICE:
-                _log.warning("%s gets no work for %g s", name, device.died())
+                self._set_aside(name, device, failure.message)
             else:
-                device.deaths = 0
+                self._use_again(name, device)
             return
-        device.deaths = 0
+        self._use_again(name, device)
         self._dispatching.complete(claim, result)
         if is_certain(claim.plan, claim.shard, self._dispatching):
             self._dispatching.skip(claim)
+
+    def _set_aside(self, name: str, device: _Device, problem: str) -> None:
+        pause_s = device.died()
+        _log.warning("%s gets no work for %g s", name, pause_s)
+        Queue(self._dispatching).set_aside(name, deaths=device.deaths, pause_s=pause_s, problem=problem)
+
+    def _use_again(self, name: str, device: _Device) -> None:
+        if device.deaths:
+            device.deaths = 0
+            Queue(self._dispatching).use_again(name)
 
     def _advance(self) -> None:
         """Write down how far running shards are, where that has changed."""
@@ -218,10 +230,10 @@ class Dispatcher:
             self._advanced_at = time.monotonic()
 
     def _hand_out(self, folder: Path) -> None:
-        for device in self._devices.values():
+        for name, device in self._devices.items():
             if device.running is not None or time.monotonic() < device.resumes_at:
                 continue
-            next_work = self._next_work()
+            next_work = self._next_work(name)
             if next_work is None:
                 return
             claim, work = next_work
@@ -230,9 +242,9 @@ class Dispatcher:
             device.running = _Running(claim, future, progress)
             future.add_done_callback(lambda _: self.wake())
 
-    def _next_work(self) -> tuple[Claim, Work] | None:
+    def _next_work(self, device: str) -> tuple[Claim, Work] | None:
         """Claim shards until one has to be run; what other evaluations have computed since it was submitted is taken over."""
-        while claim := self._dispatching.claim():
+        while claim := self._dispatching.claim(device):
             found = look_up(claim.plan, claim.shard, self._dispatching)
             if isinstance(found, Work):
                 return claim, found

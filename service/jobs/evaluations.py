@@ -23,6 +23,7 @@ class Status(StrEnum):
 
     PENDING = "pending"
     RUNNING = "running"
+    PAUSED = "paused"
     DONE = "done"
     FAILED = "failed"
     CANCELLED = "cancelled"
@@ -31,6 +32,14 @@ class Status(StrEnum):
     def final(self) -> bool:
         """Whether nothing more will happen."""
         return self in {Status.DONE, Status.FAILED, Status.CANCELLED}
+
+
+class Priority(StrEnum):
+    """Which evaluations get free devices first; those of equal priority share them."""
+
+    LOW = "low"
+    NORMAL = "normal"
+    HIGH = "high"
 
 
 @dataclass(frozen=True)
@@ -81,7 +90,18 @@ class Progress:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A submitted evaluation; `sequence` is the order of submission."""
+    """A submitted evaluation.
+
+    Attributes:
+        id: of its plan.
+        sequence: the order of submission.
+        plan: what there is to do.
+        created_at: when it was submitted first.
+        cancelled: whether what was not finished was dropped.
+        progress: how far it is.
+        paused: whether it, or the whole queue, is paused: running shards are finished, and no others are started.
+        priority: which evaluations get free devices first.
+    """
 
     id: str
     sequence: int
@@ -89,6 +109,8 @@ class Evaluation:
     created_at: datetime
     cancelled: bool
     progress: Progress
+    paused: bool = False
+    priority: Priority = Priority.NORMAL
 
     @property
     def status(self) -> Status:
@@ -100,6 +122,8 @@ class Evaluation:
             return Status.DONE
         if self.cancelled:
             return Status.CANCELLED
+        if self.paused:
+            return Status.PAUSED
         started = counts.get(ShardStatus.RUNNING) or counts.get(ShardStatus.DONE)
         return Status.RUNNING if started else Status.PENDING
 

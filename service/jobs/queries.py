@@ -1,4 +1,4 @@
-"""Queries of the store, each within a transaction that it has begun; with `store` the only module that has any."""
+"""Queries of the store, each within a transaction that it has begun; with `store` and `queue` the only modules that have any."""
 
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
@@ -16,8 +16,10 @@ from sqlalchemy import (
     RowMapping,
     ScalarSelect,
     Select,
+    case,
     cast,
     delete,
+    exists,
     func,
     insert,
     select,
@@ -27,9 +29,9 @@ from sqlalchemy import (
 from evaluation.compute.runner import ShardResult
 from evaluation.plan import Plan, Shard
 from evaluation.results.tally import Tally
-from service.jobs.evaluations import Damaged, Evaluation, Progress, ShardStatus
+from service.jobs.evaluations import Damaged, Evaluation, Priority, Progress, ShardStatus
 from service.jobs.spans import Traced
-from service.jobs.tables import COUNTS, EVALUATIONS, KEYS, OWNERS, RESULTS, SHARDS, TRACES
+from service.jobs.tables import COUNTS, DEVICES, EVALUATIONS, KEYS, OWNERS, QUEUE, RESULTS, SHARDS, TRACES
 
 ADDRESSES_A_QUERY = 500
 """Addresses in one query: SQLite limits its parameters."""
@@ -42,7 +44,10 @@ DAMAGED_PLAN = (
 )
 """The error of an evaluation, and of its shards."""
 
-DESCRIBED = (EVALUATIONS.c.id, EVALUATIONS.c.sequence, EVALUATIONS.c.created_at, EVALUATIONS.c.cancelled_at)
+PAUSED = (EVALUATIONS.c.paused_at.is_not(None) | exists(QUEUE.c.paused_at)).label("paused")
+"""Whether an evaluation, or the whole queue, is paused."""
+
+DESCRIBED = (*(each for each in EVALUATIONS.c if each is not EVALUATIONS.c.plan), PAUSED)
 """Columns of an evaluation, without its plan."""
 
 _PLANS: WeakKeyDictionary[Engine, OrderedDict[str, Plan]] = WeakKeyDictionary()
@@ -141,25 +146,36 @@ def insert_result(db: Connection, plan: Plan, shard: Shard, result: ShardResult)
         db.execute(insert(RESULTS).values(**row, result=result.model_dump_json()))
 
 
-def start_shard(db: Connection, chosen: Select[Any]) -> Row[Any]:
-    """Make the shard that a query finds a running one, and return its row."""
+def start_shard(db: Connection, chosen: Select[Any], device: str | None) -> Row[Any]:
+    """Make the shard that a query finds a running one, of a device, and return its row."""
     row = db.execute(chosen).one()
     running = {"status": ShardStatus.RUNNING, "runs": SHARDS.c.runs + 1, "error": None, "images_done": 0}
     db.execute(update(SHARDS).where(SHARDS.c.id == row.id).values(**running))
+    if device is not None:
+        db.execute(update(DEVICES).where(DEVICES.c.name == device).values(shard_id=row.id, since=clock(db)))
     return row
 
 
 def fairest_evaluation(db: Connection) -> str | None:
-    """Id of the evaluation with pending shards and the fewest running ones, the oldest of equals."""
-    pending, running = (_count_of(status) for status in (ShardStatus.PENDING, ShardStatus.RUNNING))
-    query = select(EVALUATIONS.c.id).where(pending > 0)
-    return db.execute(query.order_by(running, EVALUATIONS.c.sequence).limit(1)).scalar()
+    """Id of the evaluation whose turn it is."""
+    return db.execute(in_turn().where(~PAUSED.element).limit(1)).scalar()
 
 
-def _count_of(status: ShardStatus) -> ScalarSelect[int]:
-    """Shards of an evaluation that have a status, within a query about evaluations."""
+def in_turn(*columns: ColumnElement[Any]) -> Select[*tuple[Any, ...]]:
+    """The ids of the evaluations with pending shards, and columns of theirs, in the order in which they get free devices.
+
+    First those that are not paused, then the highest priority, the fewest running shards, the oldest.
+    """
+    pending, running = (count_of(status) for status in (ShardStatus.PENDING, ShardStatus.RUNNING))
+    rank = case({each: rank for rank, each in enumerate(reversed(Priority))}, value=EVALUATIONS.c.priority)
+    query = select(EVALUATIONS.c.id, *columns).where(pending > 0)
+    return query.order_by(PAUSED.element, rank, running, EVALUATIONS.c.sequence)
+
+
+def count_of(status: ShardStatus, column: ColumnElement[int] = COUNTS.c.shards) -> ScalarSelect[int]:
+    """Shards of an evaluation that have a status, or another sum of them, within a query about evaluations."""
     mine = (COUNTS.c.evaluation_id == EVALUATIONS.c.id, COUNTS.c.status == status)
-    return select(total(COUNTS.c.shards)).where(*mine).scalar_subquery()
+    return select(total(column)).where(*mine).scalar_subquery()
 
 
 def insert_evaluation(db: Connection, plan: Plan, addresses: Mapping[Shard, str]) -> bool:
@@ -199,8 +215,20 @@ def revive(db: Connection, evaluation_id: str) -> bool:
         .where(SHARDS.c.evaluation_id == evaluation_id, stopped)
         .values(status=ShardStatus.PENDING, failures=0, kills=0, error=None)
     )
-    db.execute(update(EVALUATIONS).where(EVALUATIONS.c.id == evaluation_id).values(cancelled_at=None))
+    if changed.rowcount:
+        going = {"cancelled_at": None, "paused_at": None}
+        db.execute(update(EVALUATIONS).where(EVALUATIONS.c.id == evaluation_id).values(**going))
     return changed.rowcount > 0
+
+
+def set_priority(db: Connection, evaluation_id: str, priority: Priority, *, only_raise: bool = False) -> None:
+    """Give an evaluation a priority, whatever it had or in place of a lower one."""
+    order = [*Priority]
+    here = (
+        EVALUATIONS.c.id == evaluation_id,
+        EVALUATIONS.c.priority.in_(order[: order.index(priority)] if only_raise else order),
+    )
+    db.execute(update(EVALUATIONS).where(*here).values(priority=priority))
 
 
 def is_repeated(db: Connection, key: str, body_sha256: str) -> bool:
@@ -248,7 +276,7 @@ def forget_ended_traces(db: Connection) -> list[Traced]:
 
 def ended_traces() -> Select[*tuple[Any, ...]]:
     """The evaluations with a trace of which nothing is pending or running any more."""
-    unfinished = _count_of(ShardStatus.PENDING) + _count_of(ShardStatus.RUNNING)
+    unfinished = count_of(ShardStatus.PENDING) + count_of(ShardStatus.RUNNING)
     return select(*DESCRIBED, TRACES.c.context, TRACES.c.since).join_from(EVALUATIONS, TRACES).where(unfinished == 0)
 
 
@@ -286,6 +314,8 @@ def evaluation_of(db: Connection, row: RowMapping) -> Evaluation:
         created_at=datetime.fromtimestamp(row["created_at"], UTC),
         cancelled=row["cancelled_at"] is not None,
         progress=_progress_of(db, row["id"]),
+        paused=row["paused"],
+        priority=Priority(row["priority"]),
     )
 
 

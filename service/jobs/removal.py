@@ -3,6 +3,7 @@
 from common import UnknownNameError
 from evaluation import Catalog
 from service.jobs.evaluations import Evaluation
+from service.jobs.queue import Queue
 from service.jobs.store import Store
 
 
@@ -10,7 +11,7 @@ class InUseError(RuntimeError):
     """Something needs what was to be removed; the message says what."""
 
 
-def remove_model(name: str, catalog: Catalog, store: Store) -> None:
+def remove_model(name: str, catalog: Catalog, queue: Queue) -> None:
     """Remove a model that was added, its file and its card.
 
     Raises:
@@ -19,7 +20,7 @@ def remove_model(name: str, catalog: Catalog, store: Store) -> None:
         InUseError: an evaluation that is not finished needs it.
     """
     catalog.require_added(name)
-    if waiting := store.waiting_for(name):
+    if waiting := queue.waiting_for(name):
         raise InUseError(
             f"{name!r} cannot be removed: evaluation {', '.join(waiting)} needs it; wait for its end, or cancel it"
         )

@@ -12,7 +12,7 @@ from evaluation.compute.runner import ShardResult, furthest
 from evaluation.plan import Plan, Shard
 from evaluation.results.tally import Tally
 from service.jobs.database import Database, StoreError
-from service.jobs.evaluations import Claim, Damaged, Evaluation, ShardStatus
+from service.jobs.evaluations import Claim, Damaged, Evaluation, Priority, ShardStatus
 from service.jobs.failures import Fault
 from service.jobs.queries import (
     DAMAGED_PLAN,
@@ -37,13 +37,13 @@ from service.jobs.queries import (
     remember_trace,
     results_at,
     revive,
+    set_priority,
     shard_of,
     start_shard,
-    total,
     trace_of,
 )
 from service.jobs.spans import Traced
-from service.jobs.tables import COUNTS, DISPATCH, EVALUATIONS, KEYS, OWNERS, RESULTS, SHARDS
+from service.jobs.tables import DISPATCH, EVALUATIONS, KEYS, OWNERS, RESULTS, SHARDS
 
 MAX_FAILURES = 3
 """Failures of a shard (exception, time-out, end of its process by its own fault) after which its evaluation fails."""
@@ -88,7 +88,12 @@ class Store:
         self.database.close()
 
     @contextmanager
-    def _writing(self) -> Generator[Connection]:
+    def writing(self) -> Generator[Connection]:
+        """Begin a transaction that writes.
+
+        Raises:
+            SupersededError: this is the dispatcher's store, and another process has taken over.
+        """
         with self.database.writing(notify=self._token is None) as db:
             if self._token is not None and db.execute(select(DISPATCH.c.token)).scalar() != self._token:
                 raise SupersededError("another process has taken the dispatch over")
@@ -123,16 +128,23 @@ class Store:
         Raises:
             SupersededError: another one has taken over.
         """
-        with self._writing() as db:
+        with self.writing() as db:
             db.execute(update(DISPATCH).values(seen_at=clock(db), locked=locked))
 
     def leave_dispatch(self) -> None:
         """Let another process take over at once."""
-        with suppress(SupersededError), self._writing() as db:
+        with suppress(SupersededError), self.writing() as db:
             db.execute(update(DISPATCH).values(seen_at=0.0))
 
     def submit(
-        self, plan: Plan, *, key: str | None = None, body_sha256: str = "", owner: str = "", trace: str | None = None
+        self,
+        plan: Plan,
+        *,
+        key: str | None = None,
+        body_sha256: str = "",
+        owner: str = "",
+        trace: str | None = None,
+        priority: Priority | None = None,
     ) -> bool:
         """Add an evaluation with all its shards, or revive one that was cancelled or failed; finished shards stay.
 
@@ -145,6 +157,7 @@ class Store:
             body_sha256: of the request that the key came with.
             owner: who asks; each owner has idempotency keys of its own.
             trace: context of the trace that what there is to do belongs to.
+            priority: of a new evaluation, normal for None; one that is there is raised to it, but not lowered.
 
         Returns:
             Whether there was anything to do.
@@ -153,13 +166,15 @@ class Store:
             KeyReusedError: the key came before with another request.
         """
         addresses = {shard: plan.address(shard) for shard in plan.shards}  # it takes long: others may write meanwhile
-        with self._writing() as db:
+        with self.writing() as db:
             known = db.execute(select(EVALUATIONS.c.id).where(EVALUATIONS.c.id == plan.id)).first()
             owners_key = f"{owner} {key}"
             if key is not None and is_repeated(db, owners_key, body_sha256):
                 return False
             changed = revive(db, plan.id) if known else insert_evaluation(db, plan, addresses)
             own(db, plan.id, owner)
+            if priority is not None:
+                set_priority(db, plan.id, priority, only_raise=known is not None)
             if changed and trace is not None:
                 remember_trace(db, plan.id, trace)
             if key is not None:
@@ -212,13 +227,6 @@ class Store:
         with self.database.reading() as db:
             return db.execute(query).first() is not None
 
-    def unfinished_passes(self, owner: str) -> int:
-        """Count the passes through models that the pending and running shards of an owner's evaluations may take."""
-        mine = select(OWNERS.c.evaluation_id).where(OWNERS.c.owner == owner)
-        here = (COUNTS.c.evaluation_id.in_(mine), COUNTS.c.status.in_([ShardStatus.PENDING, ShardStatus.RUNNING]))
-        with self.database.reading() as db:
-            return db.execute(select(total(COUNTS.c.passes)).where(*here)).scalar_one()
-
     def evaluation(self, evaluation_id: str) -> Evaluation | None:
         """Read one evaluation.
 
@@ -262,7 +270,7 @@ class Store:
         found = [(row.address, read_stored(kind, row[-1], shard_of(row))) for row in rows]
         if damaged := {address for address, each in found if each is None}:
             _log.error("stored results cannot be read and are set aside: %s", ", ".join(sorted(damaged)))
-            with self._writing() as db:
+            with self.writing() as db:
                 db.execute(delete(RESULTS).where(RESULTS.c.address.in_(damaged)))
                 here = (SHARDS.c.address.in_(damaged), SHARDS.c.status == ShardStatus.DONE)
                 db.execute(update(SHARDS).where(*here).values(status=ShardStatus.FAILED, error=DAMAGED))
@@ -270,7 +278,7 @@ class Store:
 
     def cancel(self, evaluation_id: str, owner: str | None = None) -> None:
         """Drop what is not finished; if others asked for the evaluation too, it only stops being this owner's."""
-        with self._writing() as db:
+        with self.writing() as db:
             if owner is not None:
                 others = (OWNERS.c.evaluation_id == evaluation_id, OWNERS.c.owner != owner)
                 if db.execute(select(OWNERS).where(*others)).first():
@@ -290,34 +298,25 @@ class Store:
 
         Results that other evaluations have too stay.
         """
-        with self._writing() as db:
+        with self.writing() as db:
             row = db.execute(select(*DESCRIBED).where(EVALUATIONS.c.id == evaluation_id)).mappings().first()
             found = None if row is None else evaluation_or_damaged(db, row)
             if isinstance(found, Damaged) or (found is not None and found.status.final):
                 delete_evaluation(db, evaluation_id)
             return found
 
-    def waiting_for(self, model: str) -> list[str]:
-        """List the ids of the evaluations of a model that are not finished."""
-        unfinished = (COUNTS.c.status.in_([ShardStatus.PENDING, ShardStatus.RUNNING]), COUNTS.c.shards > 0)
-        ids = select(COUNTS.c.evaluation_id).where(*unfinished)
-        with self.database.reading() as db:
-            found = db.execute(select(*DESCRIBED).where(EVALUATIONS.c.id.in_(ids))).mappings().all()
-            evaluations = [evaluation_or_damaged(db, row) for row in found]
-        return [each.id for each in evaluations if isinstance(each, Evaluation) and model in each.plan.spec.models]
-
     def recover(self) -> int:
         """Make shards that were running when the former dispatcher ended pending again; returns their number."""
-        with self._writing() as db:
+        with self.writing() as db:
             changed = db.execute(
                 update(SHARDS).where(SHARDS.c.status == ShardStatus.RUNNING).values(status=ShardStatus.PENDING)
             )
             return changed.rowcount
 
-    def claim(self) -> Claim | None:
-        """Take the next pending shard, from the evaluation with the fewest running ones; the dispatcher alone calls this."""
+    def claim(self, device: str | None = None) -> Claim | None:
+        """Take the next pending shard, from the evaluation whose turn it is, for a device; the dispatcher alone calls this."""
         while True:
-            with self._writing() as db:
+            with self.writing() as db:
                 chosen = fairest_evaluation(db)
                 if chosen is None:
                     return None
@@ -328,12 +327,12 @@ class Store:
                     failed = {"status": ShardStatus.FAILED, "error": DAMAGED_PLAN}
                     db.execute(update(SHARDS).where(*here).values(**failed))
                     continue
-                row = start_shard(db, select(SHARDS).where(*here).order_by(SHARDS.c.id).limit(1))
+                row = start_shard(db, select(SHARDS).where(*here).order_by(SHARDS.c.id).limit(1), device)
                 return Claim(row.id, chosen, plan, shard_of(row), trace_of(db, chosen))
 
     def advance(self, images_done: Mapping[int, int]) -> None:
         """Write how many images of running shards, by their ids, are done."""
-        with self._writing() as db:
+        with self.writing() as db:
             for shard_id, images in images_done.items():
                 here = (SHARDS.c.id == shard_id, SHARDS.c.status == ShardStatus.RUNNING)
                 db.execute(update(SHARDS).where(*here).values(images_done=images))
@@ -343,7 +342,7 @@ class Store:
         mine = SHARDS.c.evaluation_id == claim.evaluation_id
         last = select(func.coalesce(func.max(SHARDS.c.finished), 0)).where(mine)
         here = (SHARDS.c.id == claim.id, SHARDS.c.status == ShardStatus.RUNNING)
-        with self._writing() as db:
+        with self.writing() as db:
             number = db.execute(last).scalar_one() + 1
             done = {"status": ShardStatus.DONE, "seconds": result.seconds, "finished": number}
             if db.execute(update(SHARDS).where(*here).values(**done)).rowcount != 1:
@@ -357,7 +356,7 @@ class Store:
         unfinished = (SHARDS.c.status == ShardStatus.PENDING) | (
             (SHARDS.c.id == claim.id) & (SHARDS.c.status == ShardStatus.RUNNING)
         )
-        with self._writing() as db:
+        with self.writing() as db:
             db.execute(update(SHARDS).where(*here, unfinished).values(status=ShardStatus.SKIPPED))
 
     def fail(self, shard_id: int, error: str, fault: Fault = Fault.SHARD) -> None:
@@ -365,7 +364,7 @@ class Store:
 
         What is the device's fault is not counted; kills from outside are counted apart, up to `MAX_KILLS`.
         """
-        with self._writing() as db:
+        with self.writing() as db:
             here = (SHARDS.c.id == shard_id, SHARDS.c.status == ShardStatus.RUNNING)
             row = db.execute(select(SHARDS.c.failures, SHARDS.c.kills, SHARDS.c.evaluation_id).where(*here)).first()
             if row is None:
@@ -384,15 +383,8 @@ class Store:
         with self.database.reading() as db:
             if db.execute(ended_traces()).first() is None:
                 return []
-        with self._writing() as db:
+        with self.writing() as db:
             return forget_ended_traces(db)
-
-    def shard_counts(self) -> dict[str, int]:
-        """Count the shards of all evaluations by status."""
-        with self.database.reading() as db:
-            rows = db.execute(select(COUNTS.c.status, total(COUNTS.c.shards)).group_by(COUNTS.c.status))
-            counts: dict[str, int] = {status: count for status, count in rows}  # noqa: C416  # rows are no tuples
-            return {status: counts.get(status, 0) for status in ShardStatus}
 
     def wanted(self, shard_id: int) -> bool:
         """Whether a running shard's result is still asked for; not if its evaluation was removed."""

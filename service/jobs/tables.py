@@ -32,6 +32,8 @@ EVALUATIONS = Table(
     Column("plan", Text, nullable=False),
     Column("created_at", Float, nullable=False),
     Column("cancelled_at", Float),
+    Column("paused_at", Float),
+    Column("priority", String, nullable=False, server_default="normal"),
 )
 
 SHARDS = Table(
@@ -107,6 +109,21 @@ DISPATCH = Table(
     Column("locked", Boolean, nullable=False),
 )
 """One row: who dispatches, when that one was last seen, and whether it holds the lock of the database."""
+
+DEVICES = Table(
+    "devices",
+    METADATA,
+    Column("name", String, primary_key=True),
+    Column("shard_id", Integer),
+    Column("since", Float),
+    Column("deaths", Integer, nullable=False),
+    Column("resumes_at", Float),
+    Column("problem", Text),
+)
+"""Of the dispatcher: the shard that each was given last, which may have ended, and how its process fares."""
+
+QUEUE = Table("queue", METADATA, Column("paused_at", Float, primary_key=True))
+"""One row while the whole queue is paused, else none."""
 
 KEYS = Table(
     "idempotency_keys",

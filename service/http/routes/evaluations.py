@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterable, Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Annotated, Any, NoReturn
 
@@ -54,7 +55,7 @@ from service.http.schemas import (
 )
 from service.http.watching import POLL_S
 from service.jobs import removal
-from service.jobs.evaluations import Damaged, Evaluation
+from service.jobs.evaluations import Damaged, Evaluation, Priority
 from service.jobs.queries import DamagedEvaluationError
 from service.serving.errors import KeyLimitError
 from service.serving.predictions import FieldError
@@ -68,21 +69,30 @@ _OTHER_FORMATS = {form.media_type: _FILE for form in FORMATS if form.media_type 
 
 router = APIRouter(prefix="/v1/evaluations", tags=["evaluations"])
 
-IdempotencyKey = Annotated[
-    str | None, Header(min_length=1, max_length=255, description="repeating a request with the same key is harmless")
-]
+
+@dataclass(frozen=True)
+class Submission:
+    """What a submission needs beside its body."""
+
+    service: ServiceDep
+    caller: CallerDep
+    response: Response
+    idempotency_key: Annotated[
+        str | None,
+        Header(min_length=1, max_length=255, description="repeating a request with the same key is harmless"),
+    ] = None
+    priority: Annotated[
+        Priority | None, Query(description="normal if not given; one that was submitted before is raised, not lowered")
+    ] = None
+
+
+SubmissionDep = Annotated[Submission, Depends()]
 
 
 @router.post("", status_code=HTTPStatus.ACCEPTED)
-def submit(
-    spec: EvaluationSpec,
-    service: ServiceDep,
-    caller: CallerDep,
-    response: Response,
-    idempotency_key: IdempotencyKey = None,
-) -> EvaluationView:
+def submit(spec: EvaluationSpec, submission: SubmissionDep) -> EvaluationView:
     """Submit an evaluation. The same question about the same files is the same evaluation: finished work is not repeated."""
-    return _submit(spec, service, response, idempotency_key, caller)
+    return _submit(spec, submission)
 
 
 @router.post("/dry-run")
@@ -93,34 +103,20 @@ def estimate_evaluation(spec: EvaluationSpec, service: ServiceDep) -> Estimate:
 
 
 @router.post("/pgd", status_code=HTTPStatus.ACCEPTED)
-def submit_pgd(
-    body: PgdRequest, service: ServiceDep, caller: CallerDep, response: Response, idempotency_key: IdempotencyKey = None
-) -> EvaluationView:
+def submit_pgd(body: PgdRequest, submission: SubmissionDep) -> EvaluationView:
     """Submit an evaluation under projected gradient descent."""
-    return _submit(_spec(body, body.spec), service, response, idempotency_key, caller)
+    return _submit(_spec(body, body.spec), submission)
 
 
 def _add_route(preset: Preset) -> None:
     """Let a preset be submitted by its name."""
 
-    def submit_plain(
-        body: PresetRequest,
-        service: ServiceDep,
-        caller: CallerDep,
-        response: Response,
-        idempotency_key: IdempotencyKey = None,
-    ) -> EvaluationView:
-        return _submit(_spec(body, lambda: body.under(preset.conditions)), service, response, idempotency_key, caller)
+    def submit_plain(body: PresetRequest, submission: SubmissionDep) -> EvaluationView:
+        return _submit(_spec(body, lambda: body.under(preset.conditions)), submission)
 
-    def submit_within(
-        body: BudgetRequest,
-        service: ServiceDep,
-        caller: CallerDep,
-        response: Response,
-        idempotency_key: IdempotencyKey = None,
-    ) -> EvaluationView:
+    def submit_within(body: BudgetRequest, submission: SubmissionDep) -> EvaluationView:
         spec = _spec(body, lambda: body.under(preset_conditions(preset.name, body.threat)))
-        return _submit(spec, service, response, idempotency_key, caller)
+        return _submit(spec, submission)
 
     router.add_api_route(
         f"/{preset.name}",
@@ -156,20 +152,25 @@ def _spec(body: PresetRequest, make: Callable[[], EvaluationSpec]) -> Evaluation
         raise RequestValidationError(errors) from error
 
 
-def _submit(
-    spec: EvaluationSpec, service: Service, response: Response, idempotency_key: str | None, caller: Caller
-) -> EvaluationView:
+def _submit(spec: EvaluationSpec, submission: Submission) -> EvaluationView:
+    service, caller, priority = submission.service, submission.caller, submission.priority
     plan = _plan(spec, service)
-    _require_affordable(plan, service, caller)
-    digest = text_sha256(spec.model_dump_json())
-    service.store.submit(plan, key=idempotency_key, body_sha256=digest, owner=caller.name, trace=current_trace())
+    require_affordable(plan, service, caller)
+    service.store.submit(
+        plan,
+        key=submission.idempotency_key,
+        body_sha256=text_sha256(f"{spec.model_dump_json()}{priority or ''}"),
+        owner=caller.name,
+        trace=current_trace(),
+        priority=priority,
+    )
     service.dispatcher.wake()
-    view = _view(find_evaluation(plan.id, service, caller), service)
-    response.headers["Location"] = view.links["self"]
+    view = view_of(find_evaluation(plan.id, service, caller), service)
+    submission.response.headers["Location"] = view.links["self"]
     return view
 
 
-def _require_affordable(plan: Plan, service: Service, caller: Caller) -> None:
+def require_affordable(plan: Plan, service: Service, caller: Caller) -> None:
     """Refuse what would hold the devices for longer than the settings allow; the estimate is an upper bound."""
     settings = service.settings
     costliest = max(plan.spec.conditions, key=plan.spec.passes)
@@ -185,7 +186,7 @@ def _require_affordable(plan: Plan, service: Service, caller: Caller) -> None:
             "allowed (WITHSTAND_EVALUATION_PASSES); ask for fewer images, models or conditions"
         )
     if caller.name and settings.key_passes is not None:
-        waiting = service.store.unfinished_passes(caller.name)
+        waiting = service.queue.unfinished_passes(caller.name)
         if waiting + plan.passes > settings.key_passes:
             raise KeyLimitError(
                 f"the unfinished evaluations of this API key may take {waiting:,} passes, and this one {plan.passes:,} more; at "
@@ -229,7 +230,7 @@ def list_evaluations(
     found = service.store.evaluations(limit=limit, before=cursor, owner=caller.owner)
     more = found[-1].sequence if len(found) == limit else None
     return EvaluationList(
-        evaluations=[_view(each, service) for each in found if isinstance(each, Evaluation)],
+        evaluations=[view_of(each, service) for each in found if isinstance(each, Evaluation)],
         damaged=[Unusable(name=each.id, problem=each.problem) for each in found if isinstance(each, Damaged)],
         next_cursor=more,
     )
@@ -238,7 +239,7 @@ def list_evaluations(
 @router.get("/{evaluation_id}", response_model=EvaluationView)
 def read_evaluation(evaluation: EvaluationDep, service: ServiceDep) -> Response:
     """Read an evaluation with its progress and its report so far, but for its pictures, which its page and `report` have."""
-    view = _view(evaluation, service, service.reports.of(evaluation).without_pictures())
+    view = view_of(evaluation, service, service.reports.of(evaluation).without_pictures())
     return Response(view.model_dump_json(), media_type="application/json")
 
 
@@ -273,7 +274,7 @@ def cancel_evaluation(
     service.dispatcher.wake()  # a process may still run a shard of it
     if isinstance(evaluation, DamagedEvaluationError):
         return Unusable.of(evaluation_id, evaluation)
-    return _view(service.store.evaluation(evaluation_id) or evaluation, service)
+    return view_of(service.store.evaluation(evaluation_id) or evaluation, service)
 
 
 @router.get("/{evaluation_id}/events", response_class=EventSourceResponse)
@@ -322,5 +323,6 @@ def _rows(evaluation: Evaluation, service: Service) -> list[dict[str, Any]]:
     return image_rows(plan, service.store.results(evaluation.id), files)
 
 
-def _view(evaluation: Evaluation, service: Service, report: Report | None = None) -> EvaluationView:
+def view_of(evaluation: Evaluation, service: Service, report: Report | None = None) -> EvaluationView:
+    """Describe an evaluation."""
     return EvaluationView.of(evaluation, report, root=service.settings.root_path)

@@ -30,7 +30,7 @@ def ready(service: ServiceDep) -> dict[str, str]:
 @router.get("/metrics", response_class=PlainTextResponse)
 def metrics(service: ServiceDep) -> Response:
     """Write what was measured, for Prometheus: requests, queues, batches, seconds by stage, memory, shards of evaluations."""
-    page = service.metrics.page(service.store.shard_counts())
+    page = service.metrics.page(service.queue.shard_counts())
     return Response(page, media_type="text/plain; version=0.0.4; charset=utf-8")
 
 

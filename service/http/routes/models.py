@@ -144,7 +144,7 @@ def remove_model(name: ModelName, service: ServiceDep) -> None:
     """
     model, version = name.partition("@")[0], version_of(name)
     loaded = _usable(service, model, version)
-    removal.remove_model(name, service.catalog, service.store)
+    removal.remove_model(name, service.catalog, service.queue)
     if loaded is not None:
         service.control.unload(loaded)
     service.deployments.forget(model)

@@ -18,6 +18,7 @@ from safetensors.torch import save
 from schemathesis import Case, GenerationMode
 from schemathesis.schemas import APIOperation, BaseSchema
 from schemathesis.specs.openapi.checks import positive_data_acceptance
+from starlette.datastructures import State
 from torch import nn
 
 import evaluation
@@ -26,10 +27,11 @@ from evaluation.spec import NAME_PATTERN
 from service.http.formats import ReportFormat
 from service.http.picture_uploads import media_type
 from service.jobs.dispatcher import Dispatcher
+from service.jobs.store import Store
 from service.settings import Settings
 from tests.conftest import CLASSES, TINY_OPTIONS
 from tests.server import Server, serving
-from tests.service.http.asked import body, problem, submitted, watch
+from tests.service.http.asked import FLIP, body, problem, submitted, watch
 from tests.service.jobs.dispatching import Threads
 from tests.service.kserve.requests import ELEMENT, binary_request, json_request, with_parts
 from tests.service.pictures import DISC
@@ -66,6 +68,9 @@ def own(catalog: Catalog, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         running.service.dispatcher.stop()
         running.app.state.done = submitted(running.http, models=["tiny", "twin"], **CLEAN)["id"]
         _compute(running, catalog)
+        running.app.state.failed = submitted(running.http, models=["twin"], conditions=[FLIP])["id"]
+        _fail(running.service.store)
+        running.app.state.waiting = submitted(running.http, conditions=[FLIP])["id"]
         yield running
 
 
@@ -76,6 +81,12 @@ def _compute(running: Server, catalog: Catalog) -> None:
         dispatcher.start()
         watch(running.http, {"links": {"events": f"/v1/evaluations/{running.app.state.done}/events"}})
         dispatcher.stop()
+
+
+def _fail(store: Store) -> None:
+    """Fail the shard that waits, as often as it is tried."""
+    while claimed := store.claim():
+        store.fail(claimed.id, "out of memory")
 
 
 @pytest.fixture(scope="module")
@@ -151,6 +162,7 @@ def good(own: Server, network: nn.Module, archive: Path) -> dict[str, list[dict[
         "POST /v2/repository/index": [{"json": {"ready": True}}],
         "POST /v2/repository/models/{name}/load": [{"json": {}}],
         "POST /v2/repository/models/{name}/unload": [{"json": {}}],
+        "PUT /v1/evaluations/{evaluation_id}/priority": [{"json": {"priority": "low"}}],
         "GET /v1/evaluations/{evaluation_id}/report": [{"params": {"format": each}} for each in ReportFormat],
         "GET /v1/comparisons": [{"params": sides}],
     }
@@ -159,10 +171,12 @@ def good(own: Server, network: nn.Module, archive: Path) -> dict[str, list[dict[
     return requests | evaluations | {"POST /v1/evaluations": [{"json": body(**CLEAN)}]}
 
 
-def parameters(operation: Operation, done: str) -> dict[str, str]:
+def parameters(operation: Operation, state: State) -> dict[str, str]:
     """Values for the path of an operation."""
+    last = operation.path.rpartition("/")[2]
+    evaluation = {"pause": state.waiting, "resume": state.waiting, "priority": state.waiting, "retry": state.failed}
     name = EXPLAINED if operation.path.endswith("explain") else "new" if operation.label == REMOVES_MODEL else "tiny"
-    known = {"name": name, "version": "1", "evaluation_id": done}
+    known = {"name": name, "version": "1", "evaluation_id": evaluation.get(last, state.done)}
     return {key: value for key, value in known.items() if f"{{{key}}}" in operation.path}
 
 
@@ -173,7 +187,7 @@ def test_good_requests_are_answered_as_described(
     for operation in sorted(operations(schema), key=lambda each: each.method == "delete"):
         if operation.path.endswith("/ready"):
             own.http.post("/v1/models/tiny/load").raise_for_status()
-        path = parameters(operation, own.app.state.done)
+        path = parameters(operation, own.app.state)
         sent: set[str] = set()
         for request in requests.get(operation.label, [{}]):
             answer = own.http.request(operation.method, operation.path.format(**path), **request)

@@ -17,6 +17,7 @@ from service.http import problems
 from service.http.problems import LONGEST_ECHO, Problem, field_errors
 from service.jobs.database import StoreError
 from service.jobs.queries import DamagedEvaluationError, KeyReusedError
+from service.jobs.queue import SharedEvaluationError, WrongStatusError
 from service.jobs.removal import InUseError
 from service.kserve import tensors
 from service.kserve.tensors import TensorError, TooLargeError
@@ -32,6 +33,8 @@ ERRORS: dict[str, tuple[Exception, int]] = {
     "picture": (PictureError("not a picture"), 422),
     "name": (UnknownNameError("model", "unknown model 'x'"), 404),
     "in use": (InUseError("an evaluation needs it"), 409),
+    "wrong status": (WrongStatusError("it is done"), 409),
+    "shared": (SharedEvaluationError("others asked for it too"), 403),
     "taken": (NameTakenError("there is one"), 409),
     "taken data set": (DatasetTakenError("x"), 409),
     "comparison": (ComparisonError("other images"), 409),

@@ -33,6 +33,12 @@ def change(database: Path | str, *statements: str) -> None:
             assert db.execute(text(statement)).rowcount != 0, statement
 
 
+def forget_versions(database: Path | str) -> None:
+    """Make a database one from before schemas had versions, as far as that can be told."""
+    change(database, *(f"DROP TABLE {each}" for each in ("devices", "queue", "alembic_version")))
+    change(database, *(f"ALTER TABLE evaluations DROP COLUMN {each}" for each in ("paused_at", "priority")))
+
+
 def url_of(database: Path | str) -> str:
     return database if isinstance(database, str) else f"sqlite:///{database}"
 

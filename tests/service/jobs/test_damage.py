@@ -13,6 +13,7 @@ import pytest
 from service.jobs import queries
 from service.jobs.database import Database
 from service.jobs.evaluations import Damaged, Status
+from service.jobs.queue import Queue
 from service.jobs.store import Store
 from service.settings import Settings
 from tests.server import Server, a_plan, a_result, serving, until
@@ -87,7 +88,7 @@ def test_shards_of_an_unreadable_plan_fail_and_are_not_in_the_way(store: Store, 
     newest, damaged = store.evaluations()
     assert newest.id == a_plan(1).id
     assert isinstance(damaged, Damaged)
-    assert store.waiting_for("tiny") == []
+    assert Queue(store).waiting_for("tiny") == []
     assert isinstance(store.remove(a_plan(0).id), Damaged)
     assert [each.id for each in store.evaluations()] == [a_plan(1).id]
 

@@ -1,0 +1,259 @@
+"""The queue of evaluations: which device runs what, what waits in which order, and how that is changed."""
+
+from collections.abc import Collection, Generator, Iterable
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import Connection, Row, delete, insert, select, update
+
+from common import UnknownNameError
+from evaluation.plan import Shard
+from service.jobs.evaluations import Evaluation, Priority, ShardStatus, Status
+from service.jobs.queries import (
+    DESCRIBED,
+    PAUSED,
+    clock,
+    count_of,
+    evaluation_or_damaged,
+    find_evaluation,
+    in_turn,
+    remember_trace,
+    revive,
+    set_priority,
+    shard_of,
+    total,
+)
+from service.jobs.store import STALE_S, Store
+from service.jobs.tables import COUNTS, DEVICES, DISPATCH, EVALUATIONS, OWNERS, QUEUE, SHARDS
+
+UNFINISHED = (Status.PENDING, Status.RUNNING, Status.PAUSED)
+
+
+class WrongStatusError(RuntimeError):
+    """What was asked for cannot be done to an evaluation where it stands; the message says when it can."""
+
+
+class SharedEvaluationError(RuntimeError):
+    """An evaluation that others asked for too was to be held up."""
+
+
+@dataclass(frozen=True)
+class Running:
+    """A shard that a device runs."""
+
+    evaluation_id: str
+    shard: Shard
+    images_done: int
+    since: datetime
+
+
+@dataclass(frozen=True)
+class Device:
+    """A device of the dispatcher.
+
+    Attributes:
+        name: such as "cuda:0".
+        online: whether its dispatcher was seen within the last `STALE_S` seconds.
+        running: the shard that it runs, if any.
+        deaths: how often in a row its process has died before it touched a shard.
+        set_aside_until: until when it gets no work for that reason; None if it gets some.
+        problem: why its process died the last time; None if it has finished a shard since.
+    """
+
+    name: str
+    online: bool
+    running: Running | None
+    deaths: int
+    set_aside_until: datetime | None
+    problem: str | None
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """An evaluation with pending shards; passes through models are an estimate, as its conditions make it."""
+
+    evaluation_id: str
+    shards: int
+    passes: int
+    paused: bool
+    priority: Priority
+
+
+class Queue:
+    """What all evaluations have to do, read at a cost that is the same for any number of shards, and the control of it.
+
+    Args:
+        store: where the evaluations are; that of the dispatcher to write about devices.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def devices(self) -> list[Device]:
+        """List the devices of the dispatcher, or of the last one, by name."""
+        running = (SHARDS.c.id == DEVICES.c.shard_id) & (SHARDS.c.status == ShardStatus.RUNNING)
+        query = select(DEVICES, SHARDS).join_from(DEVICES, SHARDS, running, isouter=True).order_by(DEVICES.c.name)
+        with self._store.database.reading() as db:
+            seen_at, now = db.execute(select(DISPATCH.c.seen_at)).scalar() or 0.0, clock(db)
+            return [_device(row, online=now - seen_at <= STALE_S, now=now) for row in db.execute(query)]
+
+    def waiting(self) -> list[Waiting]:
+        """List the evaluations with pending shards, in the order in which they get the next free devices."""
+        pending = (count_of(ShardStatus.PENDING, each) for each in (COUNTS.c.shards, COUNTS.c.passes))
+        with self._store.database.reading() as db:
+            rows = db.execute(in_turn(*pending, PAUSED, EVALUATIONS.c.priority))
+            return [_waiting(row) for row in rows]
+
+    def waiting_for(self, model: str) -> list[str]:
+        """List the ids of the evaluations of a model that are not finished."""
+        unfinished = (COUNTS.c.status.in_([ShardStatus.PENDING, ShardStatus.RUNNING]), COUNTS.c.shards > 0)
+        ids = select(COUNTS.c.evaluation_id).where(*unfinished)
+        with self._store.database.reading() as db:
+            found = db.execute(select(*DESCRIBED).where(EVALUATIONS.c.id.in_(ids))).mappings().all()
+            evaluations = [evaluation_or_damaged(db, row) for row in found]
+        return [each.id for each in evaluations if isinstance(each, Evaluation) and model in each.plan.spec.models]
+
+    def owned(self, owner: str) -> set[str]:
+        """Read the ids of the evaluations that someone asked for."""
+        with self._store.database.reading() as db:
+            return {*db.execute(select(OWNERS.c.evaluation_id).where(OWNERS.c.owner == owner)).scalars()}
+
+    def shard_counts(self) -> dict[str, int]:
+        """Count the shards of all evaluations by status."""
+        with self._store.database.reading() as db:
+            rows = db.execute(select(COUNTS.c.status, total(COUNTS.c.shards)).group_by(COUNTS.c.status))
+            counts: dict[str, int] = {status: count for status, count in rows}  # noqa: C416  # rows are no tuples
+            return {status: counts.get(status, 0) for status in ShardStatus}
+
+    def unfinished_passes(self, owner: str) -> int:
+        """Count the passes through models that the pending and running shards of an owner's evaluations may take."""
+        mine = select(OWNERS.c.evaluation_id).where(OWNERS.c.owner == owner)
+        here = (COUNTS.c.evaluation_id.in_(mine), COUNTS.c.status.in_([ShardStatus.PENDING, ShardStatus.RUNNING]))
+        with self._store.database.reading() as db:
+            return db.execute(select(total(COUNTS.c.passes)).where(*here)).scalar_one()
+
+    @property
+    def paused(self) -> bool:
+        """Whether the whole queue is paused."""
+        with self._store.database.reading() as db:
+            return db.execute(select(QUEUE)).first() is not None
+
+    def pause(self) -> None:
+        """Start no more shards, of any evaluation, until `resume`; those that are running are finished."""
+        with self._store.writing() as db:
+            if db.execute(select(QUEUE)).first() is None:
+                db.execute(insert(QUEUE).values(paused_at=clock(db)))
+
+    def resume(self) -> None:
+        """Start shards again."""
+        with self._store.writing() as db:
+            db.execute(delete(QUEUE))
+
+    def pause_evaluation(self, evaluation_id: str, owner: str | None = None) -> None:
+        """Start no more shards of an evaluation until it is resumed; those that are running are finished.
+
+        Args:
+            evaluation_id: of one that has not ended.
+            owner: who asks; None may do it to evaluations of all.
+
+        Raises:
+            UnknownNameError: there is no such evaluation.
+            WrongStatusError: it has ended.
+            SharedEvaluationError: others asked for it too.
+        """
+        with self._changing(evaluation_id, UNFINISHED, "paused") as (db, found):
+            _require_alone(db, found.id, owner)
+            here = (EVALUATIONS.c.id == evaluation_id, EVALUATIONS.c.paused_at.is_(None))
+            db.execute(update(EVALUATIONS).where(*here).values(paused_at=clock(db)))
+
+    def resume_evaluation(self, evaluation_id: str) -> None:
+        """Start shards of an evaluation again, unless the whole queue is paused.
+
+        Raises:
+            UnknownNameError: there is no such evaluation.
+            WrongStatusError: it has ended.
+        """
+        with self._changing(evaluation_id, UNFINISHED, "resumed") as (db, _):
+            db.execute(update(EVALUATIONS).where(EVALUATIONS.c.id == evaluation_id).values(paused_at=None))
+
+    def prioritise(self, evaluation_id: str, priority: Priority, owner: str | None = None) -> None:
+        """Change the priority of an evaluation; arguments and errors are those of `pause_evaluation`."""
+        with self._changing(evaluation_id, UNFINISHED, "given a priority") as (db, found):
+            _require_alone(db, found.id, owner)
+            set_priority(db, evaluation_id, priority)
+
+    def retry(self, evaluation_id: str, trace: str | None = None) -> None:
+        """Make the shards of a failed evaluation that failed, or were dropped for it, pending with fresh tries.
+
+        Raises:
+            UnknownNameError: there is no such evaluation.
+            WrongStatusError: it has not failed.
+        """
+        with self._changing(evaluation_id, (Status.FAILED,), "retried") as (db, _):
+            revive(db, evaluation_id)
+            if trace is not None:
+                remember_trace(db, evaluation_id, trace)
+
+    @contextmanager
+    def _changing(
+        self, evaluation_id: str, allowed: Collection[Status], done: str
+    ) -> Generator[tuple[Connection, Evaluation]]:
+        with self._store.writing() as db:
+            found = find_evaluation(db, evaluation_id)
+            if found is None:
+                raise UnknownNameError("evaluation", f"there is no evaluation {evaluation_id!r}")
+            if found.status not in allowed:
+                raise WrongStatusError(
+                    f"evaluation {evaluation_id} is {found.status} and cannot be {done}; one that is "
+                    f"{' or '.join(allowed)} can"
+                )
+            yield db, found
+
+    def begin(self, devices: Iterable[str]) -> None:
+        """Name the devices of a dispatcher that has taken over, in place of those of the one before."""
+        with self._store.writing() as db:
+            db.execute(delete(DEVICES))
+            db.execute(insert(DEVICES), [{"name": name, "deaths": 0} for name in devices])
+
+    def set_aside(self, device: str, *, deaths: int, pause_s: float, problem: str) -> None:
+        """Write down that a device gets no work for a while, and why."""
+        with self._store.writing() as db:
+            changed = {"deaths": deaths, "resumes_at": clock(db) + pause_s, "problem": problem}
+            db.execute(update(DEVICES).where(DEVICES.c.name == device).values(**changed))
+
+    def use_again(self, device: str) -> None:
+        """Write down that a device works again."""
+        with self._store.writing() as db:
+            changed = {"deaths": 0, "resumes_at": None, "problem": None}
+            db.execute(update(DEVICES).where(DEVICES.c.name == device).values(**changed))
+
+
+def _require_alone(db: Connection, evaluation_id: str, owner: str | None) -> None:
+    others = (OWNERS.c.evaluation_id == evaluation_id, OWNERS.c.owner != owner)
+    if owner is not None and db.execute(select(OWNERS).where(*others)).first():
+        raise SharedEvaluationError(
+            f"others asked for evaluation {evaluation_id} too; only an admin key can pause it or change its priority"
+        )
+
+
+def _waiting(row: Row[Any]) -> Waiting:
+    evaluation_id, shards, passes, paused, priority = tuple(row)
+    return Waiting(evaluation_id, shards, passes, paused, Priority(priority))
+
+
+def _device(row: Row[Any], *, online: bool, now: float) -> Device:
+    is_running = online and row.id is not None
+    return Device(
+        name=row.name,
+        online=online,
+        running=Running(row.evaluation_id, shard_of(row), row.images_done, _time(row.since)) if is_running else None,
+        deaths=row.deaths,
+        set_aside_until=_time(row.resumes_at) if row.resumes_at is not None and row.resumes_at > now else None,
+        problem=row.problem,
+    )
+
+
+def _time(seconds: float) -> datetime:
+    return datetime.fromtimestamp(seconds, UTC)
