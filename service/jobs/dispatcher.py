@@ -20,6 +20,7 @@ from service.jobs.executors import ProgressFile, compute
 from service.jobs.failures import Fault, failure_of
 from service.jobs.spans import record_evaluation, record_shard
 from service.jobs.store import Store, SupersededError
+from service.jobs.webhooks import Webhooks
 
 if TYPE_CHECKING:
     from service.jobs.database import Lock
@@ -80,10 +81,14 @@ class Dispatcher:
         store: where shards come from and results go.
         catalog: where models and data are.
         executors: by device name; each runs one shard at a time.
+        webhooks: are called when evaluations have ended; None calls none.
     """
 
-    def __init__(self, store: Store, catalog: Catalog, executors: Mapping[str, Executor]) -> None:
+    def __init__(
+        self, store: Store, catalog: Catalog, executors: Mapping[str, Executor], webhooks: Webhooks | None = None
+    ) -> None:
         self._store = self._dispatching = store
+        self._webhooks = webhooks
         self._catalog = catalog
         self._devices = {name: _Device(executor) for name, executor in executors.items()}
         self._advanced_at = self._seen_at = 0.0
@@ -136,6 +141,8 @@ class Dispatcher:
             self._advance()
             for ended in self._dispatching.take_ended_traces():
                 record_evaluation(ended)
+            if self._webhooks is not None:
+                self._webhooks.deliver(self._dispatching)
         except SupersededError as error:
             _log.warning("%s; waiting as standby", error)
             self._stand_down()

@@ -4,6 +4,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from typing import Any, TypeVar
+from uuid import uuid4
 from weakref import WeakKeyDictionary
 
 from pydantic import ValidationError
@@ -27,9 +28,9 @@ from sqlalchemy import (
 from evaluation.compute.runner import ShardResult
 from evaluation.plan import Plan, Shard
 from evaluation.results.tally import Tally
-from service.jobs.evaluations import Damaged, Evaluation, Progress, ShardStatus
+from service.jobs.evaluations import Damaged, Delivery, Evaluation, Progress, ShardStatus
 from service.jobs.spans import Traced
-from service.jobs.tables import COUNTS, EVALUATIONS, KEYS, OWNERS, RESULTS, SHARDS, TRACES
+from service.jobs.tables import COUNTS, DELIVERIES, EVALUATIONS, KEYS, OWNERS, RESULTS, SHARDS, TRACES
 
 ADDRESSES_A_QUERY = 500
 """Addresses in one query: SQLite limits its parameters."""
@@ -204,6 +205,14 @@ def revive(db: Connection, evaluation_id: str) -> bool:
     return changed.rowcount > 0
 
 
+def drop_unfinished(db: Connection, evaluation_id: str) -> None:
+    """Cancel what is pending or running of an evaluation."""
+    unfinished = SHARDS.c.status.in_([ShardStatus.PENDING, ShardStatus.RUNNING])
+    here = (SHARDS.c.evaluation_id == evaluation_id, unfinished)
+    if db.execute(update(SHARDS).where(*here).values(status=ShardStatus.DROPPED)).rowcount:
+        db.execute(update(EVALUATIONS).where(EVALUATIONS.c.id == evaluation_id).values(cancelled_at=clock(db)))
+
+
 def is_repeated(db: Connection, key: str, body_sha256: str) -> bool:
     """Whether a request came before with its idempotency key.
 
@@ -234,7 +243,7 @@ def delete_evaluation(db: Connection, evaluation_id: str) -> None:
     others = select(SHARDS.c.id).where(same, SHARDS.c.status == ShardStatus.DONE, ~mine)
     addresses = select(SHARDS.c.address).where(mine)
     db.execute(delete(RESULTS).where(RESULTS.c.address.in_(addresses), ~others.exists()))
-    for part in (SHARDS, COUNTS, KEYS, OWNERS, TRACES):
+    for part in (SHARDS, COUNTS, KEYS, OWNERS, TRACES, DELIVERIES):
         db.execute(delete(part).where(part.c.evaluation_id == evaluation_id))
     db.execute(delete(EVALUATIONS).where(EVALUATIONS.c.id == evaluation_id))
     _PLANS.get(db.engine, OrderedDict()).pop(evaluation_id, None)
@@ -249,8 +258,12 @@ def forget_ended_traces(db: Connection) -> list[Traced]:
 
 def ended_traces() -> Select[*tuple[Any, ...]]:
     """The evaluations with a trace of which nothing is pending or running any more."""
-    unfinished = _count_of(ShardStatus.PENDING) + _count_of(ShardStatus.RUNNING)
-    return select(*DESCRIBED, TRACES.c.context, TRACES.c.since).join_from(EVALUATIONS, TRACES).where(unfinished == 0)
+    return select(*DESCRIBED, TRACES.c.context, TRACES.c.since).join_from(EVALUATIONS, TRACES).where(_has_ended())
+
+
+def _has_ended() -> ColumnElement[bool]:
+    """Whether nothing of an evaluation is pending or running any more, within a query about evaluations."""
+    return _count_of(ShardStatus.PENDING) + _count_of(ShardStatus.RUNNING) == 0
 
 
 def own(db: Connection, evaluation_id: str, owner: str) -> None:
@@ -258,6 +271,42 @@ def own(db: Connection, evaluation_id: str, owner: str) -> None:
     here = (OWNERS.c.evaluation_id == evaluation_id, OWNERS.c.owner == owner)
     if not db.execute(select(OWNERS).where(*here)).first():
         db.execute(insert(OWNERS).values(evaluation_id=evaluation_id, owner=owner))
+
+
+def disown(db: Connection, evaluation_id: str, owner: str) -> bool:
+    """If others asked for an evaluation too, forget that this one did; returns whether others did."""
+    others = select(OWNERS).where(OWNERS.c.evaluation_id == evaluation_id, OWNERS.c.owner != owner)
+    shared = db.execute(others).first() is not None
+    for part in (OWNERS, DELIVERIES) if shared else ():
+        db.execute(delete(part).where(part.c.evaluation_id == evaluation_id, part.c.owner == owner))
+    return shared
+
+
+def request_delivery(db: Connection, evaluation_id: str, *, owner: str, url: str) -> None:
+    """Remember to call a webhook at the end of an evaluation, in place of a call that still waits."""
+    same = (DELIVERIES.c.evaluation_id == evaluation_id, DELIVERIES.c.owner == owner, DELIVERIES.c.url == url)
+    db.execute(delete(DELIVERIES).where(*same))
+    row = {"id": uuid4().hex, "evaluation_id": evaluation_id, "owner": owner, "url": url}
+    db.execute(insert(DELIVERIES).values(**row, tries=0, due_at=0.0))
+
+
+def due_deliveries(db: Connection, limit: int) -> list[Delivery]:
+    """The webhooks that are to be called now, those first that have waited longest."""
+    due = (_has_ended(), DELIVERIES.c.due_at <= clock(db))
+    call = (DELIVERIES.c.id.label("delivery"), DELIVERIES.c.url, DELIVERIES.c.tries)
+    query = select(*DESCRIBED, *call).join_from(EVALUATIONS, DELIVERIES).where(*due)
+    rows = db.execute(query.order_by(DELIVERIES.c.due_at).limit(limit)).mappings().all()
+    return [Delivery(row["delivery"], row["url"], row["tries"], evaluation_or_damaged(db, row)) for row in rows]
+
+
+def settle_delivery(db: Connection, delivery: Delivery, retry_after_s: float | None) -> None:
+    """Count a try: the next one follows after a pause, or the webhook is forgotten."""
+    here = DELIVERIES.c.id == delivery.id
+    if retry_after_s is None:
+        db.execute(delete(DELIVERIES).where(here))
+    else:
+        later = {"tries": delivery.tries + 1, "due_at": clock(db) + retry_after_s}
+        db.execute(update(DELIVERIES).where(here).values(**later))
 
 
 def find_evaluation(db: Connection, evaluation_id: str) -> Evaluation | None:

@@ -21,6 +21,8 @@ from service.jobs.queries import (
     T,
     clock,
     delete_evaluation,
+    disown,
+    drop_unfinished,
     ended_traces,
     evaluation_or_damaged,
     fairest_evaluation,
@@ -35,6 +37,7 @@ from service.jobs.queries import (
     plan_of,
     read_stored,
     remember_trace,
+    request_delivery,
     results_at,
     revive,
     shard_of,
@@ -88,7 +91,8 @@ class Store:
         self.database.close()
 
     @contextmanager
-    def _writing(self) -> Generator[Connection]:
+    def writing(self) -> Generator[Connection]:
+        """Write in one transaction; a store that dispatches raises SupersededError once another one has taken over."""
         with self.database.writing(notify=self._token is None) as db:
             if self._token is not None and db.execute(select(DISPATCH.c.token)).scalar() != self._token:
                 raise SupersededError("another process has taken the dispatch over")
@@ -123,16 +127,23 @@ class Store:
         Raises:
             SupersededError: another one has taken over.
         """
-        with self._writing() as db:
+        with self.writing() as db:
             db.execute(update(DISPATCH).values(seen_at=clock(db), locked=locked))
 
     def leave_dispatch(self) -> None:
         """Let another process take over at once."""
-        with suppress(SupersededError), self._writing() as db:
+        with suppress(SupersededError), self.writing() as db:
             db.execute(update(DISPATCH).values(seen_at=0.0))
 
     def submit(
-        self, plan: Plan, *, key: str | None = None, body_sha256: str = "", owner: str = "", trace: str | None = None
+        self,
+        plan: Plan,
+        *,
+        key: str | None = None,
+        body_sha256: str = "",
+        owner: str = "",
+        trace: str | None = None,
+        webhook: str | None = None,
     ) -> bool:
         """Add an evaluation with all its shards, or revive one that was cancelled or failed; finished shards stay.
 
@@ -145,6 +156,7 @@ class Store:
             body_sha256: of the request that the key came with.
             owner: who asks; each owner has idempotency keys of its own.
             trace: context of the trace that what there is to do belongs to.
+            webhook: an address to call when the evaluation has ended.
 
         Returns:
             Whether there was anything to do.
@@ -152,7 +164,7 @@ class Store:
         Raises:
             KeyReusedError: the key came before with another request.
         """
-        with self._writing() as db:
+        with self.writing() as db:
             known = db.execute(select(EVALUATIONS.c.id).where(EVALUATIONS.c.id == plan.id)).first()
             owners_key = f"{owner} {key}"
             if key is not None and is_repeated(db, owners_key, body_sha256):
@@ -161,9 +173,10 @@ class Store:
             own(db, plan.id, owner)
             if changed and trace is not None:
                 remember_trace(db, plan.id, trace)
+            if webhook is not None:
+                request_delivery(db, plan.id, owner=owner, url=webhook)
             if key is not None:
-                values = {"key": owners_key, "body_sha256": body_sha256, "evaluation_id": plan.id}
-                db.execute(insert(KEYS).values(**values))
+                db.execute(insert(KEYS).values(key=owners_key, body_sha256=body_sha256, evaluation_id=plan.id))
             return changed
 
     def computed(self, plan: Plan, shard: Shard) -> ShardResult | None:
@@ -261,7 +274,7 @@ class Store:
         found = [(row.address, read_stored(kind, row[-1], shard_of(row))) for row in rows]
         if damaged := {address for address, each in found if each is None}:
             _log.error("stored results cannot be read and are set aside: %s", ", ".join(sorted(damaged)))
-            with self._writing() as db:
+            with self.writing() as db:
                 db.execute(delete(RESULTS).where(RESULTS.c.address.in_(damaged)))
                 here = (SHARDS.c.address.in_(damaged), SHARDS.c.status == ShardStatus.DONE)
                 db.execute(update(SHARDS).where(*here).values(status=ShardStatus.FAILED, error=DAMAGED))
@@ -269,27 +282,16 @@ class Store:
 
     def cancel(self, evaluation_id: str, owner: str | None = None) -> None:
         """Drop what is not finished; if others asked for the evaluation too, it only stops being this owner's."""
-        with self._writing() as db:
-            if owner is not None:
-                others = (OWNERS.c.evaluation_id == evaluation_id, OWNERS.c.owner != owner)
-                if db.execute(select(OWNERS).where(*others)).first():
-                    db.execute(delete(OWNERS).where(OWNERS.c.evaluation_id == evaluation_id, OWNERS.c.owner == owner))
-                    return
-            unfinished = SHARDS.c.status.in_([ShardStatus.PENDING, ShardStatus.RUNNING])
-            dropped = db.execute(
-                update(SHARDS)
-                .where(SHARDS.c.evaluation_id == evaluation_id, unfinished)
-                .values(status=ShardStatus.DROPPED)
-            )
-            if dropped.rowcount:
-                db.execute(update(EVALUATIONS).where(EVALUATIONS.c.id == evaluation_id).values(cancelled_at=clock(db)))
+        with self.writing() as db:
+            if owner is None or not disown(db, evaluation_id, owner):
+                drop_unfinished(db, evaluation_id)
 
     def remove(self, evaluation_id: str) -> Evaluation | Damaged | None:
         """Delete an evaluation with its results, unless it has yet to end; returns it as it was, None if there is none.
 
         Results that other evaluations have too stay.
         """
-        with self._writing() as db:
+        with self.writing() as db:
             row = db.execute(select(*DESCRIBED).where(EVALUATIONS.c.id == evaluation_id)).mappings().first()
             found = None if row is None else evaluation_or_damaged(db, row)
             if isinstance(found, Damaged) or (found is not None and found.status.final):
@@ -307,16 +309,14 @@ class Store:
 
     def recover(self) -> int:
         """Make shards that were running when the former dispatcher ended pending again; returns their number."""
-        with self._writing() as db:
-            changed = db.execute(
-                update(SHARDS).where(SHARDS.c.status == ShardStatus.RUNNING).values(status=ShardStatus.PENDING)
-            )
-            return changed.rowcount
+        with self.writing() as db:
+            running = SHARDS.c.status == ShardStatus.RUNNING
+            return db.execute(update(SHARDS).where(running).values(status=ShardStatus.PENDING)).rowcount
 
     def claim(self) -> Claim | None:
         """Take the next pending shard, from the evaluation with the fewest running ones; the dispatcher alone calls this."""
         while True:
-            with self._writing() as db:
+            with self.writing() as db:
                 chosen = fairest_evaluation(db)
                 if chosen is None:
                     return None
@@ -332,7 +332,7 @@ class Store:
 
     def advance(self, images_done: Mapping[int, int]) -> None:
         """Write how many images of running shards, by their ids, are done."""
-        with self._writing() as db:
+        with self.writing() as db:
             for shard_id, images in images_done.items():
                 here = (SHARDS.c.id == shard_id, SHARDS.c.status == ShardStatus.RUNNING)
                 db.execute(update(SHARDS).where(*here).values(images_done=images))
@@ -342,7 +342,7 @@ class Store:
         mine = SHARDS.c.evaluation_id == claim.evaluation_id
         last = select(func.coalesce(func.max(SHARDS.c.finished), 0)).where(mine)
         here = (SHARDS.c.id == claim.id, SHARDS.c.status == ShardStatus.RUNNING)
-        with self._writing() as db:
+        with self.writing() as db:
             number = db.execute(last).scalar_one() + 1
             done = {"status": ShardStatus.DONE, "seconds": result.seconds, "finished": number}
             if db.execute(update(SHARDS).where(*here).values(**done)).rowcount != 1:
@@ -356,7 +356,7 @@ class Store:
         unfinished = (SHARDS.c.status == ShardStatus.PENDING) | (
             (SHARDS.c.id == claim.id) & (SHARDS.c.status == ShardStatus.RUNNING)
         )
-        with self._writing() as db:
+        with self.writing() as db:
             db.execute(update(SHARDS).where(*here, unfinished).values(status=ShardStatus.SKIPPED))
 
     def fail(self, shard_id: int, error: str, fault: Fault = Fault.SHARD) -> None:
@@ -364,7 +364,7 @@ class Store:
 
         What is the device's fault is not counted; kills from outside are counted apart, up to `MAX_KILLS`.
         """
-        with self._writing() as db:
+        with self.writing() as db:
             here = (SHARDS.c.id == shard_id, SHARDS.c.status == ShardStatus.RUNNING)
             row = db.execute(select(SHARDS.c.failures, SHARDS.c.kills, SHARDS.c.evaluation_id).where(*here)).first()
             if row is None:
@@ -383,7 +383,7 @@ class Store:
         with self.database.reading() as db:
             if db.execute(ended_traces()).first() is None:
                 return []
-        with self._writing() as db:
+        with self.writing() as db:
             return forget_ended_traces(db)
 
     def shard_counts(self) -> dict[str, int]:

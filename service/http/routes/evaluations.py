@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterable, Callable
 from contextlib import suppress
 from http import HTTPStatus
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, NamedTuple, NoReturn
 
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -56,6 +56,7 @@ from service.http.watching import POLL_S
 from service.jobs import removal
 from service.jobs.evaluations import Damaged, Evaluation
 from service.jobs.queries import DamagedEvaluationError
+from service.jobs.webhook_targets import WebhookError, WebhookTargets
 from service.serving.errors import KeyLimitError
 from service.serving.predictions import FieldError
 from service.tracing import current_trace
@@ -71,18 +72,40 @@ router = APIRouter(prefix="/v1/evaluations", tags=["evaluations"])
 IdempotencyKey = Annotated[
     str | None, Header(min_length=1, max_length=255, description="repeating a request with the same key is harmless")
 ]
+WebhookUrl = Annotated[
+    str | None,
+    Query(
+        max_length=2000, description="called when the evaluation has ended; its host is one of WITHSTAND_WEBHOOK_HOSTS"
+    ),
+]
+
+
+class Submission(NamedTuple):
+    """What comes with the specification of an evaluation, and is no part of it."""
+
+    caller: Caller
+    idempotency_key: str | None
+    webhook: str | None
+
+
+def _submission(
+    service: ServiceDep, caller: CallerDep, idempotency_key: IdempotencyKey = None, webhook: WebhookUrl = None
+) -> Submission:
+    if webhook is not None:
+        try:
+            WebhookTargets(service.settings.webhook_hosts).parse(webhook)
+        except WebhookError as error:
+            _refuse(str(error), field="webhook")
+    return Submission(caller, idempotency_key, webhook)
+
+
+SubmissionDep = Annotated[Submission, Depends(_submission)]
 
 
 @router.post("", status_code=HTTPStatus.ACCEPTED)
-def submit(
-    spec: EvaluationSpec,
-    service: ServiceDep,
-    caller: CallerDep,
-    response: Response,
-    idempotency_key: IdempotencyKey = None,
-) -> EvaluationView:
+def submit(spec: EvaluationSpec, service: ServiceDep, submission: SubmissionDep, response: Response) -> EvaluationView:
     """Submit an evaluation. The same question about the same files is the same evaluation: finished work is not repeated."""
-    return _submit(spec, service, response, idempotency_key, caller)
+    return _submit(spec, service, response, submission)
 
 
 @router.post("/dry-run")
@@ -93,34 +116,24 @@ def estimate_evaluation(spec: EvaluationSpec, service: ServiceDep) -> Estimate:
 
 
 @router.post("/pgd", status_code=HTTPStatus.ACCEPTED)
-def submit_pgd(
-    body: PgdRequest, service: ServiceDep, caller: CallerDep, response: Response, idempotency_key: IdempotencyKey = None
-) -> EvaluationView:
+def submit_pgd(body: PgdRequest, service: ServiceDep, submission: SubmissionDep, response: Response) -> EvaluationView:
     """Submit an evaluation under projected gradient descent."""
-    return _submit(_spec(body, body.spec), service, response, idempotency_key, caller)
+    return _submit(_spec(body, body.spec), service, response, submission)
 
 
 def _add_route(preset: Preset) -> None:
     """Let a preset be submitted by its name."""
 
     def submit_plain(
-        body: PresetRequest,
-        service: ServiceDep,
-        caller: CallerDep,
-        response: Response,
-        idempotency_key: IdempotencyKey = None,
+        body: PresetRequest, service: ServiceDep, submission: SubmissionDep, response: Response
     ) -> EvaluationView:
-        return _submit(_spec(body, lambda: body.under(preset.conditions)), service, response, idempotency_key, caller)
+        return _submit(_spec(body, lambda: body.under(preset.conditions)), service, response, submission)
 
     def submit_within(
-        body: BudgetRequest,
-        service: ServiceDep,
-        caller: CallerDep,
-        response: Response,
-        idempotency_key: IdempotencyKey = None,
+        body: BudgetRequest, service: ServiceDep, submission: SubmissionDep, response: Response
     ) -> EvaluationView:
         spec = _spec(body, lambda: body.under(preset_conditions(preset.name, body.threat)))
-        return _submit(spec, service, response, idempotency_key, caller)
+        return _submit(spec, service, response, submission)
 
     router.add_api_route(
         f"/{preset.name}",
@@ -156,13 +169,12 @@ def _spec(body: PresetRequest, make: Callable[[], EvaluationSpec]) -> Evaluation
         raise RequestValidationError(errors) from error
 
 
-def _submit(
-    spec: EvaluationSpec, service: Service, response: Response, idempotency_key: str | None, caller: Caller
-) -> EvaluationView:
+def _submit(spec: EvaluationSpec, service: Service, response: Response, submission: Submission) -> EvaluationView:
+    caller, key, webhook = submission
     plan = _plan(spec, service)
     _require_affordable(plan, service, caller)
-    digest = text_sha256(spec.model_dump_json())
-    service.store.submit(plan, key=idempotency_key, body_sha256=digest, owner=caller.name, trace=current_trace())
+    digest = text_sha256(spec.model_dump_json() + (webhook or ""))
+    service.store.submit(plan, key=key, body_sha256=digest, owner=caller.name, trace=current_trace(), webhook=webhook)
     service.dispatcher.wake()
     view = _view(find_evaluation(plan.id, service, caller), service)
     response.headers["Location"] = view.links["self"]
@@ -194,8 +206,8 @@ def _require_affordable(plan: Plan, service: Service, caller: Caller) -> None:
             )
 
 
-def _refuse(reason: str) -> NoReturn:
-    raise ProblemError(HTTPStatus.UNPROCESSABLE_ENTITY, reason, errors=[FieldError(field="conditions", message=reason)])
+def _refuse(reason: str, *, field: str = "conditions") -> NoReturn:
+    raise ProblemError(HTTPStatus.UNPROCESSABLE_ENTITY, reason, errors=[FieldError(field=field, message=reason)])
 
 
 def _plan(spec: EvaluationSpec, service: Service) -> Plan:
