@@ -144,7 +144,8 @@ async def _lifespan(app: FastAPI) -> AsyncGenerator[dict[str, LoadShedding]]:
     scheduler = _scheduler(settings, catalog, deployments, devices, metrics, SharedCounts(shared, settings.processes))
     control = Control(scheduler, deployments, shared)
     threads = max(1, cores() // len(devices))
-    executors = {each: DeviceExecutor(each, timeout_s=settings.shard_timeout_s, threads=threads) for each in devices}
+    limit_s, form = settings.shard_timeout_s, settings.log_format
+    executors = {each: DeviceExecutor(each, timeout_s=limit_s, threads=threads, log_format=form) for each in devices}
     reports = Reports(store)
     webhooks = _webhooks(settings, reports)
     dispatcher = Dispatcher(store, evaluated, executors, webhooks)

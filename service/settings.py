@@ -15,6 +15,7 @@ from evaluation import Catalog
 from evaluation.catalog import ZOO_DATASETS
 from evaluation.data.pixel_cache import LIMIT_BYTES, PixelCache
 from models import MAX_CHECKPOINT_BYTES
+from service.logs import LogFormat
 
 PREFIX = "WITHSTAND_"
 """How the environment variables of settings begin."""
@@ -159,6 +160,7 @@ class Settings(BaseSettings):
         Field(ge=1, description="most passes that unfinished evaluations of one API key may take; empty is no limit"),
     ] = None
     shard_timeout_s: Annotated[float, Field(gt=0, description="longest run of one shard, seconds")] = 3600.0
+    log_format: Annotated[LogFormat, Field(description="text, or json with one object on each line")] = "text"
     webhook_hosts: Annotated[
         frozenset[WebhookHost],
         Field(description="hosts that may be called when an evaluation has ended; empty turns webhooks off"),

@@ -18,7 +18,7 @@ from service.jobs.database import StoreError
 from service.jobs.evaluations import Claim
 from service.jobs.executors import ProgressFile, compute
 from service.jobs.failures import Fault, failure_of
-from service.jobs.spans import record_evaluation, record_shard
+from service.jobs.spans import log_fields, record_evaluation, record_shard
 from service.jobs.store import Store, SupersededError
 from service.jobs.webhooks import Webhooks
 
@@ -185,11 +185,12 @@ class Dispatcher:
                 if self._dispatching.wanted(each.claim.id):
                     continue
                 each.future.cancel()
-            self._finish(name, device, each)
+            fields = log_fields(each.claim, name)
+            self._finish(name, device, each, fields)
             record_shard(each.claim, each.future, device=name, since_ns=each.since_ns)
             device.running = None
 
-    def _finish(self, name: str, device: _Device, each: _Running) -> None:
+    def _finish(self, name: str, device: _Device, each: _Running, fields: Mapping[str, object]) -> None:
         claim = each.claim
         try:
             result = each.future.result()
@@ -197,15 +198,18 @@ class Dispatcher:
             return
         except Exception as error:  # whatever went wrong in the device process
             failure = failure_of(error, started=each.progress.exists)
-            _log.warning("evaluation %s, %s failed: %s", claim.evaluation_id, claim.shard, failure.message)
+            _log.warning(
+                "evaluation %s, %s failed: %s", claim.evaluation_id, claim.shard, failure.message, extra=fields
+            )
             self._dispatching.fail(claim.id, failure.message, failure.fault)
             if failure.fault is Fault.DEVICE:
-                _log.warning("%s gets no work for %g s", name, device.died())
+                _log.warning("%s gets no work for %g s", name, device.died(), extra={"device": name})
             else:
                 device.deaths = 0
             return
         device.deaths = 0
-        self._dispatching.complete(claim, result)
+        if self._dispatching.complete(claim, result):
+            _log.info("shard is done", extra={**fields, "seconds": result.seconds})
         if is_certain(claim.plan, claim.shard, self._dispatching):
             self._dispatching.skip(claim)
 
@@ -225,7 +229,7 @@ class Dispatcher:
             self._advanced_at = time.monotonic()
 
     def _hand_out(self, folder: Path) -> None:
-        for device in self._devices.values():
+        for name, device in self._devices.items():
             if device.running is not None or time.monotonic() < device.resumes_at:
                 continue
             next_work = self._next_work()
@@ -236,6 +240,7 @@ class Dispatcher:
             future = self._start(device.executor, work, progress)
             device.running = _Running(claim, future, progress)
             future.add_done_callback(lambda _: self.wake())
+            _log.info("shard is handed out", extra=log_fields(claim, name))
 
     def _next_work(self) -> tuple[Claim, Work] | None:
         """Claim shards until one has to be run; what other evaluations have computed since it was submitted is taken over."""

@@ -86,7 +86,8 @@ class Webhooks:
             retry_after_s = dict(enumerate(PAUSES_S)).get(delivery.tries)
             then = "is given up" if retry_after_s is None else f"is called again in {retry_after_s:g} s"
             reason = str(error) or type(error).__name__
-            _log.warning("the webhook of evaluation %s failed and %s: %s", delivery.evaluation.id, then, reason)
+            job = delivery.evaluation.id
+            _log.warning("the webhook of evaluation %s failed and %s: %s", job, then, reason, extra={"job": job})
         with store.writing() as db:
             settle_delivery(db, delivery, retry_after_s)
 
