@@ -200,8 +200,8 @@ def test_the_name_is_resolved_once_and_the_address_that_was_checked_is_called(
     resolve = socket.getaddrinfo
 
     def resolved(host: Any, *args: Any, **kwargs: Any) -> Any:
-        if host == "localhost":
-            asked.append(host)
+        if host in {"localhost", b"localhost"}:
+            asked.append("localhost")
         return resolve("127.0.0.1" if len(asked) == 1 else host, *args, **kwargs)
 
     with receiving() as receiver:
