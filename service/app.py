@@ -3,6 +3,7 @@
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from importlib.metadata import version
 
 from fastapi import Depends, FastAPI
@@ -46,11 +47,14 @@ from service.http.routes import (
     serving,
 )
 from service.http.watching import Watching
+from service.http.webhooks import describe
 from service.jobs.dispatcher import Dispatcher
 from service.jobs.executors import DeviceExecutor, available_devices
 from service.jobs.queue import Queue
 from service.jobs.reports import Reports
 from service.jobs.store import Store
+from service.jobs.webhook_targets import WebhookTargets
+from service.jobs.webhooks import Webhooks
 from service.kserve import repository
 from service.kserve import routes as inference
 from service.kserve.tensors import STATUSES
@@ -145,11 +149,13 @@ async def _lifespan(app: FastAPI) -> AsyncGenerator[dict[str, LoadShedding]]:
     scheduler = _scheduler(settings, catalog, deployments, devices, metrics, SharedCounts(shared, settings.processes))
     control = Control(scheduler, deployments, shared)
     threads = max(1, cores() // len(devices))
-    executors = {each: DeviceExecutor(each, timeout_s=settings.shard_timeout_s, threads=threads) for each in devices}
-    dispatcher = Dispatcher(store, evaluated, executors)
+    limit_s, form = settings.shard_timeout_s, settings.log_format
+    executors = {each: DeviceExecutor(each, timeout_s=limit_s, threads=threads, log_format=form) for each in devices}
+    reports = Reports(store)
+    webhooks = _webhooks(settings, reports)
+    dispatcher = Dispatcher(store, evaluated, executors, webhooks)
     explainer = Explainer(catalog, devices[0], timeout_s=settings.predict_timeout_s)
     dataset_counts = DatasetCounts(catalog)
-    reports = Reports(store)
     app.state.service = Service(
         settings,
         catalog,
@@ -175,6 +181,8 @@ async def _lifespan(app: FastAPI) -> AsyncGenerator[dict[str, LoadShedding]]:
             yield {SHEDDING: LoadShedding(scheduler, metrics)}
     finally:
         dispatcher.stop()
+        if webhooks is not None:
+            webhooks.stop()
         control.stop()
         scheduler.stop()
         explainer.stop()
@@ -182,6 +190,13 @@ async def _lifespan(app: FastAPI) -> AsyncGenerator[dict[str, LoadShedding]]:
         for executor in executors.values():
             executor.shutdown(cancel_futures=True)
         store.close()
+
+
+def _webhooks(settings: Settings, reports: Reports) -> Webhooks | None:
+    if not settings.webhook_hosts or settings.webhook_secret is None:
+        return None
+    body = partial(describe, reports=reports, root=settings.root_path)
+    return Webhooks(WebhookTargets(settings.webhook_hosts), settings.webhook_secret, body)
 
 
 @asynccontextmanager

@@ -16,6 +16,7 @@ from fastapi import FastAPI
 from common.processes import end_with_parent
 from service.app import create_app
 from service.http.connection import Connection, ConnectionLimits
+from service.logs import JSON
 from service.metrics import SHARED_FOLDER
 from service.settings import PREFIX, Settings
 
@@ -44,7 +45,7 @@ def config(settings: Settings, **changes: Any) -> uvicorn.Config:
         "port": settings.port,
         "http": partial(Connection, ConnectionLimits.of(settings)),
     }
-    return uvicorn.Config(_tuned(settings), **_UVICORN | own | changes)
+    return uvicorn.Config(_tuned(settings), **_UVICORN | _log(settings) | own | changes)
 
 
 def run(settings: Settings) -> None:
@@ -67,7 +68,7 @@ def run(settings: Settings) -> None:
             port=settings.port,
             workers=settings.processes,
             http="service.server:connection_of_environment",  # by name: a process that imports it first seems dead
-            **_UVICORN,
+            **_UVICORN | _log(settings),
         )
 
 
@@ -85,6 +86,11 @@ def connection_of_environment(**of_uvicorn: Any) -> Connection:
 @cache
 def _limits_of_environment() -> ConnectionLimits:
     return ConnectionLimits.of(Settings())
+
+
+def _log(settings: Settings) -> dict[str, Any]:
+    """How uvicorn sets up the log of a process."""
+    return {"log_config": JSON} if settings.log_format == "json" else {}
 
 
 def _tuned(settings: Settings) -> FastAPI:

@@ -1,6 +1,7 @@
 """Every setting of the service, with its default, unit and help; environment variables begin with WITHSTAND_."""
 
 import ipaddress
+from base64 import b64decode
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -14,6 +15,7 @@ from evaluation import Catalog
 from evaluation.catalog import ZOO_DATASETS
 from evaluation.data.pixel_cache import LIMIT_BYTES, PixelCache
 from models import MAX_CHECKPOINT_BYTES
+from service.logs import LogFormat
 
 PREFIX = "WITHSTAND_"
 """How the environment variables of settings begin."""
@@ -27,12 +29,13 @@ ApiKey = Annotated[str, Field(pattern="^[!-~]+$", description="visible ASCII cha
 HostName = Annotated[
     str, Field(pattern=r"^(\*|[A-Za-z0-9._-]+)$", description="without port, such as robust.example.org")
 ]
+WebhookHost = Annotated[str, Field(pattern=r"^[a-z0-9._:-]+$", description="a name or an address, in lower case")]
 
 
 class Settings(BaseSettings):
     """How the service runs."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore", hide_input_in_errors=True)
 
     host: Annotated[str, Field(description="address to listen on")] = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535, description="port to listen on; 0 takes a free one")] = 8000
@@ -157,13 +160,31 @@ class Settings(BaseSettings):
         Field(ge=1, description="most passes that unfinished evaluations of one API key may take; empty is no limit"),
     ] = None
     shard_timeout_s: Annotated[float, Field(gt=0, description="longest run of one shard, seconds")] = 3600.0
+    log_format: Annotated[LogFormat, Field(description="text, or json with one object on each line")] = "text"
+    webhook_hosts: Annotated[
+        frozenset[WebhookHost],
+        Field(description="hosts that may be called when an evaluation has ended; empty turns webhooks off"),
+    ] = frozenset()
+    webhook_secret: Annotated[
+        str | None,
+        Field(repr=False, description="signs what webhooks send: whsec_ and 24 to 64 random bytes in base64"),
+    ] = None
 
     @model_validator(mode="after")
     def _keys_beyond_this_machine(self) -> Self:
-        if not self.api_keys and not _is_loopback(self.host):
+        if not self.api_keys and not is_loopback(self.host):
             raise ValueError(
                 f"listening on {self.host} needs API keys: set WITHSTAND_API_KEYS to a JSON list such as '[\"...\"]', "
                 "or listen on 127.0.0.1"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _webhooks_are_signed(self) -> Self:
+        if self.webhook_hosts and not _is_secret(self.webhook_secret or ""):
+            raise ValueError(
+                "webhooks need WITHSTAND_WEBHOOK_SECRET, whsec_ and 24 to 64 random bytes in base64, such as "
+                'echo "whsec_$(openssl rand -base64 32)" prints'
             )
         return self
 
@@ -207,8 +228,17 @@ class Settings(BaseSettings):
         )
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether a host name or address means this machine."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host in LOOPBACK_NAMES
+
+
+def _is_secret(text: str) -> bool:
+    prefix, _, encoded = text.partition("_")
+    try:
+        return prefix == "whsec" and 24 <= len(b64decode(encoded, validate=True)) <= 64
+    except ValueError:
+        return False

@@ -28,6 +28,13 @@ def current_trace() -> str | None:
     return json.dumps(carrier)
 
 
+def trace_id(context: str | None = None) -> str | None:
+    """The id of a stored trace context, or of the work at hand; None if it is not recorded."""
+    stored = None if context is None else _W3C.extract(json.loads(context))
+    span = trace.get_current_span(stored).get_span_context()
+    return trace.format_trace_id(span.trace_id) if span.is_valid and span.trace_flags.sampled else None
+
+
 def record(
     name: str,
     attributes: Mapping[str, AttributeValue],

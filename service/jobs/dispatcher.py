@@ -19,8 +19,9 @@ from service.jobs.evaluations import Claim
 from service.jobs.executors import ProgressFile, compute
 from service.jobs.failures import Fault, failure_of
 from service.jobs.queue import Queue
-from service.jobs.spans import record_evaluation, record_shard
+from service.jobs.spans import log_fields, record_evaluation, record_shard
 from service.jobs.store import Store, SupersededError
+from service.jobs.webhooks import Webhooks
 
 if TYPE_CHECKING:
     from service.jobs.database import Lock
@@ -81,10 +82,14 @@ class Dispatcher:
         store: where shards come from and results go.
         catalog: where models and data are.
         executors: by device name; each runs one shard at a time.
+        webhooks: are called when evaluations have ended; None calls none.
     """
 
-    def __init__(self, store: Store, catalog: Catalog, executors: Mapping[str, Executor]) -> None:
+    def __init__(
+        self, store: Store, catalog: Catalog, executors: Mapping[str, Executor], webhooks: Webhooks | None = None
+    ) -> None:
         self._store = self._dispatching = store
+        self._webhooks = webhooks
         self._catalog = catalog
         self._devices = {name: _Device(executor) for name, executor in executors.items()}
         self._advanced_at = self._seen_at = 0.0
@@ -137,6 +142,8 @@ class Dispatcher:
             self._advance()
             for ended in self._dispatching.take_ended_traces():
                 record_evaluation(ended)
+            if self._webhooks is not None:
+                self._webhooks.deliver(self._dispatching)
         except SupersededError as error:
             _log.warning("%s; waiting as standby", error)
             self._stand_down()
@@ -180,11 +187,12 @@ class Dispatcher:
                 if self._dispatching.wanted(each.claim.id):
                     continue
                 each.future.cancel()
-            self._finish(name, device, each)
+            fields = log_fields(each.claim, name)
+            self._finish(name, device, each, fields)
             record_shard(each.claim, each.future, device=name, since_ns=each.since_ns)
             device.running = None
 
-    def _finish(self, name: str, device: _Device, each: _Running) -> None:
+    def _finish(self, name: str, device: _Device, each: _Running, fields: Mapping[str, object]) -> None:
         claim = each.claim
         try:
             result = each.future.result()
@@ -192,7 +200,9 @@ class Dispatcher:
             return
         except Exception as error:  # whatever went wrong in the device process
             failure = failure_of(error, started=each.progress.exists)
-            _log.warning("evaluation %s, %s failed: %s", claim.evaluation_id, claim.shard, failure.message)
+            _log.warning(
+                "evaluation %s, %s failed: %s", claim.evaluation_id, claim.shard, failure.message, extra=fields
+            )
             self._dispatching.fail(claim.id, failure.message, failure.fault)
             if failure.fault is Fault.DEVICE:
                 self._set_aside(name, device, failure.message)
@@ -200,7 +210,8 @@ class Dispatcher:
                 self._use_again(name, device)
             return
         self._use_again(name, device)
-        self._dispatching.complete(claim, result)
+        if self._dispatching.complete(claim, result):
+            _log.info("shard is done", extra={**fields, "seconds": result.seconds})
         if is_certain(claim.plan, claim.shard, self._dispatching):
             self._dispatching.skip(claim)
 
@@ -241,6 +252,7 @@ class Dispatcher:
             future = self._start(device.executor, work, progress)
             device.running = _Running(claim, future, progress)
             future.add_done_callback(lambda _: self.wake())
+            _log.info("shard is handed out", extra=log_fields(claim, name))
 
     def _next_work(self, device: str) -> tuple[Claim, Work] | None:
         """Claim shards until one has to be run; what other evaluations have computed since it was submitted is taken over."""

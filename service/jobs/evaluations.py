@@ -146,3 +146,13 @@ class Damaged:
     id: str
     sequence: int
     problem: str
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """A webhook whose evaluation has ended, and how often it was tried."""
+
+    id: str
+    url: str
+    tries: int
+    evaluation: Evaluation | Damaged

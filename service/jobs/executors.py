@@ -23,6 +23,7 @@ from evaluation.compute.runner import OnProgress
 from evaluation.results.protocol import Work
 from evaluation.worker import Worker
 from service.jobs.failures import ShardError, describe
+from service.logs import LogFormat, write_log_as
 
 MAX_CPU_PROCESSES = 4
 """Most processes on a CPU: with one core each they do the most work, but each holds a model and a batch with its gradient."""
@@ -47,9 +48,11 @@ class DeviceExecutor(Executor):
         device: such as "cpu", "cpu:1" or "cuda:1"; the process sees no other GPU.
         timeout_s: longest run of a call, seconds.
         threads: torch threads of the process; 0 leaves the choice to torch.
+        log_format: how the process writes its log.
     """
 
-    def __init__(self, device: str, *, timeout_s: float, threads: int = 0) -> None:
+    def __init__(self, device: str, *, timeout_s: float, threads: int = 0, log_format: LogFormat = "text") -> None:
+        self._log_format: LogFormat = log_format
         self._device, self._threads = device, threads
         self._timeout_s = timeout_s
         self._pool: ProcessPool | None = None
@@ -85,7 +88,7 @@ class DeviceExecutor(Executor):
 
     def _new_pool(self) -> ProcessPool:
         context = multiprocessing.get_context("spawn")
-        begin = (self._device, self._threads)
+        begin = (self._device, self._threads, self._log_format)
         return ProcessPool(max_workers=1, initializer=_enter_process, initargs=begin, context=context)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
@@ -116,8 +119,9 @@ def _end_with_pool(call: Future[Any], pool: ProcessPool) -> None:
             call.set_exception(BrokenProcessPool("the pool broke before it knew of the call"))
 
 
-def _enter_process(device: str, threads: int) -> None:
+def _enter_process(device: str, threads: int, log_format: LogFormat) -> None:
     end_with_parent()
+    write_log_as(log_format)
     if device.startswith("cuda:"):
         os.environ["CUDA_VISIBLE_DEVICES"] = device.removeprefix("cuda:")
     if threads:

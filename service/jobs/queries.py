@@ -1,4 +1,4 @@
-"""Queries of the store, each within a transaction that it has begun; with `store` and `queue` the only modules that have any."""
+"""Queries of the store, each within a transaction that it has begun; only `store`, `queue` and `deliveries` have others."""
 
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
@@ -31,7 +31,18 @@ from evaluation.plan import Plan, Shard
 from evaluation.results.tally import Tally
 from service.jobs.evaluations import Damaged, Evaluation, Priority, Progress, ShardStatus
 from service.jobs.spans import Traced
-from service.jobs.tables import COUNTS, DEVICES, EVALUATIONS, KEYS, OWNERS, QUEUE, RESULTS, SHARDS, TRACES
+from service.jobs.tables import (
+    COUNTS,
+    DELIVERIES,
+    DEVICES,
+    EVALUATIONS,
+    KEYS,
+    OWNERS,
+    QUEUE,
+    RESULTS,
+    SHARDS,
+    TRACES,
+)
 
 ADDRESSES_A_QUERY = 500
 """Addresses in one query: SQLite limits its parameters."""
@@ -231,6 +242,14 @@ def set_priority(db: Connection, evaluation_id: str, priority: Priority, *, only
     db.execute(update(EVALUATIONS).where(*here).values(priority=priority))
 
 
+def drop_unfinished(db: Connection, evaluation_id: str) -> None:
+    """Cancel what is pending or running of an evaluation."""
+    unfinished = SHARDS.c.status.in_([ShardStatus.PENDING, ShardStatus.RUNNING])
+    here = (SHARDS.c.evaluation_id == evaluation_id, unfinished)
+    if db.execute(update(SHARDS).where(*here).values(status=ShardStatus.DROPPED)).rowcount:
+        db.execute(update(EVALUATIONS).where(EVALUATIONS.c.id == evaluation_id).values(cancelled_at=clock(db)))
+
+
 def is_repeated(db: Connection, key: str, body_sha256: str) -> bool:
     """Whether a request came before with its idempotency key.
 
@@ -261,7 +280,7 @@ def delete_evaluation(db: Connection, evaluation_id: str) -> None:
     others = select(SHARDS.c.id).where(same, SHARDS.c.status == ShardStatus.DONE, ~mine)
     addresses = select(SHARDS.c.address).where(mine)
     db.execute(delete(RESULTS).where(RESULTS.c.address.in_(addresses), ~others.exists()))
-    for part in (SHARDS, COUNTS, KEYS, OWNERS, TRACES):
+    for part in (SHARDS, COUNTS, KEYS, OWNERS, TRACES, DELIVERIES):
         db.execute(delete(part).where(part.c.evaluation_id == evaluation_id))
     db.execute(delete(EVALUATIONS).where(EVALUATIONS.c.id == evaluation_id))
     _PLANS.get(db.engine, OrderedDict()).pop(evaluation_id, None)
@@ -276,8 +295,12 @@ def forget_ended_traces(db: Connection) -> list[Traced]:
 
 def ended_traces() -> Select[*tuple[Any, ...]]:
     """The evaluations with a trace of which nothing is pending or running any more."""
-    unfinished = count_of(ShardStatus.PENDING) + count_of(ShardStatus.RUNNING)
-    return select(*DESCRIBED, TRACES.c.context, TRACES.c.since).join_from(EVALUATIONS, TRACES).where(unfinished == 0)
+    return select(*DESCRIBED, TRACES.c.context, TRACES.c.since).join_from(EVALUATIONS, TRACES).where(has_ended())
+
+
+def has_ended() -> ColumnElement[bool]:
+    """Whether nothing of an evaluation is pending or running any more, within a query about evaluations."""
+    return count_of(ShardStatus.PENDING) + count_of(ShardStatus.RUNNING) == 0
 
 
 def own(db: Connection, evaluation_id: str, owner: str) -> None:
@@ -285,6 +308,15 @@ def own(db: Connection, evaluation_id: str, owner: str) -> None:
     here = (OWNERS.c.evaluation_id == evaluation_id, OWNERS.c.owner == owner)
     if not db.execute(select(OWNERS).where(*here)).first():
         db.execute(insert(OWNERS).values(evaluation_id=evaluation_id, owner=owner))
+
+
+def disown(db: Connection, evaluation_id: str, owner: str) -> bool:
+    """If others asked for an evaluation too, forget that this one did; returns whether others did."""
+    others = select(OWNERS).where(OWNERS.c.evaluation_id == evaluation_id, OWNERS.c.owner != owner)
+    shared = db.execute(others).first() is not None
+    for part in (OWNERS, DELIVERIES) if shared else ():
+        db.execute(delete(part).where(part.c.evaluation_id == evaluation_id, part.c.owner == owner))
+    return shared
 
 
 def find_evaluation(db: Connection, evaluation_id: str) -> Evaluation | None:

@@ -7,7 +7,7 @@ from sqlalchemy import Connection, insert, inspect, select
 from service.jobs.counts import keep_counts
 from service.jobs.tables import EVALUATIONS, METADATA, VERSION
 
-REVISION = "0002"
+REVISION = "0003"
 """The newest one."""
 
 MIGRATIONS = Path(__file__).with_name("migrations")

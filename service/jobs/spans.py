@@ -38,6 +38,15 @@ def record_shard(claim: Claim, future: "Future[ShardResult]", *, device: str, si
     tracing.record("shard", attributes, began_ns=since_ns, ended_ns=ended_ns, parent=claim.trace, error=message)
 
 
+def log_fields(claim: Claim, device: str) -> dict[str, str | int]:
+    """What the log says of a shard beside a message."""
+    shard = claim.shard
+    fields = {"job": claim.evaluation_id, "model": shard.model, "device": device}
+    fields["condition"] = claim.plan.spec.conditions[shard.condition].title
+    trace = None if claim.trace is None else tracing.trace_id(claim.trace)
+    return {**fields, "start": shard.start} | ({} if trace is None else {"trace_id": trace})
+
+
 def record_evaluation(ended: Traced) -> None:
     """Record an evaluation from when it was set going until now."""
     began_ns, ended_ns, found = round(1e9 * ended.since), time.time_ns(), ended.evaluation

@@ -12,6 +12,7 @@ from evaluation.compute.runner import ShardResult, furthest
 from evaluation.plan import Plan, Shard
 from evaluation.results.tally import Tally
 from service.jobs.database import Database, StoreError
+from service.jobs.deliveries import request_delivery
 from service.jobs.evaluations import Claim, Damaged, Evaluation, Priority, ShardStatus
 from service.jobs.failures import Fault
 from service.jobs.queries import (
@@ -21,6 +22,8 @@ from service.jobs.queries import (
     T,
     clock,
     delete_evaluation,
+    disown,
+    drop_unfinished,
     ended_traces,
     evaluation_or_damaged,
     fairest_evaluation,
@@ -89,11 +92,7 @@ class Store:
 
     @contextmanager
     def writing(self) -> Generator[Connection]:
-        """Begin a transaction that writes.
-
-        Raises:
-            SupersededError: this is the dispatcher's store, and another process has taken over.
-        """
+        """Write in one transaction; a store that dispatches raises SupersededError once another one has taken over."""
         with self.database.writing(notify=self._token is None) as db:
             if self._token is not None and db.execute(select(DISPATCH.c.token)).scalar() != self._token:
                 raise SupersededError("another process has taken the dispatch over")
@@ -145,6 +144,7 @@ class Store:
         owner: str = "",
         trace: str | None = None,
         priority: Priority | None = None,
+        webhook: str | None = None,
     ) -> bool:
         """Add an evaluation with all its shards, or revive one that was cancelled or failed; finished shards stay.
 
@@ -158,6 +158,7 @@ class Store:
             owner: who asks; each owner has idempotency keys of its own.
             trace: context of the trace that what there is to do belongs to.
             priority: of a new evaluation, normal for None; one that is there is raised to it, but not lowered.
+            webhook: an address to call when the evaluation has ended.
 
         Returns:
             Whether there was anything to do.
@@ -177,9 +178,10 @@ class Store:
                 set_priority(db, plan.id, priority, only_raise=known is not None)
             if changed and trace is not None:
                 remember_trace(db, plan.id, trace)
+            if webhook is not None:
+                request_delivery(db, plan.id, owner=owner, url=webhook)
             if key is not None:
-                values = {"key": owners_key, "body_sha256": body_sha256, "evaluation_id": plan.id}
-                db.execute(insert(KEYS).values(**values))
+                db.execute(insert(KEYS).values(key=owners_key, body_sha256=body_sha256, evaluation_id=plan.id))
             return changed
 
     def computed(self, plan: Plan, shard: Shard) -> ShardResult | None:
@@ -279,19 +281,8 @@ class Store:
     def cancel(self, evaluation_id: str, owner: str | None = None) -> None:
         """Drop what is not finished; if others asked for the evaluation too, it only stops being this owner's."""
         with self.writing() as db:
-            if owner is not None:
-                others = (OWNERS.c.evaluation_id == evaluation_id, OWNERS.c.owner != owner)
-                if db.execute(select(OWNERS).where(*others)).first():
-                    db.execute(delete(OWNERS).where(OWNERS.c.evaluation_id == evaluation_id, OWNERS.c.owner == owner))
-                    return
-            unfinished = SHARDS.c.status.in_([ShardStatus.PENDING, ShardStatus.RUNNING])
-            dropped = db.execute(
-                update(SHARDS)
-                .where(SHARDS.c.evaluation_id == evaluation_id, unfinished)
-                .values(status=ShardStatus.DROPPED)
-            )
-            if dropped.rowcount:
-                db.execute(update(EVALUATIONS).where(EVALUATIONS.c.id == evaluation_id).values(cancelled_at=clock(db)))
+            if owner is None or not disown(db, evaluation_id, owner):
+                drop_unfinished(db, evaluation_id)
 
     def remove(self, evaluation_id: str) -> Evaluation | Damaged | None:
         """Delete an evaluation with its results, unless it has yet to end; returns it as it was, None if there is none.
@@ -308,10 +299,8 @@ class Store:
     def recover(self) -> int:
         """Make shards that were running when the former dispatcher ended pending again; returns their number."""
         with self.writing() as db:
-            changed = db.execute(
-                update(SHARDS).where(SHARDS.c.status == ShardStatus.RUNNING).values(status=ShardStatus.PENDING)
-            )
-            return changed.rowcount
+            running = SHARDS.c.status == ShardStatus.RUNNING
+            return db.execute(update(SHARDS).where(running).values(status=ShardStatus.PENDING)).rowcount
 
     def claim(self, device: str | None = None) -> Claim | None:
         """Take the next pending shard, from the evaluation whose turn it is, for a device; the dispatcher alone calls this."""

@@ -101,6 +101,19 @@ TRACES = Table(
 )
 """The traces that evaluations belong to, until their own spans are made."""
 
+DELIVERIES = Table(
+    "deliveries",
+    METADATA,
+    Column("id", String, primary_key=True),
+    Column("evaluation_id", ForeignKey("evaluations.id"), nullable=False),
+    Column("owner", String, nullable=False),
+    Column("url", Text, nullable=False),
+    Column("tries", Integer, nullable=False),
+    Column("due_at", Float, nullable=False),
+    UniqueConstraint("evaluation_id", "owner", "url"),
+)
+"""Webhooks to be called once their evaluation has ended; a row goes when its receiver has accepted it, or after the last try."""
+
 DISPATCH = Table(
     "dispatch",
     METADATA,

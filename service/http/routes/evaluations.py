@@ -57,6 +57,7 @@ from service.http.watching import POLL_S
 from service.jobs import removal
 from service.jobs.evaluations import Damaged, Evaluation, Priority
 from service.jobs.queries import DamagedEvaluationError
+from service.jobs.webhook_targets import WebhookError, WebhookTargets
 from service.serving.errors import KeyLimitError
 from service.serving.predictions import FieldError
 from service.tracing import current_trace
@@ -84,6 +85,18 @@ class Submission:
     priority: Annotated[
         Priority | None, Query(description="normal if not given; one that was submitted before is raised, not lowered")
     ] = None
+    webhook: Annotated[
+        str | None,
+        Query(
+            max_length=2000,
+            description="called when the evaluation has ended; its host is one of WITHSTAND_WEBHOOK_HOSTS",
+        ),
+    ] = None
+
+    @property
+    def wishes(self) -> str:
+        """What a repeated request has to repeat beside its body."""
+        return f"{self.priority or ''}{self.webhook or ''}"
 
 
 SubmissionDep = Annotated[Submission, Depends()]
@@ -152,17 +165,27 @@ def _spec(body: PresetRequest, make: Callable[[], EvaluationSpec]) -> Evaluation
         raise RequestValidationError(errors) from error
 
 
+def _require_webhook(url: str, service: Service) -> None:
+    try:
+        WebhookTargets(service.settings.webhook_hosts).parse(url)
+    except WebhookError as error:
+        _refuse(str(error), field="webhook")
+
+
 def _submit(spec: EvaluationSpec, submission: Submission) -> EvaluationView:
-    service, caller, priority = submission.service, submission.caller, submission.priority
+    service, caller = submission.service, submission.caller
+    if submission.webhook is not None:
+        _require_webhook(submission.webhook, service)
     plan = _plan(spec, service)
     require_affordable(plan, service, caller)
     service.store.submit(
         plan,
         key=submission.idempotency_key,
-        body_sha256=text_sha256(f"{spec.model_dump_json()}{priority or ''}"),
+        body_sha256=text_sha256(spec.model_dump_json() + submission.wishes),
         owner=caller.name,
         trace=current_trace(),
-        priority=priority,
+        priority=submission.priority,
+        webhook=submission.webhook,
     )
     service.dispatcher.wake()
     view = view_of(find_evaluation(plan.id, service, caller), service)
@@ -195,8 +218,8 @@ def require_affordable(plan: Plan, service: Service, caller: Caller) -> None:
             )
 
 
-def _refuse(reason: str) -> NoReturn:
-    raise ProblemError(HTTPStatus.UNPROCESSABLE_ENTITY, reason, errors=[FieldError(field="conditions", message=reason)])
+def _refuse(reason: str, *, field: str = "conditions") -> NoReturn:
+    raise ProblemError(HTTPStatus.UNPROCESSABLE_ENTITY, reason, errors=[FieldError(field=field, message=reason)])
 
 
 def _plan(spec: EvaluationSpec, service: Service) -> Plan:
