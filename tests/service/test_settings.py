@@ -111,6 +111,10 @@ GUARDED = [
     ("DELETE", "/v1/evaluations/0123456789abcdef?results=true"),
     ("GET", "/v1/evaluations/0123456789abcdef/events"),
     ("GET", "/v1/evaluations/0123456789abcdef/report"),
+    ("PUT", "/v1/evaluations/0123456789abcdef/priority"),
+    *(("POST", f"/v1/evaluations/0123456789abcdef/{what}") for what in ("pause", "resume", "retry")),
+    *(("GET", f"/v1/{what}") for what in ("queue", "devices")),
+    *(("POST", f"/v1/queue/{what}") for what in ("pause", "resume")),
     *(
         (method, f"/v2/models/tiny{version}{what}")
         for version in ("", "/versions/1")
