@@ -33,9 +33,9 @@ from service.http.pages.report_sections import ReportSections
 from service.http.pages.templates import WEB
 from service.http.routes import (
     comparisons,
-    control,
     datasets,
     docs,
+    evaluation_control,
     evaluations,
     explain,
     health,
@@ -81,7 +81,7 @@ RESOURCES = (
     datasets,
     protocols,
     evaluations,
-    control,
+    evaluation_control,
     queue,
     comparisons,
     pages,
