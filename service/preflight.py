@@ -4,9 +4,9 @@ import socket
 from importlib.util import find_spec
 
 from common.folders import FolderError, require_writable
-from service.jobs.database import StoreError
 from service.jobs.store import Store
 from service.settings import PREFIX, Settings
+from service.sql.database import StoreError
 
 
 class StartError(RuntimeError):

@@ -6,9 +6,9 @@ from cli.client import ClientError
 from cli.exit_codes import BAD_REQUEST, FAILURE
 from common.folders import FolderError
 from service.http.problems import field_errors
-from service.jobs.database import StoreError
 from service.jobs.removal import InUseError
 from service.preflight import StartError
+from service.sql.database import StoreError
 
 
 def ending_of(error: Exception) -> tuple[str, int] | None:

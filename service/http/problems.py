@@ -18,12 +18,12 @@ from common.pictures import PictureError
 from evaluation import ComparisonError, DatasetError, FormatError
 from evaluation.catalog import DatasetTakenError
 from models import CheckpointError, GraphError, NameTakenError, NoAttentionError
-from service.jobs.database import StoreError
 from service.jobs.queries import DamagedEvaluationError, KeyReusedError
 from service.jobs.queue import SharedEvaluationError, WrongStatusError
 from service.jobs.removal import InUseError
 from service.serving.errors import KeyLimitError, NotLoadedError, OverloadedError, StuckError, TooLateError
 from service.serving.predictions import FieldError
+from service.sql.database import StoreError
 
 CLIENT_LEFT = 499
 """Status of requests whose client closed the connection, as nginx logs them; nobody receives it."""

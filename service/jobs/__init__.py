@@ -1,1 +1,1 @@
-"""Durable evaluations: a database, a dispatcher, a process for each device."""
+"""Durable evaluations: a store, a queue, a dispatcher, a process for each device."""

@@ -6,7 +6,7 @@ from sqlalchemy import Connection, delete, insert, select, update
 
 from service.jobs.evaluations import Delivery
 from service.jobs.queries import DESCRIBED, clock, evaluation_or_damaged, has_ended
-from service.jobs.tables import DELIVERIES, EVALUATIONS
+from service.sql.tables import DELIVERIES, EVALUATIONS
 
 
 def request_delivery(db: Connection, evaluation_id: str, *, owner: str, url: str) -> None:

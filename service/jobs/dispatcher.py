@@ -14,7 +14,6 @@ from uuid import uuid4
 
 from evaluation import Catalog, ShardResult
 from evaluation.results.protocol import Work, is_certain, look_up
-from service.jobs.database import StoreError
 from service.jobs.evaluations import Claim
 from service.jobs.executors import ProgressFile, compute
 from service.jobs.failures import Fault, failure_of
@@ -22,9 +21,10 @@ from service.jobs.queue import Queue
 from service.jobs.spans import log_fields, record_evaluation, record_shard
 from service.jobs.store import Store, SupersededError
 from service.jobs.webhooks import Webhooks
+from service.sql.database import StoreError
 
 if TYPE_CHECKING:
-    from service.jobs.database import Lock
+    from service.sql.database import Lock
 
 POLL_S = 0.5
 """How often the dispatcher looks for work and cancellations that other processes have written, seconds."""

@@ -31,7 +31,7 @@ from evaluation.plan import Plan, Shard
 from evaluation.results.tally import Tally
 from service.jobs.evaluations import Damaged, Evaluation, Priority, Progress, ShardStatus
 from service.jobs.spans import Traced
-from service.jobs.tables import (
+from service.sql.tables import (
     COUNTS,
     DELIVERIES,
     DEVICES,

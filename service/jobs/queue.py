@@ -26,7 +26,7 @@ from service.jobs.queries import (
     total,
 )
 from service.jobs.store import STALE_S, Store
-from service.jobs.tables import COUNTS, DEVICES, DISPATCH, EVALUATIONS, OWNERS, QUEUE, SHARDS
+from service.sql.tables import COUNTS, DEVICES, DISPATCH, EVALUATIONS, OWNERS, QUEUE, SHARDS
 
 UNFINISHED = (Status.PENDING, Status.RUNNING, Status.PAUSED)
 

@@ -11,7 +11,6 @@ from sqlalchemy import Connection, Row, Select, delete, func, insert, select, up
 from evaluation.compute.runner import ShardResult, furthest
 from evaluation.plan import Plan, Shard
 from evaluation.results.tally import Tally
-from service.jobs.database import Database, StoreError
 from service.jobs.deliveries import request_delivery
 from service.jobs.evaluations import Claim, Damaged, Evaluation, Priority, ShardStatus
 from service.jobs.failures import Fault
@@ -46,7 +45,8 @@ from service.jobs.queries import (
     trace_of,
 )
 from service.jobs.spans import Traced
-from service.jobs.tables import DISPATCH, EVALUATIONS, KEYS, OWNERS, RESULTS, SHARDS
+from service.sql.database import Database, StoreError
+from service.sql.tables import DISPATCH, EVALUATIONS, KEYS, OWNERS, RESULTS, SHARDS
 
 MAX_FAILURES = 3
 """Failures of a shard (exception, time-out, end of its process by its own fault) after which its evaluation fails."""

@@ -24,7 +24,7 @@ from evaluation.statistics import Proportion, proportion
 from models import CheckpointError
 from service.serving.deployments import Agreement, DecoderAgreement, Deployment, Measured
 from service.serving.loading import load_served, require_decoder
-from service.serving.tensor_decoder import TensorDecoder
+from service.serving.runners.tensor_decoder import TensorDecoder
 
 BATCH = 8
 """Images that are classified at once."""

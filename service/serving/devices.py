@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 import models
-from service.serving.batches import Plain, Runner
 from service.serving.deployments import Deployment
-from service.serving.on_stream import OnStream
 from service.serving.queue import Picture, Prepare
-from service.serving.tensor_decoder import TensorDecoder
+from service.serving.runners.on_stream import OnStream
+from service.serving.runners.plain import Plain, Runner
+from service.serving.runners.tensor_decoder import TensorDecoder
 
 LARGEST_BATCH = 64
 """Images of the largest batch that is captured: beyond, starting kernels one by one costs little beside what they compute."""

@@ -28,7 +28,6 @@ from service.serving.devices import device_of
 from service.serving.errors import OverloadedError, TooLateError
 from service.serving.gauges import Gauges
 from service.serving.limits import Limits
-from service.serving.on_stream import LANES
 from service.serving.queue import (
     LARGE_PIXELS,
     Answer,
@@ -40,6 +39,7 @@ from service.serving.queue import (
     count_pixels,
     hand_over,
 )
+from service.serving.runners.on_stream import LANES
 from service.serving.shared_counts import SharedCounts
 
 LONGEST_STOP_S = 2.0

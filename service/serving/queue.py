@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from common.pictures import PictureError
-from service.serving.batches import Runner
 from service.serving.deployments import Deployment
 from service.serving.predictions import Ranked
+from service.serving.runners.plain import Runner
 
 NEWEST_WEIGHT = 0.3
 """Weight of the newest batch in the running mean of the seconds that a picture takes."""

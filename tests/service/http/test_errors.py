@@ -15,7 +15,6 @@ from evaluation.catalog import DatasetTakenError
 from models import CheckpointError, GraphError, NameTakenError, NoAttentionError
 from service.http import problems
 from service.http.problems import LONGEST_ECHO, Problem, field_errors
-from service.jobs.database import StoreError
 from service.jobs.queries import DamagedEvaluationError, KeyReusedError
 from service.jobs.queue import SharedEvaluationError, WrongStatusError
 from service.jobs.removal import InUseError
@@ -23,6 +22,7 @@ from service.kserve import tensors
 from service.kserve.tensors import TensorError, TooLargeError
 from service.serving.errors import KeyLimitError, NotLoadedError, OverloadedError, StuckError, TooLateError
 from service.settings import Settings
+from service.sql.database import StoreError
 from tests.server import Server, serving
 
 ERRORS: dict[str, tuple[Exception, int]] = {

@@ -1,36 +1,14 @@
-"""A store of its own for each test, on each kind of database, and dispatchers that share it."""
+"""Dispatchers that share a store."""
 
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Executor
-from pathlib import Path
 
 import pytest
 
 from evaluation import Catalog
 from service.jobs.dispatcher import Dispatcher
 from service.jobs.store import Store
-from tests.postgresql import Postgresql, postgresql
 from tests.service.jobs.dispatching import Start, Threads
-
-__all__ = ["postgresql"]
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path | str]:
-    """Where a new database can be: a file, and a URL."""
-    if request.param == "sqlite":
-        yield tmp_path / "withstand.db"
-    else:
-        server: Postgresql = request.getfixturevalue("postgresql")
-        with server.database() as url:
-            yield url
-
-
-@pytest.fixture
-def store(database: Path | str) -> Iterator[Store]:
-    opened = Store.at(database)
-    yield opened
-    opened.close()
 
 
 @pytest.fixture

@@ -11,11 +11,11 @@ import httpx
 import pytest
 
 from service.jobs import queries
-from service.jobs.database import Database
 from service.jobs.evaluations import Damaged, Status
 from service.jobs.queue import Queue
 from service.jobs.store import Store
 from service.settings import Settings
+from service.sql.database import Database
 from tests.server import Server, a_plan, a_result, serving, until
 from tests.service.health import require_health
 from tests.service.jobs.stores import change, claim, complete, drain, on_sqlite, read

@@ -10,9 +10,9 @@ import pytest
 
 from evaluation import EvaluationSpec, Plan, ShardResult, preset
 from evaluation.results.tally import Tally
-from service.jobs.database import Database
-from service.jobs.tables import RESULTS
 from service.settings import Settings
+from service.sql.database import Database
+from service.sql.tables import RESULTS
 from tests.server import Server, a_plan, a_result, serving
 from tests.service.jobs.stores import url_of
 

@@ -14,12 +14,12 @@ from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
-from service.jobs.database import StoreError
 from service.jobs.evaluations import ShardStatus, Status
 from service.jobs.queries import KeyReusedError
-from service.jobs.schema import MIGRATIONS, REVISION
 from service.jobs.store import Store
-from service.jobs.tables import METADATA
+from service.sql.database import StoreError
+from service.sql.schema import MIGRATIONS, REVISION
+from service.sql.tables import METADATA
 from tests.server import a_plan, a_result
 from tests.service.jobs.stores import change, connected, drain, on_sqlite, read, url_of
 
@@ -103,7 +103,7 @@ def test_a_database_of_a_later_version_is_refused_and_left_as_it_is(database: Pa
 @on_sqlite
 def test_opening_a_database_of_this_version_does_not_import_alembic(database: Path) -> None:
     Store.at(database).close()
-    code = "import sys; from service.jobs.database import Database; Database(sys.argv[1]).close()"
+    code = "import sys; from service.sql.database import Database; Database(sys.argv[1]).close()"
     loaded = subprocess.check_output(
         [sys.executable, "-c", f"{code}; print('alembic' in sys.modules)", url_of(database)]
     )

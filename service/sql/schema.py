@@ -4,8 +4,8 @@ from pathlib import Path
 
 from sqlalchemy import Connection, insert, inspect, select
 
-from service.jobs.counts import keep_counts
-from service.jobs.tables import EVALUATIONS, METADATA, VERSION
+from service.sql.counts import keep_counts
+from service.sql.tables import EVALUATIONS, METADATA, VERSION
 
 REVISION = "0003"
 """The newest one."""

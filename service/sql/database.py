@@ -10,11 +10,11 @@ from sqlalchemy import Connection, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-from service.jobs.schema import SchemaError, bring_up_to_date
-from service.jobs.sqlite import OPENING_S, FileLock, Sqlite
+from service.sql.schema import SchemaError, bring_up_to_date
+from service.sql.sqlite import OPENING_S, FileLock, Sqlite
 
 if TYPE_CHECKING:
-    from service.jobs.postgresql import AdvisoryLock, Postgresql
+    from service.sql.postgresql import AdvisoryLock, Postgresql
 
     Lock = FileLock | AdvisoryLock
 
@@ -124,7 +124,7 @@ def _backend_of(url: str) -> "Sqlite | Postgresql":
     if parsed.drivername not in {"postgresql", "postgresql+psycopg"} or "@" in (parsed.host or ""):
         raise StoreError(f"the database URL, {parsed.drivername}://..., cannot be used; {_EXPECTED}")
     try:
-        from service.jobs.postgresql import Postgresql  # noqa: PLC0415  # it needs an extra
+        from service.sql.postgresql import Postgresql  # noqa: PLC0415  # it needs an extra
     except ImportError as error:
         raise StoreError("a PostgreSQL database needs psycopg: uv pip install '.[postgres]'") from error
     return Postgresql(parsed)

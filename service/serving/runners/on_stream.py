@@ -11,9 +11,9 @@ from torch import Tensor
 
 import models
 from common.cuda_graphs import RecorderOnGpu
-from service.serving.batches import Classified, Plain
-from service.serving.captured import RANKED, Captured, Run, Scores, score
 from service.serving.predictions import pairs, rank
+from service.serving.runners.captured import RANKED, Captured, Run, Scores, score
+from service.serving.runners.plain import Classified, Plain
 
 LANES = 2
 """Batches on the way at a time: one is computed, one is copied."""

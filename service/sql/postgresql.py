@@ -10,7 +10,7 @@ from psycopg.errors import LockNotAvailable
 from sqlalchemy import URL, Connection, Engine, NullPool, create_engine, func, select
 from sqlalchemy.exc import DataError, IntegrityError, SQLAlchemyError
 
-from service.jobs.sqlite import BUSY_S, CONNECTIONS
+from service.sql.sqlite import BUSY_S, CONNECTIONS
 
 IDLE_S = 30
 """How long a writer may stand still, seconds: then the server ends its transaction, and the others go on."""

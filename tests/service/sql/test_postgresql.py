@@ -17,12 +17,12 @@ from urllib.parse import quote
 import pytest
 
 from evaluation import Catalog
-from service.jobs import postgresql as backend
-from service.jobs.database import StoreError
 from service.jobs.evaluations import Status
 from service.jobs.store import Store
 from service.server import _as_environment
 from service.settings import Settings
+from service.sql import postgresql as backend
+from service.sql.database import StoreError
 from tests.command import Run
 from tests.postgresql import PASSWORD, Postgresql, running
 from tests.server import a_plan, serving, until

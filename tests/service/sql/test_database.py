@@ -11,11 +11,11 @@ from threading import Barrier
 import pytest
 from sqlalchemy import inspect
 
-from service.jobs.database import Database, StoreError
 from service.jobs.evaluations import Status
 from service.jobs.queries import KeyReusedError
-from service.jobs.sqlite import CONNECTIONS
 from service.jobs.store import Store
+from service.sql.database import Database, StoreError
+from service.sql.sqlite import CONNECTIONS
 from tests.server import a_plan
 from tests.service.jobs.stores import change, claim, complete, connected, drain, on_sqlite, read, url_of
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from sqlalchemy import Connection, func, insert, select
 
-from service.jobs.tables import COUNTS, SHARDS
+from service.sql.tables import COUNTS, SHARDS
 
 _SUMMED = ("images", "passes", "runs", "seconds")
 """Columns of shards that are added up."""

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 from sqlalchemy import func, select
 
-from service.jobs.database import Database
 from service.jobs.evaluations import ShardStatus
 from service.jobs.failures import Fault
 from service.jobs.queue import Queue
 from service.jobs.store import MAX_FAILURES, Store
-from service.jobs.tables import COUNTS, SHARDS
+from service.sql.database import Database
+from service.sql.tables import COUNTS, SHARDS
 from tests.server import a_plan
 from tests.service.jobs.stores import change, claim, complete, forget_versions, on_sqlite, read, url_of
 

@@ -18,7 +18,7 @@ from service.serving.deployments import Measured, ServingSettings
 from service.serving.devices import Gpu, device_of
 from service.serving.loading import load_served
 from service.serving.queue import Picture
-from service.serving.tensor_decoder import TensorDecoder
+from service.serving.runners.tensor_decoder import TensorDecoder
 from tests.common.test_jpeg import jpeg
 from tests.service.pictures import DISC, SQUARE, STRIPES
 from tests.service.serving.predictions import Find
@@ -83,7 +83,7 @@ def test_unusual_files_are_left_to_the_other_decoder(device: str, make: Callable
 
 
 def test_very_large_pictures_are_left_to_the_other_decoder(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("service.serving.tensor_decoder.MOST_PIXELS", 64 * 48 - 1)
+    monkeypatch.setattr("service.serving.runners.tensor_decoder.MOST_PIXELS", 64 * 48 - 1)
     assert TensorDecoder("cpu")(jpeg(64, 48), SMALL) is None
     assert TensorDecoder("cpu")(jpeg(48, 48), SMALL) is not None
 

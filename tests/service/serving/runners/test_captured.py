@@ -14,14 +14,14 @@ from torch import Tensor, nn
 import models
 from common.float32 import float32_as
 from evaluation import Catalog
-from service.serving import captured as subject
-from service.serving.batches import Plain
-from service.serving.captured import Captured, Recorder, Run, Scores, padded, score, sizes
 from service.serving.deployments import ServingSettings
 from service.serving.devices import STREAMS, Device, Gpu, device_of
 from service.serving.loading import load_served
-from service.serving.on_stream import OnStream
 from service.serving.predictions import rank
+from service.serving.runners import captured as subject
+from service.serving.runners.captured import Captured, Recorder, Run, Scores, padded, score, sizes
+from service.serving.runners.on_stream import OnStream
+from service.serving.runners.plain import Plain
 from tests.service.serving.predictions import Find
 from tests.waiting import Waiting
 

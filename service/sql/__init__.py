@@ -1,0 +1,1 @@
+"""The database: tables, schema versions, SQLite and PostgreSQL."""
