@@ -117,15 +117,35 @@ class Plan(Frozen):
     @property
     def shards(self) -> list[Shard]:
         """All shards, in the order in which they are best run: a model is loaded once."""
-        conditions = range(len(self.spec.conditions))
-        return [shard for model in self.spec.models for each in conditions for shard in self.shards_of(model, each)]
+        return [shard for whole in self.wholes for shard in self.cut(whole)[0]]
+
+    @property
+    def wholes(self) -> list[Shard]:
+        """Every model under every condition on all images, in the order of the shards into which they are cut."""
+        return [
+            Shard(model=model, condition=condition, start=0, stop=self.images)
+            for model in self.spec.models
+            for condition in range(len(self.spec.conditions))
+        ]
 
     def shards_of(self, model: str, condition: int) -> list[Shard]:
         """The shards of one model and condition, in order."""
-        return [
-            Shard(model=model, condition=condition, start=start, stop=min(start + self.shard_images, self.images))
-            for start in range(0, self.images, self.shard_images)
+        return self.cut(Shard(model=model, condition=condition, start=0, stop=self.images))[0]
+
+    def cut(self, part: Shard, most: int | None = None) -> tuple[list[Shard], Shard | None]:
+        """Cut shards, at most so many, off a part that begins where a shard begins; returns them, and what is left."""
+        starts = range(part.start, part.stop, self.shard_images)
+        ends = [*starts[1:], part.stop]
+        shards = [
+            part.model_copy(update={"start": start, "stop": stop})
+            for start, stop in zip(starts[:most], ends[:most], strict=True)
         ]
+        left = starts[len(shards) :]
+        return shards, part.model_copy(update={"start": left.start}) if left else None
+
+    def count(self, part: Shard) -> int:
+        """Into how many shards a part is cut."""
+        return ceil(part.images / self.shard_images)
 
     def has(self, shard: Shard) -> bool:
         """Whether a shard is one of this plan's."""

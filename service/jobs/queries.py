@@ -1,7 +1,7 @@
 """Queries of the store, each within a transaction that it has begun; only `store`, `queue` and `deliveries` have others."""
 
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
@@ -157,14 +157,12 @@ def insert_result(db: Connection, plan: Plan, shard: Shard, result: ShardResult)
         db.execute(insert(RESULTS).values(**row, result=result.model_dump_json()))
 
 
-def start_shard(db: Connection, chosen: Select[Any], device: str | None) -> Row[Any]:
-    """Make the shard that a query finds a running one, of a device, and return its row."""
-    row = db.execute(chosen).one()
+def start_shard(db: Connection, row: Row[Any], device: str | None) -> None:
+    """Make a shard a running one, of a device."""
     running = {"status": ShardStatus.RUNNING, "runs": SHARDS.c.runs + 1, "error": None, "images_done": 0}
     db.execute(update(SHARDS).where(SHARDS.c.id == row.id).values(**running))
     if device is not None:
         db.execute(update(DEVICES).where(DEVICES.c.name == device).values(shard_id=row.id, since=clock(db)))
-    return row
 
 
 def fairest_evaluation(db: Connection) -> str | None:
@@ -189,33 +187,10 @@ def count_of(status: ShardStatus, column: ColumnElement[int] = COUNTS.c.shards) 
     return select(total(column)).where(*mine).scalar_subquery()
 
 
-def insert_evaluation(db: Connection, plan: Plan, addresses: Mapping[Shard, str]) -> bool:
-    """Add an evaluation with its shards, given with their addresses; those that are computed are done."""
-    last = db.execute(select(func.max(EVALUATIONS.c.sequence))).scalar() or 0
-    db.execute(insert(EVALUATIONS).values(id=plan.id, sequence=last + 1, plan=plan.model_dump_json(), created_at=now()))
-    passes = [plan.spec.passes(condition) for condition in plan.spec.conditions]
-    computed = {key: seconds for key, (seconds,) in results_at(db, addresses.values(), RESULTS.c.seconds)}
-    rows: list[dict[str, Any]] = []
-    finished = 0
-    for shard, address in addresses.items():
-        seconds = computed.get((address, shard.images))
-        finished += seconds is not None
-        rows.append(
-            {
-                "evaluation_id": plan.id,
-                "model": shard.model,
-                "condition": shard.condition,
-                "start": shard.start,
-                "address": address,
-                "images": shard.images,
-                "passes": shard.images * passes[shard.condition],
-                "status": ShardStatus.PENDING if seconds is None else ShardStatus.DONE,
-                "seconds": seconds,
-                "finished": None if seconds is None else finished,
-            }
-        )
-    db.execute(insert(SHARDS), rows)
-    return True
+def last_finished(db: Connection, evaluation_id: str) -> int:
+    """The number of the shard of an evaluation that was finished last; they count from 1."""
+    last = func.coalesce(func.max(SHARDS.c.finished), 0)
+    return db.execute(select(last).where(SHARDS.c.evaluation_id == evaluation_id)).scalar_one()
 
 
 def revive(db: Connection, evaluation_id: str) -> bool:

@@ -11,6 +11,7 @@ from sqlalchemy import Connection, Row, Select, delete, func, insert, select, up
 from evaluation.compute.runner import ShardResult, furthest
 from evaluation.plan import Plan, Shard
 from evaluation.results.tally import Tally
+from service.jobs.cutting import begin_to_cut, cut_shards, insert_evaluation
 from service.jobs.deliveries import request_delivery
 from service.jobs.evaluations import Claim, Damaged, Evaluation, Priority, ShardStatus
 from service.jobs.failures import Fault
@@ -29,9 +30,9 @@ from service.jobs.queries import (
     find_evaluation,
     finished_shards,
     forget_ended_traces,
-    insert_evaluation,
     insert_result,
     is_repeated,
+    last_finished,
     of_condition,
     own,
     plan_of,
@@ -46,7 +47,7 @@ from service.jobs.queries import (
 )
 from service.jobs.spans import Traced
 from service.sql.database import Database, StoreError
-from service.sql.tables import DISPATCH, EVALUATIONS, KEYS, OWNERS, RESULTS, SHARDS
+from service.sql.tables import DISPATCH, EVALUATIONS, KEYS, OWNERS, RESULTS, SHARDS, UNCUT
 
 MAX_FAILURES = 3
 """Failures of a shard (exception, time-out, end of its process by its own fault) after which its evaluation fails."""
@@ -148,8 +149,8 @@ class Store:
     ) -> bool:
         """Add an evaluation with all its shards, or revive one that was cancelled or failed; finished shards stay.
 
-        A shard that was computed for another evaluation, with the same address and number of images, is done at once. A request
-        that is repeated with its key changes nothing, even if the evaluation was cancelled meanwhile.
+        A shard that was computed for another evaluation, with the same address and number of images, is done as soon as it is cut.
+        A request that is repeated with its key changes nothing, even if the evaluation was cancelled meanwhile.
 
         Args:
             plan: its id decides whether it is there already.
@@ -166,13 +167,14 @@ class Store:
         Raises:
             KeyReusedError: the key came before with another request.
         """
-        addresses = {shard: plan.address(shard) for shard in plan.shards}  # it takes long: others may write meanwhile
+        shards, uncut = begin_to_cut(plan)
+        addresses = {shard: plan.address(shard) for shard in shards}  # it takes long: others may write meanwhile
         with self.writing() as db:
             known = db.execute(select(EVALUATIONS.c.id).where(EVALUATIONS.c.id == plan.id)).first()
             owners_key = f"{owner} {key}"
             if key is not None and is_repeated(db, owners_key, body_sha256):
                 return False
-            changed = revive(db, plan.id) if known else insert_evaluation(db, plan, addresses)
+            changed = revive(db, plan.id) if known else insert_evaluation(db, plan, addresses, uncut)
             own(db, plan.id, owner)
             if priority is not None:
                 set_priority(db, plan.id, priority, only_raise=known is not None)
@@ -316,7 +318,12 @@ class Store:
                     failed = {"status": ShardStatus.FAILED, "error": DAMAGED_PLAN}
                     db.execute(update(SHARDS).where(*here).values(**failed))
                     continue
-                row = start_shard(db, select(SHARDS).where(*here).order_by(SHARDS.c.id).limit(1), device)
+                pending = select(SHARDS).where(*here).order_by(SHARDS.c.id).limit(1)
+                row = db.execute(pending.where(SHARDS.c.address != UNCUT)).first()
+                if row is None:
+                    cut_shards(db, plan, db.execute(pending).one())
+                    continue
+                start_shard(db, row, device)
                 return Claim(row.id, chosen, plan, shard_of(row), trace_of(db, chosen))
 
     def advance(self, images_done: Mapping[int, int]) -> None:
@@ -328,11 +335,9 @@ class Store:
 
     def complete(self, claim: Claim, result: ShardResult) -> bool:
         """Store a result; returns False, and stores nothing, if the shard was not running (done already, dropped or removed)."""
-        mine = SHARDS.c.evaluation_id == claim.evaluation_id
-        last = select(func.coalesce(func.max(SHARDS.c.finished), 0)).where(mine)
         here = (SHARDS.c.id == claim.id, SHARDS.c.status == ShardStatus.RUNNING)
         with self.writing() as db:
-            number = db.execute(last).scalar_one() + 1
+            number = last_finished(db, claim.evaluation_id) + 1
             done = {"status": ShardStatus.DONE, "seconds": result.seconds, "finished": number}
             if db.execute(update(SHARDS).where(*here).values(**done)).rowcount != 1:
                 return False

@@ -6,7 +6,7 @@ from sqlalchemy import Connection, func, insert, select
 
 from service.sql.tables import COUNTS, SHARDS
 
-_SUMMED = ("images", "passes", "runs", "seconds")
+_SUMMED = ("shards", "images", "passes", "runs", "seconds")
 """Columns of shards that are added up."""
 
 _READ = ("evaluation_id", "status", *_SUMMED)
@@ -21,8 +21,8 @@ def keep_counts(db: Connection) -> None:
         db.exec_driver_sql(statement)
     if db.execute(select(COUNTS).limit(1)).first() is None:
         sums = [func.coalesce(func.sum(SHARDS.c[name]), 0) for name in _SUMMED]
-        groups = select(SHARDS.c.evaluation_id, SHARDS.c.status, func.count(), *sums)
-        names = ["evaluation_id", "status", "shards", *_SUMMED]
+        groups = select(SHARDS.c.evaluation_id, SHARDS.c.status, *sums)
+        names = ["evaluation_id", "status", *_SUMMED]
         db.execute(insert(COUNTS).from_select(names, groups.group_by(SHARDS.c.evaluation_id, SHARDS.c.status)))
 
 
@@ -51,11 +51,10 @@ def _of_postgresql() -> Iterator[str]:
 
 
 def _added(rows: list[str]) -> str:
-    names = ("shards", *_SUMMED)
-    sums = ", ".join(f"coalesce(sum(sign * {value}), 0)" for value in ("1", *_SUMMED))
-    added = ", ".join(f"{name} = counts.{name} + excluded.{name}" for name in names)
+    sums = ", ".join(f"coalesce(sum(sign * {name}), 0)" for name in _SUMMED)
+    added = ", ".join(f"{name} = counts.{name} + excluded.{name}" for name in _SUMMED)
     return (
-        f"INSERT INTO counts (evaluation_id, status, {', '.join(names)}) "  # noqa: S608  # names of our own
+        f"INSERT INTO counts (evaluation_id, status, {', '.join(_SUMMED)}) "  # noqa: S608  # names of our own
         f"SELECT evaluation_id, status, {sums} FROM ({' UNION ALL '.join(rows)}) AS changed "
         f"GROUP BY evaluation_id, status ON CONFLICT (evaluation_id, status) DO UPDATE SET {added}"
     )

@@ -22,6 +22,8 @@ METADATA = MetaData()
 _LARGE = Integer().with_variant(BigInteger, "postgresql")
 """Of numbers that may pass 2^31: SQLite's integers all may."""
 
+UNCUT = ""
+
 _FAILED = text("error IS NOT NULL")
 
 EVALUATIONS = Table(
@@ -55,6 +57,7 @@ SHARDS = Table(
     Column("error", Text),
     Column("seconds", Float),
     Column("finished", Integer),
+    Column("shards", Integer, nullable=False, server_default="1"),
     Index("shards_by_evaluation", "evaluation_id", "status", "id"),
     Index("shards_by_address", "address", "images"),
     Index("shards_by_finish", "evaluation_id", "finished"),
@@ -62,6 +65,7 @@ SHARDS = Table(
     UniqueConstraint("evaluation_id", "model", "condition", "start"),
     sqlite_autoincrement=True,  # the id of a removed shard, which may still be running, is never given to another
 )
+"""A row is one shard, or a part that is yet to be cut into shards: its address is `UNCUT`."""
 
 COUNTS = Table(
     "counts",

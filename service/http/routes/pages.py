@@ -100,13 +100,11 @@ def _sections(evaluation: Evaluation, service: Service) -> Sequence[Section]:
 
 def _example(evaluation: Evaluation, service: Service, model: int, condition: int, image: int) -> Example | None:
     """Find an example; they come with the first images of a model and condition."""
-    names = evaluation.plan.spec.models
-    if model >= len(names):
+    plan = evaluation.plan
+    if model >= len(plan.spec.models) or condition >= len(plan.spec.conditions):
         return None
-    first = next(
-        (each for each in evaluation.plan.shards if (each.model, each.condition) == (names[model], condition)), None
-    )
-    result = None if first is None else service.store.result(evaluation.id, first)
+    first = plan.shards_of(plan.spec.models[model], condition)[0]
+    result = service.store.result(evaluation.id, first)
     return next((each for each in result.examples if each.index == image), None) if result else None
 
 

@@ -13,7 +13,7 @@ from evaluation.results.tally import Tally
 from service.settings import Settings
 from service.sql.database import Database
 from service.sql.tables import RESULTS
-from tests.server import Server, a_plan, a_result, serving
+from tests.server import Server, a_plan, a_result, serving, until
 from tests.service.jobs.stores import url_of
 
 SHARDS = 7_200
@@ -46,6 +46,7 @@ def own(settings: Settings, tmp_path: Path, plan: Plan, database: Path | str) ->
         opened.close()
         assert len(rows) == SHARDS
         running.service.store.submit(plan)
+        until(lambda: running.http.get(f"/v1/evaluations/{plan.id}").json()["status"] == "done")
         yield running
 
 

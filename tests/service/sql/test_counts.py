@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from sqlalchemy import func, select
 
+from service.jobs import cutting
 from service.jobs.evaluations import ShardStatus
 from service.jobs.failures import Fault
 from service.jobs.queue import Queue
@@ -33,8 +34,8 @@ def kept(opened: Database) -> Rows:
 
 
 def recounted(opened: Database) -> Rows:
-    sums = [func.sum(SHARDS.c[name]) for name in ("images", "passes", "runs")]
-    columns = (func.count(), *sums, func.coalesce(func.sum(SHARDS.c.seconds), 0))
+    sums = [func.sum(SHARDS.c[name]) for name in ("shards", "images", "passes", "runs")]
+    columns = (*sums, func.coalesce(func.sum(SHARDS.c.seconds), 0))
     groups = select(SHARDS.c.evaluation_id, SHARDS.c.status, *columns)
     return _rows(opened, groups.group_by(SHARDS.c.evaluation_id, SHARDS.c.status))
 
@@ -44,7 +45,12 @@ def _rows(opened: Database, query: Any) -> Rows:
         return {(row[0], row[1]): (*row[2:-1], pytest.approx(row[-1])) for row in db.execute(query)}
 
 
-def test_whatever_happens_the_counts_are_those_of_the_shards(store: Store, opened: Database) -> None:
+@pytest.mark.parametrize("cut", [cutting.CUT_AT_FIRST, 1], ids=["cut at once", "cut one by one"])
+def test_whatever_happens_the_counts_are_those_of_the_shards(
+    cut: int, store: Store, opened: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cutting, "CUT_AT_FIRST", cut)
+    monkeypatch.setattr(cutting, "CUT_AT_ONCE", cut)
     draw = random.Random(0)
     plans = [a_plan(), a_plan(1)]
 
@@ -89,9 +95,8 @@ def test_a_database_without_counts_is_counted_when_it_is_opened(store: Store, op
     store.submit(a_plan())
     complete(store, claim(store))
     before = read(store).progress
-    change(database, *(f"DROP TRIGGER counts_{each}" for each in ("insert", "update", "delete")))
-    change(database, "DROP TABLE counts", "DROP INDEX shards_with_errors")
     forget_versions(database)
+    change(database, "DROP TABLE counts", "DROP INDEX shards_with_errors")
     again = Store.at(database)
     assert read(again).progress == before
     complete(again, claim(again))
