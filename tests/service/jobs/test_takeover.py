@@ -56,7 +56,8 @@ def test_a_dispatcher_that_was_not_seen_is_replaced_and_can_write_nothing_when_i
     store: Store, catalog: Catalog, start: Start, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """It is stopped in the middle of a look at its shard, as a process is by SIGSTOP."""
-    monkeypatch.setattr("service.jobs.store.STALE_S", 0.5)
+    monkeypatch.setattr("service.jobs.store.STALE_S", 2.0)
+    monkeypatch.setattr("service.jobs.dispatcher.BEAT_S", 0.1)
     plan = plan_of(catalog, images=3)
     stopped, wake, wanted = Event(), Event(), Store.wanted
 
