@@ -15,6 +15,7 @@ from evaluation import Catalog
 from evaluation.catalog import ZOO_DATASETS
 from evaluation.data.pixel_cache import LIMIT_BYTES, PixelCache
 from models import MAX_CHECKPOINT_BYTES
+from service import DATA_DIR, DATABASE
 from service.logs import LogFormat
 
 PREFIX = "WITHSTAND_"
@@ -55,7 +56,7 @@ class Settings(BaseSettings):
         ),
     ] = ""
     data_dir: Annotated[Path, Field(description="folder of the database, of what was added, of decoded pictures")] = (
-        Path(".withstand")
+        Path(DATA_DIR)
     )
     database_url: Annotated[
         str | None,
@@ -211,7 +212,7 @@ class Settings(BaseSettings):
     @property
     def database(self) -> Path | str:
         """Where evaluations are stored: a file, or a URL."""
-        return self.database_url or self.data_dir / "withstand.db"
+        return self.database_url or self.data_dir / DATABASE
 
     def catalog(self) -> Catalog:
         """Where names of models and data sets are looked up: the zoo first, added models last."""

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from service import DATA_DIR
+
 if TYPE_CHECKING:
     import torch
 
@@ -27,7 +29,11 @@ DatasetDir = Annotated[
 ]
 DataDir = Annotated[
     Path | None,
-    typer.Option(help="Folder of added models, results and the service's database.", show_default=".withstand"),
+    typer.Option(
+        help="Folder of added models, results and the service's database.",
+        envvar="WITHSTAND_DATA_DIR",
+        show_default=DATA_DIR,
+    ),
 ]
 Url = Annotated[
     str | None,

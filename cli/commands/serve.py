@@ -1,10 +1,12 @@
 """The command `serve`."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from cli.commands.options import DataDir, DatasetDir, ModelDir, settings_of
+from service import DATA_DIR, DATABASE
 
 app = typer.Typer(add_completion=False)
 
@@ -28,6 +30,10 @@ def serve(
     ] = None,
 ) -> None:
     """Serve predictions and evaluations over HTTP. Every setting can also be given as an environment variable WITHSTAND_..."""
+    from service.jobs.fork_server import has_unfinished, start_fork_server
+
+    if has_unfinished((data_dir or Path(DATA_DIR)) / DATABASE):
+        start_fork_server()  # it imports at the same time as this process
     from service import server
     from service.preflight import require_startable
 

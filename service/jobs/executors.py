@@ -1,6 +1,5 @@
-"""Where shards are computed: one spawned process for each device. Executors own nothing durable."""
+"""Where shards are computed: one process for each device. Executors own nothing durable."""
 
-import multiprocessing
 import os
 from collections.abc import Callable
 from concurrent.futures import Executor, Future, InvalidStateError, wait
@@ -23,6 +22,7 @@ from evaluation.compute.runner import OnProgress
 from evaluation.results.protocol import Work
 from evaluation.worker import Worker
 from service.jobs.failures import ShardError, describe
+from service.jobs.fork_server import CONTEXT, start_fork_server
 from service.logs import LogFormat, write_log_as
 
 MAX_CPU_PROCESSES = 4
@@ -87,9 +87,9 @@ class DeviceExecutor(Executor):
         return self._pool
 
     def _new_pool(self) -> ProcessPool:
-        context = multiprocessing.get_context("spawn")
+        start_fork_server()
         begin = (self._device, self._threads, self._log_format)
-        return ProcessPool(max_workers=1, initializer=_enter_process, initargs=begin, context=context)
+        return ProcessPool(max_workers=1, initializer=_enter_process, initargs=begin, context=CONTEXT)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """End the process, after its calls are done or at once."""

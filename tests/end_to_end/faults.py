@@ -17,7 +17,7 @@ from evaluation import Catalog, EvaluationSpec, Report, ShardResult, evaluate, i
 from service.jobs.evaluations import Evaluation, ShardStatus
 from service.jobs.store import Store
 from tests.conftest import without_times
-from tests.end_to_end.processes import alive, device_processes, server, wait_for
+from tests.end_to_end.processes import alive, device_processes, fork_servers, server, wait_for
 
 SHARDS = 120
 
@@ -141,6 +141,13 @@ def kill_device(service: Service) -> float:
     return time.monotonic()
 
 
+def kill_fork_server(service: Service) -> float:
+    """kill -9 the process from which device processes are forked."""
+    (found,) = fork_servers(service.process.pid)
+    kill(found)
+    return time.monotonic()
+
+
 def kill_both(service: Service) -> float:
     """kill -9 a device process and the server."""
     kill_device(service)
@@ -196,12 +203,13 @@ class Fault:
 FAULTS: Mapping[str, Fault] = {
     "server killed": Fault(kill_server, mend=Service.start),
     "device process killed": Fault(kill_device),
+    "fork server killed": Fault(kill_fork_server),
     "both killed": Fault(kill_both, mend=Service.start),
     "device processes die for 60 s": Fault(let_devices_die),
     "dispatcher stopped, standby": Fault(stop_dispatcher, prepare=Service.start_standby),
 }
 
-AT_ONCE = ("server killed", "device process killed", "both killed")
+AT_ONCE = ("server killed", "device process killed", "fork server killed", "both killed")
 """Those that happen at one moment."""
 
 

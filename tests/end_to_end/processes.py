@@ -65,7 +65,12 @@ def alive(pid: int) -> bool:
 
 def device_processes(pid: int) -> list[int]:
     """The processes of a server that compute shards, as far as they are there."""
-    return [child for child in children(pid) if alive(child) and b"spawn_main" in _read(Path(f"/proc/{child}/cmdline"))]
+    return [child for forking in fork_servers(pid) for child in children(forking) if alive(child)]
+
+
+def fork_servers(pid: int) -> list[int]:
+    """The process from which a server's device processes are forked, if it is there."""
+    return [child for child in children(pid) if b"forkserver" in _read(Path(f"/proc/{child}/cmdline"))]
 
 
 def _read(path: Path) -> bytes:
