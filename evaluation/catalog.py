@@ -2,7 +2,6 @@
 
 import os
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from re import fullmatch
 from typing import NamedTuple
@@ -13,6 +12,7 @@ from torch import nn
 import attacks
 import models
 from common import canonical_json, file_sha256, text_sha256, unknown_name
+from common.once import computed_once
 from evaluation.compute.checks import has_gradient
 from evaluation.data.datasets import ImageFolder, open_dataset
 from evaluation.data.pixel_cache import TEMPORARY, PixelCache
@@ -309,18 +309,18 @@ def _stamp(path: Path) -> int:
     return max(os.stat(each).st_mtime_ns for each in (path, *folders))  # noqa: PTH116  there may be thousands
 
 
-@lru_cache(maxsize=16)
+@computed_once(16)
 def _open(path: Path, _modified_ns: int, notes: Path | None, pixel_cache: PixelCache) -> ImageFolder:
     return open_dataset(path, notes=notes, pixel_cache=pixel_cache)
 
 
-@lru_cache(maxsize=256)
+@computed_once(256)
 def _verify(
     checkpoint: models.Checkpoint, _modified_ns: int, _card_modified_ns: int, *, isolated: bool
 ) -> models.ModelCard:
     return models.verify(checkpoint, isolated=isolated)
 
 
-@lru_cache(maxsize=256)
+@computed_once(256)
 def _file_sha256(path: Path, _modified_ns: int) -> str:
     return file_sha256(path)

@@ -1,8 +1,9 @@
 """Labelled images: pictures sorted into one folder per class."""
 
+import posixpath
 from collections.abc import Collection
 from functools import cached_property, lru_cache
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +14,7 @@ from common.pictures import PictureError, open_picture
 from evaluation.data.notes import Notes
 from evaluation.data.pixel_cache import TEMPORARY, PixelCache
 from evaluation.data.pixels import Pixels
-from evaluation.data.sources import DatasetError, Source, open_source
+from evaluation.data.sources import DatasetError, Source, open_source, parts_of
 
 SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 LITTER = "__MACOSX"
@@ -40,9 +41,7 @@ class ImageFolder:
     def __init__(self, source: Source, notes: Notes, pixel_cache: PixelCache) -> None:
         pictures = sorted(filter(_is_picture, source.names))
         depth = _depth_of_classes(pictures)
-        classes_of = [
-            PurePosixPath(name).parts[depth] for name in pictures if len(PurePosixPath(name).parts) > depth + 1
-        ]
+        classes_of = [parts[depth] for parts in map(parts_of, pictures) if len(parts) > depth + 1]
         if len(classes_of) != len(pictures) or not pictures:
             stray = ", some of them in no class folder" if pictures else ""
             raise DatasetError(
@@ -133,12 +132,12 @@ class ImageFolder:
 def _is_picture(name: str) -> bool:
     parts = name.split("/")
     litter = any(part.startswith(".") or part == LITTER for part in parts)
-    return not litter and PurePosixPath(parts[-1]).suffix.lower() in SUFFIXES
+    return not litter and posixpath.splitext(parts[-1])[1].lower() in SUFFIXES
 
 
 def _depth_of_classes(names: list[str]) -> int:
     """Number of leading folders that all files share and that hold further folders: a zip often wraps everything in one."""
-    folders = [PurePosixPath(name).parts[:-1] for name in names]
+    folders = [parts_of(name)[:-1] for name in names]
     depth = 0
     while (
         folders and all(len(parts) > depth + 1 for parts in folders) and len({parts[depth] for parts in folders}) == 1

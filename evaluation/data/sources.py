@@ -135,9 +135,14 @@ def require_inside(archive: str, name: str) -> None:
     Raises:
         DatasetError: it does.
     """
-    path = PurePosixPath(name)
-    if not path.parts or path.is_absolute() or ".." in path.parts or "\\" in name or ":" in path.parts[0]:
+    parts = parts_of(name)
+    if not parts or name.startswith("/") or ".." in parts or "\\" in name or ":" in parts[0]:
         raise DatasetError(f"{archive}: the entry {name!r} points outside the archive; use relative names without '..'")
+
+
+def parts_of(name: str) -> list[str]:
+    """Folders and file of a path, faster than a path object, of which there would be many thousands."""
+    return [part for part in name.split("/") if part not in {"", "."}]
 
 
 def _require_few(archive: str, files: int) -> None:

@@ -179,18 +179,21 @@ class Dispatcher:
         self._wake.clear()
 
     def _collect(self) -> None:
-        for name, device in self._devices.items():
-            each = device.running
-            if each is None:
-                continue
+        running = [each.claim.id for _, each in self._running() if not each.future.done()]
+        unwanted = self._dispatching.unwanted(running) if running else set[int]()
+        for name, each in self._running():
             if not each.future.done():
-                if self._dispatching.wanted(each.claim.id):
+                if each.claim.id not in unwanted:
                     continue
                 each.future.cancel()
-            fields = log_fields(each.claim, name)
+            device, fields = self._devices[name], log_fields(each.claim, name)
             self._finish(name, device, each, fields)
             record_shard(each.claim, each.future, device=name, since_ns=each.since_ns)
             device.running = None
+
+    def _running(self) -> list[tuple[str, _Running]]:
+        """The devices that run a shard, with it."""
+        return [(name, device.running) for name, device in self._devices.items() if device.running is not None]
 
     def _finish(self, name: str, device: _Device, each: _Running, fields: Mapping[str, object]) -> None:
         claim = each.claim
@@ -230,9 +233,7 @@ class Dispatcher:
         if time.monotonic() - self._advanced_at < PROGRESS_S:
             return
         changed: dict[int, int] = {}
-        for each in (device.running for device in self._devices.values()):
-            if each is None:
-                continue
+        for _, each in self._running():
             done = int(each.claim.shard.images * each.progress.read())
             if done != each.images_done:
                 changed[each.claim.id] = each.images_done = done

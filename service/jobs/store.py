@@ -1,7 +1,7 @@
 """The durable state: evaluations, their shards and results."""
 
 import logging
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Collection, Generator, Iterable, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -380,8 +380,8 @@ class Store:
         with self.writing() as db:
             return forget_ended_traces(db)
 
-    def wanted(self, shard_id: int) -> bool:
-        """Whether a running shard's result is still asked for; not if its evaluation was removed."""
+    def unwanted(self, running: Collection[int]) -> set[int]:
+        """Of the ids of running shards, those whose results nobody asks for any more, as when their evaluation was cancelled."""
+        here = (SHARDS.c.id.in_(running), SHARDS.c.status == ShardStatus.RUNNING)
         with self.database.reading() as db:
-            status = db.execute(select(SHARDS.c.status).where(SHARDS.c.id == shard_id)).scalar_one_or_none()
-            return status == ShardStatus.RUNNING
+            return {*running} - {*db.execute(select(SHARDS.c.id).where(*here)).scalars()}

@@ -68,14 +68,14 @@ def alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     yield
     for each in made:
         each.shutdown(cancel_futures=True)
-    evaluation.catalog._open.cache_clear()
+    evaluation.catalog._open.__wrapped__.cache_clear()
 
 
 @pytest.fixture
 def decoded(monkeypatch: pytest.MonkeyPatch) -> Decoded:
     counting = Decoded(evaluation.data.datasets.open_picture)
     monkeypatch.setattr(evaluation.data.datasets, "open_picture", counting)
-    evaluation.catalog._open.cache_clear()
+    evaluation.catalog._open.__wrapped__.cache_clear()
     return counting
 
 
@@ -88,7 +88,7 @@ def storing(catalog: Catalog, tmp_path: Path) -> Catalog:
 
 def run(catalog: Catalog, spec: EvaluationSpec = SPEC) -> Report:
     """Evaluate as in a process of its own."""
-    evaluation.catalog._open.cache_clear()
+    evaluation.catalog._open.__wrapped__.cache_clear()
     return evaluate(spec, catalog=catalog, device="cpu")
 
 

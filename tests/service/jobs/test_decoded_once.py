@@ -43,7 +43,7 @@ def test_device_processes_read_what_planning_has_decoded(
     here: list[bytes] = []
     opener = evaluation.data.datasets.open_picture
     monkeypatch.setattr(evaluation.data.datasets, "open_picture", lambda data: (here.append(data), opener(data))[1])
-    evaluation.catalog._open.cache_clear()
+    evaluation.catalog._open.__wrapped__.cache_clear()
     own = settings.model_copy(update={"data_dir": tmp_path / "data", "devices": ("cpu:0", "cpu:1")})
     with serving(own) as server:
         done = server.http.post("/v1/evaluations", json=SPEC)

@@ -2,7 +2,7 @@
 
 import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from threading import Event
@@ -215,8 +215,14 @@ def test_an_evaluation_is_removed_while_its_shard_is_still_being_run(
         start({"cpu": threads})
         store.submit(plan)
         until(lambda: threads.futures and threads.futures[0].running())
-        looked, wanted = Event(), Store.wanted
-        monkeypatch.setattr(Store, "wanted", lambda self, shard: wanted(self, shard) or looked.set())
+        looked, unwanted = Event(), Store.unwanted
+
+        def look(self: Store, running: Collection[int]) -> set[int]:
+            if found := unwanted(self, running):
+                looked.set()
+            return found
+
+        monkeypatch.setattr(Store, "unwanted", look)
         store.cancel(plan.id)
         removed = store.remove(plan.id)
         assert removed is not None

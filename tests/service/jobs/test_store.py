@@ -123,9 +123,9 @@ def test_of_two_results_the_first_is_kept(store: Store) -> None:
 def test_a_result_that_comes_after_the_cancellation_is_not_kept(store: Store) -> None:
     store.submit(a_plan())
     first = claim(store)
-    assert store.wanted(first.id)
+    assert not store.unwanted([first.id])
     store.cancel(a_plan().id)
-    assert not store.wanted(first.id)
+    assert store.unwanted([first.id])
     assert not complete(store, first)
     assert store.results(a_plan().id) == []
     assert read(store).status is Status.CANCELLED
@@ -178,12 +178,12 @@ def test_a_shard_that_runs_while_its_evaluation_is_removed_is_nobody_elses(store
     removed = claim(store)
     store.cancel(a_plan(0).id)
     store.remove(a_plan(0).id)
-    assert not store.wanted(removed.id)
+    assert store.unwanted([removed.id])
     store.submit(a_plan(1))
     store.submit(a_plan(0))
     new = [claim(store) for _ in range(6)]
     assert removed.id not in {each.id for each in new}
-    assert not store.wanted(removed.id)
+    assert store.unwanted([removed.id])
     assert not complete(store, removed)
     store.fail(removed.id, "killed")
     store.skip(removed)

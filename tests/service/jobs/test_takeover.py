@@ -1,5 +1,6 @@
 """A device or a dispatcher that fails by itself costs no shard."""
 
+from collections.abc import Collection
 from concurrent.futures import Future
 from threading import Event
 from typing import Any
@@ -59,19 +60,19 @@ def test_a_dispatcher_that_was_not_seen_is_replaced_and_can_write_nothing_when_i
     monkeypatch.setattr("service.jobs.store.STALE_S", 2.0)
     monkeypatch.setattr("service.jobs.dispatcher.BEAT_S", 0.1)
     plan = plan_of(catalog, images=3)
-    stopped, wake, wanted = Event(), Event(), Store.wanted
+    stopped, wake, unwanted = Event(), Event(), Store.unwanted
 
-    def stop_the_first(self: Store, shard: int) -> bool:
+    def stop_the_first(self: Store, running: Collection[int]) -> set[int]:
         if not stopped.is_set():
             stopped.set()
             assert wake.wait(DEADLINE_S)
-        return wanted(self, shard)
+        return unwanted(self, running)
 
     with Threads() as busy, Threads() as free:
         busy.submit(wake.wait, DEADLINE_S)
         first = start({"cpu": busy})
         until(first.active.is_set)
-        monkeypatch.setattr(Store, "wanted", stop_the_first)
+        monkeypatch.setattr(Store, "unwanted", stop_the_first)
         store.submit(plan)
         until(stopped.is_set)
         second = start({"cpu": free})
