@@ -212,10 +212,15 @@ class ManifestView(BaseModel):
 
 
 class ProgressView(BaseModel):
-    """How far an evaluation is. An image counts once for every model and condition, those of running shards included."""
+    """How far an evaluation is. An image counts once for every model and condition, those of running shards included.
+
+    Passes are those of an image through a model that the conditions may take at most; they advance within an image too.
+    """
 
     images_done: int
     images_total: int
+    passes_done: int
+    passes_total: int
     shards_done: int
     shards_total: int
     images_per_s: float | None
@@ -256,6 +261,8 @@ class EvaluationView(BaseModel):
             progress=ProgressView(
                 images_done=progress.images_done,
                 images_total=_needed(progress.images),
+                passes_done=progress.passes_done,
+                passes_total=_needed(progress.passes),
                 shards_done=progress.shards.get(ShardStatus.DONE, 0),
                 shards_total=_needed(progress.shards),
                 images_per_s=progress.images_per_s,

@@ -46,12 +46,12 @@ _log = logging.getLogger(__name__)
 
 @dataclass
 class _Running:
-    """A shard that an executor runs, and how many of its images were done when that was last written down."""
+    """A shard that an executor runs, and the share of it that was done when that was last written down."""
 
     claim: Claim
     future: Future[ShardResult]
     progress: ProgressFile
-    images_done: int = 0
+    share_done: float = 0.0
     since_ns: int = field(default_factory=time.time_ns)
 
 
@@ -229,13 +229,13 @@ class Dispatcher:
         """Write down how far running shards are, where that has changed."""
         if time.monotonic() - self._advanced_at < PROGRESS_S:
             return
-        changed: dict[int, int] = {}
+        changed: dict[int, float] = {}
         for each in (device.running for device in self._devices.values()):
             if each is None:
                 continue
-            done = int(each.claim.shard.images * each.progress.read())
-            if done != each.images_done:
-                changed[each.claim.id] = each.images_done = done
+            share = each.progress.read()
+            if share != each.share_done:
+                changed[each.claim.id] = each.share_done = share
         if changed:
             self._dispatching.advance(changed)
             self._advanced_at = time.monotonic()

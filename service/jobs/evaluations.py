@@ -53,8 +53,8 @@ class Progress:
         runs: how often a shard was handed out; more than the shards only after failures or restarts.
         busy_s: seconds that the finished shards took, summed.
         error: what a failure said, first of all that of a shard that has failed for good.
-        images_advanced: images of running shards that are done.
-        passes_advanced: the same in passes.
+        images_advanced: images of running shards that are done, within a batch estimated from its passes.
+        passes_advanced: the same in passes, which advance within an image too.
     """
 
     shards: dict[ShardStatus, int]
@@ -70,6 +70,11 @@ class Progress:
     def images_done(self) -> int:
         """Images of finished shards, and those of running ones that are done."""
         return self.images.get(ShardStatus.DONE, 0) + self.images_advanced
+
+    @property
+    def passes_done(self) -> int:
+        """The same in passes, as the conditions estimate them."""
+        return self.passes.get(ShardStatus.DONE, 0) + round(self.passes_advanced)
 
     @property
     def images_per_s(self) -> float | None:

@@ -160,7 +160,7 @@ def insert_result(db: Connection, plan: Plan, shard: Shard, result: ShardResult)
 def start_shard(db: Connection, chosen: Select[Any], device: str | None) -> Row[Any]:
     """Make the shard that a query finds a running one, of a device, and return its row."""
     row = db.execute(chosen).one()
-    running = {"status": ShardStatus.RUNNING, "runs": SHARDS.c.runs + 1, "error": None, "images_done": 0}
+    running = {"status": ShardStatus.RUNNING, "runs": SHARDS.c.runs + 1, "error": None, "share_done": 0.0}
     db.execute(update(SHARDS).where(SHARDS.c.id == row.id).values(**running))
     if device is not None:
         db.execute(update(DEVICES).where(DEVICES.c.name == device).values(shard_id=row.id, since=clock(db)))
@@ -355,11 +355,8 @@ def _progress_of(db: Connection, evaluation_id: str) -> Progress:
     counted = select(COUNTS).where(COUNTS.c.evaluation_id == evaluation_id, COUNTS.c.shards > 0)
     groups = {ShardStatus(group["status"]): group for group in db.execute(counted).mappings()}
     mine = SHARDS.c.evaluation_id == evaluation_id
-    advanced = (
-        total(SHARDS.c.images_done),
-        func.coalesce(func.sum(1.0 * SHARDS.c.passes * SHARDS.c.images_done / SHARDS.c.images), 0.0),
-    )
-    images, passes = db.execute(select(*advanced).where(mine, SHARDS.c.status == ShardStatus.RUNNING)).one()
+    running = select(SHARDS.c.images, SHARDS.c.passes, SHARDS.c.share_done)
+    advanced = db.execute(running.where(mine, SHARDS.c.status == ShardStatus.RUNNING)).all()
     failed_first = (SHARDS.c.status != ShardStatus.FAILED, SHARDS.c.error.desc())
     errors = select(SHARDS.c.error).where(mine, SHARDS.c.error.is_not(None)).order_by(*failed_first)
     errors = errors.with_hint(SHARDS, "INDEXED BY shards_with_errors", "sqlite")  # else all shards are looked at
@@ -370,6 +367,6 @@ def _progress_of(db: Connection, evaluation_id: str) -> Progress:
         runs=sum(group["runs"] for group in groups.values()),
         busy_s=sum(group["seconds"] for group in groups.values()),
         error=db.execute(errors.limit(1)).scalar(),
-        images_advanced=images,
-        passes_advanced=passes,
+        images_advanced=sum(int(each.share_done * each.images) for each in advanced),
+        passes_advanced=sum(each.share_done * each.passes for each in advanced),
     )

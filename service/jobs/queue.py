@@ -45,8 +45,13 @@ class Running:
 
     evaluation_id: str
     shard: Shard
-    images_done: int
+    share_done: float
     since: datetime
+
+    @property
+    def images_done(self) -> int:
+        """Its images that are done, within a batch estimated from its passes."""
+        return int(self.share_done * self.shard.images)
 
 
 @dataclass(frozen=True)
@@ -248,7 +253,7 @@ def _device(row: Row[Any], *, online: bool, now: float) -> Device:
     return Device(
         name=row.name,
         online=online,
-        running=Running(row.evaluation_id, shard_of(row), row.images_done, _time(row.since)) if is_running else None,
+        running=Running(row.evaluation_id, shard_of(row), row.share_done, _time(row.since)) if is_running else None,
         deaths=row.deaths,
         set_aside_until=_time(row.resumes_at) if row.resumes_at is not None and row.resumes_at > now else None,
         problem=row.problem,

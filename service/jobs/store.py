@@ -319,12 +319,12 @@ class Store:
                 row = start_shard(db, select(SHARDS).where(*here).order_by(SHARDS.c.id).limit(1), device)
                 return Claim(row.id, chosen, plan, shard_of(row), trace_of(db, chosen))
 
-    def advance(self, images_done: Mapping[int, int]) -> None:
-        """Write how many images of running shards, by their ids, are done."""
+    def advance(self, shares_done: Mapping[int, float]) -> None:
+        """Write which share of running shards, by their ids, is done."""
         with self.writing() as db:
-            for shard_id, images in images_done.items():
+            for shard_id, share in shares_done.items():
                 here = (SHARDS.c.id == shard_id, SHARDS.c.status == ShardStatus.RUNNING)
-                db.execute(update(SHARDS).where(*here).values(images_done=images))
+                db.execute(update(SHARDS).where(*here).values(share_done=share))
 
     def complete(self, claim: Claim, result: ShardResult) -> bool:
         """Store a result; returns False, and stores nothing, if the shard was not running (done already, dropped or removed)."""

@@ -26,6 +26,7 @@ class RunningView(BaseModel):
     start: Annotated[int, Field(description="first image, from 0")]
     images: int
     images_done: int
+    share_done: Annotated[float, Field(description="of the shard, 0 to 1; moves within an image too")]
     since: datetime
 
 
@@ -198,6 +199,7 @@ def _running(device: Device, names: set[str] | None) -> RunningView | None:
         start=shard.start,
         images=shard.images,
         images_done=running.images_done,
+        share_done=running.share_done,
         since=running.since,
     )
 

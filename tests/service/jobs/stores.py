@@ -37,6 +37,8 @@ def forget_versions(database: Path | str) -> None:
     """Make a database one from before schemas had versions, as far as that can be told."""
     change(database, *(f"DROP TABLE {each}" for each in ("devices", "queue", "alembic_version")))
     change(database, *(f"ALTER TABLE evaluations DROP COLUMN {each}" for each in ("paused_at", "priority")))
+    change(database, "ALTER TABLE shards DROP COLUMN share_done")
+    change(database, "ALTER TABLE shards ADD COLUMN images_done INTEGER NOT NULL DEFAULT 0")
 
 
 def url_of(database: Path | str) -> str:
