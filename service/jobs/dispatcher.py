@@ -179,6 +179,7 @@ class Dispatcher:
         self._wake.clear()
 
     def _collect(self) -> None:
+        spent: dict[str, float] = {}
         for name, device in self._devices.items():
             each = device.running
             if each is None:
@@ -190,7 +191,11 @@ class Dispatcher:
             fields = log_fields(each.claim, name)
             self._finish(name, device, each, fields)
             record_shard(each.claim, each.future, device=name, since_ns=each.since_ns)
+            before = spent.get(each.claim.evaluation_id, 0.0)
+            spent[each.claim.evaluation_id] = before + (time.time_ns() - each.since_ns) / 1e9
             device.running = None
+        if spent:
+            Queue(self._dispatching).spend(spent)
 
     def _finish(self, name: str, device: _Device, each: _Running, fields: Mapping[str, object]) -> None:
         claim = each.claim

@@ -43,6 +43,19 @@ class Priority(StrEnum):
 
 
 @dataclass(frozen=True)
+class Limits:
+    """What an evaluation may take; None is no limit.
+
+    Attributes:
+        max_devices: shards of it that run at the same time.
+        max_hours: hours that devices work on it, summed. Once they have, running shards are finished, and it has failed.
+    """
+
+    max_devices: int | None = None
+    max_hours: float | None = None
+
+
+@dataclass(frozen=True)
 class Progress:
     """How far an evaluation is, counted over its shards.
 
@@ -106,6 +119,8 @@ class Evaluation:
         progress: how far it is.
         paused: whether it, or the whole queue, is paused: running shards are finished, and no others are started.
         priority: which evaluations get free devices first.
+        limits: what it may take.
+        device_s: seconds that devices have worked on it, summed; also on tries that failed, not on what was computed for others.
     """
 
     id: str
@@ -116,6 +131,8 @@ class Evaluation:
     progress: Progress
     paused: bool = False
     priority: Priority = Priority.NORMAL
+    limits: Limits = Limits()
+    device_s: float = 0.0
 
     @property
     def status(self) -> Status:

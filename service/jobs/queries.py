@@ -29,7 +29,7 @@ from sqlalchemy import (
 from evaluation.compute.runner import ShardResult
 from evaluation.plan import Plan, Shard
 from evaluation.results.tally import Tally
-from service.jobs.evaluations import Damaged, Evaluation, Priority, Progress, ShardStatus
+from service.jobs.evaluations import Damaged, Evaluation, Limits, Priority, Progress, ShardStatus
 from service.jobs.spans import Traced
 from service.sql.tables import (
     COUNTS,
@@ -168,8 +168,10 @@ def start_shard(db: Connection, chosen: Select[Any], device: str | None) -> Row[
 
 
 def fairest_evaluation(db: Connection) -> str | None:
-    """Id of the evaluation whose turn it is."""
-    return db.execute(in_turn().where(~PAUSED.element).limit(1)).scalar()
+    """Id of the evaluation whose turn it is, of those that may have another device."""
+    most = EVALUATIONS.c.max_devices
+    has_room = most.is_(None) | (count_of(ShardStatus.RUNNING) < most)
+    return db.execute(in_turn().where(~PAUSED.element, has_room).limit(1)).scalar()
 
 
 def in_turn(*columns: ColumnElement[Any]) -> Select[*tuple[Any, ...]]:
@@ -348,6 +350,8 @@ def evaluation_of(db: Connection, row: RowMapping) -> Evaluation:
         progress=_progress_of(db, row["id"]),
         paused=row["paused"],
         priority=Priority(row["priority"]),
+        limits=Limits(row["max_devices"], row["max_hours"]),
+        device_s=row["device_s"],
     )
 
 

@@ -12,8 +12,9 @@ from evaluation.compute.runner import ShardResult, furthest
 from evaluation.plan import Plan, Shard
 from evaluation.results.tally import Tally
 from service.jobs.deliveries import request_delivery
-from service.jobs.evaluations import Claim, Damaged, Evaluation, Priority, ShardStatus
+from service.jobs.evaluations import Claim, Damaged, Evaluation, Limits, Priority, ShardStatus
 from service.jobs.failures import Fault
+from service.jobs.limits import end_spent, set_limits
 from service.jobs.queries import (
     DAMAGED_PLAN,
     DESCRIBED,
@@ -144,6 +145,7 @@ class Store:
         owner: str = "",
         trace: str | None = None,
         priority: Priority | None = None,
+        limits: Limits | None = None,
         webhook: str | None = None,
     ) -> bool:
         """Add an evaluation with all its shards, or revive one that was cancelled or failed; finished shards stay.
@@ -158,6 +160,7 @@ class Store:
             owner: who asks; each owner has idempotency keys of its own.
             trace: context of the trace that what there is to do belongs to.
             priority: of a new evaluation, normal for None; one that is there is raised to it, but not lowered.
+            limits: of a new evaluation, none for None; of one that is there, those that are given and higher replace its own.
             webhook: an address to call when the evaluation has ended.
 
         Returns:
@@ -176,6 +179,10 @@ class Store:
             own(db, plan.id, owner)
             if priority is not None:
                 set_priority(db, plan.id, priority, only_raise=known is not None)
+            if limits is not None:
+                set_limits(db, plan.id, limits, only_raise=known is not None)
+            elif changed:
+                end_spent(db, plan.id)
             if changed and trace is not None:
                 remember_trace(db, plan.id, trace)
             if webhook is not None:

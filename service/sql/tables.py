@@ -34,6 +34,9 @@ EVALUATIONS = Table(
     Column("cancelled_at", Float),
     Column("paused_at", Float),
     Column("priority", String, nullable=False, server_default="normal"),
+    Column("max_devices", Integer),
+    Column("max_hours", Float),
+    Column("device_s", Float, nullable=False, server_default="0"),
 )
 
 SHARDS = Table(

@@ -49,13 +49,15 @@ from service.http.schemas import (
     EvaluationList,
     EvaluationView,
     ManifestView,
+    MaxDevices,
+    MaxHours,
     PgdRequest,
     PresetRequest,
     Unusable,
 )
 from service.http.watching import POLL_S
 from service.jobs import removal
-from service.jobs.evaluations import Damaged, Evaluation, Priority
+from service.jobs.evaluations import Damaged, Evaluation, Limits, Priority
 from service.jobs.queries import DamagedEvaluationError
 from service.jobs.webhook_targets import WebhookError, WebhookTargets
 from service.serving.errors import KeyLimitError
@@ -93,10 +95,23 @@ class Submission:
         ),
     ] = None
 
+    max_devices: Annotated[
+        MaxDevices | None, Query(description="no limit if not given; of one that was submitted before only raised")
+    ] = None
+    max_hours: Annotated[
+        MaxHours | None, Query(description="no limit if not given; of one that was submitted before only raised")
+    ] = None
+
+    @property
+    def limits(self) -> Limits | None:
+        """What it may take; None if nothing is said about that."""
+        limits = Limits(self.max_devices, self.max_hours)
+        return None if limits == Limits() else limits
+
     @property
     def wishes(self) -> str:
         """What a repeated request has to repeat beside its body."""
-        return f"{self.priority or ''}{self.webhook or ''}"
+        return f"{self.priority or ''}{self.webhook or ''}{self.limits or ''}"
 
 
 SubmissionDep = Annotated[Submission, Depends()]
@@ -185,6 +200,7 @@ def _submit(spec: EvaluationSpec, submission: Submission) -> EvaluationView:
         owner=caller.name,
         trace=current_trace(),
         priority=submission.priority,
+        limits=submission.limits,
         webhook=submission.webhook,
     )
     service.dispatcher.wake()
