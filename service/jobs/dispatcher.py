@@ -18,6 +18,7 @@ from service.jobs.evaluations import Claim
 from service.jobs.executors import ProgressFile, compute
 from service.jobs.failures import Fault, failure_of
 from service.jobs.queue import Queue
+from service.jobs.retention import Retention
 from service.jobs.spans import log_fields, record_evaluation, record_shard
 from service.jobs.store import Store, SupersededError
 from service.jobs.webhooks import Webhooks
@@ -83,13 +84,19 @@ class Dispatcher:
         catalog: where models and data are.
         executors: by device name; each runs one shard at a time.
         webhooks: are called when evaluations have ended; None calls none.
+        retention: how long those are kept; None is for ever.
     """
 
     def __init__(
-        self, store: Store, catalog: Catalog, executors: Mapping[str, Executor], webhooks: Webhooks | None = None
+        self,
+        store: Store,
+        catalog: Catalog,
+        executors: Mapping[str, Executor],
+        webhooks: Webhooks | None = None,
+        retention: Retention | None = None,
     ) -> None:
         self._store = self._dispatching = store
-        self._webhooks = webhooks
+        self._webhooks, self._retention = webhooks, retention or Retention()
         self._catalog = catalog
         self._devices = {name: _Device(executor) for name, executor in executors.items()}
         self._advanced_at = self._seen_at = 0.0
@@ -144,6 +151,7 @@ class Dispatcher:
                 record_evaluation(ended)
             if self._webhooks is not None:
                 self._webhooks.deliver(self._dispatching)
+            self._retention.sweep(self._dispatching)
         except SupersededError as error:
             _log.warning("%s; waiting as standby", error)
             self._stand_down()

@@ -1,4 +1,4 @@
-"""Queries of the store, each within a transaction that it has begun; only `store`, `queue` and `deliveries` have others."""
+"""Queries of the store, each within a transaction that it has begun; the modules beside it have those of their own."""
 
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
@@ -93,6 +93,11 @@ def plan_of(db: Connection, evaluation_id: str) -> Plan:
     return plan
 
 
+def forget_plan(db: Connection, evaluation_id: str) -> None:
+    """Read the plan of an evaluation anew, should another one take its id."""
+    _PLANS.get(db.engine, OrderedDict()).pop(evaluation_id, None)
+
+
 def of_condition(shard: Shard) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
     """Rows of a shard's model and condition."""
     return SHARDS.c.model == shard.model, SHARDS.c.condition == shard.condition
@@ -153,8 +158,10 @@ def insert_result(db: Connection, plan: Plan, shard: Shard, result: ShardResult)
     address = plan.address(shard)
     if not [*results_at(db, [address], RESULTS.c.address, images=result.shard.images)]:
         tally = Tally.of(plan, result).model_dump_json(exclude_defaults=True)
-        row = {"address": address, "images": result.shard.images, "seconds": result.seconds, "tally": tally}
-        db.execute(insert(RESULTS).values(**row, result=result.model_dump_json()))
+        text = result.model_dump_json()
+        size = len(tally.encode()) + len(text.encode())
+        row = {"address": address, "images": result.shard.images, "seconds": result.seconds, "bytes": size}
+        db.execute(insert(RESULTS).values(**row, tally=tally, result=text))
 
 
 def start_shard(db: Connection, chosen: Select[Any], device: str | None) -> Row[Any]:
@@ -229,7 +236,7 @@ def revive(db: Connection, evaluation_id: str) -> bool:
         .values(status=ShardStatus.PENDING, failures=0, kills=0, error=None)
     )
     if changed.rowcount:
-        going = {"cancelled_at": None, "paused_at": None}
+        going = {"cancelled_at": None, "paused_at": None, "ended_at": None}
         db.execute(update(EVALUATIONS).where(EVALUATIONS.c.id == evaluation_id).values(**going))
     return changed.rowcount > 0
 
@@ -275,19 +282,6 @@ def trace_of(db: Connection, evaluation_id: str) -> str | None:
     return db.execute(select(TRACES.c.context).where(TRACES.c.evaluation_id == evaluation_id)).scalar()
 
 
-def delete_evaluation(db: Connection, evaluation_id: str) -> None:
-    """Delete an evaluation, and those of its results that no other one has."""
-    mine = SHARDS.c.evaluation_id == evaluation_id
-    same = (SHARDS.c.address == RESULTS.c.address) & (SHARDS.c.images == RESULTS.c.images)
-    others = select(SHARDS.c.id).where(same, SHARDS.c.status == ShardStatus.DONE, ~mine)
-    addresses = select(SHARDS.c.address).where(mine)
-    db.execute(delete(RESULTS).where(RESULTS.c.address.in_(addresses), ~others.exists()))
-    for part in (SHARDS, COUNTS, KEYS, OWNERS, TRACES, DELIVERIES):
-        db.execute(delete(part).where(part.c.evaluation_id == evaluation_id))
-    db.execute(delete(EVALUATIONS).where(EVALUATIONS.c.id == evaluation_id))
-    _PLANS.get(db.engine, OrderedDict()).pop(evaluation_id, None)
-
-
 def forget_ended_traces(db: Connection) -> list[Traced]:
     """Forget the traces of evaluations that have ended, and return them."""
     rows = db.execute(ended_traces()).mappings().all()
@@ -323,7 +317,8 @@ def disown(db: Connection, evaluation_id: str, owner: str) -> bool:
 
 def find_evaluation(db: Connection, evaluation_id: str) -> Evaluation | None:
     """Read one evaluation; raises as `evaluation_of` does."""
-    row = db.execute(select(*DESCRIBED).where(EVALUATIONS.c.id == evaluation_id)).mappings().first()
+    here = (EVALUATIONS.c.id == evaluation_id, EVALUATIONS.c.removed_at.is_(None))
+    row = db.execute(select(*DESCRIBED).where(*here)).mappings().first()
     return None if row is None else evaluation_of(db, row)
 
 

@@ -15,13 +15,13 @@ from service.jobs.deliveries import request_delivery
 from service.jobs.evaluations import Claim, Damaged, Evaluation, Limits, Priority, ShardStatus
 from service.jobs.failures import Fault
 from service.jobs.limits import end_spent, set_limits
+from service.jobs.purge import delete_evaluation, mark_removed, purge_some, removed_evaluation
 from service.jobs.queries import (
     DAMAGED_PLAN,
     DESCRIBED,
     DamagedEvaluationError,
     T,
     clock,
-    delete_evaluation,
     disown,
     drop_unfinished,
     ended_traces,
@@ -171,6 +171,8 @@ class Store:
         """
         addresses = {shard: plan.address(shard) for shard in plan.shards}  # it takes long: others may write meanwhile
         with self.writing() as db:
+            if removed_evaluation(db, EVALUATIONS.c.id == plan.id):
+                delete_evaluation(db, plan.id)
             known = db.execute(select(EVALUATIONS.c.id).where(EVALUATIONS.c.id == plan.id)).first()
             owners_key = f"{owner} {key}"
             if key is not None and is_repeated(db, owners_key, body_sha256):
@@ -255,7 +257,8 @@ class Store:
             before: only those with a smaller sequence number.
             owner: only those that this one asked for; None is everyone's.
         """
-        query = select(*DESCRIBED).order_by(EVALUATIONS.c.sequence.desc()).limit(limit)
+        there = EVALUATIONS.c.removed_at.is_(None)
+        query = select(*DESCRIBED).where(there).order_by(EVALUATIONS.c.sequence.desc()).limit(limit)
         if owner is not None:
             query = query.where(EVALUATIONS.c.id.in_(select(OWNERS.c.evaluation_id).where(OWNERS.c.owner == owner)))
         if before is not None:
@@ -296,12 +299,17 @@ class Store:
 
         Results that other evaluations have too stay.
         """
+        here = (EVALUATIONS.c.id == evaluation_id, EVALUATIONS.c.removed_at.is_(None))
         with self.writing() as db:
-            row = db.execute(select(*DESCRIBED).where(EVALUATIONS.c.id == evaluation_id)).mappings().first()
+            row = db.execute(select(*DESCRIBED).where(*here)).mappings().first()
             found = None if row is None else evaluation_or_damaged(db, row)
             if isinstance(found, Damaged) or (found is not None and found.status.final):
-                delete_evaluation(db, evaluation_id)
-            return found
+                mark_removed(db, *here)
+        more = True
+        while more:
+            with self.writing() as db:
+                more = purge_some(db, evaluation_id)
+        return found
 
     def recover(self) -> int:
         """Make shards that were running when the former dispatcher ended pending again; returns their number."""

@@ -37,6 +37,8 @@ EVALUATIONS = Table(
     Column("max_devices", Integer),
     Column("max_hours", Float),
     Column("device_s", Float, nullable=False, server_default="0"),
+    Column("ended_at", Float),
+    Column("removed_at", Float),
 )
 
 SHARDS = Table(
@@ -84,6 +86,8 @@ RESULTS = Table(
     Column("seconds", Float, nullable=False),
     Column("tally", Text, nullable=False),
     Column("result", Text, nullable=False),
+    Column("bytes", _LARGE, nullable=False, server_default="0"),
+    Index("results_by_bytes", "bytes"),
 )
 """Shared by all evaluations whose shards have the address; apart from them, so that counting shards does not read rows."""
 
