@@ -1,6 +1,6 @@
 """A submitted evaluation, and where it stands: computed from its shards, never stored a second time."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime
 from enum import StrEnum
 
@@ -148,6 +148,17 @@ class Evaluation:
             return Status.PAUSED
         started = counts.get(ShardStatus.RUNNING) or counts.get(ShardStatus.DONE)
         return Status.RUNNING if started else Status.PENDING
+
+    @property
+    def version(self) -> str:
+        """What tells one state of it from another: the plan never changes, all else is part of it."""
+        return repr([getattr(self, each.name) for each in fields(self) if each.name != "plan"])
+
+    @property
+    def results_version(self) -> str:
+        """The same of its finished shards: one that is computed anew is handed out again."""
+        progress = self.progress
+        return repr((self.id, self.created_at, progress.shards.get(ShardStatus.DONE), progress.runs))
 
 
 @dataclass(frozen=True)

@@ -352,6 +352,7 @@ def evaluation_of(db: Connection, row: RowMapping) -> Evaluation:
 
 def _progress_of(db: Connection, evaluation_id: str) -> Progress:
     counted = select(COUNTS).where(COUNTS.c.evaluation_id == evaluation_id, COUNTS.c.shards > 0)
+    counted = counted.order_by(COUNTS.c.status)
     groups = {ShardStatus(group["status"]): group for group in db.execute(counted).mappings()}
     mine = SHARDS.c.evaluation_id == evaluation_id
     running = select(SHARDS.c.images, SHARDS.c.passes, SHARDS.c.share_done)
