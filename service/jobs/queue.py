@@ -17,6 +17,7 @@ from service.jobs.queries import (
     PAUSED,
     clock,
     count_of,
+    drop_unfinished,
     evaluation_or_damaged,
     find_evaluation,
     in_turn,
@@ -189,6 +190,15 @@ class Queue:
         with self._changing(evaluation_id, UNFINISHED, "given a priority") as (db, found):
             _require_alone(db, found.id, owner)
             set_priority(db, evaluation_id, priority)
+
+    def cancel(self, evaluation_id: str) -> None:
+        """Drop what is not finished of an evaluation.
+
+        Raises:
+            UnknownNameError: there is no such evaluation.
+        """
+        with self._changing(evaluation_id, (*Status,), "cancelled") as (db, _):
+            drop_unfinished(db, evaluation_id)
 
     def limit(self, evaluation_id: str, limits: Limits, owner: str | None = None) -> None:
         """Change what an evaluation may take, also of one that has failed; arguments and errors are those of `pause_evaluation`."""
