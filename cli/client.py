@@ -110,6 +110,41 @@ class Client:
         """
         return self._json("DELETE", f"/v1/evaluations/{evaluation_id}", params={"results": True})
 
+    def control_evaluation(self, evaluation_id: str, action: str) -> dict[str, Any]:
+        """Let an evaluation `pause`, `resume` or `retry`; returns its state.
+
+        Raises:
+            ClientError: there is no such evaluation, where it stands that cannot be done, or the key may not do it; also below.
+        """
+        return self._json("POST", f"/v1/evaluations/{evaluation_id}/{action}")
+
+    def cancel_evaluation(self, evaluation_id: str) -> dict[str, Any]:
+        """Drop what is not finished of an evaluation; returns its state."""
+        return self._json("DELETE", f"/v1/evaluations/{evaluation_id}")
+
+    def prioritise_evaluation(self, evaluation_id: str, priority: str) -> dict[str, Any]:
+        """Change the priority of an evaluation to low, normal or high; returns its state."""
+        return self._json("PUT", f"/v1/evaluations/{evaluation_id}/priority", json={"priority": priority})
+
+    def limit_evaluation(
+        self, evaluation_id: str, *, max_devices: int | None = None, max_hours: float | None = None
+    ) -> dict[str, Any]:
+        """Change how many devices may run an evaluation, and for how long; None is no limit. Returns its state."""
+        limits = {"max_devices": max_devices, "max_hours": max_hours}
+        return self._json("PUT", f"/v1/evaluations/{evaluation_id}/limits", json=limits)
+
+    def queue(self) -> dict[str, Any]:
+        """Fetch what runs and what waits."""
+        return self._json("GET", "/v1/queue", params={"limit": 1000})
+
+    def control_queue(self, action: str) -> dict[str, Any]:
+        """Let the whole queue `pause` or `resume`; returns it."""
+        return self._json("POST", f"/v1/queue/{action}")
+
+    def devices(self) -> dict[str, Any]:
+        """Fetch the devices that run evaluations."""
+        return self._json("GET", "/v1/devices")
+
     def submit(self, spec: dict[str, Any]) -> dict[str, Any]:
         """Submit an evaluation; returns its state, with its `id`."""
         return self._json("POST", "/v1/evaluations", json=spec)

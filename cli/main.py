@@ -17,7 +17,9 @@ COMMANDS = {
     "models": "List the checkpoints and architectures; add or remove a checkpoint.",
     "datasets": "List the data sets, or check one.",
     "presets": "List the sets of conditions that `evaluate --preset` takes.",
-    "evaluations": "List the evaluations of a service, newest first, or remove one.",
+    "evaluations": "List the evaluations of a service, newest first, or change one.",
+    "queue": "Show what runs and what waits, or pause and resume all of it.",
+    "devices": "Show the devices that run evaluations, and what each runs.",
     "demo": "Start the service, evaluate the zoo over HTTP, and print the report.",
 }
 """Each command with its line in `withstand --help`; it is the `app` of the module of that name in `cli.commands`."""

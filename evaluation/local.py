@@ -6,7 +6,8 @@ from tempfile import TemporaryDirectory
 from typing import Self
 
 from evaluation.catalog import Catalog
-from evaluation.compute.runner import OnProgress, ShardResult, best_device
+from evaluation.compute.progress import OnProgress
+from evaluation.compute.runner import ShardResult, best_device
 from evaluation.data.broken import OnLook
 from evaluation.plan import Plan, Shard, make_plan
 from evaluation.reports.counting import merge
@@ -43,7 +44,8 @@ def evaluate(
         results: where finished shards are stored and found again, so that an interrupted evaluation resumes;
             a temporary folder by default.
         on_shard: called after each shard with its result, the shards done and the shards in all.
-        on_progress: called after each batch and shard with the images done and in all, over all models and conditions.
+        on_progress: called after each batch and shard, and within long batches, with the images done and in all, over all models
+            and conditions.
         on_look: called as pictures are looked at, before the first shard.
 
     Raises:
@@ -95,8 +97,8 @@ class Shards:
         finished: list[ShardResult] = []
         images, total = 0, sum(shard.images for shard in self.shards)
 
-        def on_batch(done: int, in_shard: int) -> None:
-            on_progress(images + shard.images * done // in_shard, total)
+        def on_batch(done: float, in_shard: int) -> None:
+            on_progress(images + int(shard.images * done / in_shard), total)
 
         for done, shard in enumerate(self.shards, start=1):
             result = look_up(self.plan, shard, self.results)

@@ -5,7 +5,8 @@ from functools import lru_cache, partial
 
 import models
 from evaluation.catalog import Catalog, Roles
-from evaluation.compute.runner import OnProgress, ShardResult, run_shard
+from evaluation.compute.progress import OnProgress
+from evaluation.compute.runner import ShardResult, run_shard
 from evaluation.data.sources import DatasetError
 from evaluation.results.protocol import Work
 

@@ -52,6 +52,7 @@ from service.jobs.dispatcher import Dispatcher
 from service.jobs.executors import DeviceExecutor, available_devices
 from service.jobs.queue import Queue
 from service.jobs.reports import Reports
+from service.jobs.retention import Retention
 from service.jobs.store import Store
 from service.jobs.webhook_targets import WebhookTargets
 from service.jobs.webhooks import Webhooks
@@ -153,7 +154,7 @@ async def _lifespan(app: FastAPI) -> AsyncGenerator[dict[str, LoadShedding]]:
     executors = {each: DeviceExecutor(each, timeout_s=limit_s, threads=threads, log_format=form) for each in devices}
     reports = Reports(store)
     webhooks = _webhooks(settings, reports)
-    dispatcher = Dispatcher(store, evaluated, executors, webhooks)
+    dispatcher = Dispatcher(store, evaluated, executors, webhooks, Retention(settings.keep_days, settings.keep_gb))
     explainer = Explainer(catalog, devices[0], timeout_s=settings.predict_timeout_s)
     dataset_counts = DatasetCounts(catalog)
     app.state.service = Service(

@@ -161,6 +161,21 @@ class Settings(BaseSettings):
         Field(ge=1, description="most passes that unfinished evaluations of one API key may take; empty is no limit"),
     ] = None
     shard_timeout_s: Annotated[float, Field(gt=0, description="longest run of one shard, seconds")] = 3600.0
+    keep_days: Annotated[
+        float | None,
+        Field(
+            gt=0, allow_inf_nan=False, description="how long evaluations are kept after their end; empty is for ever"
+        ),
+    ] = None
+    keep_gb: Annotated[
+        float | None,
+        Field(
+            gt=0,
+            allow_inf_nan=False,
+            description="most that stored results may take, GB, before the evaluations that ended longest ago are removed; "
+            "empty is no limit",
+        ),
+    ] = None
     log_format: Annotated[LogFormat, Field(description="text, or json with one object on each line")] = "text"
     webhook_hosts: Annotated[
         frozenset[WebhookHost],

@@ -78,7 +78,7 @@ def without_times(report: Report) -> dict[str, object]:
     """What must be equal however and wherever an evaluation ran; checks look at the first batch, whatever its size."""
     of_condition = {"__all__": {"seconds", "examples"}}
     of_models = {"__all__": {"checks": True, "conditions": of_condition}}
-    return report.model_dump(exclude={"models": of_models, "plan": {"shard_images"}})
+    return report.model_dump(exclude={"models": of_models, "plan": {"shard_images", "costly_images"}})
 
 
 Put = Callable[..., Path]

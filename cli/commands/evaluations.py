@@ -1,19 +1,29 @@
-"""The commands about evaluations of a service: `withstand evaluations`, `withstand evaluations rm`."""
+"""The commands about evaluations of a service: `withstand evaluations`, and what changes one of them."""
 
 import json
-from collections.abc import Generator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli.commands.options import ApiKey, DataDir, Json, Url, settings_of
+from cli.commands.options import ApiKey, DataDir, Json, Url, stored
 
 if TYPE_CHECKING:
-    from service.jobs.store import Store
+    from cli.client import Client
+    from service.http.schemas import EvaluationView
+    from service.jobs.queue import Queue
 
 app = typer.Typer(invoke_without_command=True, add_completion=False)
+
+Id = Annotated[str, typer.Argument(metavar="ID", help="Id of an evaluation; `withstand evaluations` lists them.")]
+PriorityArgument = Annotated[str, typer.Argument(metavar="PRIORITY", help="low, normal or high.")]
+MaxDevices = Annotated[
+    int | None, typer.Option(help="Most devices that run it at the same time.", show_default="no limit")
+]
+MaxHours = Annotated[
+    float | None, typer.Option(help="Most hours that devices work on it, summed over them.", show_default="no limit")
+]
 
 
 @app.callback()
@@ -24,7 +34,7 @@ def list_evaluations(
     data_dir: DataDir = None,
     as_json: Json = False,
 ) -> None:
-    """List the evaluations of a service, newest first, or remove one."""
+    """List the evaluations of a service, newest first, or change one."""
     if context.invoked_subcommand:
         return
     from cli.client import Client
@@ -32,7 +42,7 @@ def list_evaluations(
     from service.jobs.evaluations import Damaged, Evaluation
 
     if url is None:
-        with _stored(data_dir) as store:
+        with stored(data_dir) as store:
             found = store.evaluations()
         views = [EvaluationView.of(each, root="") for each in found if isinstance(each, Evaluation)]
         for each in found:
@@ -45,9 +55,7 @@ def list_evaluations(
         typer.echo(json.dumps([each.model_dump(mode="json", exclude={"report"}) for each in views], indent=2))
         return
     for each in views:
-        done = f"{each.progress.images_done} of {each.progress.images_total} rows"
-        what = f"{', '.join(each.spec.models)} on {each.spec.dataset}"
-        typer.echo(f"{each.id}: {each.status}, {done}, {what}, {each.created_at:%Y-%m-%d %H:%M} UTC")
+        typer.echo(_line(each))
 
 
 @app.command("rm")
@@ -64,7 +72,7 @@ def remove_evaluation(
     from service.jobs import removal
 
     if url is None:
-        with _stored(data_dir) as store:
+        with stored(data_dir) as store:
             removal.remove_evaluation(evaluation_id, store)
     else:
         with Client(url, api_key=api_key) as client:
@@ -72,17 +80,117 @@ def remove_evaluation(
     typer.echo(f"removed {evaluation_id}")
 
 
-@contextmanager
-def _stored(data_dir: Path | None) -> "Generator[Store]":
-    from service.jobs.store import Store
+@app.command("pause")
+def pause_evaluation(evaluation_id: Id, url: Url = None, api_key: ApiKey = None, data_dir: DataDir = None) -> None:
+    """Start no more shards of an evaluation until it is resumed. Running shards are finished."""
+    _change(
+        evaluation_id,
+        (url, api_key, data_dir),
+        lambda client: client.control_evaluation(evaluation_id, "pause"),
+        lambda queue: queue.pause_evaluation(evaluation_id),
+    )
 
-    database = settings_of(data_dir=data_dir).database
-    if isinstance(database, Path) and not database.is_file():
-        raise ValueError(
-            f"no service has stored anything in {database.parent}: give its folder with --data-dir, or its address with --url"
-        )
-    store = Store.at(database)
-    try:
-        yield store
-    finally:
-        store.close()
+
+@app.command("resume")
+def resume_evaluation(evaluation_id: Id, url: Url = None, api_key: ApiKey = None, data_dir: DataDir = None) -> None:
+    """Start shards of a paused evaluation again."""
+    _change(
+        evaluation_id,
+        (url, api_key, data_dir),
+        lambda client: client.control_evaluation(evaluation_id, "resume"),
+        lambda queue: queue.resume_evaluation(evaluation_id),
+    )
+
+
+@app.command("retry")
+def retry_evaluation(evaluation_id: Id, url: Url = None, api_key: ApiKey = None, data_dir: DataDir = None) -> None:
+    """Try the failed shards of a failed evaluation again. Finished shards are not run again."""
+    _change(
+        evaluation_id,
+        (url, api_key, data_dir),
+        lambda client: client.control_evaluation(evaluation_id, "retry"),
+        lambda queue: queue.retry(evaluation_id),
+    )
+
+
+@app.command("cancel")
+def cancel_evaluation(evaluation_id: Id, url: Url = None, api_key: ApiKey = None, data_dir: DataDir = None) -> None:
+    """Drop what is not finished of an evaluation. What is finished stays, and submitting it again continues."""
+    _change(
+        evaluation_id,
+        (url, api_key, data_dir),
+        lambda client: client.cancel_evaluation(evaluation_id),
+        lambda queue: queue.cancel(evaluation_id),
+    )
+
+
+@app.command("priority")
+def prioritise_evaluation(
+    evaluation_id: Id,
+    priority: PriorityArgument,
+    url: Url = None,
+    api_key: ApiKey = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Change which evaluations get free devices first. Those of equal priority share them."""
+    from service.jobs.evaluations import Priority
+
+    if priority not in [*Priority]:
+        raise ValueError(f"PRIORITY must be low, normal or high, got {priority!r}")
+    _change(
+        evaluation_id,
+        (url, api_key, data_dir),
+        lambda client: client.prioritise_evaluation(evaluation_id, priority),
+        lambda queue: queue.prioritise(evaluation_id, Priority(priority)),
+    )
+
+
+@app.command("limit")
+def limit_evaluation(
+    evaluation_id: Id,
+    max_devices: MaxDevices = None,
+    max_hours: MaxHours = None,
+    url: Url = None,
+    api_key: ApiKey = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Change how many devices may run an evaluation, and for how long. A limit that is not given is lifted."""
+    from service.http.schemas import LimitsRequest
+
+    wanted = LimitsRequest(max_devices=max_devices, max_hours=max_hours)
+    _change(
+        evaluation_id,
+        (url, api_key, data_dir),
+        lambda client: client.limit_evaluation(evaluation_id, **wanted.model_dump()),
+        lambda queue: queue.limit(evaluation_id, wanted.limits),
+    )
+
+
+def _change(
+    evaluation_id: str,
+    place: tuple[str | None, str | None, Path | None],
+    ask: "Callable[[Client], dict[str, Any]]",
+    write: "Callable[[Queue], None]",
+) -> None:
+    """Ask the service at an address, or write into the database of a folder, and print the evaluation as it is then."""
+    from cli.client import Client
+    from service.http.schemas import EvaluationView
+    from service.jobs.queue import Queue
+
+    url, api_key, data_dir = place
+    if url is None:
+        with stored(data_dir) as store:
+            write(Queue(store))
+            found = store.evaluation(evaluation_id)
+            view = None if found is None else EvaluationView.of(found, root="")
+    else:
+        with Client(url, api_key=api_key) as client:
+            view = EvaluationView.model_validate(ask(client))
+    if view is not None:  # else it was removed meanwhile
+        typer.echo(_line(view))
+
+
+def _line(view: "EvaluationView") -> str:
+    done = f"{view.progress.images_done} of {view.progress.images_total} rows"
+    what = f"{', '.join(view.spec.models)} on {view.spec.dataset}"
+    return f"{view.id}: {view.status}, {done}, {what}, {view.created_at:%Y-%m-%d %H:%M} UTC"

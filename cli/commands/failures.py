@@ -6,6 +6,7 @@ from cli.client import ClientError
 from cli.exit_codes import BAD_REQUEST, FAILURE
 from common.folders import FolderError
 from service.http.problems import field_errors
+from service.jobs.queue import WrongStatusError
 from service.jobs.removal import InUseError
 from service.preflight import StartError
 from service.sql.database import StoreError
@@ -18,7 +19,7 @@ def ending_of(error: Exception) -> tuple[str, int] | None:
             return "; ".join(map(str, field_errors(error.errors()))), BAD_REQUEST
         case FolderError() | StartError() | StoreError() | InUseError():
             return str(error), FAILURE
-        case ValueError() | OSError():
+        case ValueError() | OSError() | WrongStatusError():
             return str(error), BAD_REQUEST
         case ClientError():
             refused = 400 <= error.problem.get("status", 500) < 500

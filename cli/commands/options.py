@@ -1,6 +1,7 @@
 """Options that several commands share, and the functions that read them."""
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     import torch
 
     from models import Classifier
+    from service.jobs.store import Store
     from service.settings import Settings
 
 LOOPBACK = "127.0.0.1"
@@ -85,6 +87,23 @@ def settings_of(
         "dataset_dirs": dataset_dir,
     }
     return Settings(**{name: value for name, value in given.items() if value not in (None, [], ())})
+
+
+@contextmanager
+def stored(data_dir: Path | None) -> "Generator[Store]":
+    """Open the database of a data folder; raises ValueError if there is none."""
+    from service.jobs.store import Store
+
+    database = settings_of(data_dir=data_dir).database
+    if isinstance(database, Path) and not database.is_file():
+        raise ValueError(
+            f"no service has stored anything in {database.parent}: give its folder with --data-dir, or its address with --url"
+        )
+    store = Store.at(database)
+    try:
+        yield store
+    finally:
+        store.close()
 
 
 def usable(device: str) -> str:

@@ -18,6 +18,7 @@ from evaluation.compute.checks import Check, extreme, preflight, probe
 from evaluation.compute.conditions import Batch, Outcome, Row, run_condition
 from evaluation.compute.counterchecks import CHECKED, LEAST, checked_attack, counterchecks
 from evaluation.compute.examples import Example, make_examples
+from evaluation.compute.progress import OnProgress, reporting_passes
 from evaluation.data.classes import match_classes
 from evaluation.data.datasets import ImageFolder
 from evaluation.data.pixels import Ahead
@@ -38,9 +39,6 @@ EXAMPLES = 4
 
 
 T = TypeVar("T")
-
-OnProgress = Callable[[int, int], None]
-"""Receives the images that are done and how many there are."""
 
 
 class ShardResult(Frozen):
@@ -136,7 +134,8 @@ def run_shard(
         has_gradient: False leaves out the attacks that need one.
         sources: gives other models whose adversarial images are tried on this one; see `Plan.sources`.
         following: of the same model, likely to be run next: its pictures are decoded meanwhile.
-        on_progress: called with the images run so far and those to be run, after each batch but the last: checks follow that one.
+        on_progress: called with the images run so far and those to be run, after each batch but the last, which checks follow, and
+            about once a second within a batch, which counts by the share of its passes.
 
     Raises:
         DatasetError: an image cannot be decoded.
@@ -180,7 +179,9 @@ def _run_rest(
     for first_round, positions in left:
         done = 0
         while done < len(positions):
-            batch, outcome = source.run(positions[done:], first_round)
+            batch, outcome = source.run(
+                positions[done:], first_round, on_images=lambda images, run=run: on_progress(run + images, total)
+            )
             found.take(positions[done:], batch, outcome, first_round)
             if source.is_first:
                 found.show(positions[done:], batch, outcome, explained)
@@ -259,12 +260,16 @@ class _Source:
         checks, self._few = _fitting(self._few, lambda count: _preflight(self._batch(range(count))))
         return checks
 
-    def run(self, positions: Sequence[int], first_round: int) -> tuple[Batch, Outcome]:
+    def run(
+        self, positions: Sequence[int], first_round: int, *, on_images: Callable[[float], None]
+    ) -> tuple[Batch, Outcome]:
         """Run the condition, from a round on, on as many of the first positions as fit."""
+        passes = self._spec.passes(self.condition)
 
         def run(count: int) -> tuple[Batch, Outcome]:
             batch = self._batch(positions[:count])
-            return batch, run_condition(self.condition, batch, first_round=first_round)
+            with reporting_passes(self._roles, passes, images=count, on_images=on_images):
+                return batch, run_condition(self.condition, batch, first_round=first_round)
 
         found, self._many = _fitting(self._many, run)
         return found

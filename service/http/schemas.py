@@ -1,9 +1,10 @@
 """The bodies of requests and answers."""
 
+from dataclasses import asdict
 from datetime import datetime
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, Strict
 
 from attacks import Norm, PixelScale, TargetRule, ThreatModel
 from common import printable
@@ -13,7 +14,19 @@ from evaluation.data.classes import ClassMap
 from evaluation.data.datasets import ImageFolder
 from evaluation.spec import Name, OnBroken
 from models import Added, Differences, ModelCard, Precision, Preprocessing, Question
-from service.jobs.evaluations import Evaluation, Priority, ShardStatus, Status
+from service.jobs.evaluations import Evaluation, Limits, Priority, ShardStatus, Status
+from service.jobs.limits import HOUR_S
+
+MaxDevices = Annotated[int, Field(ge=1, le=10_000, description="shards of it that run at the same time, at most")]
+MaxHours = Annotated[
+    float,
+    Field(
+        gt=0,
+        le=1e6,
+        allow_inf_nan=False,
+        description="that devices may work on it, summed; once they have, it fails and keeps what is finished",
+    ),
+]
 
 STRICT = ConfigDict(extra="forbid")
 MOST_DIFFERENCES = 50
@@ -212,10 +225,15 @@ class ManifestView(BaseModel):
 
 
 class ProgressView(BaseModel):
-    """How far an evaluation is. An image counts once for every model and condition, those of running shards included."""
+    """How far an evaluation is. An image counts once for every model and condition, those of running shards included.
+
+    Passes are those of an image through a model that the conditions may take at most; they advance within an image too.
+    """
 
     images_done: int
     images_total: int
+    passes_done: int
+    passes_total: int
     shards_done: int
     shards_total: int
     images_per_s: float | None
@@ -224,6 +242,30 @@ class ProgressView(BaseModel):
 
 def _needed(counts: dict[ShardStatus, int]) -> int:
     return sum(count for status, count in counts.items() if status is not ShardStatus.SKIPPED)
+
+
+class LimitsRequest(BaseModel):
+    """What an evaluation may take; null is no limit."""
+
+    model_config = STRICT
+
+    max_devices: Annotated[MaxDevices, Strict()] | None = None
+    max_hours: Annotated[MaxHours, Strict()] | None = None
+
+    @property
+    def limits(self) -> Limits:
+        """The same for the store."""
+        return Limits(self.max_devices, self.max_hours)
+
+
+class LimitsView(BaseModel):
+    """What an evaluation may take, and has taken; null is no limit."""
+
+    max_devices: int | None
+    max_hours: float | None
+    device_hours: Annotated[
+        float, Field(description="that devices have worked on it, failed tries included; what still runs is not")
+    ]
 
 
 class EvaluationView(BaseModel):
@@ -235,6 +277,7 @@ class EvaluationView(BaseModel):
         Field(description="paused too where the whole queue is: running shards are finished, no others are started"),
     ]
     priority: Priority
+    limits: LimitsView
     created_at: datetime
     spec: EvaluationSpec
     progress: ProgressView
@@ -251,11 +294,14 @@ class EvaluationView(BaseModel):
             id=evaluation.id,
             status=evaluation.status,
             priority=evaluation.priority,
+            limits=LimitsView(**asdict(evaluation.limits), device_hours=evaluation.device_s / HOUR_S),
             created_at=evaluation.created_at,
             spec=evaluation.plan.spec,
             progress=ProgressView(
                 images_done=progress.images_done,
                 images_total=_needed(progress.images),
+                passes_done=progress.passes_done,
+                passes_total=_needed(progress.passes),
                 shards_done=progress.shards.get(ShardStatus.DONE, 0),
                 shards_total=_needed(progress.shards),
                 images_per_s=progress.images_per_s,

@@ -4,6 +4,7 @@ import asyncio
 import time
 from dataclasses import dataclass
 
+from common import text_sha256
 from service.http.schemas import EvaluationView
 from service.jobs.store import Store
 
@@ -12,9 +13,22 @@ POLL_S = 0.3
 
 
 @dataclass(frozen=True)
+class State:
+    """What watchers are sent; equal states have equal ids, whichever process reads them."""
+
+    id: str
+    view: EvaluationView
+
+    @classmethod
+    def of(cls, view: EvaluationView) -> "State":
+        """Identify a state by all that is sent of it."""
+        return cls(text_sha256(view.model_dump_json())[:16], view)
+
+
+@dataclass(frozen=True)
 class _Look:
     at: float
-    view: asyncio.Task[EvaluationView | None]
+    state: asyncio.Task[State | None]
 
 
 class Watching:
@@ -29,7 +43,7 @@ class Watching:
         self._store, self._root = store, root
         self._looks: dict[str, _Look] = {}
 
-    async def latest(self, evaluation_id: str) -> EvaluationView | None:
+    async def latest(self, evaluation_id: str) -> State | None:
         """Describe an evaluation as it was at most `POLL_S` ago, without its report; None if there is none any more."""
         now = time.monotonic()
         look = self._looks.get(evaluation_id)
@@ -37,8 +51,8 @@ class Watching:
             self._looks = {key: each for key, each in self._looks.items() if now - each.at < POLL_S}
             look = _Look(now, asyncio.create_task(asyncio.to_thread(self._read, evaluation_id)))
             self._looks[evaluation_id] = look
-        return await asyncio.shield(look.view)
+        return await asyncio.shield(look.state)
 
-    def _read(self, evaluation_id: str) -> EvaluationView | None:
+    def _read(self, evaluation_id: str) -> State | None:
         found = self._store.evaluation(evaluation_id)
-        return None if found is None else EvaluationView.of(found, root=self._root)
+        return None if found is None else State.of(EvaluationView.of(found, root=self._root))

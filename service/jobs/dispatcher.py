@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections import defaultdict
 from collections.abc import Mapping
 from concurrent.futures import CancelledError, Executor, Future
 from contextlib import closing, suppress
@@ -18,6 +19,7 @@ from service.jobs.evaluations import Claim
 from service.jobs.executors import ProgressFile, compute
 from service.jobs.failures import Fault, failure_of
 from service.jobs.queue import Queue
+from service.jobs.retention import Retention
 from service.jobs.spans import log_fields, record_evaluation, record_shard
 from service.jobs.store import Store, SupersededError
 from service.jobs.webhooks import Webhooks
@@ -46,12 +48,12 @@ _log = logging.getLogger(__name__)
 
 @dataclass
 class _Running:
-    """A shard that an executor runs, and how many of its images were done when that was last written down."""
+    """A shard that an executor runs, and the share of it that was done when that was last written down."""
 
     claim: Claim
     future: Future[ShardResult]
     progress: ProgressFile
-    images_done: int = 0
+    share_done: float = 0.0
     since_ns: int = field(default_factory=time.time_ns)
 
 
@@ -83,13 +85,19 @@ class Dispatcher:
         catalog: where models and data are.
         executors: by device name; each runs one shard at a time.
         webhooks: are called when evaluations have ended; None calls none.
+        retention: how long those are kept; None is for ever.
     """
 
     def __init__(
-        self, store: Store, catalog: Catalog, executors: Mapping[str, Executor], webhooks: Webhooks | None = None
+        self,
+        store: Store,
+        catalog: Catalog,
+        executors: Mapping[str, Executor],
+        webhooks: Webhooks | None = None,
+        retention: Retention | None = None,
     ) -> None:
         self._store = self._dispatching = store
-        self._webhooks = webhooks
+        self._webhooks, self._retention = webhooks, retention or Retention()
         self._catalog = catalog
         self._devices = {name: _Device(executor) for name, executor in executors.items()}
         self._advanced_at = self._seen_at = 0.0
@@ -144,6 +152,7 @@ class Dispatcher:
                 record_evaluation(ended)
             if self._webhooks is not None:
                 self._webhooks.deliver(self._dispatching)
+            self._retention.sweep(self._dispatching)
         except SupersededError as error:
             _log.warning("%s; waiting as standby", error)
             self._stand_down()
@@ -179,6 +188,7 @@ class Dispatcher:
         self._wake.clear()
 
     def _collect(self) -> None:
+        spent: dict[str, float] = defaultdict(float)
         running = [each.claim.id for _, each in self._running() if not each.future.done()]
         unwanted = self._dispatching.unwanted(running) if running else set[int]()
         for name, each in self._running():
@@ -189,7 +199,10 @@ class Dispatcher:
             device, fields = self._devices[name], log_fields(each.claim, name)
             self._finish(name, device, each, fields)
             record_shard(each.claim, each.future, device=name, since_ns=each.since_ns)
+            spent[each.claim.evaluation_id] += (time.time_ns() - each.since_ns) / 1e9
             device.running = None
+        if spent:
+            Queue(self._dispatching).spend(spent)
 
     def _running(self) -> list[tuple[str, _Running]]:
         """The devices that run a shard, with it."""
@@ -232,11 +245,11 @@ class Dispatcher:
         """Write down how far running shards are, where that has changed."""
         if time.monotonic() - self._advanced_at < PROGRESS_S:
             return
-        changed: dict[int, int] = {}
+        changed: dict[int, float] = {}
         for _, each in self._running():
-            done = int(each.claim.shard.images * each.progress.read())
-            if done != each.images_done:
-                changed[each.claim.id] = each.images_done = done
+            share = each.progress.read()
+            if share != each.share_done:
+                changed[each.claim.id] = each.share_done = share
         if changed:
             self._dispatching.advance(changed)
             self._advanced_at = time.monotonic()

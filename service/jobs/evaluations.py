@@ -1,6 +1,6 @@
 """A submitted evaluation, and where it stands: computed from its shards, never stored a second time."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime
 from enum import StrEnum
 
@@ -43,6 +43,19 @@ class Priority(StrEnum):
 
 
 @dataclass(frozen=True)
+class Limits:
+    """What an evaluation may take; None is no limit.
+
+    Attributes:
+        max_devices: shards of it that run at the same time.
+        max_hours: hours that devices work on it, summed. Once they have, running shards are finished, and it has failed.
+    """
+
+    max_devices: int | None = None
+    max_hours: float | None = None
+
+
+@dataclass(frozen=True)
 class Progress:
     """How far an evaluation is, counted over its shards.
 
@@ -53,8 +66,8 @@ class Progress:
         runs: how often a shard was handed out; more than the shards only after failures or restarts.
         busy_s: seconds that the finished shards took, summed.
         error: what a failure said, first of all that of a shard that has failed for good.
-        images_advanced: images of running shards that are done.
-        passes_advanced: the same in passes.
+        images_advanced: images of running shards that are done, within a batch estimated from its passes.
+        passes_advanced: the same in passes, which advance within an image too.
     """
 
     shards: dict[ShardStatus, int]
@@ -70,6 +83,11 @@ class Progress:
     def images_done(self) -> int:
         """Images of finished shards, and those of running ones that are done."""
         return self.images.get(ShardStatus.DONE, 0) + self.images_advanced
+
+    @property
+    def passes_done(self) -> int:
+        """The same in passes, as the conditions estimate them."""
+        return self.passes.get(ShardStatus.DONE, 0) + round(self.passes_advanced)
 
     @property
     def images_per_s(self) -> float | None:
@@ -101,6 +119,8 @@ class Evaluation:
         progress: how far it is.
         paused: whether it, or the whole queue, is paused: running shards are finished, and no others are started.
         priority: which evaluations get free devices first.
+        limits: what it may take.
+        device_s: seconds that devices have worked on it, summed; also on tries that failed, not on what was computed for others.
     """
 
     id: str
@@ -111,6 +131,8 @@ class Evaluation:
     progress: Progress
     paused: bool = False
     priority: Priority = Priority.NORMAL
+    limits: Limits = Limits()
+    device_s: float = 0.0
 
     @property
     def status(self) -> Status:
@@ -126,6 +148,17 @@ class Evaluation:
             return Status.PAUSED
         started = counts.get(ShardStatus.RUNNING) or counts.get(ShardStatus.DONE)
         return Status.RUNNING if started else Status.PENDING
+
+    @property
+    def version(self) -> str:
+        """What tells one state of it from another: the plan never changes, all else is part of it."""
+        return repr([getattr(self, each.name) for each in fields(self) if each.name != "plan"])
+
+    @property
+    def results_version(self) -> str:
+        """The same of its finished shards: one that is computed anew is handed out again."""
+        progress = self.progress
+        return repr((self.id, self.created_at, progress.shards.get(ShardStatus.DONE), progress.runs))
 
 
 @dataclass(frozen=True)

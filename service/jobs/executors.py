@@ -18,7 +18,7 @@ from common.cores import cores, give_way
 from common.float32 import set_float32
 from common.processes import end_with_parent
 from evaluation import Catalog, ShardResult, best_device
-from evaluation.compute.runner import OnProgress
+from evaluation.compute.progress import OnProgress
 from evaluation.results.protocol import Work
 from evaluation.worker import Worker
 from service.jobs.failures import ShardError, describe
@@ -137,8 +137,11 @@ class ProgressFile:
 
     path: Path
 
-    def write(self, done: int, total: int) -> None:
-        """Write the images that are done, of how many; where that fails, as on a full disk, the shard goes on without it."""
+    def write(self, done: float, total: int) -> None:
+        """Write the images that are done, those of a batch in parts, of how many.
+
+        Where that fails, as on a full disk, the shard goes on without it.
+        """
         with suppress(OSError):
             self.path.write_text(f"{done} {total}")
 
@@ -150,7 +153,7 @@ class ProgressFile:
     def read(self) -> float:
         """Read the share that is done, 0 to 1."""
         try:
-            done, total = map(int, self.path.read_text().split())
+            done, total = map(float, self.path.read_text().split())
         except (FileNotFoundError, ValueError):  # nothing is written yet, or it is being written
             return 0.0
         return done / total

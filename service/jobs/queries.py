@@ -1,4 +1,4 @@
-"""Queries of the store, each within a transaction that it has begun; only `store`, `queue` and `deliveries` have others."""
+"""Queries of the store, each within a transaction that it has begun; the modules beside it have those of their own."""
 
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
@@ -29,7 +29,7 @@ from sqlalchemy import (
 from evaluation.compute.runner import ShardResult
 from evaluation.plan import Plan, Shard
 from evaluation.results.tally import Tally
-from service.jobs.evaluations import Damaged, Evaluation, Priority, Progress, ShardStatus
+from service.jobs.evaluations import Damaged, Evaluation, Limits, Priority, Progress, ShardStatus
 from service.jobs.spans import Traced
 from service.sql.tables import (
     COUNTS,
@@ -93,6 +93,11 @@ def plan_of(db: Connection, evaluation_id: str) -> Plan:
     return plan
 
 
+def forget_plan(db: Connection, evaluation_id: str) -> None:
+    """Read the plan of an evaluation anew, should another one take its id."""
+    _PLANS.get(db.engine, OrderedDict()).pop(evaluation_id, None)
+
+
 def of_condition(shard: Shard) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
     """Rows of a shard's model and condition."""
     return SHARDS.c.model == shard.model, SHARDS.c.condition == shard.condition
@@ -153,21 +158,25 @@ def insert_result(db: Connection, plan: Plan, shard: Shard, result: ShardResult)
     address = plan.address(shard)
     if not [*results_at(db, [address], RESULTS.c.address, images=result.shard.images)]:
         tally = Tally.of(plan, result).model_dump_json(exclude_defaults=True)
-        row = {"address": address, "images": result.shard.images, "seconds": result.seconds, "tally": tally}
-        db.execute(insert(RESULTS).values(**row, result=result.model_dump_json()))
+        text = result.model_dump_json()
+        size = len(tally.encode()) + len(text.encode())
+        row = {"address": address, "images": result.shard.images, "seconds": result.seconds, "bytes": size}
+        db.execute(insert(RESULTS).values(**row, tally=tally, result=text))
 
 
 def start_shard(db: Connection, row: Row[Any], device: str | None) -> None:
     """Make a shard a running one, of a device."""
-    running = {"status": ShardStatus.RUNNING, "runs": SHARDS.c.runs + 1, "error": None, "images_done": 0}
+    running = {"status": ShardStatus.RUNNING, "runs": SHARDS.c.runs + 1, "error": None, "share_done": 0.0}
     db.execute(update(SHARDS).where(SHARDS.c.id == row.id).values(**running))
     if device is not None:
         db.execute(update(DEVICES).where(DEVICES.c.name == device).values(shard_id=row.id, since=clock(db)))
 
 
 def fairest_evaluation(db: Connection) -> str | None:
-    """Id of the evaluation whose turn it is."""
-    return db.execute(in_turn().where(~PAUSED.element).limit(1)).scalar()
+    """Id of the evaluation whose turn it is, of those that may have another device."""
+    most = EVALUATIONS.c.max_devices
+    has_room = most.is_(None) | (count_of(ShardStatus.RUNNING) < most)
+    return db.execute(in_turn().where(~PAUSED.element, has_room).limit(1)).scalar()
 
 
 def in_turn(*columns: ColumnElement[Any]) -> Select[*tuple[Any, ...]]:
@@ -202,7 +211,7 @@ def revive(db: Connection, evaluation_id: str) -> bool:
         .values(status=ShardStatus.PENDING, failures=0, kills=0, error=None)
     )
     if changed.rowcount:
-        going = {"cancelled_at": None, "paused_at": None}
+        going = {"cancelled_at": None, "paused_at": None, "ended_at": None}
         db.execute(update(EVALUATIONS).where(EVALUATIONS.c.id == evaluation_id).values(**going))
     return changed.rowcount > 0
 
@@ -248,19 +257,6 @@ def trace_of(db: Connection, evaluation_id: str) -> str | None:
     return db.execute(select(TRACES.c.context).where(TRACES.c.evaluation_id == evaluation_id)).scalar()
 
 
-def delete_evaluation(db: Connection, evaluation_id: str) -> None:
-    """Delete an evaluation, and those of its results that no other one has."""
-    mine = SHARDS.c.evaluation_id == evaluation_id
-    same = (SHARDS.c.address == RESULTS.c.address) & (SHARDS.c.images == RESULTS.c.images)
-    others = select(SHARDS.c.id).where(same, SHARDS.c.status == ShardStatus.DONE, ~mine)
-    addresses = select(SHARDS.c.address).where(mine)
-    db.execute(delete(RESULTS).where(RESULTS.c.address.in_(addresses), ~others.exists()))
-    for part in (SHARDS, COUNTS, KEYS, OWNERS, TRACES, DELIVERIES):
-        db.execute(delete(part).where(part.c.evaluation_id == evaluation_id))
-    db.execute(delete(EVALUATIONS).where(EVALUATIONS.c.id == evaluation_id))
-    _PLANS.get(db.engine, OrderedDict()).pop(evaluation_id, None)
-
-
 def forget_ended_traces(db: Connection) -> list[Traced]:
     """Forget the traces of evaluations that have ended, and return them."""
     rows = db.execute(ended_traces()).mappings().all()
@@ -296,7 +292,8 @@ def disown(db: Connection, evaluation_id: str, owner: str) -> bool:
 
 def find_evaluation(db: Connection, evaluation_id: str) -> Evaluation | None:
     """Read one evaluation; raises as `evaluation_of` does."""
-    row = db.execute(select(*DESCRIBED).where(EVALUATIONS.c.id == evaluation_id)).mappings().first()
+    here = (EVALUATIONS.c.id == evaluation_id, EVALUATIONS.c.removed_at.is_(None))
+    row = db.execute(select(*DESCRIBED).where(*here)).mappings().first()
     return None if row is None else evaluation_of(db, row)
 
 
@@ -323,18 +320,18 @@ def evaluation_of(db: Connection, row: RowMapping) -> Evaluation:
         progress=_progress_of(db, row["id"]),
         paused=row["paused"],
         priority=Priority(row["priority"]),
+        limits=Limits(row["max_devices"], row["max_hours"]),
+        device_s=row["device_s"],
     )
 
 
 def _progress_of(db: Connection, evaluation_id: str) -> Progress:
     counted = select(COUNTS).where(COUNTS.c.evaluation_id == evaluation_id, COUNTS.c.shards > 0)
+    counted = counted.order_by(COUNTS.c.status)
     groups = {ShardStatus(group["status"]): group for group in db.execute(counted).mappings()}
     mine = SHARDS.c.evaluation_id == evaluation_id
-    advanced = (
-        total(SHARDS.c.images_done),
-        func.coalesce(func.sum(1.0 * SHARDS.c.passes * SHARDS.c.images_done / SHARDS.c.images), 0.0),
-    )
-    images, passes = db.execute(select(*advanced).where(mine, SHARDS.c.status == ShardStatus.RUNNING)).one()
+    running = select(SHARDS.c.images, SHARDS.c.passes, SHARDS.c.share_done)
+    advanced = db.execute(running.where(mine, SHARDS.c.status == ShardStatus.RUNNING)).all()
     failed_first = (SHARDS.c.status != ShardStatus.FAILED, SHARDS.c.error.desc())
     errors = select(SHARDS.c.error).where(mine, SHARDS.c.error.is_not(None)).order_by(*failed_first)
     errors = errors.with_hint(SHARDS, "INDEXED BY shards_with_errors", "sqlite")  # else all shards are looked at
@@ -345,6 +342,6 @@ def _progress_of(db: Connection, evaluation_id: str) -> Progress:
         runs=sum(group["runs"] for group in groups.values()),
         busy_s=sum(group["seconds"] for group in groups.values()),
         error=db.execute(errors.limit(1)).scalar(),
-        images_advanced=images,
-        passes_advanced=passes,
+        images_advanced=sum(int(each.share_done * each.images) for each in advanced),
+        passes_advanced=sum(each.share_done * each.passes for each in advanced),
     )

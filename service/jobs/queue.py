@@ -1,6 +1,6 @@
 """The queue of evaluations: which device runs what, what waits in which order, and how that is changed."""
 
-from collections.abc import Collection, Generator, Iterable
+from collections.abc import Collection, Generator, Iterable, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -10,12 +10,14 @@ from sqlalchemy import Connection, Row, delete, insert, select, update
 
 from common import UnknownNameError
 from evaluation.plan import Shard
-from service.jobs.evaluations import Evaluation, Priority, ShardStatus, Status
+from service.jobs.evaluations import Evaluation, Limits, Priority, ShardStatus, Status
+from service.jobs.limits import set_limits, spend, spent_reason
 from service.jobs.queries import (
     DESCRIBED,
     PAUSED,
     clock,
     count_of,
+    drop_unfinished,
     evaluation_or_damaged,
     find_evaluation,
     in_turn,
@@ -45,8 +47,13 @@ class Running:
 
     evaluation_id: str
     shard: Shard
-    images_done: int
+    share_done: float
     since: datetime
+
+    @property
+    def images_done(self) -> int:
+        """Its images that are done, within a batch estimated from its passes."""
+        return int(self.share_done * self.shard.images)
 
 
 @dataclass(frozen=True)
@@ -184,14 +191,37 @@ class Queue:
             _require_alone(db, found.id, owner)
             set_priority(db, evaluation_id, priority)
 
+    def cancel(self, evaluation_id: str) -> None:
+        """Drop what is not finished of an evaluation.
+
+        Raises:
+            UnknownNameError: there is no such evaluation.
+        """
+        with self._changing(evaluation_id, (*Status,), "cancelled") as (db, _):
+            drop_unfinished(db, evaluation_id)
+
+    def limit(self, evaluation_id: str, limits: Limits, owner: str | None = None) -> None:
+        """Change what an evaluation may take, also of one that has failed; arguments and errors are those of `pause_evaluation`."""
+        with self._changing(evaluation_id, (*UNFINISHED, Status.FAILED), "limited") as (db, found):
+            _require_alone(db, found.id, owner)
+            set_limits(db, evaluation_id, limits)
+
+    def spend(self, seconds: Mapping[str, float]) -> None:
+        """Write down how long devices have worked on evaluations, by their ids; those that reach their limit end."""
+        with self._store.writing() as db:
+            for evaluation_id, more in seconds.items():
+                spend(db, evaluation_id, more)
+
     def retry(self, evaluation_id: str, trace: str | None = None) -> None:
         """Make the shards of a failed evaluation that failed, or were dropped for it, pending with fresh tries.
 
         Raises:
             UnknownNameError: there is no such evaluation.
-            WrongStatusError: it has not failed.
+            WrongStatusError: it has not failed, or devices have worked on it for as long as they may.
         """
         with self._changing(evaluation_id, (Status.FAILED,), "retried") as (db, _):
+            if reason := spent_reason(db, evaluation_id):
+                raise WrongStatusError(f"evaluation {evaluation_id} cannot be retried: {reason}")
             revive(db, evaluation_id)
             if trace is not None:
                 remember_trace(db, evaluation_id, trace)
@@ -234,7 +264,7 @@ def _require_alone(db: Connection, evaluation_id: str, owner: str | None) -> Non
     others = (OWNERS.c.evaluation_id == evaluation_id, OWNERS.c.owner != owner)
     if owner is not None and db.execute(select(OWNERS).where(*others)).first():
         raise SharedEvaluationError(
-            f"others asked for evaluation {evaluation_id} too; only an admin key can pause it or change its priority"
+            f"others asked for evaluation {evaluation_id} too; only an admin key can pause it or change its priority or limits"
         )
 
 
@@ -248,7 +278,7 @@ def _device(row: Row[Any], *, online: bool, now: float) -> Device:
     return Device(
         name=row.name,
         online=online,
-        running=Running(row.evaluation_id, shard_of(row), row.images_done, _time(row.since)) if is_running else None,
+        running=Running(row.evaluation_id, shard_of(row), row.share_done, _time(row.since)) if is_running else None,
         deaths=row.deaths,
         set_aside_until=_time(row.resumes_at) if row.resumes_at is not None and row.resumes_at > now else None,
         problem=row.problem,

@@ -13,15 +13,16 @@ from evaluation.plan import Plan, Shard
 from evaluation.results.tally import Tally
 from service.jobs.cutting import begin_to_cut, cut_shards, insert_evaluation
 from service.jobs.deliveries import request_delivery
-from service.jobs.evaluations import Claim, Damaged, Evaluation, Priority, ShardStatus
+from service.jobs.evaluations import Claim, Damaged, Evaluation, Limits, Priority, ShardStatus
 from service.jobs.failures import Fault
+from service.jobs.limits import end_spent, set_limits
+from service.jobs.purge import delete_evaluation, mark_removed, purge_some, removed_evaluation
 from service.jobs.queries import (
     DAMAGED_PLAN,
     DESCRIBED,
     DamagedEvaluationError,
     T,
     clock,
-    delete_evaluation,
     disown,
     drop_unfinished,
     ended_traces,
@@ -145,6 +146,7 @@ class Store:
         owner: str = "",
         trace: str | None = None,
         priority: Priority | None = None,
+        limits: Limits | None = None,
         webhook: str | None = None,
     ) -> bool:
         """Add an evaluation with all its shards, or revive one that was cancelled or failed; finished shards stay.
@@ -159,6 +161,7 @@ class Store:
             owner: who asks; each owner has idempotency keys of its own.
             trace: context of the trace that what there is to do belongs to.
             priority: of a new evaluation, normal for None; one that is there is raised to it, but not lowered.
+            limits: of a new evaluation, none for None; of one that is there, those that are given and higher replace its own.
             webhook: an address to call when the evaluation has ended.
 
         Returns:
@@ -170,6 +173,8 @@ class Store:
         shards, uncut = begin_to_cut(plan)
         addresses = {shard: plan.address(shard) for shard in shards}  # it takes long: others may write meanwhile
         with self.writing() as db:
+            if removed_evaluation(db, EVALUATIONS.c.id == plan.id):
+                delete_evaluation(db, plan.id)
             known = db.execute(select(EVALUATIONS.c.id).where(EVALUATIONS.c.id == plan.id)).first()
             owners_key = f"{owner} {key}"
             if key is not None and is_repeated(db, owners_key, body_sha256):
@@ -178,6 +183,10 @@ class Store:
             own(db, plan.id, owner)
             if priority is not None:
                 set_priority(db, plan.id, priority, only_raise=known is not None)
+            if limits is not None:
+                set_limits(db, plan.id, limits, only_raise=known is not None)
+            elif changed:
+                end_spent(db, plan.id)
             if changed and trace is not None:
                 remember_trace(db, plan.id, trace)
             if webhook is not None:
@@ -250,7 +259,8 @@ class Store:
             before: only those with a smaller sequence number.
             owner: only those that this one asked for; None is everyone's.
         """
-        query = select(*DESCRIBED).order_by(EVALUATIONS.c.sequence.desc()).limit(limit)
+        there = EVALUATIONS.c.removed_at.is_(None)
+        query = select(*DESCRIBED).where(there).order_by(EVALUATIONS.c.sequence.desc()).limit(limit)
         if owner is not None:
             query = query.where(EVALUATIONS.c.id.in_(select(OWNERS.c.evaluation_id).where(OWNERS.c.owner == owner)))
         if before is not None:
@@ -291,12 +301,17 @@ class Store:
 
         Results that other evaluations have too stay.
         """
+        here = (EVALUATIONS.c.id == evaluation_id, EVALUATIONS.c.removed_at.is_(None))
         with self.writing() as db:
-            row = db.execute(select(*DESCRIBED).where(EVALUATIONS.c.id == evaluation_id)).mappings().first()
+            row = db.execute(select(*DESCRIBED).where(*here)).mappings().first()
             found = None if row is None else evaluation_or_damaged(db, row)
             if isinstance(found, Damaged) or (found is not None and found.status.final):
-                delete_evaluation(db, evaluation_id)
-            return found
+                mark_removed(db, *here)
+        more = True
+        while more:
+            with self.writing() as db:
+                more = purge_some(db, evaluation_id)
+        return found
 
     def recover(self) -> int:
         """Make shards that were running when the former dispatcher ended pending again; returns their number."""
@@ -326,12 +341,12 @@ class Store:
                 start_shard(db, row, device)
                 return Claim(row.id, chosen, plan, shard_of(row), trace_of(db, chosen))
 
-    def advance(self, images_done: Mapping[int, int]) -> None:
-        """Write how many images of running shards, by their ids, are done."""
+    def advance(self, shares_done: Mapping[int, float]) -> None:
+        """Write which share of running shards, by their ids, is done."""
         with self.writing() as db:
-            for shard_id, images in images_done.items():
+            for shard_id, share in shares_done.items():
                 here = (SHARDS.c.id == shard_id, SHARDS.c.status == ShardStatus.RUNNING)
-                db.execute(update(SHARDS).where(*here).values(images_done=images))
+                db.execute(update(SHARDS).where(*here).values(share_done=share))
 
     def complete(self, claim: Claim, result: ShardResult) -> bool:
         """Store a result; returns False, and stores nothing, if the shard was not running (done already, dropped or removed)."""

@@ -76,6 +76,11 @@ class Database:
             self._backend.begin_writing(db, notify=notify)
             yield db
 
+    def give_back_space(self) -> bool:
+        """Give some of the space that deleted rows took back to the file system; returns whether there was much."""
+        with self.writing() as db:
+            return self._backend.give_back_space(db)
+
     def lock(self) -> "Lock":
         """Give the lock of the dispatcher, which one process at a time can take."""
         return self._backend.lock()

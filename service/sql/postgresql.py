@@ -96,6 +96,10 @@ class Postgresql:
         ]
         db.execute(select(*begin))
 
+    def give_back_space(self, db: Connection) -> bool:
+        """Nothing: the server's autovacuum does it."""
+        return False
+
     def lock(self) -> AdvisoryLock:
         """Give the lock of the dispatcher, not yet taken."""
         return AdvisoryLock(self._unpooled)

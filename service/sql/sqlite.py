@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from sqlalchemy import URL, Connection, create_engine, event
 from sqlalchemy.exc import IntegrityError, ProgrammingError
@@ -19,6 +19,13 @@ OPENING_S = 30
 
 CONNECTIONS = 48
 """Connections that stay open, once there were so many: the 40 threads that answer requests and the dispatcher wait for none."""
+
+
+SPARE_PAGES = 1000
+"""Free pages of 4 KiB that a file keeps for later rows; no more are given back at a time."""
+
+INCREMENTAL = 2
+"""The way of giving space back that new files have, as SQLite numbers it."""
 
 
 class FileLock:
@@ -69,6 +76,15 @@ class Sqlite:
         """Take the write lock."""
         db.exec_driver_sql("BEGIN IMMEDIATE")
 
+    def give_back_space(self, db: Connection) -> bool:
+        """Cut pages that are free off the file; one that an earlier version made keeps them for later rows."""
+        free = db.exec_driver_sql("PRAGMA freelist_count").scalar_one()
+        if free <= SPARE_PAGES or db.exec_driver_sql("PRAGMA auto_vacuum").scalar_one() != INCREMENTAL:
+            return False
+        driver = cast(sqlite3.Connection, db.connection.driver_connection)
+        driver.execute(f"PRAGMA incremental_vacuum({SPARE_PAGES})").fetchall()  # each row cuts off a page
+        return True
+
     def lock(self) -> FileLock:
         """Give the lock of the dispatcher, not yet taken."""
         return FileLock(self._path.with_name("dispatcher.lock"))
@@ -103,6 +119,8 @@ def _prepare(connection: Any, _record: object) -> None:
     deadline = time.monotonic() + OPENING_S
     while True:
         try:
+            if connection.execute("PRAGMA page_count").fetchone() == (0,):  # later it has no effect, but takes the lock
+                connection.execute(f"PRAGMA auto_vacuum = {INCREMENTAL}")
             connection.execute("PRAGMA journal_mode = WAL")
         except sqlite3.OperationalError as error:  # where others open the database too, SQLite does not wait here
             if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:

@@ -36,6 +36,11 @@ EVALUATIONS = Table(
     Column("cancelled_at", Float),
     Column("paused_at", Float),
     Column("priority", String, nullable=False, server_default="normal"),
+    Column("max_devices", Integer),
+    Column("max_hours", Float),
+    Column("device_s", Float, nullable=False, server_default="0"),
+    Column("ended_at", Float),
+    Column("removed_at", Float),
 )
 
 SHARDS = Table(
@@ -48,7 +53,6 @@ SHARDS = Table(
     Column("start", Integer, nullable=False),
     Column("address", String, nullable=False),
     Column("images", Integer, nullable=False),
-    Column("images_done", Integer, nullable=False, server_default="0"),
     Column("passes", _LARGE, nullable=False),
     Column("status", String, nullable=False),
     Column("failures", Integer, nullable=False, default=0),
@@ -57,6 +61,7 @@ SHARDS = Table(
     Column("error", Text),
     Column("seconds", Float),
     Column("finished", Integer),
+    Column("share_done", Float, nullable=False, server_default="0"),
     Column("shards", Integer, nullable=False, server_default="1"),
     Index("shards_by_evaluation", "evaluation_id", "status", "id"),
     Index("shards_by_address", "address", "images"),
@@ -85,6 +90,8 @@ RESULTS = Table(
     Column("seconds", Float, nullable=False),
     Column("tally", Text, nullable=False),
     Column("result", Text, nullable=False),
+    Column("bytes", _LARGE, nullable=False, server_default="0"),
+    Index("results_by_bytes", "bytes"),
 )
 """Shared by all evaluations whose shards have the address; apart from them, so that counting shards does not read rows."""
 

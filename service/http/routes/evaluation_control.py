@@ -5,7 +5,7 @@ from pydantic import BaseModel
 
 from service.http.deps import Caller, CallerDep, EvaluationDep, Service, ServiceDep, find_evaluation
 from service.http.routes.evaluations import require_affordable, view_of
-from service.http.schemas import STRICT, EvaluationView
+from service.http.schemas import STRICT, EvaluationView, LimitsRequest
 from service.jobs.evaluations import Priority
 from service.tracing import current_trace
 
@@ -47,9 +47,25 @@ def change_priority(
     return _now(evaluation.id, service, caller)
 
 
+@router.put("/limits")
+def change_limits(
+    body: LimitsRequest, evaluation: EvaluationDep, service: ServiceDep, caller: CallerDep
+) -> EvaluationView:
+    """Change how many devices may run it and for how long, of a failed evaluation too; what is not given is no limit.
+
+    Refused as `pause` is.
+    """
+    service.queue.limit(evaluation.id, body.limits, caller.owner)
+    service.dispatcher.wake()
+    return _now(evaluation.id, service, caller)
+
+
 @router.post("/retry")
 def retry_evaluation(evaluation: EvaluationDep, service: ServiceDep, caller: CallerDep) -> EvaluationView:
-    """Try the failed shards of a failed evaluation again, and those that were dropped for them; finished ones stay."""
+    """Try the failed shards of a failed evaluation again, and those that were dropped for them; finished ones stay.
+
+    One that has reached its `max_hours` needs a higher one first (409).
+    """
     require_affordable(evaluation.plan, service, caller)
     service.queue.retry(evaluation.id, current_trace())
     service.dispatcher.wake()

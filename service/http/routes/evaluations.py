@@ -29,6 +29,7 @@ from evaluation import (
     report_format,
 )
 from evaluation import preset as preset_conditions
+from evaluation.plan import code_version
 from models import CheckpointError
 from service.http.deps import (
     Caller,
@@ -42,6 +43,7 @@ from service.http.deps import (
     find_evaluation,
     require_admin,
 )
+from service.http.etags import NOT_MODIFIED, unless_known
 from service.http.formats import FORMATS, ReportFormat
 from service.http.problems import ProblemError
 from service.http.schemas import (
@@ -49,13 +51,15 @@ from service.http.schemas import (
     EvaluationList,
     EvaluationView,
     ManifestView,
+    MaxDevices,
+    MaxHours,
     PgdRequest,
     PresetRequest,
     Unusable,
 )
 from service.http.watching import POLL_S
 from service.jobs import removal
-from service.jobs.evaluations import Damaged, Evaluation, Priority
+from service.jobs.evaluations import Damaged, Evaluation, Limits, Priority
 from service.jobs.queries import DamagedEvaluationError
 from service.jobs.webhook_targets import WebhookError, WebhookTargets
 from service.serving.errors import KeyLimitError
@@ -93,10 +97,23 @@ class Submission:
         ),
     ] = None
 
+    max_devices: Annotated[
+        MaxDevices | None, Query(description="no limit if not given; of one that was submitted before only raised")
+    ] = None
+    max_hours: Annotated[
+        MaxHours | None, Query(description="no limit if not given; of one that was submitted before only raised")
+    ] = None
+
+    @property
+    def limits(self) -> Limits | None:
+        """What it may take; None if nothing is said about that."""
+        limits = Limits(self.max_devices, self.max_hours)
+        return None if limits == Limits() else limits
+
     @property
     def wishes(self) -> str:
         """What a repeated request has to repeat beside its body."""
-        return f"{self.priority or ''}{self.webhook or ''}"
+        return f"{self.priority or ''}{self.webhook or ''}{self.limits or ''}"
 
 
 SubmissionDep = Annotated[Submission, Depends()]
@@ -185,6 +202,7 @@ def _submit(spec: EvaluationSpec, submission: Submission) -> EvaluationView:
         owner=caller.name,
         trace=current_trace(),
         priority=submission.priority,
+        limits=submission.limits,
         webhook=submission.webhook,
     )
     service.dispatcher.wake()
@@ -259,11 +277,15 @@ def list_evaluations(
     )
 
 
-@router.get("/{evaluation_id}", response_model=EvaluationView)
-def read_evaluation(evaluation: EvaluationDep, service: ServiceDep) -> Response:
+@router.get("/{evaluation_id}", response_model=EvaluationView, responses=NOT_MODIFIED)
+def read_evaluation(evaluation: EvaluationDep, service: ServiceDep, request: Request) -> Response:
     """Read an evaluation with its progress and its report so far, but for its pictures, which its page and `report` have."""
-    view = view_of(evaluation, service, service.reports.of(evaluation).without_pictures())
-    return Response(view.model_dump_json(), media_type="application/json")
+
+    def answer() -> Response:
+        view = view_of(evaluation, service, service.reports.of(evaluation).without_pictures())
+        return Response(view.model_dump_json(), media_type="application/json")
+
+    return unless_known(request, f"{code_version()} {evaluation.version}", answer)
 
 
 async def _removes_results(
@@ -302,18 +324,26 @@ def cancel_evaluation(
 
 @router.get("/{evaluation_id}/events", response_class=EventSourceResponse)
 async def watch_evaluation(
-    evaluation: EvaluationDep, service: ServiceDep, request: Request
+    evaluation: EvaluationDep,
+    service: ServiceDep,
+    request: Request,
+    last_event_id: Annotated[
+        str | None, Header(description="`id` of the event received last: that state is not sent again")
+    ] = None,
 ) -> AsyncIterable[ServerSentEvent]:
-    """Watch an evaluation: an event `progress` at every change, the last one when it has ended. Each holds the whole state."""
-    shown: EvaluationView | None = None
+    """Watch an evaluation: an event `progress` at every change, the last one when it has ended.
+
+    Each holds the whole state, so that none has to be sent again after a broken connection: the latest one says all.
+    """
+    sent = last_event_id
     while not await request.is_disconnected():
-        view = await service.watching.latest(evaluation.id)
-        if view is None:  # removed meanwhile
+        look = await service.watching.latest(evaluation.id)
+        if look is None:  # removed meanwhile
             return
-        if view is not shown and view != shown:
-            yield ServerSentEvent(data=view, event="progress", id=str(view.progress.shards_done))
-            shown = view
-        if view.status.final:
+        if look.id != sent:
+            yield ServerSentEvent(data=look.view, event="progress", id=look.id)
+            sent = look.id
+        if look.view.status.final:
             return
         await asyncio.sleep(POLL_S)
 
@@ -321,19 +351,24 @@ async def watch_evaluation(
 @router.get(
     "/{evaluation_id}/report",
     response_model=Report | ManifestView,
-    responses={HTTPStatus.OK: {"content": _OTHER_FORMATS}},
+    responses={HTTPStatus.OK: {"content": _OTHER_FORMATS}} | NOT_MODIFIED,
 )
 def read_report(
     evaluation: EvaluationDep,
     service: ServiceDep,
+    request: Request,
     format: Annotated[  # noqa: A002
         ReportFormat, Query(description="\n".join(f"- {form.name}: {form.description}" for form in FORMATS))
     ] = JSON,
 ) -> Response:
     """Read the report; it says so when it is partial."""
     form = report_format(format)
-    content = form.to_bytes(service.reports.of(evaluation), lambda: _rows(evaluation, service))
-    return Response(content, media_type=form.media_type)
+
+    def answer() -> Response:
+        content = form.to_bytes(service.reports.of(evaluation), lambda: _rows(evaluation, service))
+        return Response(content, media_type=form.media_type)
+
+    return unless_known(request, f"{code_version()} {form.name} {evaluation.results_version}", answer)
 
 
 def _rows(evaluation: Evaluation, service: Service) -> list[dict[str, Any]]:

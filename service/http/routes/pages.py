@@ -7,9 +7,9 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Request, Response
 from fastapi.responses import HTMLResponse
 
-from common import text_sha256
 from evaluation.compute.examples import Example
 from service.http.deps import Caller, CallerDep, EvaluationDep, Service, ServiceDep
+from service.http.etags import unless_known
 from service.http.formats import ReportFormat
 from service.http.pages.example_pictures import PictureKind, kinds, png
 from service.http.pages.sections import Section, changed, of_evaluation, of_start
@@ -41,7 +41,7 @@ def index(service: ServiceDep, caller: CallerDep, request: Request) -> Response:
         evaluations=list_evaluations(service, caller).evaluations,
         sections=_start(service, caller),
     )
-    return _unless_known(page, request)
+    return unless_known(request, page, lambda: HTMLResponse(page))
 
 
 @router.post("/changes")
@@ -61,7 +61,7 @@ def evaluation(evaluation: EvaluationDep, service: ServiceDep, request: Request)
         sections=_sections(evaluation, service),
         forms=list(ReportFormat),
     )
-    return _unless_known(page, request)
+    return unless_known(request, page, lambda: HTMLResponse(page))
 
 
 @router.post("/evaluations/{evaluation_id}/changes")
@@ -106,12 +106,3 @@ def _example(evaluation: Evaluation, service: Service, model: int, condition: in
     first = plan.shards_of(plan.spec.models[model], condition)[0]
     result = service.store.result(evaluation.id, first)
     return next((each for each in result.examples if each.index == image), None) if result else None
-
-
-def _unless_known(page: str, request: Request) -> Response:
-    """Send a page, unless the browser holds just that."""
-    tag = f'W/"{text_sha256(page)[:16]}"'
-    headers = {"ETag": tag, "Cache-Control": "private, no-cache"}
-    if tag in map(str.strip, request.headers.get("if-none-match", "").split(",")):
-        return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=headers)
-    return HTMLResponse(page, headers=headers)

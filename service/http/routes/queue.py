@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field
 
 from service.http.deps import Caller, CallerDep, Service, ServiceDep, require_admin
 from service.jobs.evaluations import Priority
-from service.jobs.queue import Device, Waiting
+from service.jobs.queue import Device, Queue, Waiting
 
 router = APIRouter(prefix="/v1", tags=["queue"])
 
@@ -26,6 +26,7 @@ class RunningView(BaseModel):
     start: Annotated[int, Field(description="first image, from 0")]
     images: int
     images_done: int
+    share_done: Annotated[float, Field(description="of the shard, 0 to 1; moves within an image too")]
     since: datetime
 
 
@@ -109,14 +110,14 @@ Limit = Annotated[int, Query(ge=1, le=1000, description="waiting evaluations to 
 @router.get("/queue")
 def read_queue(service: ServiceDep, caller: CallerDep, limit: Limit = 100) -> QueueView:
     """Read which device runs what, and what waits in which order."""
-    return _queue(service, caller, limit)
+    return describe_queue(service.queue, _names(service, caller), limit)
 
 
 @router.post("/queue/pause", dependencies=[Depends(require_admin)])
 def pause_queue(service: ServiceDep, caller: CallerDep, limit: Limit = 100) -> QueueView:
     """Start no more shards of any evaluation, across restarts too; those that are running are finished."""
     service.queue.pause()
-    return _queue(service, caller, limit)
+    return describe_queue(service.queue, _names(service, caller), limit)
 
 
 @router.post("/queue/resume", dependencies=[Depends(require_admin)])
@@ -124,14 +125,13 @@ def resume_queue(service: ServiceDep, caller: CallerDep, limit: Limit = 100) -> 
     """Start shards again, but for evaluations that are paused by themselves."""
     service.queue.resume()
     service.dispatcher.wake()
-    return _queue(service, caller, limit)
+    return describe_queue(service.queue, _names(service, caller), limit)
 
 
 @router.get("/devices")
 def list_devices(service: ServiceDep, caller: CallerDep) -> DeviceList:
     """List the devices that run evaluations, and how they are."""
-    names = _names(service, caller)
-    return DeviceList(devices=[_device(each, names) for each in service.queue.devices()])
+    return describe_devices(service.queue, _names(service, caller))
 
 
 def _names(service: Service, caller: Caller) -> set[str] | None:
@@ -139,14 +139,19 @@ def _names(service: Service, caller: Caller) -> set[str] | None:
     return None if caller.owner is None else service.queue.owned(caller.owner)
 
 
-def _queue(service: Service, caller: Caller, limit: int) -> QueueView:
-    names = _names(service, caller)
-    busy = [each for each in service.queue.devices() if each.running is not None]
+def describe_devices(queue: Queue, names: set[str] | None = None) -> DeviceList:
+    """Describe the devices; what they run only of the evaluations of these ids, None is all."""
+    return DeviceList(devices=[_device(each, names) for each in queue.devices()])
+
+
+def describe_queue(queue: Queue, names: set[str] | None = None, limit: int | None = None) -> QueueView:
+    """Describe what runs and waits: by name what has one of these ids, None is all; of what waits the first so many."""
+    busy = [each for each in queue.devices() if each.running is not None]
     shown = [RunningOn(**view.model_dump(), device=each.name) for each in busy if (view := _running(each, names))]
-    waiting = service.queue.waiting()
+    waiting = queue.waiting()
     own = [(place, each) for place, each in enumerate(waiting, 1) if names is None or each.evaluation_id in names]
     return QueueView(
-        paused=service.queue.paused,
+        paused=queue.paused,
         running=shown,
         running_of_others=len(busy) - len(shown),
         waiting=[
@@ -198,6 +203,7 @@ def _running(device: Device, names: set[str] | None) -> RunningView | None:
         start=shard.start,
         images=shard.images,
         images_done=running.images_done,
+        share_done=running.share_done,
         since=running.since,
     )
 

@@ -6,6 +6,8 @@ const CHANGES = document.currentScript.dataset.changes;
 const PAUSE_MS = 1000;
 const SHARE = 10; // a page that is slow to answer is asked less often: it works for at most a tenth of the time
 
+let following = false;
+
 function patch(old, fresh) {
   if (old.nodeName !== fresh.nodeName) {
     old.replaceWith(fresh);
@@ -44,6 +46,8 @@ async function update() {
 }
 
 async function follow() {
+  if (following) return;
+  following = true;
   let pause = PAUSE_MS;
   while (document.querySelector("[data-live]")) {
     await new Promise((resolve) => setTimeout(resolve, pause));
@@ -52,6 +56,20 @@ async function follow() {
     await update().catch(() => {}); // the service cannot be reached now
     pause = Math.max(PAUSE_MS, SHARE * (performance.now() - began));
   }
+  following = false;
 }
+
+async function control(button) {
+  button.disabled = true;
+  const answer = await fetch(button.dataset.path, { method: button.dataset.method });
+  if (!answer.ok) alert((await answer.json()).detail);
+  button.disabled = false;
+  await update();
+  follow(); // what was over may have begun again
+}
+
+document.addEventListener("click", ({ target }) => {
+  if (target.dataset.path) control(target).catch((error) => alert(error));
+});
 
 follow();

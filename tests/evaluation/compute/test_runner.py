@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 import attacks
+import evaluation.compute.progress
 import evaluation.compute.runner
 import evaluation.plan
 import models
@@ -273,3 +274,20 @@ def test_a_shard_that_goes_on_reports_what_is_left_to_run(monkeypatch: pytest.Mo
     seen: list[tuple[int, int]] = []
     run_shard(chosen, large, dataset=dataset, known=known, on_progress=lambda *each: seen.append(each), **roles)
     assert seen == [(8, 13)], "the last batch is reported by the result"
+
+
+def test_a_batch_that_takes_long_reports_its_share_of_passes(monkeypatch: pytest.MonkeyPatch, catalog: Catalog) -> None:
+    monkeypatch.setattr(evaluation.compute.progress, "REPORT_S", 0.0)
+    attack = {"name": "pgd", "parameters": {"steps": 100}}
+    weak = {"kind": "adversarial", "threat": {"norm": "Linf", "eps": 1e-6}, "attacks": [attack]}
+    roles = catalog.load_folded("tiny", "cpu", "float32")._asdict()
+    one = Shard(model="tiny", condition=0, start=4, stop=5)
+    seen: list[tuple[float, int]] = []
+    dataset = catalog.open_dataset("shapes")
+    run_shard(spec(conditions=[weak]), one, dataset=dataset, on_progress=lambda *each: seen.append(each), **roles)
+    done = [images for images, total in seen if total == 1]
+    assert len(done) == len(seen) > 100
+    assert done == sorted(done)
+    assert done[50] == pytest.approx(0.5, abs=0.02)
+    assert done[-1] == 0.99
+    assert not roles["classifier"]._forward_pre_hooks

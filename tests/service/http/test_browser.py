@@ -9,7 +9,8 @@ import pytest
 
 from service.settings import Settings
 from tests.server import Server, serving
-from tests.service.http.asked import SPEC
+from tests.service.http.asked import FLIP, SPEC, body
+from tests.service.http.test_costly import costly
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: uv pip install playwright")
 CHROMIUM = shutil.which("chromium")
@@ -50,6 +51,27 @@ def test_what_the_reader_opened_closed_and_focused_stays_while_the_page_changes(
     patched = [page.inner_text(name) for name in ("#progress", "#table", "#attacks")]
     page.reload()
     assert patched == [page.inner_text(name) for name in ("#progress", "#table", "#attacks")]
+
+
+def test_an_evaluation_is_controlled_by_the_buttons_of_its_page_and_of_the_first_one(fresh: Server, page: Any) -> None:
+    http = fresh.http
+    state = http.post("/v1/evaluations", json=body(conditions=[costly(), FLIP], images=5)).raise_for_status().json()
+    page.goto(fresh.url + state["links"]["page"])
+    for button, status in (("pause", "paused"), ("resume", "running"), ("cancel", "cancelled")):
+        page.get_by_role("button", name=button).click()
+        page.locator(f"#progress .status.{status}").wait_for(timeout=30_000)
+        assert http.get(state["links"]["self"]).json()["status"] == status
+    page.wait_for_function("!document.querySelector('button')")
+    waiting = http.post("/v1/evaluations", json=body(conditions=[costly(), FLIP], images=5, seed=1)).json()
+    page.goto(fresh.url)
+    page.get_by_role("button", name="pause").first.click()
+    page.locator(".status.paused").wait_for(timeout=30_000)
+    said: list[str] = []
+    page.on("dialog", lambda dialog: (said.append(dialog.message), dialog.accept()))
+    http.delete(waiting["links"]["self"]).raise_for_status()
+    page.get_by_role("button", name="resume").click()
+    page.locator(".status.paused").wait_for(state="detached", timeout=30_000)
+    assert "is cancelled and cannot be resumed" in "".join(said)
 
 
 @pytest.mark.parametrize("path", ["/", "/docs"])

@@ -163,6 +163,7 @@ def good(own: Server, network: nn.Module, archive: Path) -> dict[str, list[dict[
         "POST /v2/repository/models/{name}/load": [{"json": {}}],
         "POST /v2/repository/models/{name}/unload": [{"json": {}}],
         "PUT /v1/evaluations/{evaluation_id}/priority": [{"json": {"priority": "low"}}],
+        "PUT /v1/evaluations/{evaluation_id}/limits": [{"json": {"max_devices": 2, "max_hours": 1.5}}, {"json": {}}],
         "GET /v1/evaluations/{evaluation_id}/report": [{"params": {"format": each}} for each in ReportFormat],
         "GET /v1/comparisons": [{"params": sides}],
     }
@@ -174,7 +175,7 @@ def good(own: Server, network: nn.Module, archive: Path) -> dict[str, list[dict[
 def parameters(operation: Operation, state: State) -> dict[str, str]:
     """Values for the path of an operation."""
     last = operation.path.rpartition("/")[2]
-    evaluation = {"pause": state.waiting, "resume": state.waiting, "priority": state.waiting, "retry": state.failed}
+    evaluation = dict.fromkeys(("pause", "resume", "priority", "limits"), state.waiting) | {"retry": state.failed}
     name = EXPLAINED if operation.path.endswith("explain") else "new" if operation.label == REMOVES_MODEL else "tiny"
     known = {"name": name, "version": "1", "evaluation_id": evaluation.get(last, state.done)}
     return {key: value for key, value in known.items() if f"{{{key}}}" in operation.path}

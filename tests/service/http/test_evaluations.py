@@ -38,6 +38,8 @@ def test_an_evaluation_from_submission_to_report(http: httpx.Client, catalog: Ca
     assert states[-1]["progress"] | {"images_per_s": None} == {
         "images_done": 36,
         "images_total": 36,
+        "passes_done": make_plan(spec, catalog).passes,
+        "passes_total": make_plan(spec, catalog).passes,
         "shards_done": 6,
         "shards_total": 6,
         "images_per_s": None,

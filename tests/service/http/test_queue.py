@@ -150,3 +150,52 @@ def test_a_failed_evaluation_is_tried_again(own: Server) -> None:
     assert own.http.get(f"/v1/evaluations/{mine}", headers=key("one")).json()["status"] == "failed"
     again = post(own, f"evaluations/{mine}/retry", "one").json()
     assert (again["status"], again["error"]) == ("pending", None)
+
+
+def test_limits_come_with_a_submission_or_later_and_are_no_part_of_the_id(own: Server) -> None:
+    post(own, "queue/pause", "owner")
+    mine = submit(own, "one")
+    here = f"evaluations/{mine}"
+    assert own.http.get(f"/v1/{here}", headers=key("one")).json()["limits"] == {
+        "max_devices": None,
+        "max_hours": None,
+        "device_hours": 0.0,
+    }
+    changed = post(own, f"{here}/limits", "one", method="PUT", json={"max_devices": 2, "max_hours": 1.5}).json()
+    assert (changed["id"], changed["limits"]) == (mine, {"max_devices": 2, "max_hours": 1.5, "device_hours": 0.0})
+    assert submit(own, "one", max_devices="3") == mine
+    assert own.http.get(f"/v1/{here}", headers=key("one")).json()["limits"]["max_devices"] == 3
+    lifted = post(own, f"{here}/limits", "one", method="PUT", json={}).json()
+    assert lifted["limits"]["max_devices"] is None
+    other = submit(own, "two", seed=1, max_hours="0.5")
+    assert own.http.get(f"/v1/evaluations/{other}", headers=key("two")).json()["limits"]["max_hours"] == 0.5
+    refusal(post(own, f"{here}/limits", "two", method="PUT", json={"max_devices": 1}), 404)
+    keyed = {"Idempotency-Key": "k", **key("one")}
+    again = [
+        own.http.post("/v1/evaluations", json=SLOW, headers=keyed, params={"max_devices": each}) for each in (2, 2, 4)
+    ]
+    assert [each.status_code for each in again] == [202, 202, 422]
+
+
+@pytest.mark.parametrize(
+    ("field", "wrong", "allowed"),
+    [
+        ("max_devices", 0, "greater than or equal to 1"),
+        ("max_devices", 10_001, "less than or equal to 10000"),
+        ("max_devices", 1.5, "valid integer"),
+        ("max_hours", 0, "greater than 0"),
+        ("max_hours", -1, "greater than 0"),
+        ("max_hours", "soon", "valid number"),
+        ("max_hours", 1e7, "less than or equal to 1000000"),
+        ("hours", 1, "not permitted"),
+    ],
+)
+def test_a_wrong_limit_is_refused_with_what_is_allowed(own: Server, field: str, wrong: object, allowed: str) -> None:
+    mine = submit(own, "one")
+    found = refusal(post(own, f"evaluations/{mine}/limits", "one", method="PUT", json={field: wrong}), 422)
+    assert found["errors"][0]["field"] == field
+    assert found["errors"][0]["received"] == repr(wrong)
+    assert allowed in found["detail"]
+    if field != "hours":
+        given = refusal(post(own, "evaluations", "one", json=SLOW, params={field: wrong}), 422)
+        assert (given["errors"][0]["field"], allowed in given["detail"]) == (field, True)

@@ -17,6 +17,10 @@ on_sqlite, on_postgresql = (
 """Of tests about what one kind of database does, or about much that no database does."""
 
 
+ADDED = ("paused_at", "priority", "max_devices", "max_hours", "device_s", "ended_at", "removed_at")
+"""Columns that evaluations have been given since schemas have versions."""
+
+
 @contextmanager
 def connected(database: Path | str) -> Iterator[Connection]:
     """Connect as another program would, for one transaction."""
@@ -37,7 +41,10 @@ def forget_versions(database: Path | str) -> None:
     """Make a database one from before schemas had versions, as far as that can be told."""
     change(database, *(f"DROP TRIGGER counts_{each}" for each in ("insert", "update", "delete")))
     change(database, *(f"DROP TABLE {each}" for each in ("devices", "queue", "alembic_version")))
-    change(database, *(f"ALTER TABLE evaluations DROP COLUMN {each}" for each in ("paused_at", "priority")))
+    change(database, *(f"ALTER TABLE evaluations DROP COLUMN {each}" for each in ADDED))
+    change(database, "ALTER TABLE shards DROP COLUMN share_done", "DROP INDEX results_by_bytes")
+    change(database, "ALTER TABLE results DROP COLUMN bytes")
+    change(database, "ALTER TABLE shards ADD COLUMN images_done INTEGER NOT NULL DEFAULT 0")
     change(database, "ALTER TABLE shards DROP COLUMN shards")
 
 

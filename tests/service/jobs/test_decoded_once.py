@@ -1,5 +1,7 @@
 """Through the server a picture is decoded once, however many models, conditions and device processes there are."""
 
+from collections.abc import Iterator
+from multiprocessing import forkserver
 from pathlib import Path
 
 import pytest
@@ -32,6 +34,15 @@ SPEC = {
 }
 
 
+@pytest.fixture
+def new_fork_server() -> Iterator[None]:
+    """Let device processes begin from this test's environment."""
+    forkserver._forkserver._stop()
+    yield
+    forkserver._forkserver._stop()
+
+
+@pytest.mark.usefixtures("new_fork_server")
 def test_device_processes_read_what_planning_has_decoded(
     settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -15,7 +15,7 @@ import evaluation.compute.runner
 import evaluation.plan
 import service.jobs.dispatcher
 from evaluation import Catalog, Plan, merge
-from evaluation.compute.runner import OnProgress
+from evaluation.compute.progress import OnProgress
 from evaluation.results.protocol import Work
 from service.jobs.dispatcher import PROGRESS_S
 from service.jobs.evaluations import ShardStatus, Status
@@ -317,7 +317,7 @@ class Halting(Threads):
         self.go_on = Event()
 
     def submit(self, *args: Any, on_progress: OnProgress, **kwargs: Any) -> Future[Any]:
-        def halt(done: int, total: int) -> None:
+        def halt(done: float, total: int) -> None:
             on_progress(done, total)
             if done:
                 self.go_on.wait(DEADLINE_S)

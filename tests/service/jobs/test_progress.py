@@ -77,7 +77,7 @@ def test_images_of_a_running_shard_count_until_it_is_handed_out_again(store: Sto
     assert second is not None
     complete(store, first)
     before = read(store).progress
-    store.advance({second.id: 40})
+    store.advance({second.id: 0.4})
     halfway = read(store).progress
     assert (halfway.images_done, halfway.passes_advanced) == (140, 40)
     assert (before.eta_s, halfway.eta_s) == pytest.approx((150 / 200, 110 / 200))
@@ -86,5 +86,5 @@ def test_images_of_a_running_shard_count_until_it_is_handed_out_again(store: Sto
     again = store.claim()
     assert again is not None
     assert (again.id, read(store).progress.images_done) == (second.id, 100)
-    store.advance({first.id: 7})
+    store.advance({first.id: 0.07})
     assert read(store).progress.images_done == 100, "it is finished"

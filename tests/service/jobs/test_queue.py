@@ -61,7 +61,7 @@ def test_a_device_shows_the_shard_that_it_runs_as_long_as_it_does(dispatching: S
     dispatching.submit(a_plan())
     claimed = dispatching.claim("cpu:1")
     assert claimed is not None
-    dispatching.advance({claimed.id: 30})
+    dispatching.advance({claimed.id: 0.3})
     idle, busy = queue.devices()
     assert (idle.name, idle.running, idle.online) == ("cpu:0", None, True)
     assert busy.running is not None
