@@ -7,7 +7,7 @@ from service.jobs.queries import clock, forget_plan
 from service.sql.tables import COUNTS, DELIVERIES, EVALUATIONS, KEYS, OWNERS, RESULTS, SHARDS, TRACES
 
 PURGED_SHARDS = 500
-"""Shards that are deleted in one transaction; with 100 KB results that takes 20 ms."""
+"""Shards that are deleted in one transaction, which takes about 85 ms on two cores."""
 
 
 def mark_removed(db: Connection, *here: ColumnElement[bool]) -> None:
