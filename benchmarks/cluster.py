@@ -204,7 +204,7 @@ def run(database: Path | str, job: Job) -> Outcome:
     """Run an evaluation to its end."""
     pretended, plan = job.pretended(), plan_of(job.shards, job.number)
     with closing(Store.at(database)) as store, tempfile.TemporaryDirectory() as folder:
-        dispatcher = Dispatcher(store, Catalog((Path(folder),), (Path(folder),)), pretended)
+        dispatcher = Dispatcher(store, Catalog((Path(folder),), (Path(folder),)), lambda: pretended)
         dispatcher.start()
         if not dispatcher.active.wait(30):
             raise RuntimeError(f"another dispatcher has the database {database}")

@@ -12,7 +12,7 @@ dependencies)
     uv venv --python "$(command -v python3)" "$VIRTUAL_ENV"
     # A torch build chosen by UV_TORCH_BACKEND (cpu, cu126, ...) has other hashes than the ones that are locked.
     uv pip install --python "$VIRTUAL_ENV" ${UV_TORCH_BACKEND:+--no-verify-hashes} \
-        --constraint requirements.lock --requirements pyproject.toml --extra postgres
+        --constraint requirements.lock --requirements pyproject.toml --extra postgres --extra ray
     ;;
 application)
     uv pip install --python "$VIRTUAL_ENV" --no-deps .

@@ -93,7 +93,7 @@ class Shards:
         self, device: str, *, on_shard: OnShard = _nothing, on_progress: OnProgress = _nothing
     ) -> list[ShardResult]:
         """Give the result of each, computed now or before, but of those whose score is certain enough without; see `evaluate`."""
-        worker = Worker(self.catalog, device)
+        worker = Worker(device)
         finished: list[ShardResult] = []
         images, total = 0, sum(shard.images for shard in self.shards)
 
@@ -103,7 +103,7 @@ class Shards:
         for done, shard in enumerate(self.shards, start=1):
             result = look_up(self.plan, shard, self.results)
             if isinstance(result, Work):
-                result = worker.run(result, on_progress=on_batch)
+                result = worker.run(self.catalog, result, on_progress=on_batch)
                 self.results.save(self.plan, result)
             images += shard.images
             on_progress(images, total)

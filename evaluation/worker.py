@@ -15,19 +15,21 @@ MODELS_LOADED = 2
 
 
 class Worker:
-    """Runs shards one after the other.
+    """Runs shards one after the other; the models used last stay loaded, wherever their files lie.
 
     Args:
-        catalog: where models and data are.
         device: where to compute.
     """
 
-    def __init__(self, catalog: Catalog, device: str) -> None:
-        self._catalog, self._device = catalog, device
+    _catalog: Catalog
+
+    def __init__(self, device: str) -> None:
+        self._device = device
         self._load = lru_cache(MODELS_LOADED)(self._load_folded)
 
     def run(
         self,
+        catalog: Catalog,
         work: Work,
         *,
         side_by_side: int = 1,
@@ -36,6 +38,7 @@ class Worker:
         """Run a shard; files that have changed since the evaluation was planned are refused.
 
         Args:
+            catalog: where models and data are.
             work: the shard, with the hashes of the files it is about, and what is known of it.
             side_by_side: workers that run shards of the evaluation; the next one here is likely as many further.
             on_progress: see `run_shard`.
@@ -46,7 +49,7 @@ class Worker:
             AttackError: an attack cannot be run as asked.
             PreflightError: the model cannot be evaluated as it is.
         """
-        plan, shard = work.plan, work.shard
+        self._catalog, plan, shard = catalog, work.plan, work.shard
         sha256 = plan.model_sha256[shard.model]
         self._require_unchanged({shard.model: sha256})
         dataset = self._catalog.open_dataset(plan.spec.dataset)

@@ -15,6 +15,8 @@ from fastapi_offline import FastAPIOffline
 from common.cores import cores
 from common.float32 import set_float32
 from evaluation import Catalog
+from service.cluster.cluster import RayCluster
+from service.cluster.content import ContentStore
 from service.http import problems
 from service.http.dataset_counts import DatasetCounts
 from service.http.deps import Service
@@ -152,9 +154,11 @@ async def _lifespan(app: FastAPI) -> AsyncGenerator[dict[str, LoadShedding]]:
     threads = max(1, cores() // len(devices))
     limit_s, form = settings.shard_timeout_s, settings.log_format
     executors = {each: DeviceExecutor(each, timeout_s=limit_s, threads=threads, log_format=form) for each in devices}
+    cluster = _cluster(settings)
     reports = Reports(store)
     webhooks = _webhooks(settings, reports)
-    dispatcher = Dispatcher(store, evaluated, executors, webhooks, Retention(settings.keep_days, settings.keep_gb))
+    there = cluster.executors if cluster else lambda: executors
+    dispatcher = Dispatcher(store, evaluated, there, webhooks, Retention(settings.keep_days, settings.keep_gb))
     explainer = Explainer(catalog, devices[0], timeout_s=settings.predict_timeout_s)
     dataset_counts = DatasetCounts(catalog)
     app.state.service = Service(
@@ -177,11 +181,15 @@ async def _lifespan(app: FastAPI) -> AsyncGenerator[dict[str, LoadShedding]]:
     scheduler.start()
     control.start()
     dispatcher.start()
+    if cluster is not None:
+        cluster.start(dispatcher.active)
     try:
         async with _rpc(app, settings):
             yield {SHEDDING: LoadShedding(scheduler, metrics)}
     finally:
         dispatcher.stop()
+        if cluster is not None:
+            cluster.stop()
         if webhooks is not None:
             webhooks.stop()
         control.stop()
@@ -191,6 +199,18 @@ async def _lifespan(app: FastAPI) -> AsyncGenerator[dict[str, LoadShedding]]:
         for executor in executors.values():
             executor.shutdown(cancel_futures=True)
         store.close()
+
+
+def _cluster(settings: Settings) -> RayCluster | None:
+    if settings.ray_address is None:
+        return None
+    return RayCluster(
+        settings.ray_address,
+        store=ContentStore(settings.store_url) if settings.store_url else None,
+        cache=settings.ray_cache_dir,
+        timeout_s=settings.shard_timeout_s,
+        log_format=settings.log_format,
+    )
 
 
 def _webhooks(settings: Settings, reports: Reports) -> Webhooks | None:

@@ -4,6 +4,7 @@ import socket
 from importlib.util import find_spec
 
 from common.folders import FolderError, require_writable
+from service.cluster.content import ContentError, ContentStore
 from service.jobs.store import Store
 from service.settings import PREFIX, Settings
 from service.sql.database import StoreError
@@ -26,11 +27,24 @@ def require_startable(settings: Settings) -> None:
         from_url = settings.database_url and isinstance(error, StoreError)
         setting = f"{PREFIX}DATABASE_URL" if from_url else f"--data-dir or {PREFIX}DATA_DIR"
         raise StartError(f"{error} ({setting})") from error
+    _require_cluster(settings)
     _require_free(settings.host, settings.port, f"--port or {PREFIX}PORT")
     if settings.grpc_port is not None:
         if not all(map(find_spec, ("grpc", "tritonclient"))):
             raise StartError(f"{PREFIX}GRPC_PORT needs grpcio and tritonclient: uv pip install '.[grpc]'")
         _require_free(settings.host, settings.grpc_port, f"{PREFIX}GRPC_PORT")
+
+
+def _require_cluster(settings: Settings) -> None:
+    if settings.ray_address is None:
+        return
+    if find_spec("ray") is None:
+        raise StartError(f"{PREFIX}RAY_ADDRESS needs Ray: uv pip install '.[ray]'")
+    if settings.store_url:
+        try:
+            ContentStore(settings.store_url).open()
+        except ContentError as error:
+            raise StartError(f"{error} ({PREFIX}STORE_URL)") from error
 
 
 def _require_free(host: str, port: int, setting: str) -> None:

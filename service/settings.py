@@ -72,6 +72,24 @@ class Settings(BaseSettings):
         tuple[str, ...],
         Field(description='such as ["cuda:0", "cuda:1"]; empty takes every GPU, or up to 4 shares of the CPU'),
     ] = ()
+    ray_address: Annotated[
+        str | None,
+        Field(
+            pattern=r"^[A-Za-z0-9._:/\[\]-]+$",
+            description="Ray cluster that runs evaluations in place of the devices: head:6379 on one of its nodes, else "
+            "ray://head:10001; empty is none",
+        ),
+    ] = None
+    store_url: Annotated[
+        str | None,
+        Field(
+            description="where nodes of the cluster get models and data: a shared folder's path, or such as s3://bucket/folder; "
+            "empty if they have the server's folders under the same paths"
+        ),
+    ] = None
+    ray_cache_dir: Annotated[
+        Path, Field(description="folder on each node of the cluster for what it got, and for decoded pictures")
+    ] = Path("~/.cache/withstand")
     api_keys: Annotated[
         frozenset[ApiKey], Field(description="accepted API keys; required when listening beyond this machine")
     ] = frozenset()
@@ -202,6 +220,12 @@ class Settings(BaseSettings):
                 "webhooks need WITHSTAND_WEBHOOK_SECRET, whsec_ and 24 to 64 random bytes in base64, such as "
                 'echo "whsec_$(openssl rand -base64 32)" prints'
             )
+        return self
+
+    @model_validator(mode="after")
+    def _store_is_the_same_for_all(self) -> Self:
+        if self.store_url and "://" not in self.store_url and not Path(self.store_url).is_absolute():
+            raise ValueError(f"store_url must be an absolute path or a URL, and is {self.store_url!r}")
         return self
 
     @model_validator(mode="after")

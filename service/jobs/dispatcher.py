@@ -3,7 +3,7 @@
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import CancelledError, Executor, Future
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
@@ -83,7 +83,8 @@ class Dispatcher:
     Args:
         store: where shards come from and results go.
         catalog: where models and data are.
-        executors: by device name; each runs one shard at a time.
+        executors: gives those there are now, by device name, whenever it is asked; each runs one shard at a time. One that is gone
+            ends its calls by itself.
         webhooks: are called when evaluations have ended; None calls none.
         retention: how long those are kept; None is for ever.
     """
@@ -92,14 +93,15 @@ class Dispatcher:
         self,
         store: Store,
         catalog: Catalog,
-        executors: Mapping[str, Executor],
+        executors: Callable[[], Mapping[str, Executor]],
         webhooks: Webhooks | None = None,
         retention: Retention | None = None,
     ) -> None:
         self._store = self._dispatching = store
         self._webhooks, self._retention = webhooks, retention or Retention()
         self._catalog = catalog
-        self._devices = {name: _Device(executor) for name, executor in executors.items()}
+        self._executors = executors
+        self._devices: dict[str, _Device] = {}
         self._advanced_at = self._seen_at = 0.0
         self._wake, self._stopping = Event(), Event()
         self._thread = Thread(target=self._run, name="dispatcher", daemon=True)
@@ -146,6 +148,7 @@ class Dispatcher:
                 self._dispatching.beat(locked=lock.take())
                 self._seen_at = time.monotonic()
             self._collect()
+            self._look_for_devices()
             self._hand_out(folder)
             self._advance()
             for ended in self._dispatching.take_ended_traces():
@@ -168,7 +171,9 @@ class Dispatcher:
         if interrupted := dispatching.recover():
             _log.info("%d shards were interrupted and will be run again", interrupted)
         self._dispatching = dispatching
-        Queue(dispatching).begin(self._devices)
+        self._devices = {}
+        Queue(dispatching).forget_devices()
+        self._look_for_devices()
         self._seen_at = time.monotonic()
         self.active.set()
         return True
@@ -186,6 +191,15 @@ class Dispatcher:
     def _wait(self) -> None:
         self._wake.wait(POLL_S)
         self._wake.clear()
+
+    def _look_for_devices(self) -> None:
+        """Take up the devices that have joined, and drop those that are gone once their shards have ended."""
+        there = self._executors()
+        joined = {name: _Device(executor) for name, executor in there.items() if name not in self._devices}
+        gone = [name for name, each in self._devices.items() if name not in there and each.running is None]
+        if joined or gone:
+            Queue(self._dispatching).change_devices(joined=joined, gone=gone)
+            self._devices = {name: each for name, each in (self._devices | joined).items() if name not in gone}
 
     def _collect(self) -> None:
         spent: dict[str, float] = defaultdict(float)

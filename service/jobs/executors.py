@@ -6,7 +6,7 @@ from concurrent.futures import Executor, Future, InvalidStateError, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from threading import Thread
 from typing import Any, ParamSpec, TypeVar
@@ -121,13 +121,18 @@ def _end_with_pool(call: Future[Any], pool: ProcessPool) -> None:
 
 def _enter_process(device: str, threads: int, log_format: LogFormat) -> None:
     end_with_parent()
-    write_log_as(log_format)
     if device.startswith("cuda:"):
         os.environ["CUDA_VISIBLE_DEVICES"] = device.removeprefix("cuda:")
-    if threads:
-        torch.set_num_threads(threads)
     if device.startswith("cpu"):
         give_way()  # to predictions, which have the same cores
+    set_up(threads, log_format)
+
+
+def set_up(threads: int, log_format: LogFormat) -> None:
+    """Prepare a process that computes shards; see `DeviceExecutor`."""
+    write_log_as(log_format)
+    if threads:
+        torch.set_num_threads(threads)
     set_float32("ieee")
 
 
@@ -173,11 +178,11 @@ def compute(
     """
     on_progress(0, work.shard.images)  # from here on, what ends this process may be the shard
     try:
-        return _worker(catalog).run(work, side_by_side=side_by_side, on_progress=on_progress)
+        return _worker().run(catalog, work, side_by_side=side_by_side, on_progress=on_progress)
     except Exception as error:
         raise ShardError(describe(error)) from None
 
 
-@lru_cache(maxsize=1)
-def _worker(catalog: Catalog) -> Worker:
-    return Worker(catalog, best_device())
+@cache
+def _worker() -> Worker:
+    return Worker(best_device())

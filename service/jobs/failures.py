@@ -21,6 +21,10 @@ class ShardError(RuntimeError):
     """What a shard raised, described: not every error can be sent to another process."""
 
 
+class NodeLostError(RuntimeError):
+    """The machine that computed a shard, or the connection to it, is lost."""
+
+
 class Fault(Enum):
     """Whose fault a failure is."""
 
@@ -29,7 +33,7 @@ class Fault(Enum):
     OUTSIDE = auto()
     """Its process was killed while it was computed: by a person, or by the system for want of memory."""
     DEVICE = auto()
-    """Its process ended before it touched the shard."""
+    """Its process ended before it touched the shard, or its machine was lost."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +46,8 @@ class Failure:
 
 def failure_of(error: Exception, *, started: bool) -> Failure:
     """Judge what the future of a shard raised; `started` is whether its process had begun to compute it."""
-    if isinstance(error, ShardError):
-        return Failure(Fault.SHARD, str(error))
+    if isinstance(error, ShardError | NodeLostError):
+        return Failure(Fault.SHARD if isinstance(error, ShardError) else Fault.DEVICE, str(error))
     if isinstance(error, FutureTimeoutError):
         return Failure(Fault.SHARD, "the shard ran longer than WITHSTAND_SHARD_TIMEOUT_S allows, and was ended")
     if isinstance(error, BrokenProcessPool):  # it ended before its pool knew what it was to compute

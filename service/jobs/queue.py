@@ -241,11 +241,17 @@ class Queue:
                 )
             yield db, found
 
-    def begin(self, devices: Iterable[str]) -> None:
-        """Name the devices of a dispatcher that has taken over, in place of those of the one before."""
+    def forget_devices(self) -> None:
+        """Forget the devices of the dispatcher before."""
         with self._store.writing() as db:
             db.execute(delete(DEVICES))
-            db.execute(insert(DEVICES), [{"name": name, "deaths": 0} for name in devices])
+
+    def change_devices(self, *, joined: Iterable[str], gone: Iterable[str]) -> None:
+        """Name devices that the dispatcher has got, and forget those that it no longer has."""
+        with self._store.writing() as db:
+            db.execute(delete(DEVICES).where(DEVICES.c.name.in_([*gone])))
+            if rows := [{"name": name, "deaths": 0} for name in joined]:
+                db.execute(insert(DEVICES), rows)
 
     def set_aside(self, device: str, *, deaths: int, pause_s: float, problem: str) -> None:
         """Write down that a device gets no work for a while, and why."""

@@ -32,8 +32,8 @@ START_DEADLINE_S = 180.0
 STOP_DEADLINE_S = 30.0
 
 
-def services(**environment: str) -> dict[str, dict[str, Any]]:
-    """Services of compose.yaml with variables filled in as compose does."""
+def services(file: str = "compose.yaml", **environment: str) -> dict[str, dict[str, Any]]:
+    """Services of a compose file with variables filled in as compose does."""
 
     def fill(node: Any) -> Any:
         if isinstance(node, dict):
@@ -44,7 +44,7 @@ def services(**environment: str) -> dict[str, dict[str, Any]]:
             return node
         return re.sub(r"\$\{(\w+):(-|\?)(.*?)\}", lambda found: environment.get(found[1], found[3]), node)
 
-    return fill(yaml.safe_load((FOLDER / "compose.yaml").read_text())["services"])
+    return fill(yaml.safe_load((FOLDER / file).read_text())["services"])
 
 
 def clean_environment(**changes: str) -> dict[str, str]:
@@ -64,7 +64,7 @@ def test_hadolint_has_nothing_to_say() -> None:
     assert (found.returncode, found.stdout, found.stderr) == (0, "", "")
 
 
-@pytest.mark.parametrize("name", ["Dockerfile", "compose.yaml", "README.md"])
+@pytest.mark.parametrize("name", ["Dockerfile", "compose.yaml", "compose.cluster.yaml", "README.md"])
 def test_every_variable_is_a_setting(name: str) -> None:
     named = set(re.findall(r"WITHSTAND_[A-Z_]+", (FOLDER / name).read_text()))
     assert named
@@ -166,6 +166,53 @@ def test_only_the_gpu_service_asks_for_gpus() -> None:
     (device,) = gpu["deploy"]["resources"]["reservations"]["devices"]
     assert device == {"driver": "nvidia", "count": "all", "capabilities": ["gpu"]}
     assert services(TARGET="cuda")["server"]["image"] == "withstand:cuda"
+
+
+# compose.cluster.yaml
+
+CLUSTER_FILE = "compose.cluster.yaml"
+SECRETS = {"WITHSTAND_API_KEYS": json.dumps([KEY]), "POSTGRES_PASSWORD": "secret", "RAY_AUTH_TOKEN": "t" * 32}
+
+
+def test_the_parts_of_a_cluster_find_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = services(CLUSTER_FILE, **SECRETS)
+    server, head, node = (cluster[name] for name in ("server", "head", "node"))
+    for variable in [each for each in os.environ if each.startswith("WITHSTAND_")]:
+        monkeypatch.delenv(variable)
+    for variable, value in (variables("cpu") | server["environment"]).items():
+        if variable.startswith("WITHSTAND_"):
+            monkeypatch.setenv(variable, value)
+    settings = Settings()
+    assert settings.api_keys == {KEY}
+    assert settings.database_url == "postgresql://withstand:secret@database/withstand"
+    assert settings.ray_address == "ray://head:10001"
+    assert "--ray-client-server-port=10001" in head["command"].split()
+    assert "--address=head:6379" in node["command"].split()
+    assert {each["image"] for each in (server, head, node)} == {"withstand:cpu"}
+    for each in (server, head, node):
+        assert each["environment"]["RAY_AUTH_MODE"] == "token"
+        assert each["environment"]["RAY_AUTH_TOKEN"] == SECRETS["RAY_AUTH_TOKEN"]
+        assert f"store:{settings.store_url}" in each["volumes"]
+    assert settings.ray_cache_dir.is_relative_to(last("cpu", "VOLUME"))
+    assert any(f"{settings.store_url}" in each.rest.split() for each in stage("cpu") if each.keyword == "RUN")
+
+
+def test_a_cluster_publishes_the_server_alone_and_gives_containers_no_more_than_they_need() -> None:
+    for name, service in services(CLUSTER_FILE, **SECRETS).items():
+        assert ("ports" in service) == (name == "server")
+        assert service["cap_drop"] == ["ALL"]
+        assert service["security_opt"] == ["no-new-privileges:true"]
+        if name != "database":
+            assert service["read_only"] is True
+            assert "cap_add" not in service
+
+
+def test_the_commands_of_a_cluster_are_known_to_ray() -> None:
+    known = subprocess.run([BIN / "ray", "start", "--help"], capture_output=True, text=True, check=True).stdout
+    for name in ("head", "node"):
+        ray, start, *options = services(CLUSTER_FILE, **SECRETS)[name]["command"].split()
+        assert (ray, start) == ("ray", "start")
+        assert [each for each in options if each.partition("=")[0] not in known] == []
 
 
 # What a build is given, and what it makes of it

@@ -67,7 +67,7 @@ def test_a_second_server_goes_on_where_the_first_was_killed(
 def _results_on_sqlite(done: Evaluation, catalog: Catalog, path: Path) -> list:
     with closing(Store.at(path)) as store, Threads() as threads:
         store.submit(done.plan)
-        dispatcher = Dispatcher(store, catalog, {"cpu": threads})
+        dispatcher = Dispatcher(store, catalog, lambda: {"cpu": threads})
         dispatcher.start()
         wait_for(lambda: store.evaluation(done.id).status.final)
         dispatcher.stop()

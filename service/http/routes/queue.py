@@ -49,7 +49,7 @@ class DeviceView(BaseModel):
     deaths: Annotated[int, Field(description="in a row, of its process before it touched a shard")]
     set_aside_until: datetime | None
     problem: Annotated[str | None, Field(description="why its process died the last time; null once it works again")]
-    memory: Annotated[MemoryView | None, Field(description="null for a CPU")]
+    memory: Annotated[MemoryView | None, Field(description="null for a CPU, and for a device of another machine")]
 
 
 class DeviceList(BaseModel):

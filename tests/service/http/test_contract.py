@@ -77,7 +77,7 @@ def own(catalog: Catalog, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 def _compute(running: Server, catalog: Catalog) -> None:
     """Compute what was submitted here, where no process has to start for it."""
     with Threads() as threads:
-        dispatcher = Dispatcher(running.service.store, catalog, {"cpu": threads})
+        dispatcher = Dispatcher(running.service.store, catalog, lambda: {"cpu": threads})
         dispatcher.start()
         watch(running.http, {"links": {"events": f"/v1/evaluations/{running.app.state.done}/events"}})
         dispatcher.stop()

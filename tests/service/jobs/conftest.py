@@ -23,7 +23,7 @@ def start(store: Store, catalog: Catalog) -> Iterator[Start]:
     started: list[Dispatcher] = []
 
     def start(executors: Mapping[str, Executor], where: Catalog = catalog) -> Dispatcher:
-        dispatcher = Dispatcher(store, where, executors)
+        dispatcher = Dispatcher(store, where, lambda: executors)
         dispatcher.start()
         started.append(dispatcher)
         return dispatcher

@@ -47,7 +47,7 @@ def test_what_any_error_says_survives_the_way_between_processes(
     error = kind.__new__(kind)
     error.args = ("what was wrong",)
 
-    def fail(_: Catalog) -> None:
+    def fail() -> None:
         raise error
 
     monkeypatch.setattr(executors, "_worker", fail)

@@ -20,6 +20,7 @@ from evaluation.results.protocol import Work
 from service.jobs.dispatcher import PROGRESS_S
 from service.jobs.evaluations import ShardStatus, Status
 from service.jobs.executors import compute
+from service.jobs.queue import Queue
 from service.jobs.store import MAX_FAILURES, Store
 from tests.conftest import Put, without_times
 from tests.server import DEADLINE_S, until
@@ -359,3 +360,33 @@ def test_progress_is_written_at_most_once_a_second(
         until(lambda: read(store, plan).status.final)
     assert len(written) > 1
     assert min(later - earlier for earlier, later in itertools.pairwise(written)) >= PROGRESS_S
+
+
+@on_sqlite
+def test_a_device_that_joins_gets_work_and_one_that_left_is_forgotten_when_its_shard_has_ended(
+    store: Store, catalog: Catalog, start: Start
+) -> None:
+    def names() -> list[str]:
+        return [device.name for device in Queue(store).devices()]
+
+    release = Event()
+    plan = plan_of(catalog, conditions=[{"kind": "clean"}, FLIP])
+    store.submit(plan)
+    with Threads() as one, Threads() as other:
+        there = {"one": one}
+        one.submit(release.wait, DEADLINE_S)
+        start(there)
+        until(lambda: len(one.futures) == 2)
+        assert names() == ["one"]
+        there["other"] = other
+        until(lambda: names() == ["one", "other"])
+        until(lambda: read(store, plan).progress.shards.get(ShardStatus.DONE) == 1)
+        assert len(other.futures) == 1
+        del there["one"]
+        store.submit(later := plan_of(catalog, images=3))
+        until(lambda: read(store, later).status is Status.DONE)
+        assert names() == ["one", "other"]
+        release.set()
+        until(lambda: names() == ["other"])
+        assert read(store, plan).status is Status.DONE
+        assert (len(one.futures), len(other.futures)) == (2, 2)

@@ -28,7 +28,7 @@ def dispatching(store: Store) -> Store:
     """The store of a dispatcher with two devices."""
     taken = store.take_dispatch(locked=False)
     assert taken is not None
-    Queue(taken).begin(["cpu:0", "cpu:1"])
+    Queue(taken).change_devices(joined=["cpu:0", "cpu:1"], gone=[])
     return taken
 
 
@@ -116,7 +116,8 @@ def test_devices_are_those_of_the_dispatcher_that_is_there(dispatching: Store, d
     dispatching.leave_dispatch()
     taken = other.take_dispatch(locked=False)
     assert taken is not None
-    Queue(taken).begin(["cuda:0"])
+    Queue(taken).forget_devices()
+    Queue(taken).change_devices(joined=["cuda:0"], gone=[])
     assert [each.name for each in Queue(other).devices()] == ["cuda:0"]
     other.close()
 

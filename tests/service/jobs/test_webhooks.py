@@ -314,7 +314,7 @@ def test_the_certificate_must_be_the_hosts(
 def test_the_dispatcher_calls_and_a_standby_does_not(store: Store, threads: Threads, catalog: Catalog) -> None:
     with receiving() as receiver:
         ended(store, receiver.url)
-        both = [Dispatcher(store, catalog, {"cpu": threads}, caller()) for _ in range(2)]
+        both = [Dispatcher(store, catalog, lambda: {"cpu": threads}, caller()) for _ in range(2)]
         for each in both:
             each.start()
         until(lambda: receiver.calls and waiting(store) == 0)

@@ -1,0 +1,65 @@
+"""A cluster that tests share; each starts and ends what it needs beside its head."""
+
+import os
+import secrets
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from threading import Event
+
+import pytest
+
+import service.cluster.cluster
+from service.cluster.cluster import RayCluster
+from service.cluster.content import ContentStore
+from tests.server import until
+from tests.service.cluster.nodes import Nodes, connected, kill_all_with, own_network
+
+AUTHENTICATION = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+
+
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[Nodes]:
+    """A cluster's head, which computes too."""
+    os.environ.update(AUTHENTICATION)
+    with own_network() as address, TemporaryDirectory(prefix="ray-") as folder:  # a short path: sockets lie below it
+        with socket.create_server((address, 0)) as one, socket.create_server((address, 0)) as other:
+            ports = [each.getsockname()[1] for each in (one, other)]
+        started = Nodes(address, Path(folder), *ports)
+        try:
+            started.start_head()
+            yield started
+        finally:
+            started.kill_all()
+            until(lambda: not kill_all_with(AUTHENTICATION["RAY_AUTH_TOKEN"]))
+    for name in AUTHENTICATION:
+        del os.environ[name]
+
+
+@pytest.fixture(scope="module")
+def wanted() -> Event:
+    """Set while tests want the connection that they share."""
+    return Event()
+
+
+@pytest.fixture(scope="module")
+def connection(nodes: Nodes, wanted: Event, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayCluster]:
+    """A connection to the cluster, with a store from which its nodes get their files, and calls of at most six seconds."""
+    folder = tmp_path_factory.mktemp("cluster")
+    store = ContentStore(str(folder / "store"))
+    with (
+        pytest.MonkeyPatch.context() as quick,
+        connected(nodes.head, folder / "cache", wanted, store=store, timeout_s=6.0) as cluster,
+    ):
+        for name, seconds in (("SILENCE_S", 5.0), ("FIRST_PAUSE_S", 0.2), ("LONGEST_PAUSE_S", 0.2)):
+            quick.setattr(service.cluster.cluster, name, seconds)
+        yield cluster
+
+
+@pytest.fixture
+def cluster(connection: RayCluster, wanted: Event) -> RayCluster:
+    """That connection, with the two devices of the head."""
+    wanted.set()
+    until(lambda: len(connection.executors()) == 2)
+    return connection
