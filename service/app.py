@@ -158,7 +158,7 @@ async def _lifespan(app: FastAPI) -> AsyncGenerator[dict[str, LoadShedding]]:
     reports = Reports(store)
     webhooks = _webhooks(settings, reports)
     there = cluster.executors if cluster else lambda: executors
-    dispatcher = Dispatcher(store, evaluated, there, webhooks, Retention(settings.keep_days, settings.keep_gb))
+    dispatcher = Dispatcher(store, evaluated, there, webhooks, Retention(settings.keep_days, settings.keep_gb), metrics)
     explainer = Explainer(catalog, devices[0], timeout_s=settings.predict_timeout_s)
     dataset_counts = DatasetCounts(catalog)
     app.state.service = Service(

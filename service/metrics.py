@@ -25,6 +25,7 @@ def shared_folder() -> Path | None:
 
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+_SHARD_SECONDS = (0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000, 3000)
 _SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 
 
@@ -65,6 +66,14 @@ class Metrics:
         self.model_bytes = gauge("model_bytes", "Weights and CUDA graphs in memory.", "device")
         self.device_bytes = gauge("device_bytes", "Memory that torch has taken on a GPU.", "device")
         self.shards = gauge("shards", "Parts of evaluations by status.", "status", mode="mostrecent")
+        self.shard_seconds = histogram(
+            "shard_seconds", "Computing one part of an evaluation.", ("model", "kind"), _SHARD_SECONDS
+        )
+        self.shard_failures = counter("shard_failures", "Failed runs of parts, by whose fault it was.", "fault")
+        self.image_passes = counter(
+            "image_passes", "Passes of images through models in evaluations.", "model", "device"
+        )
+        self.busy_seconds = counter("busy_seconds", "What a device has worked on evaluations.", "device")
 
     def page(self, shards: Mapping[str, int]) -> bytes:
         """Write all numbers in Prometheus' text format.

@@ -23,6 +23,7 @@ from service.jobs.retention import Retention
 from service.jobs.spans import log_fields, record_evaluation, record_shard
 from service.jobs.store import Store, SupersededError
 from service.jobs.webhooks import Webhooks
+from service.metrics import Metrics
 from service.sql.database import StoreError
 
 if TYPE_CHECKING:
@@ -87,6 +88,7 @@ class Dispatcher:
             ends its calls by itself.
         webhooks: are called when evaluations have ended; None calls none.
         retention: how long those are kept; None is for ever.
+        metrics: where shards are counted.
     """
 
     def __init__(
@@ -96,9 +98,11 @@ class Dispatcher:
         executors: Callable[[], Mapping[str, Executor]],
         webhooks: Webhooks | None = None,
         retention: Retention | None = None,
+        metrics: Metrics | None = None,
     ) -> None:
         self._store = self._dispatching = store
         self._webhooks, self._retention = webhooks, retention or Retention()
+        self._metrics = metrics or Metrics()
         self._catalog = catalog
         self._executors = executors
         self._devices: dict[str, _Device] = {}
@@ -213,7 +217,9 @@ class Dispatcher:
             device, fields = self._devices[name], log_fields(each.claim, name)
             self._finish(name, device, each, fields)
             record_shard(each.claim, each.future, device=name, since_ns=each.since_ns)
-            spent[each.claim.evaluation_id] += (time.time_ns() - each.since_ns) / 1e9
+            seconds = (time.time_ns() - each.since_ns) / 1e9
+            spent[each.claim.evaluation_id] += seconds
+            self._metrics.busy_seconds.labels(name).inc(max(0.0, seconds))
             device.running = None
         if spent:
             Queue(self._dispatching).spend(spent)
@@ -234,6 +240,7 @@ class Dispatcher:
                 "evaluation %s, %s failed: %s", claim.evaluation_id, claim.shard, failure.message, extra=fields
             )
             self._dispatching.fail(claim.id, failure.message, failure.fault)
+            self._metrics.shard_failures.labels(failure.fault.name.lower()).inc()
             if failure.fault is Fault.DEVICE:
                 self._set_aside(name, device, failure.message)
             else:
@@ -242,8 +249,14 @@ class Dispatcher:
         self._use_again(name, device)
         if self._dispatching.complete(claim, result):
             _log.info("shard is done", extra={**fields, "seconds": result.seconds})
+            self._count(name, claim, result)
         if is_certain(claim.plan, claim.shard, self._dispatching):
             self._dispatching.skip(claim)
+
+    def _count(self, device: str, claim: Claim, result: ShardResult) -> None:
+        model, kind = claim.shard.model, claim.plan.spec.conditions[claim.shard.condition].kind
+        self._metrics.shard_seconds.labels(model, kind).observe(result.seconds)
+        self._metrics.image_passes.labels(model, device).inc(result.images_forwarded)
 
     def _set_aside(self, name: str, device: _Device, problem: str) -> None:
         pause_s = device.died()
