@@ -3,6 +3,7 @@
 import itertools
 import logging
 import multiprocessing
+import os
 import pickle
 import socket
 import time
@@ -282,6 +283,8 @@ def _write(outbox: SimpleQueue[Request | None], connection: Connection) -> None:
 
 
 def _drive(connection: Connection, address: str, timeout_s: float, log_format: LogFormat) -> None:
-    from service.cluster.driver import drive  # noqa: PLC0415  the server itself does not import Ray
+    os.environ.setdefault("RAY_AUTH_MODE", "token")
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    from service.cluster.driver import drive  # noqa: PLC0415  the server itself does not import Ray, which reads these
 
     drive(connection, address, timeout_s, log_format)

@@ -1,7 +1,6 @@
 """The process that talks to Ray: it ends, or hangs, with the cluster's head, and the server starts another one."""
 
 import logging
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
@@ -108,8 +107,6 @@ def drive(connection: Connection, address: str, timeout_s: float, log_format: Lo
     """Connect to a cluster and run calls on it until the server closes the connection; the main function of the process."""
     end_with_parent()
     write_log_as(log_format)
-    os.environ.setdefault("RAY_AUTH_MODE", "token")
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
     except Exception as error:  # a wrong token, another version, a head that is not there

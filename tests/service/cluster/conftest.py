@@ -16,13 +16,13 @@ from service.cluster.content import ContentStore
 from tests.server import until
 from tests.service.cluster.nodes import Nodes, connected, kill_all_with, own_network
 
-AUTHENTICATION = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+TOKEN = secrets.token_hex(32)
 
 
 @pytest.fixture(scope="module")
 def nodes() -> Iterator[Nodes]:
     """A cluster's head, which computes too."""
-    os.environ.update(AUTHENTICATION)
+    os.environ["RAY_AUTH_TOKEN"] = TOKEN
     with own_network() as address, TemporaryDirectory(prefix="ray-") as folder:  # a short path: sockets lie below it
         with socket.create_server((address, 0)) as one, socket.create_server((address, 0)) as other:
             ports = [each.getsockname()[1] for each in (one, other)]
@@ -32,9 +32,8 @@ def nodes() -> Iterator[Nodes]:
             yield started
         finally:
             started.kill_all()
-            until(lambda: not kill_all_with(AUTHENTICATION["RAY_AUTH_TOKEN"]))
-    for name in AUTHENTICATION:
-        del os.environ[name]
+            until(lambda: not kill_all_with(TOKEN))
+    del os.environ["RAY_AUTH_TOKEN"]
 
 
 @pytest.fixture(scope="module")

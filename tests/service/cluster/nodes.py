@@ -80,6 +80,7 @@ class Nodes:
         process = subprocess.Popen(
             [*command, f"--object-store-memory={STORE_BYTES}"],
             cwd=ROOT,
+            env=os.environ | {"RAY_AUTH_MODE": "token"},
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,

@@ -16,6 +16,7 @@ from pathlib import Path
 from threading import Event
 
 import pytest
+from pydantic import ValidationError
 from sqlalchemy import select
 
 import evaluation
@@ -28,6 +29,7 @@ from service.jobs.evaluations import ShardStatus, Status
 from service.jobs.failures import Failure, Fault, NodeLostError, failure_of
 from service.jobs.queue import Queue
 from service.jobs.store import Store
+from service.preflight import StartError, require_startable
 from service.settings import Settings
 from service.sql.tables import SHARDS
 from tests.conftest import without_times
@@ -161,12 +163,15 @@ def test_a_job_goes_on_when_the_head_is_back(nodes: Nodes, cluster: RayCluster, 
     assert charged(store) == {(0, 0)}
 
 
+@pytest.mark.timeout(
+    240
+)  # on busy cores the start of its part at the head takes longer than Ray allows, and is tried again
 def test_a_server_computes_on_the_cluster_and_nobody_does_without_its_token(
     nodes: Nodes, wanted: Event, settings: Settings, tmp_path: Path
 ) -> None:
     wanted.clear()  # as a standby does: others need the devices
     command = [sys.executable, "-c", f"import ray; ray.init(address={nodes.head!r}); print(ray.nodes())"]
-    environment = os.environ | {"RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    environment = os.environ | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     on_ray = {"ray_address": nodes.client, "ray_cache_dir": tmp_path / "cache", "data_dir": tmp_path / "data"}
     with (
         subprocess.Popen(
@@ -174,7 +179,7 @@ def test_a_server_computes_on_the_cluster_and_nobody_does_without_its_token(
         ) as stranger,
         serving(settings.model_copy(update=on_ray)) as server,
     ):
-        until(lambda: len(devices(server)) == 2)
+        until(lambda: len(devices(server)) == 2, 150)
         assert all(
             re.fullmatch(rf"ray:{re.escape(nodes.address)}-[0-9a-f]{{6}}/cpu:[01]", each) for each in devices(server)
         )
@@ -203,3 +208,21 @@ def test_without_a_connection_calls_fail_at_once_and_a_head_that_is_not_there_is
         Fault.DEVICE, f"there is no connection to the Ray cluster at {address}"
     )
     assert not cluster.executors()
+
+
+@pytest.mark.parametrize(
+    ("url", "problem"),
+    [
+        ("s3://bucket/store", r"s3://bucket/store cannot be opened: Install s3fs .*WITHSTAND_STORE_URL"),
+        ("memory://store", "is the memory of one process"),
+    ],
+)
+def test_a_server_whose_store_cannot_be_opened_does_not_start(tmp_path: Path, url: str, problem: str) -> None:
+    settings = Settings(data_dir=tmp_path, port=0, ray_address="head:6379", store_url=url)
+    with pytest.raises(StartError, match=problem):
+        require_startable(settings)
+
+
+def test_a_store_has_the_same_path_for_all() -> None:
+    with pytest.raises(ValidationError, match="must be an absolute path or a URL, and is 'store'"):
+        Settings(ray_address="head:6379", store_url="store")
