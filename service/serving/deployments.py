@@ -147,11 +147,12 @@ class Deployments:
         known = self.known(name, version)
         if known is not None:
             return known
+        began_ns = time.time_ns()
         found = self._find(name, version)
         checkpoint = self._catalog.checkpoint(found.checkpoint)
         watched = (*self._catalog.model_folders, checkpoint.path, checkpoint.card_path, self._file(found.name))
         stamps = _stamps(watched)
-        if time.time_ns() - max(stamps) > SETTLED_NS:
+        if began_ns - max(stamps) > SETTLED_NS:  # else a file may have changed while it was read
             self._known[name, version] = stamps, watched, found
         return found
 

@@ -1,6 +1,7 @@
 """Fixtures that run commands and the service, and a store of its own for each test, on each kind of database."""
 
 from collections.abc import Iterator
+from multiprocessing import forkserver
 from pathlib import Path
 
 import pytest
@@ -31,3 +32,11 @@ def store(database: Path | str) -> Iterator[Store]:
     opened = Store.at(database)
     yield opened
     opened.close()
+
+
+@pytest.fixture
+def new_fork_server() -> Iterator[None]:
+    """Let device processes begin from the environment and the streams of a test."""
+    forkserver._forkserver._stop()
+    yield
+    forkserver._forkserver._stop()

@@ -1,6 +1,7 @@
 """How models are served: versions, settings, precision, memory, keys."""
 
 import os
+import time
 import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import models
-from service.serving.deployments import Deployments
+from service.serving.deployments import Deployment, Deployments
 from service.settings import Settings
 from tests.conftest import Put
 from tests.server import Server, serving, until
@@ -208,7 +209,7 @@ def test_only_admin_keys_change_what_is_served(own: Settings) -> None:
 
 def test_a_deployment_is_looked_up_again_only_if_files_changed(folder: Path, own: Settings) -> None:
     deployments = Deployments(own.catalog(), own.data_dir / "serving")
-    for file in (*folder.iterdir(), folder):
+    for file in (*folder.iterdir(), folder, *own.catalog().model_folders):
         stamp = file.stat().st_mtime - 10
         os.utime(file, (stamp, stamp))
     first = deployments.find("mine")
@@ -217,6 +218,30 @@ def test_a_deployment_is_looked_up_again_only_if_files_changed(folder: Path, own
     card.write_text(
         models.ModelCard.model_validate_json(card.read_text()).model_copy(update={"training": "new"}).model_dump_json()
     )
+    assert deployments.find("mine").card.training == "new"
+
+
+def test_a_file_that_changes_while_it_is_looked_up_is_looked_up_again(
+    folder: Path, own: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.serving.deployments.SETTLED_NS", 10**7)
+    deployments, find, card = (
+        Deployments(own.catalog(), own.data_dir / "serving"),
+        Deployments._find,
+        folder / "mine@10.json",
+    )
+    changed = models.ModelCard.model_validate_json(card.read_text()).model_copy(update={"training": "new"})
+    time.sleep(0.05)
+
+    def slowly(self: Deployments, name: str, version: str | None) -> Deployment:
+        found = find(self, name, version)
+        card.write_text(changed.model_dump_json())
+        time.sleep(0.05)
+        return found
+
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(Deployments, "_find", slowly)
+        deployments.find("mine")
     assert deployments.find("mine").card.training == "new"
 
 

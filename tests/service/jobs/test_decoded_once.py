@@ -1,7 +1,5 @@
 """Through the server a picture is decoded once, however many models, conditions and device processes there are."""
 
-from collections.abc import Iterator
-from multiprocessing import forkserver
 from pathlib import Path
 
 import pytest
@@ -32,14 +30,6 @@ SPEC = {
         {"kind": "transform", "name": "flip", "parameters": {"direction": "left_right"}},
     ],
 }
-
-
-@pytest.fixture
-def new_fork_server() -> Iterator[None]:
-    """Let device processes begin from this test's environment."""
-    forkserver._forkserver._stop()
-    yield
-    forkserver._forkserver._stop()
 
 
 @pytest.mark.usefixtures("new_fork_server")
