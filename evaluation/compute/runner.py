@@ -134,8 +134,7 @@ def run_shard(
         has_gradient: False leaves out the attacks that need one.
         sources: gives other models whose adversarial images are tried on this one; see `Plan.sources`.
         following: of the same model, likely to be run next: its pictures are decoded meanwhile.
-        on_progress: called with the images run so far and those to be run, after each batch but the last, which checks follow, and
-            about once a second within a batch, which counts by the share of its passes.
+        on_progress: called with the images that are run, also within a batch, see `reporting_passes`, and with those to be run.
 
     Raises:
         DatasetError: an image cannot be decoded.

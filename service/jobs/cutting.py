@@ -53,7 +53,17 @@ def insert_shards(db: Connection, plan: Plan, addresses: Mapping[Shard, str]) ->
     db.execute(insert(SHARDS), rows)
 
 
-def cut_shards(db: Connection, plan: Plan, found: Row[Any]) -> None:
+def next_shard(db: Connection, plan: Plan) -> Row[Any] | None:
+    """Find the next pending shard of an evaluation that has some; None if they had to be cut first, and one may be there now."""
+    pending = select(SHARDS).where(SHARDS.c.evaluation_id == plan.id, SHARDS.c.status == ShardStatus.PENDING)
+    ordered = pending.order_by(SHARDS.c.id).limit(1)
+    found = db.execute(ordered.where(SHARDS.c.address != UNCUT)).first()
+    if found is None:
+        _cut(db, plan, db.execute(ordered).one())
+    return found
+
+
+def _cut(db: Connection, plan: Plan, found: Row[Any]) -> None:
     """Cut some shards off the part that a row is."""
     shards, rest = plan.cut(shard_of(found), CUT_AT_ONCE)
     change = delete(SHARDS) if rest is None else update(SHARDS).values(_row(plan, rest, UNCUT))

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Row, Select, delete, func, insert, select, up
 from evaluation.compute.runner import ShardResult, furthest
 from evaluation.plan import Plan, Shard
 from evaluation.results.tally import Tally
-from service.jobs.cutting import begin_to_cut, cut_shards, insert_evaluation
+from service.jobs.cutting import begin_to_cut, insert_evaluation, next_shard
 from service.jobs.deliveries import request_delivery
 from service.jobs.evaluations import Claim, Damaged, Evaluation, Limits, Priority, ShardStatus
 from service.jobs.failures import Fault
@@ -48,7 +48,7 @@ from service.jobs.queries import (
 )
 from service.jobs.spans import Traced
 from service.sql.database import Database, StoreError
-from service.sql.tables import DISPATCH, EVALUATIONS, KEYS, OWNERS, RESULTS, SHARDS, UNCUT
+from service.sql.tables import DISPATCH, EVALUATIONS, KEYS, OWNERS, RESULTS, SHARDS
 
 MAX_FAILURES = 3
 """Failures of a shard (exception, time-out, end of its process by its own fault) after which its evaluation fails."""
@@ -333,13 +333,9 @@ class Store:
                     failed = {"status": ShardStatus.FAILED, "error": DAMAGED_PLAN}
                     db.execute(update(SHARDS).where(*here).values(**failed))
                     continue
-                pending = select(SHARDS).where(*here).order_by(SHARDS.c.id).limit(1)
-                row = db.execute(pending.where(SHARDS.c.address != UNCUT)).first()
-                if row is None:
-                    cut_shards(db, plan, db.execute(pending).one())
-                    continue
-                start_shard(db, row, device)
-                return Claim(row.id, chosen, plan, shard_of(row), trace_of(db, chosen))
+                if row := next_shard(db, plan):
+                    start_shard(db, row, device)
+                    return Claim(row.id, chosen, plan, shard_of(row), trace_of(db, chosen))
 
     def advance(self, shares_done: Mapping[int, float]) -> None:
         """Write which share of running shards, by their ids, is done."""
