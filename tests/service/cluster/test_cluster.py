@@ -42,6 +42,10 @@ LONG_S = 600.0
 
 pytestmark = pytest.mark.slow
 
+BY_MAKE_FAULTS = pytest.mark.skipif(
+    "FAULT_ROUNDS" not in os.environ, reason="takes half a minute: `make faults` runs it"
+)
+
 
 @contextmanager
 def dispatching(store: Store, catalog: Catalog, cluster: RayCluster) -> Iterator[Dispatcher]:
@@ -147,6 +151,7 @@ def test_a_node_joins_and_dies_while_a_job_runs_and_the_report_is_that_of_one_ma
 
 
 @on_sqlite
+@BY_MAKE_FAULTS
 def test_a_job_goes_on_when_the_head_is_back(nodes: Nodes, cluster: RayCluster, store: Store, catalog: Catalog) -> None:
     plan = plan_of(catalog, images=3, conditions=[attack(2), attack(1000)])
     with dispatching(store, catalog, cluster) as dispatcher:
@@ -163,6 +168,7 @@ def test_a_job_goes_on_when_the_head_is_back(nodes: Nodes, cluster: RayCluster, 
     assert charged(store) == {(0, 0)}
 
 
+@BY_MAKE_FAULTS
 @pytest.mark.timeout(
     240
 )  # on busy cores the start of its part at the head takes longer than Ray allows, and is tried again
