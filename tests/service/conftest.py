@@ -1,7 +1,7 @@
 """Fixtures that run commands and the service, and a store of its own for each test, on each kind of database."""
 
+import multiprocessing
 from collections.abc import Iterator
-from multiprocessing import forkserver
 from pathlib import Path
 
 import pytest
@@ -35,8 +35,7 @@ def store(database: Path | str) -> Iterator[Store]:
 
 
 @pytest.fixture
-def new_fork_server() -> Iterator[None]:
-    """Let device processes begin from the environment and the streams of a test."""
-    forkserver._forkserver._stop()
-    yield
-    forkserver._forkserver._stop()
+def spawned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let device processes begin from the environment and the streams of a test: a fork server has those it was started with."""
+    monkeypatch.setattr("service.jobs.executors.CONTEXT", multiprocessing.get_context("spawn"))
+    monkeypatch.setattr("service.jobs.executors.start_fork_server", lambda: None)

@@ -99,7 +99,7 @@ def warn() -> None:
     logging.getLogger("attacks.tested").warning("from a device")
 
 
-@pytest.mark.usefixtures("new_fork_server")
+@pytest.mark.usefixtures("spawned")
 def test_the_processes_of_devices_write_json_too(capfd: pytest.CaptureFixture[str]) -> None:
     executor = DeviceExecutor("cpu", timeout_s=60, log_format="json")
     executor.submit(warn).result()

@@ -32,7 +32,7 @@ SPEC = {
 }
 
 
-@pytest.mark.usefixtures("new_fork_server")
+@pytest.mark.usefixtures("spawned")
 def test_device_processes_read_what_planning_has_decoded(
     settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
