@@ -70,9 +70,9 @@ class Database:
             notify: tell those who listen, once it is written.
 
         Raises:
-            StoreError: it cannot be written, or another process holds the lock for longer than `BUSY_S`.
+            StoreError: it cannot be written, or others write for longer than `BUSY_S`.
         """
-        with self._explained(), self._engine.begin() as db:
+        with self._explained(), self._backend.turn(), self._engine.begin() as db:
             self._backend.begin_writing(db, notify=notify)
             yield db
 

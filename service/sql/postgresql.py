@@ -1,7 +1,7 @@
 """What is particular to PostgreSQL: advisory locks, where SQLite locks files, and notifications between processes."""
 
 from collections.abc import Callable, Generator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from threading import Event, Thread
 from typing import Any, cast
 
@@ -81,6 +81,10 @@ class Postgresql:
         self.engine = create_engine(url, pool_pre_ping=True, **sizes)
         self._unpooled = create_engine(url, poolclass=NullPool, isolation_level="AUTOCOMMIT")
         self.engine.dialect.use_insertmanyvalues_wo_returning = True  # else each row is a statement, with its triggers
+
+    def turn(self) -> AbstractContextManager[None]:
+        """Nothing: the server lets writers write in the order in which they came."""
+        return nullcontext()
 
     def begin_reading(self, db: Connection) -> None:
         """Let all queries see one state."""

@@ -3,9 +3,10 @@
 import fcntl
 import sqlite3
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Generator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
+from threading import Lock
 from typing import Any, cast
 
 from sqlalchemy import URL, Connection, create_engine, event
@@ -68,6 +69,21 @@ class Sqlite:
         self.engine = create_engine(url, pool_size=CONNECTIONS)
         event.listen(self.engine, "connect", _prepare)
         self._opened: tuple[int, int] | None = None
+        self._turn = Lock()
+
+    @contextmanager
+    def turn(self) -> Generator[None]:
+        """Let the threads of this process write one after the other; those that wait inside SQLite sleep, and may never get the lock.
+
+        Raises:
+            sqlite3.OperationalError: others write for longer than `BUSY_S`.
+        """
+        if not self._turn.acquire(timeout=BUSY_S):
+            raise sqlite3.OperationalError(f"database is locked, for {BUSY_S} s")
+        try:
+            yield
+        finally:
+            self._turn.release()
 
     def begin_reading(self, db: Connection) -> None:
         """Nothing: a query sees one state."""

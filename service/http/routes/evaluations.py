@@ -5,6 +5,7 @@ from collections.abc import AsyncIterable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from http import HTTPStatus
+from threading import BoundedSemaphore
 from typing import Annotated, Any, NoReturn
 
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
@@ -14,6 +15,7 @@ from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 
 from common import UnknownNameError, text_sha256
+from common.cores import cores
 from evaluation import (
     DatasetError,
     Estimate,
@@ -71,6 +73,9 @@ JSON = ReportFormat("json")
 
 _FILE = {"schema": {"type": "string", "format": "binary"}}
 _OTHER_FORMATS = {form.media_type: _FILE for form in FORMATS if form.media_type != "application/json"}
+
+_PLANNING = BoundedSemaphore(cores())
+"""Held while a plan is made: threads that share a core over it all end late, and those that answer polls with them."""
 
 router = APIRouter(prefix="/v1/evaluations", tags=["evaluations"])
 
@@ -242,7 +247,8 @@ def _refuse(reason: str, *, field: str = "conditions") -> NoReturn:
 
 def _plan(spec: EvaluationSpec, service: Service) -> Plan:
     try:
-        return make_plan(spec, service.catalog, device=service.device)
+        with _PLANNING:
+            return make_plan(spec, service.catalog, device=service.device)
     except (UnknownNameError, DatasetError, CheckpointError) as error:
         blamed = FieldError(field=_blamed_field(error), message=str(error))
         raise ProblemError(HTTPStatus.UNPROCESSABLE_ENTITY, str(error), errors=[blamed]) from error

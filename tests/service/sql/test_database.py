@@ -15,7 +15,7 @@ from service.jobs.evaluations import Status
 from service.jobs.queries import KeyReusedError
 from service.jobs.store import Store
 from service.sql.database import Database, StoreError
-from service.sql.sqlite import CONNECTIONS
+from service.sql.sqlite import BUSY_S, CONNECTIONS
 from tests.server import a_plan
 from tests.service.jobs.stores import change, claim, complete, connected, drain, on_sqlite, read, url_of
 
@@ -86,6 +86,34 @@ def test_a_writer_waits_for_another_process_that_holds_the_lock(store: Store, da
         other.execute("COMMIT")
         assert submitted.result(timeout=30)
     other.close()
+
+
+def test_every_writer_of_a_process_gets_its_turn(database: Path | str) -> None:
+    """Together they write for two thirds of what one may wait."""
+    opened = Database(url_of(database))
+
+    def write() -> None:
+        with opened.writing():
+            time.sleep(BUSY_S * 2 / 3 / 40)
+
+    with ThreadPoolExecutor(40) as threads:
+        for written in [threads.submit(write) for _ in range(40)]:
+            written.result()
+    opened.close()
+
+
+def test_a_writer_does_not_wait_long_for_another_one_of_its_process(database: Path | str) -> None:
+    opened = Database(url_of(database))
+
+    def write() -> None:
+        with opened.writing():
+            raise AssertionError("two write at once")
+
+    with opened.writing(), ThreadPoolExecutor(1) as threads, pytest.raises(StoreError, match="cannot be used: .*lock"):
+        threads.submit(write).result(timeout=10)
+    with opened.writing():
+        pass
+    opened.close()
 
 
 def test_a_database_of_another_version_is_refused_and_left_as_it_is(database: Path | str) -> None:
