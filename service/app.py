@@ -56,8 +56,8 @@ from service.jobs.queue import Queue
 from service.jobs.reports import Reports
 from service.jobs.retention import Retention
 from service.jobs.store import Store
-from service.jobs.webhook_targets import WebhookTargets
-from service.jobs.webhooks import Webhooks
+from service.jobs.webhooks.sender import Webhooks
+from service.jobs.webhooks.targets import WebhookTargets
 from service.kserve import repository
 from service.kserve import routes as inference
 from service.kserve.tensors import STATUSES

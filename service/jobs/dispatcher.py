@@ -22,7 +22,7 @@ from service.jobs.queue import Queue
 from service.jobs.retention import Retention
 from service.jobs.spans import log_fields, record_evaluation, record_shard
 from service.jobs.store import Store, SupersededError
-from service.jobs.webhooks import Webhooks
+from service.jobs.webhooks.sender import Webhooks
 from service.metrics import Metrics
 from service.sql.database import StoreError
 

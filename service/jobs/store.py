@@ -12,7 +12,6 @@ from evaluation.compute.runner import ShardResult, furthest
 from evaluation.plan import Plan, Shard
 from evaluation.results.tally import Tally
 from service.jobs.cutting import begin_to_cut, insert_evaluation, next_shard
-from service.jobs.deliveries import request_delivery
 from service.jobs.evaluations import Claim, Damaged, Evaluation, Limits, Priority, ShardStatus
 from service.jobs.failures import Fault
 from service.jobs.limits import end_spent, set_limits
@@ -47,6 +46,7 @@ from service.jobs.queries import (
     trace_of,
 )
 from service.jobs.spans import Traced
+from service.jobs.webhooks.deliveries import request_delivery
 from service.sql.database import Database, StoreError
 from service.sql.tables import DISPATCH, EVALUATIONS, KEYS, OWNERS, RESULTS, SHARDS
 

@@ -11,8 +11,8 @@ from torch import Tensor
 from common import unknown_name
 from common.pictures import PictureError
 from models import Preprocessing
-from service.http.json_bodies import MOST_VALUES, read_json
-from service.http.picture_uploads import Upload, decode, from_base64, pixels_to_decode
+from service.http.bodies.json_bodies import MOST_VALUES, read_json
+from service.http.bodies.picture_uploads import Upload, decode, from_base64, pixels_to_decode
 from service.kserve import tensors
 from service.kserve.schemas import (
     NO_SHARED_MEMORY,

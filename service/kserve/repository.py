@@ -6,8 +6,8 @@ from typing import Any
 from fastapi import APIRouter, Depends, Request
 
 from models import CheckpointError
+from service.http.bodies.json_bodies import described, read_json
 from service.http.deps import DeploymentDep, ModelName, Service, ServiceDep, require_admin
-from service.http.json_bodies import described, read_json
 from service.kserve.schemas import Done, IndexEntry, IndexRequest, RepositoryRequest
 from service.kserve.tensors import TensorError
 from service.serving.deployments import Deployment

@@ -13,13 +13,13 @@ from torch import Tensor
 
 from common.pictures import PictureError
 from models import CheckpointError
+from service.http.bodies.json_bodies import INLINE_BYTES, described, read_body
+from service.http.bodies.picture_uploads import require_few_pixels
 from service.http.deps import Asked, DeploymentDep, Service, ServiceDep, find_deployment, service_of
 from service.http.direct import describe_parameters, read_parameters
 from service.http.disconnect import unless_disconnected
-from service.http.json_bodies import INLINE_BYTES, described, read_body
 from service.http.keys import given_key
 from service.http.middleware.telemetry import server_timing
-from service.http.picture_uploads import require_few_pixels
 from service.http.problems import ProblemError
 from service.http.routes.health import require_ready
 from service.kserve import tensors

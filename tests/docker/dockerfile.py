@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-DOCKERFILE = ROOT / "docker" / "Dockerfile"
+FOLDER = ROOT / "docker"
+DOCKERFILE = FOLDER / "Dockerfile"
+TARGETS = ("cpu", "cuda")
 
 
 @dataclass(frozen=True)

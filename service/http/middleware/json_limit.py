@@ -6,9 +6,9 @@ from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.http.json_bodies import parse_json, require_few_values
+from service.http.bodies.json_bodies import parse_json, require_few_values
+from service.http.bodies.picture_uploads import media_type
 from service.http.load_shedding import PREDICTING
-from service.http.picture_uploads import media_type
 
 MOST_BYTES = 2**20
 """Of a body without pictures and tensors."""

@@ -7,8 +7,8 @@ from pathlib import Path
 from fastapi import APIRouter, Depends, Request
 
 from evaluation.data.sources import COMPRESSED_TARS, dataset_name
+from service.http.bodies.file_uploads import described_form, receive_file
 from service.http.deps import ServiceDep, require_admin
-from service.http.file_uploads import described_form, receive_file
 from service.http.problems import ProblemError
 from service.http.schemas import DatasetView, Unusable
 

@@ -63,7 +63,7 @@ from service.http.watching import POLL_S
 from service.jobs import removal
 from service.jobs.evaluations import Damaged, Evaluation, Limits, Priority
 from service.jobs.queries import DamagedEvaluationError
-from service.jobs.webhook_targets import WebhookError, WebhookTargets
+from service.jobs.webhooks.targets import WebhookError, WebhookTargets
 from service.serving.errors import KeyLimitError
 from service.serving.predictions import FieldError
 from service.tracing import current_trace

@@ -8,8 +8,8 @@ from fastapi import APIRouter, Query, Request, Response
 
 from common.pictures import PictureError
 from models import Place, scaled
+from service.http.bodies.picture_uploads import decode, read_uploads
 from service.http.deps import DeploymentDep, ServiceDep
-from service.http.picture_uploads import decode, read_uploads
 from service.http.problems import LONGEST_ECHO, ProblemError
 from service.serving.explainer import Explanation, parse_point
 from service.serving.predictions import FieldError

@@ -20,9 +20,9 @@ from models import (
     UnrecognisedError,
     require_suffix,
 )
+from service.http.bodies.file_uploads import described_form, receive_file
+from service.http.bodies.json_bodies import read_json, require_few_values
 from service.http.deps import DeploymentDep, ModelName, Service, ServiceDep, require_admin
-from service.http.file_uploads import described_form, receive_file
-from service.http.json_bodies import read_json, require_few_values
 from service.http.problems import ProblemError
 from service.http.schemas import (
     AddedModel,

@@ -10,14 +10,9 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from torch import Tensor
 
 from common.pictures import PictureError
-from service.http.deps import Asked, Service, find_deployment, service_of
-from service.http.direct import describe_parameters, read_parameters
-from service.http.disconnect import unless_disconnected
-from service.http.forms import Upload
-from service.http.json_bodies import described, read_body, read_json
-from service.http.keys import given_key
-from service.http.middleware.telemetry import server_timing
-from service.http.picture_uploads import (
+from service.http.bodies.forms import Upload
+from service.http.bodies.json_bodies import described, read_body, read_json
+from service.http.bodies.picture_uploads import (
     ImagesRequest,
     decode,
     media_type,
@@ -26,6 +21,11 @@ from service.http.picture_uploads import (
     require_few_pixels,
     upload_from_base64,
 )
+from service.http.deps import Asked, Service, find_deployment, service_of
+from service.http.direct import describe_parameters, read_parameters
+from service.http.disconnect import unless_disconnected
+from service.http.keys import given_key
+from service.http.middleware.telemetry import server_timing
 from service.http.problems import ProblemError
 from service.serving.deployments import Deployment
 from service.serving.predictions import Prediction, Predictions, name_classes

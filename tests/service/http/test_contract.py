@@ -24,8 +24,8 @@ from torch import nn
 import evaluation
 from evaluation import Catalog
 from evaluation.spec import NAME_PATTERN
+from service.http.bodies.picture_uploads import media_type
 from service.http.formats import ReportFormat
-from service.http.picture_uploads import media_type
 from service.jobs.dispatcher import Dispatcher
 from service.jobs.store import Store
 from service.settings import Settings

@@ -4,7 +4,7 @@ from http import HTTPStatus
 
 import pytest
 
-from service.http.forms import Upload, read_files
+from service.http.bodies.forms import Upload, read_files
 from service.http.problems import ProblemError
 
 BOUNDARY = b"--boundary"

@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from service.http.json_bodies import MOST_VALUES
+from service.http.bodies.json_bodies import MOST_VALUES
 from service.http.middleware.json_limit import MOST_BYTES
 from service.http.problems import LONGEST_DETAIL, MOST_FIELDS
 from service.settings import Settings

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from common.pictures import PictureError
-from service.http.picture_uploads import PIECE, from_base64
+from service.http.bodies.picture_uploads import PIECE, from_base64
 from service.settings import Settings
 from tests.server import Server, serving
 from tests.service.health import LIMIT_S, Holds, measured

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 
 import cli.main
 import models
-from service.http.file_uploads import LONGEST_FIELD_BYTES
+from service.http.bodies.file_uploads import LONGEST_FIELD_BYTES
 from service.http.problems import Problem
 from service.http.schemas import AddedModel, OpenQuestions
 from service.settings import Settings

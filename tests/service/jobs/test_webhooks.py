@@ -18,8 +18,8 @@ from service.jobs import webhooks
 from service.jobs.dispatcher import Dispatcher
 from service.jobs.evaluations import Damaged, Evaluation
 from service.jobs.store import Store, SupersededError
-from service.jobs.webhook_targets import WebhookError, WebhookTargets, is_public
-from service.jobs.webhooks import PAUSES_S, Webhooks
+from service.jobs.webhooks.sender import PAUSES_S, Webhooks
+from service.jobs.webhooks.targets import WebhookError, WebhookTargets, is_public
 from tests.server import a_plan, until
 from tests.service.jobs.dispatching import Threads
 from tests.service.jobs.stores import change, drain, on_sqlite

@@ -10,10 +10,10 @@ from threading import Thread
 import httpx
 from standardwebhooks import Webhook
 
-from service.jobs.deliveries import due_deliveries, settle_delivery
 from service.jobs.evaluations import Damaged, Delivery, Evaluation, Status
 from service.jobs.store import Store, SupersededError
-from service.jobs.webhook_targets import WebhookError, WebhookTargets
+from service.jobs.webhooks.deliveries import due_deliveries, settle_delivery
+from service.jobs.webhooks.targets import WebhookError, WebhookTargets
 from service.sql.database import StoreError
 
 PAUSES_S = (10.0, 60.0, 300.0, 900.0, 2700.0)

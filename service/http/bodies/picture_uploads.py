@@ -13,8 +13,8 @@ from torch import Tensor
 
 import models
 from common.pictures import PictureError, open_picture, picture_pixels
-from service.http.forms import Upload, read_files
-from service.http.json_bodies import read_body, read_json
+from service.http.bodies.forms import Upload, read_files
+from service.http.bodies.json_bodies import read_body, read_json
 from service.http.problems import LONGEST_ECHO, ProblemError
 from service.serving.predictions import FieldError
 from service.serving.queue import Picture, count_pixels

@@ -1,0 +1,1 @@
+"""Bodies of requests: files, pictures, forms, JSON."""

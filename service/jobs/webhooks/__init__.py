@@ -1,0 +1,1 @@
+"""Calls to addresses of the users when evaluations have ended."""
