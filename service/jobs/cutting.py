@@ -8,7 +8,8 @@ from sqlalchemy import Connection, Row, delete, func, insert, select, update
 
 from evaluation.plan import Plan, Shard
 from service.jobs.evaluations import ShardStatus
-from service.jobs.queries import last_finished, now, results_at, shard_of
+from service.jobs.queries import now
+from service.jobs.shards import last_finished, next_pending, results_at, shard_of
 from service.sql.tables import EVALUATIONS, RESULTS, SHARDS, UNCUT
 
 CUT_AT_FIRST = 2_000
@@ -55,11 +56,10 @@ def insert_shards(db: Connection, plan: Plan, addresses: Mapping[Shard, str]) ->
 
 def next_shard(db: Connection, plan: Plan) -> Row[Any] | None:
     """Find the next pending shard of an evaluation that has some; None if they had to be cut first, and one may be there now."""
-    pending = select(SHARDS).where(SHARDS.c.evaluation_id == plan.id, SHARDS.c.status == ShardStatus.PENDING)
-    ordered = pending.order_by(SHARDS.c.id).limit(1)
-    found = db.execute(ordered.where(SHARDS.c.address != UNCUT)).first()
+    found = next_pending(db, plan.id)
     if found is None:
-        _cut(db, plan, db.execute(ordered).one())
+        pending = (SHARDS.c.evaluation_id == plan.id, SHARDS.c.status == ShardStatus.PENDING)
+        _cut(db, plan, db.execute(select(SHARDS).where(*pending).order_by(SHARDS.c.id).limit(1)).one())
     return found
 
 

@@ -3,7 +3,7 @@
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import CancelledError, Executor, Future
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ from evaluation import Catalog, ShardResult
 from evaluation.results.protocol import Work, is_certain, look_up
 from service.jobs.evaluations import Claim
 from service.jobs.executors import ProgressFile, compute
-from service.jobs.failures import Fault, failure_of
+from service.jobs.failures import Failure, Fault, failure_of
 from service.jobs.queue import Queue
 from service.jobs.retention import Retention
 from service.jobs.spans import log_fields, record_evaluation, record_shard
@@ -41,6 +41,9 @@ BEAT_S = 2.0
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 60.0
 """How long a device gets no work after its process died without touching a shard: at first, and at most."""
 
+TOGETHER = 32
+"""Shards that are handed out, or whose results are stored, in one transaction at most: other writers wait for its end."""
+
 LONGEST_STOP_S = 5.0
 """How long a server that ends waits for its dispatcher, which may hang at a disk or a database, seconds."""
 
@@ -56,6 +59,11 @@ class _Running:
     progress: ProgressFile
     share_done: float = 0.0
     since_ns: int = field(default_factory=time.time_ns)
+
+    @property
+    def seconds(self) -> float:
+        """For how long its device has been busy with it."""
+        return max(0.0, (time.time_ns() - self.since_ns) / 1e9)
 
 
 @dataclass
@@ -206,64 +214,75 @@ class Dispatcher:
             self._devices = {name: each for name, each in (self._devices | joined).items() if name not in gone}
 
     def _collect(self) -> None:
-        spent: dict[str, float] = defaultdict(float)
         running = [each.claim.id for _, each in self._running() if not each.future.done()]
-        unwanted = self._dispatching.unwanted(running) if running else set[int]()
-        for name, each in self._running():
-            if not each.future.done():
-                if each.claim.id not in unwanted:
-                    continue
-                each.future.cancel()
-            device, fields = self._devices[name], log_fields(each.claim, name)
-            self._finish(name, device, each, fields)
-            record_shard(each.claim, each.future, device=name, since_ns=each.since_ns)
-            seconds = (time.time_ns() - each.since_ns) / 1e9
-            spent[each.claim.evaluation_id] += seconds
-            self._metrics.busy_seconds.labels(name).inc(max(0.0, seconds))
-            device.running = None
-        if spent:
-            Queue(self._dispatching).spend(spent)
+        for unwanted in self._dispatching.unwanted(running) if running else ():
+            next(each for _, each in self._running() if each.claim.id == unwanted).future.cancel()
+        ended = [(name, each) for name, each in self._running() if each.future.done()]
+        for start in range(0, len(ended), TOGETHER):
+            self._finish(ended[start : start + TOGETHER])
 
     def _running(self) -> list[tuple[str, _Running]]:
         """The devices that run a shard, with it."""
         return [(name, device.running) for name, device in self._devices.items() if device.running is not None]
 
-    def _finish(self, name: str, device: _Device, each: _Running, fields: Mapping[str, object]) -> None:
+    def _finish(self, ended: Sequence[tuple[str, _Running]]) -> None:
+        """Write down together what came of some shards; only then are their devices free."""
+        spent: dict[str, float] = defaultdict(float)
+        for _, each in ended:
+            spent[each.claim.evaluation_id] += each.seconds
+        with self._dispatching.writing():
+            outcomes = [self._store_outcome(each) for _, each in ended]
+            Queue(self._dispatching).spend(spent)
+        for (name, each), outcome in zip(ended, outcomes, strict=True):
+            self._devices[name].running = None
+            self._report(name, each, outcome)
+
+    def _store_outcome(self, each: _Running) -> ShardResult | Failure | None:
+        """Store the result or the failure of a shard, and return it; None if nobody asks for it any more."""
         claim = each.claim
         try:
             result = each.future.result()
         except CancelledError:
-            return
+            return None
         except Exception as error:  # whatever went wrong in the device process
             failure = failure_of(error, started=each.progress.exists)
-            _log.warning(
-                "evaluation %s, %s failed: %s", claim.evaluation_id, claim.shard, failure.message, extra=fields
-            )
             self._dispatching.fail(claim.id, failure.message, failure.fault)
-            self._metrics.shard_failures.labels(failure.fault.name.lower()).inc()
-            if failure.fault is Fault.DEVICE:
-                self._set_aside(name, device, failure.message)
-            else:
-                self._use_again(name, device)
-            return
-        self._use_again(name, device)
-        if self._dispatching.complete(claim, result):
-            _log.info("shard is done", extra={**fields, "seconds": result.seconds})
-            self._count(name, claim, result)
+            return failure
+        stored = self._dispatching.complete(claim, result)
         if is_certain(claim.plan, claim.shard, self._dispatching):
             self._dispatching.skip(claim)
+        return result if stored else None
+
+    def _report(self, name: str, each: _Running, outcome: ShardResult | Failure | None) -> None:
+        """Log and count what came of a shard, and judge its device by it."""
+        claim, fields = each.claim, log_fields(each.claim, name)
+        record_shard(claim, each.future, device=name, since_ns=each.since_ns)
+        self._metrics.busy_seconds.labels(name).inc(each.seconds)
+        if isinstance(outcome, Failure):
+            said = (claim.evaluation_id, claim.shard, outcome.message)
+            _log.warning("evaluation %s, %s failed: %s", *said, extra=fields)
+            self._metrics.shard_failures.labels(outcome.fault.name.lower()).inc()
+        elif outcome is not None:
+            _log.info("shard is done", extra={**fields, "seconds": outcome.seconds})
+            self._count(name, claim, outcome)
+        if isinstance(outcome, Failure) and outcome.fault is Fault.DEVICE:
+            self._set_aside(name, outcome.message)
+        elif outcome is not None:
+            self._use_again(name)
 
     def _count(self, device: str, claim: Claim, result: ShardResult) -> None:
         model, kind = claim.shard.model, claim.plan.spec.conditions[claim.shard.condition].kind
         self._metrics.shard_seconds.labels(model, kind).observe(result.seconds)
         self._metrics.image_passes.labels(model, device).inc(result.images_forwarded)
 
-    def _set_aside(self, name: str, device: _Device, problem: str) -> None:
+    def _set_aside(self, name: str, problem: str) -> None:
+        device = self._devices[name]
         pause_s = device.died()
         _log.warning("%s gets no work for %g s", name, pause_s)
         Queue(self._dispatching).set_aside(name, deaths=device.deaths, pause_s=pause_s, problem=problem)
 
-    def _use_again(self, name: str, device: _Device) -> None:
+    def _use_again(self, name: str) -> None:
+        device = self._devices[name]
         if device.deaths:
             device.deaths = 0
             Queue(self._dispatching).use_again(name)
@@ -282,37 +301,44 @@ class Dispatcher:
             self._advanced_at = time.monotonic()
 
     def _hand_out(self, folder: Path) -> None:
-        for name, device in self._devices.items():
-            if device.running is not None or time.monotonic() < device.resumes_at:
-                continue
-            next_work = self._next_work(name)
-            if next_work is None:
+        now = time.monotonic()
+        free = [name for name, each in self._devices.items() if each.running is None and now >= each.resumes_at]
+        while free:
+            given = self._claim(free[:TOGETHER])
+            for name, (claim, work) in given.items():
+                if work is not None:
+                    self._devices[name].running = self._start(name, claim, work, folder)
+            if len(given) < len(free[:TOGETHER]):
                 return
-            claim, work = next_work
-            progress = ProgressFile(folder / f"{claim.id}-{uuid4().hex}")
-            future = self._start(device.executor, work, progress)
-            device.running = _Running(claim, future, progress)
-            future.add_done_callback(lambda _: self.wake())
-            _log.info("shard is handed out", extra=log_fields(claim, name))
+            free = [name for name in free if self._devices[name].running is None]
 
-    def _next_work(self, device: str) -> tuple[Claim, Work] | None:
-        """Claim shards until one has to be run; what other evaluations have computed since it was submitted is taken over."""
-        while claim := self._dispatching.claim(device):
-            found = look_up(claim.plan, claim.shard, self._dispatching)
-            if isinstance(found, Work):
-                return claim, found
-            if found is None:
-                self._dispatching.skip(claim)
-            else:
-                self._dispatching.complete(claim, found)
-        return None
+    def _claim(self, devices: Sequence[str]) -> dict[str, tuple[Claim, Work | None]]:
+        """Claim a shard for each device, as long as some wait, with what is left to do for it.
 
-    def _start(self, executor: Executor, work: Work, progress: ProgressFile) -> Future[ShardResult]:
+        That is nothing where another evaluation has computed it since it was submitted, or where it is not needed.
+        """
+        given: dict[str, tuple[Claim, Work | None]] = {}
+        with self._dispatching.writing():
+            for name in devices:
+                claim = self._dispatching.claim(name)
+                if claim is None:
+                    break
+                found = look_up(claim.plan, claim.shard, self._dispatching)
+                if isinstance(found, ShardResult):
+                    self._dispatching.complete(claim, found)
+                elif found is None:
+                    self._dispatching.skip(claim)
+                given[name] = claim, found if isinstance(found, Work) else None
+        return given
+
+    def _start(self, name: str, claim: Claim, work: Work, folder: Path) -> _Running:
+        progress = ProgressFile(folder / f"{claim.id}-{uuid4().hex}")
+        submit = self._devices[name].executor.submit
         try:
-            return executor.submit(
-                compute, self._catalog, work, side_by_side=len(self._devices), on_progress=progress.write
-            )
+            future = submit(compute, self._catalog, work, side_by_side=len(self._devices), on_progress=progress.write)
         except Exception as error:  # an executor that cannot start anything is a failure of the shard like any other
-            future: Future[ShardResult] = Future()
+            future = Future[ShardResult]()
             future.set_exception(error)
-            return future
+        future.add_done_callback(lambda _: self.wake())
+        _log.info("shard is handed out", extra=log_fields(claim, name))
+        return _Running(claim, future, progress)

@@ -1,6 +1,6 @@
 """Limits of one evaluation: how many devices run it at the same time, and how long they may work on it."""
 
-from sqlalchemy import ColumnElement, Connection, func, select, update
+from sqlalchemy import ColumnElement, Connection, Float, bindparam, func, select, update
 
 from service.jobs.evaluations import Limits, ShardStatus
 from service.sql.tables import EVALUATIONS, SHARDS
@@ -10,6 +10,13 @@ HOUR_S = 3600.0
 
 _SPENT = EVALUATIONS.c.device_s >= HOUR_S * EVALUATIONS.c.max_hours
 """Whether devices have worked on an evaluation for as long as they may; null without a limit."""
+
+
+_SPEND = (
+    update(EVALUATIONS)
+    .where(EVALUATIONS.c.id == bindparam("its_evaluation"))
+    .values(device_s=EVALUATIONS.c.device_s + bindparam("more", type_=Float))
+)
 
 
 def set_limits(db: Connection, evaluation_id: str, limits: Limits, *, only_raise: bool = False) -> None:
@@ -25,8 +32,7 @@ def set_limits(db: Connection, evaluation_id: str, limits: Limits, *, only_raise
 
 def spend(db: Connection, evaluation_id: str, seconds: float) -> None:
     """Add what a device has worked on an evaluation; where that reaches the limit, end it."""
-    spent = {"device_s": EVALUATIONS.c.device_s + seconds}
-    db.execute(update(EVALUATIONS).where(EVALUATIONS.c.id == evaluation_id).values(**spent))
+    db.execute(_SPEND, {"its_evaluation": evaluation_id, "more": seconds})
     end_spent(db, evaluation_id)
 
 

@@ -1,9 +1,8 @@
 """Queries of the store, each within a transaction that it has begun; the modules beside it have those of their own."""
 
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from typing import Any
 from weakref import WeakKeyDictionary
 
 from pydantic import ValidationError
@@ -12,10 +11,10 @@ from sqlalchemy import (
     Connection,
     Engine,
     Float,
-    Row,
     RowMapping,
     ScalarSelect,
     Select,
+    bindparam,
     case,
     cast,
     delete,
@@ -26,26 +25,19 @@ from sqlalchemy import (
     update,
 )
 
-from evaluation.compute.runner import ShardResult
-from evaluation.plan import Plan, Shard
-from evaluation.results.tally import Tally
+from evaluation.plan import Plan
 from service.jobs.evaluations import Damaged, Evaluation, Limits, Priority, Progress, ShardStatus
 from service.jobs.spans import Traced
 from service.sql.tables import (
     COUNTS,
     DELIVERIES,
-    DEVICES,
     EVALUATIONS,
     KEYS,
     OWNERS,
     QUEUE,
-    RESULTS,
     SHARDS,
     TRACES,
 )
-
-ADDRESSES_A_QUERY = 500
-"""Addresses in one query: SQLite limits its parameters."""
 
 PLANS = 64
 """Plans of a database that stay read."""
@@ -63,8 +55,6 @@ DESCRIBED = (*(each for each in EVALUATIONS.c if each is not EVALUATIONS.c.plan)
 
 _PLANS: WeakKeyDictionary[Engine, OrderedDict[str, Plan]] = WeakKeyDictionary()
 """Of each database, those that were read last."""
-
-T = TypeVar("T", ShardResult, Tally)
 
 
 class KeyReusedError(ValueError):
@@ -98,11 +88,6 @@ def forget_plan(db: Connection, evaluation_id: str) -> None:
     _PLANS.get(db.engine, OrderedDict()).pop(evaluation_id, None)
 
 
-def of_condition(shard: Shard) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
-    """Rows of a shard's model and condition."""
-    return SHARDS.c.model == shard.model, SHARDS.c.condition == shard.condition
-
-
 def total(column: ColumnElement[int]) -> ColumnElement[int]:
     """Sum up integers, 0 where there are none: PostgreSQL gives sums of large ones as decimals."""
     return func.coalesce(cast(func.sum(column), column.type), 0)
@@ -119,64 +104,9 @@ def clock(db: Connection) -> float:
     return now() if db.dialect.name == "sqlite" else db.execute(epoch).scalar_one()
 
 
-def shard_of(row: Row[Any]) -> Shard:
-    """The shard that a row describes."""
-    return Shard(model=row.model, condition=row.condition, start=row.start, stop=row.start + row.images)
-
-
-def read_stored(kind: type[T], text: str, shard: Shard | None = None) -> T | None:
-    """Read a result or a tally, for a shard that may be another of the same address; None if it is damaged."""
-    try:
-        found = kind.model_validate_json(text)
-    except ValidationError:
-        return None
-    return found if shard is None else found.model_copy(update={"shard": shard})
-
-
-def finished_shards(evaluation_id: str, *columns: ColumnElement[Any]) -> Select[Any]:
-    """The finished shards of an evaluation, with columns of theirs and of their results."""
-    same = (SHARDS.c.address == RESULTS.c.address) & (SHARDS.c.images == RESULTS.c.images)
-    identity = (SHARDS.c.address, SHARDS.c.model, SHARDS.c.condition, SHARDS.c.start, SHARDS.c.images)
-    here = (SHARDS.c.evaluation_id == evaluation_id, SHARDS.c.status == ShardStatus.DONE)
-    return select(*identity, *columns).join_from(SHARDS, RESULTS, same).where(*here)
-
-
-def results_at(
-    db: Connection, addresses: Iterable[str], *columns: ColumnElement[Any], images: int | None = None
-) -> Iterator[tuple[tuple[str, int], tuple[Any, ...]]]:
-    """Read columns of the results at some addresses; yields each address and number of images with them."""
-    ordered = sorted(set(addresses))
-    for start in range(0, len(ordered), ADDRESSES_A_QUERY):
-        here = RESULTS.c.address.in_(ordered[start : start + ADDRESSES_A_QUERY])
-        query = select(RESULTS.c.address, RESULTS.c.images, *columns).where(here)
-        for row in db.execute(query if images is None else query.where(RESULTS.c.images == images)):
-            yield (row.address, row.images), tuple(row)[2:]
-
-
-def insert_result(db: Connection, plan: Plan, shard: Shard, result: ShardResult) -> None:
-    """Add the result of a shard, unless there is one at its address."""
-    address = plan.address(shard)
-    if not [*results_at(db, [address], RESULTS.c.address, images=result.shard.images)]:
-        tally = Tally.of(plan, result).model_dump_json(exclude_defaults=True)
-        text = result.model_dump_json()
-        size = len(tally.encode()) + len(text.encode())
-        row = {"address": address, "images": result.shard.images, "seconds": result.seconds, "bytes": size}
-        db.execute(insert(RESULTS).values(**row, tally=tally, result=text))
-
-
-def start_shard(db: Connection, row: Row[Any], device: str | None) -> None:
-    """Make a shard a running one, of a device."""
-    running = {"status": ShardStatus.RUNNING, "runs": SHARDS.c.runs + 1, "error": None, "share_done": 0.0}
-    db.execute(update(SHARDS).where(SHARDS.c.id == row.id).values(**running))
-    if device is not None:
-        db.execute(update(DEVICES).where(DEVICES.c.name == device).values(shard_id=row.id, since=clock(db)))
-
-
 def fairest_evaluation(db: Connection) -> str | None:
     """Id of the evaluation whose turn it is, of those that may have another device."""
-    most = EVALUATIONS.c.max_devices
-    has_room = most.is_(None) | (count_of(ShardStatus.RUNNING) < most)
-    return db.execute(in_turn().where(~PAUSED.element, has_room).limit(1)).scalar()
+    return db.execute(_FAIREST).scalar()
 
 
 def in_turn(*columns: ColumnElement[Any]) -> Select[*tuple[Any, ...]]:
@@ -196,10 +126,12 @@ def count_of(status: ShardStatus, column: ColumnElement[int] = COUNTS.c.shards) 
     return select(total(column)).where(*mine).scalar_subquery()
 
 
-def last_finished(db: Connection, evaluation_id: str) -> int:
-    """The number of the shard of an evaluation that was finished last; they count from 1."""
-    last = func.coalesce(func.max(SHARDS.c.finished), 0)
-    return db.execute(select(last).where(SHARDS.c.evaluation_id == evaluation_id)).scalar_one()
+_HAS_ROOM = EVALUATIONS.c.max_devices.is_(None) | (count_of(ShardStatus.RUNNING) < EVALUATIONS.c.max_devices)
+
+_FAIREST = in_turn().where(~PAUSED.element, _HAS_ROOM).limit(1)
+"""Here and below: what is asked for every shard is put together once, which takes longer than to answer it."""
+
+_TRACE_OF = select(TRACES.c.context).where(TRACES.c.evaluation_id == bindparam("evaluation"))
 
 
 def revive(db: Connection, evaluation_id: str) -> bool:
@@ -254,7 +186,7 @@ def remember_trace(db: Connection, evaluation_id: str, context: str) -> None:
 
 def trace_of(db: Connection, evaluation_id: str) -> str | None:
     """The trace that an evaluation belongs to."""
-    return db.execute(select(TRACES.c.context).where(TRACES.c.evaluation_id == evaluation_id)).scalar()
+    return db.execute(_TRACE_OF, {"evaluation": evaluation_id}).scalar()
 
 
 def forget_ended_traces(db: Connection) -> list[Traced]:

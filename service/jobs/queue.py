@@ -24,9 +24,9 @@ from service.jobs.queries import (
     remember_trace,
     revive,
     set_priority,
-    shard_of,
     total,
 )
+from service.jobs.shards import shard_of
 from service.jobs.store import STALE_S, Store
 from service.sql.tables import COUNTS, DEVICES, DISPATCH, EVALUATIONS, OWNERS, QUEUE, SHARDS
 

@@ -20,7 +20,6 @@ from service.jobs.queries import (
     DAMAGED_PLAN,
     DESCRIBED,
     DamagedEvaluationError,
-    T,
     clock,
     disown,
     drop_unfinished,
@@ -28,22 +27,26 @@ from service.jobs.queries import (
     evaluation_or_damaged,
     fairest_evaluation,
     find_evaluation,
-    finished_shards,
     forget_ended_traces,
-    insert_result,
     is_repeated,
-    last_finished,
-    of_condition,
     own,
     plan_of,
-    read_stored,
     remember_trace,
-    results_at,
     revive,
     set_priority,
+    trace_of,
+)
+from service.jobs.shards import (
+    T,
+    finish_shard,
+    finished_shards,
+    of_condition,
+    read_stored,
+    result_at,
+    results_among,
+    results_at,
     shard_of,
     start_shard,
-    trace_of,
 )
 from service.jobs.spans import Traced
 from service.jobs.webhooks.deliveries import request_delivery
@@ -61,6 +64,8 @@ STALE_S = 10.0
 
 DAMAGED = "its stored result cannot be read and was set aside; submit the evaluation again, and it is computed anew"
 """The error of a shard that was finished."""
+
+_TOKEN = select(DISPATCH.c.token)
 
 _log = logging.getLogger(__name__)
 
@@ -96,7 +101,7 @@ class Store:
     def writing(self) -> Generator[Connection]:
         """Write in one transaction; a store that dispatches raises SupersededError once another one has taken over."""
         with self.database.writing(notify=self._token is None) as db:
-            if self._token is not None and db.execute(select(DISPATCH.c.token)).scalar() != self._token:
+            if self._token is not None and db.execute(_TOKEN).scalar() != self._token:
                 raise SupersededError("another process has taken the dispatch over")
             yield db
 
@@ -197,18 +202,14 @@ class Store:
 
     def computed(self, plan: Plan, shard: Shard) -> ShardResult | None:
         """Read the result of a shard, whatever evaluation it was computed for."""
-        query = select(RESULTS.c.result).where(
-            RESULTS.c.address == plan.address(shard), RESULTS.c.images == shard.images
-        )
         with self.database.reading() as db:
-            result = db.execute(query).scalar()
+            result = result_at(db, plan.address(shard), shard.images)
         return None if result is None else read_stored(ShardResult, result, shard)
 
     def known(self, plan: Plan, shard: Shard) -> ShardResult | None:
         """Read the result from which a shard has least left to do."""
-        query = select(RESULTS.c.result).where(RESULTS.c.address.in_([*plan.resumable_addresses(shard)]))
         with self.database.reading() as db:
-            found = [read_stored(ShardResult, result) for result in db.execute(query).scalars()]
+            found = [read_stored(ShardResult, text) for text in results_among(db, plan.resumable_addresses(shard))]
         return furthest((each for each in found if each is not None), shard)
 
     def tallies(self, plan: Plan, shards: Iterable[Shard]) -> list[Tally]:
@@ -346,14 +347,8 @@ class Store:
 
     def complete(self, claim: Claim, result: ShardResult) -> bool:
         """Store a result; returns False, and stores nothing, if the shard was not running (done already, dropped or removed)."""
-        here = (SHARDS.c.id == claim.id, SHARDS.c.status == ShardStatus.RUNNING)
         with self.writing() as db:
-            number = last_finished(db, claim.evaluation_id) + 1
-            done = {"status": ShardStatus.DONE, "seconds": result.seconds, "finished": number}
-            if db.execute(update(SHARDS).where(*here).values(**done)).rowcount != 1:
-                return False
-            insert_result(db, claim.plan, claim.shard, result)
-            return True
+            return finish_shard(db, claim, result)
 
     def skip(self, claim: Claim) -> None:
         """Drop a claim, if it is not done, and the pending shards of its model and condition: their numbers are certain enough."""

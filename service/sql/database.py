@@ -4,6 +4,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, contextmanager
+from threading import local
 from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection, make_url
@@ -41,6 +42,7 @@ class Database:
     def __init__(self, url: str) -> None:
         self._backend = _backend_of(url)
         self._engine = self._backend.engine
+        self._of_thread = local()
         try:
             self._open()
         except BaseException:
@@ -53,11 +55,14 @@ class Database:
 
     @contextmanager
     def reading(self) -> Generator[Connection]:
-        """Read, from one state of the database.
+        """Read, from one state of the database; inside a `writing` of the same thread, also what that has written.
 
         Raises:
             StoreError: it cannot be read.
         """
+        if (joined := self._written) is not None:
+            yield joined
+            return
         with self._explained(), self._engine.connect() as db:
             self._backend.begin_reading(db)
             yield db
@@ -66,15 +71,24 @@ class Database:
     def writing(self, *, notify: bool = False) -> Generator[Connection]:
         """Begin with the write lock, so that a read inside the transaction is not overtaken by another writer.
 
+        Inside another one of the same thread it is part of that: what is written in both is written together, or not at all.
+
         Args:
             notify: tell those who listen, once it is written.
 
         Raises:
             StoreError: it cannot be written, or others write for longer than `BUSY_S`.
         """
+        if (joined := self._written) is not None:
+            yield joined
+            return
         with self._explained(), self._backend.turn(), self._engine.begin() as db:
             self._backend.begin_writing(db, notify=notify)
-            yield db
+            self._of_thread.written = db
+            try:
+                yield db
+            finally:
+                self._of_thread.written = None
 
     def give_back_space(self) -> bool:
         """Give some of the space that deleted rows took back to the file system; returns whether there was much."""
@@ -88,6 +102,11 @@ class Database:
     def listening(self, heard: Callable[[], None]) -> AbstractContextManager[None]:
         """Call something when another process has written with `notify`, if the database can tell."""
         return self._backend.listening(heard)
+
+    @property
+    def _written(self) -> Connection | None:
+        """What this thread writes at the moment."""
+        return getattr(self._of_thread, "written", None)
 
     def _open(self) -> None:
         """Make what is missing; several processes may do so at once, and wait for each other."""

@@ -73,7 +73,7 @@ class Sqlite:
 
     @contextmanager
     def turn(self) -> Generator[None]:
-        """Let the threads of this process write one after the other; those that wait inside SQLite sleep, and may never get the lock.
+        """Let the threads of this process write in turn; those that wait inside SQLite sleep, and may never get the lock.
 
         Raises:
             sqlite3.OperationalError: others write for longer than `BUSY_S`.

@@ -14,10 +14,10 @@ import httpx
 import pytest
 
 from evaluation import Catalog
-from service.jobs import webhooks
 from service.jobs.dispatcher import Dispatcher
 from service.jobs.evaluations import Damaged, Evaluation
 from service.jobs.store import Store, SupersededError
+from service.jobs.webhooks import sender
 from service.jobs.webhooks.sender import PAUSES_S, Webhooks
 from service.jobs.webhooks.targets import WebhookError, WebhookTargets, is_public
 from tests.server import a_plan, until
@@ -56,7 +56,7 @@ def waiting(store: Store) -> int:
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(webhooks, "PAUSES_S", (0.0,) * len(PAUSES_S))
+    monkeypatch.setattr(sender, "PAUSES_S", (0.0,) * len(PAUSES_S))
 
 
 def test_a_webhook_is_called_once_when_its_evaluation_has_ended(store: Store) -> None:
@@ -167,7 +167,7 @@ def test_a_proxy_of_the_environment_is_not_used(store: Store, monkeypatch: pytes
 
 @on_sqlite
 def test_a_receiver_that_does_not_answer_holds_up_no_other(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(webhooks, "TIMEOUT_S", 0.5)
+    monkeypatch.setattr(sender, "TIMEOUT_S", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as silent, receiving() as receiver:
         store.submit(a_plan(), webhook=f"http://localhost:{silent.getsockname()[1]}/")
         ended(store, receiver.url)

@@ -109,11 +109,28 @@ def test_a_writer_does_not_wait_long_for_another_one_of_its_process(database: Pa
         with opened.writing():
             raise AssertionError("two write at once")
 
-    with opened.writing(), ThreadPoolExecutor(1) as threads, pytest.raises(StoreError, match="cannot be used: .*lock"):
+    with opened.writing(), ThreadPoolExecutor(1) as threads, pytest.raises(StoreError, match=r"cannot be used: .*lock"):
         threads.submit(write).result(timeout=10)
     with opened.writing():
         pass
     opened.close()
+
+
+def test_what_is_written_within_a_transaction_is_part_of_it(store: Store) -> None:
+    def submit_two() -> None:
+        with store.writing():
+            store.submit(a_plan(0))
+            assert store.evaluation(a_plan(0).id) is not None, "it reads what it has written"
+            with ThreadPoolExecutor(1) as other:
+                assert other.submit(store.evaluation, a_plan(0).id).result() is None, "nobody else does yet"
+            store.submit(a_plan(1))
+
+    with pytest.raises(RuntimeError, match="after both"), store.writing():
+        submit_two()
+        raise RuntimeError("after both")
+    assert store.evaluations() == []
+    submit_two()
+    assert len(store.evaluations()) == 2
 
 
 def test_a_database_of_another_version_is_refused_and_left_as_it_is(database: Path | str) -> None:
