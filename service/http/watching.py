@@ -2,14 +2,19 @@
 
 import asyncio
 import time
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from common import text_sha256
 from service.http.schemas import EvaluationView
+from service.jobs.evaluations import Evaluation
 from service.jobs.store import Store
 
 POLL_S = 0.3
-"""How often a watched evaluation is looked at, seconds."""
+"""How often watched evaluations are looked at, seconds."""
+
+WATCHED_S = 3.0
+"""How long an evaluation counts as watched after it was asked for, seconds."""
 
 
 @dataclass(frozen=True)
@@ -27,12 +32,14 @@ class State:
 
 @dataclass(frozen=True)
 class _Look:
-    at: float
-    state: asyncio.Task[State | None]
+    """A version of an evaluation, and what watchers are sent of it."""
+
+    version: str
+    state: State
 
 
 class Watching:
-    """Looks at evaluations for event streams; to be used on one event loop.
+    """Looks at all evaluations that are watched at once, for event streams; to be used on one event loop.
 
     Args:
         store: where the evaluations are.
@@ -41,18 +48,33 @@ class Watching:
 
     def __init__(self, store: Store, root: str) -> None:
         self._store, self._root = store, root
+        self._asked_at: dict[str, float] = {}
         self._looks: dict[str, _Look] = {}
+        self._looked_at = 0.0
+        self._looking = asyncio.Lock()
 
     async def latest(self, evaluation_id: str) -> State | None:
-        """Describe an evaluation as it was at most `POLL_S` ago, without its report; None if there is none any more."""
-        now = time.monotonic()
+        """Describe an evaluation as it was at most `POLL_S` ago, without its report; None if it cannot be read any more."""
+        self._asked_at[evaluation_id] = time.monotonic()
+        async with self._looking:
+            if evaluation_id not in self._looks or time.monotonic() - self._looked_at >= POLL_S:
+                await self._look()
         look = self._looks.get(evaluation_id)
-        if look is None or now - look.at >= POLL_S:
-            self._looks = {key: each for key, each in self._looks.items() if now - each.at < POLL_S}
-            look = _Look(now, asyncio.create_task(asyncio.to_thread(self._read, evaluation_id)))
-            self._looks[evaluation_id] = look
-        return await asyncio.shield(look.state)
+        return None if look is None else look.state
 
-    def _read(self, evaluation_id: str) -> State | None:
-        found = self._store.evaluation(evaluation_id)
-        return None if found is None else State.of(EvaluationView.of(found, root=self._root))
+    async def _look(self) -> None:
+        now = time.monotonic()
+        self._asked_at = {key: at for key, at in self._asked_at.items() if now - at < WATCHED_S}
+        self._looks = await asyncio.to_thread(self._read, [*self._asked_at])
+        self._looked_at = now
+
+    def _read(self, evaluation_ids: Collection[str]) -> dict[str, _Look]:
+        """Read evaluations, and describe those that have changed."""
+        looks: dict[str, _Look] = {}
+        for found in self._store.evaluations_among(evaluation_ids):
+            if isinstance(found, Evaluation):
+                version, known = found.version, self._looks.get(found.id)
+                if known is None or known.version != version:
+                    known = _Look(version, State.of(EvaluationView.of(found, root=self._root)))
+                looks[found.id] = known
+        return looks

@@ -1,6 +1,7 @@
 """Queries of the store, each within a transaction that it has begun; the modules beside it have those of their own."""
 
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -39,8 +40,8 @@ from service.sql.tables import (
     TRACES,
 )
 
-PLANS = 64
-"""Plans of a database that stay read."""
+PLANS = 500
+"""Plans of a database that stay read; most have some kilobytes."""
 
 DAMAGED_PLAN = (
     "its stored plan cannot be read; it was written by another version, or the database was changed from outside"
@@ -66,21 +67,30 @@ class DamagedEvaluationError(RuntimeError):
 
 
 def plan_of(db: Connection, evaluation_id: str) -> Plan:
-    """Read the plan of an evaluation, or take it as it was read before: its text may have megabytes, and never changes.
+    """Read the plan of an evaluation, or take it as it was read before.
 
     Raises:
         DamagedEvaluationError: it cannot be read.
     """
-    known = _PLANS.setdefault(db.engine, OrderedDict())
-    if (plan := known.get(evaluation_id)) is None:
-        text = db.execute(select(EVALUATIONS.c.plan).where(EVALUATIONS.c.id == evaluation_id)).scalar_one()
-        try:
-            plan = known[evaluation_id] = Plan.model_validate_json(text)
-        except ValidationError as error:
-            raise DamagedEvaluationError(f"evaluation {evaluation_id}: {DAMAGED_PLAN}") from error
-        while len(known) > PLANS:
-            known.popitem(last=False)
+    plan = plans_of(db, [evaluation_id])[evaluation_id]
+    if plan is None:
+        raise DamagedEvaluationError(f"evaluation {evaluation_id}: {DAMAGED_PLAN}")
     return plan
+
+
+def plans_of(db: Connection, evaluation_ids: Collection[str]) -> dict[str, Plan | None]:
+    """Read plans, or take them as they were read before: they may have megabytes, and never change; None for a damaged one."""
+    known = _PLANS.setdefault(db.engine, OrderedDict())
+    plans: dict[str, Plan | None] = {each: known.get(each) for each in evaluation_ids}
+    missing = [each for each, plan in plans.items() if plan is None]
+    for evaluation_id, text in db.execute(_STORED_PLANS, {"its_ids": missing}) if missing else ():
+        try:
+            plans[evaluation_id] = known[evaluation_id] = Plan.model_validate_json(text)
+        except ValidationError:
+            continue
+    while len(known) > PLANS:
+        known.popitem(last=False)
+    return plans
 
 
 def forget_plan(db: Connection, evaluation_id: str) -> None:
@@ -193,7 +203,8 @@ def forget_ended_traces(db: Connection) -> list[Traced]:
     """Forget the traces of evaluations that have ended, and return them."""
     rows = db.execute(ended_traces()).mappings().all()
     db.execute(delete(TRACES).where(TRACES.c.evaluation_id.in_([row["id"] for row in rows])))
-    return [Traced(evaluation_or_damaged(db, row), row["context"], row["since"]) for row in rows]
+    found = evaluations_of(db, rows)
+    return [Traced(each, row["context"], row["since"]) for row, each in zip(rows, found, strict=True)]
 
 
 def ended_traces() -> Select[*tuple[Any, ...]]:
@@ -223,33 +234,39 @@ def disown(db: Connection, evaluation_id: str, owner: str) -> bool:
 
 
 def find_evaluation(db: Connection, evaluation_id: str) -> Evaluation | None:
-    """Read one evaluation; raises as `evaluation_of` does."""
-    here = (EVALUATIONS.c.id == evaluation_id, EVALUATIONS.c.removed_at.is_(None))
-    row = db.execute(select(*DESCRIBED).where(*here)).mappings().first()
-    return None if row is None else evaluation_of(db, row)
-
-
-def evaluation_or_damaged(db: Connection, row: RowMapping) -> Evaluation | Damaged:
-    """Read an evaluation from its row, or say why that cannot be done."""
-    try:
-        return evaluation_of(db, row)
-    except DamagedEvaluationError as error:
-        return Damaged(row["id"], row["sequence"], str(error))
-
-
-def evaluation_of(db: Connection, row: RowMapping) -> Evaluation:
-    """Read an evaluation from its row, and count its shards.
+    """Read one evaluation.
 
     Raises:
         DamagedEvaluationError: its plan cannot be read.
     """
+    found = next(iter(evaluations_among(db, [evaluation_id])), None)
+    if isinstance(found, Damaged):
+        raise DamagedEvaluationError(found.problem)
+    return found
+
+
+def evaluations_among(db: Connection, evaluation_ids: Collection[str]) -> list[Evaluation | Damaged]:
+    """Read those of some evaluations that there are, in the order in which they were submitted."""
+    return evaluations_of(db, db.execute(_DESCRIBED_AMONG, {"its_ids": evaluation_ids}).mappings().all())
+
+
+def evaluations_of(db: Connection, rows: Sequence[RowMapping]) -> list[Evaluation | Damaged]:
+    """Read evaluations from rows of theirs, in a few queries for all; one whose plan cannot be read comes with its problem."""
+    ids = [*{row["id"] for row in rows}]
+    plans, progress = plans_of(db, ids), _progress_of(db, ids)
+    return [_evaluation_of(row, plans[row["id"]], progress[row["id"]]) for row in rows]
+
+
+def _evaluation_of(row: RowMapping, plan: Plan | None, progress: Progress) -> Evaluation | Damaged:
+    if plan is None:
+        return Damaged(row["id"], row["sequence"], f"evaluation {row['id']}: {DAMAGED_PLAN}")
     return Evaluation(
         id=row["id"],
         sequence=row["sequence"],
-        plan=plan_of(db, row["id"]),
+        plan=plan,
         created_at=datetime.fromtimestamp(row["created_at"], UTC),
         cancelled=row["cancelled_at"] is not None,
-        progress=_progress_of(db, row["id"]),
+        progress=progress,
         paused=row["paused"],
         priority=Priority(row["priority"]),
         limits=Limits(row["max_devices"], row["max_hours"]),
@@ -257,23 +274,51 @@ def evaluation_of(db: Connection, row: RowMapping) -> Evaluation:
     )
 
 
-def _progress_of(db: Connection, evaluation_id: str) -> Progress:
-    counted = select(COUNTS).where(COUNTS.c.evaluation_id == evaluation_id, COUNTS.c.shards > 0)
-    counted = counted.order_by(COUNTS.c.status)
-    groups = {ShardStatus(group["status"]): group for group in db.execute(counted).mappings()}
-    mine = SHARDS.c.evaluation_id == evaluation_id
-    running = select(SHARDS.c.images, SHARDS.c.passes, SHARDS.c.share_done)
-    advanced = db.execute(running.where(mine, SHARDS.c.status == ShardStatus.RUNNING)).all()
-    failed_first = (SHARDS.c.status != ShardStatus.FAILED, SHARDS.c.error.desc())
-    errors = select(SHARDS.c.error).where(mine, SHARDS.c.error.is_not(None)).order_by(*failed_first)
-    errors = errors.with_hint(SHARDS, "INDEXED BY shards_with_errors", "sqlite")  # else all shards are looked at
+def _progress_of(db: Connection, evaluation_ids: Collection[str]) -> dict[str, Progress]:
+    """Count the shards of evaluations."""
+    these = {"its_ids": evaluation_ids}
+    groups: dict[str, dict[ShardStatus, RowMapping]] = defaultdict(dict)
+    for each in db.execute(_COUNTED, these).mappings():
+        groups[each["evaluation_id"]][ShardStatus(each["status"])] = each
+    running: dict[str, list[RowMapping]] = defaultdict(list)
+    for each in db.execute(_RUNNING, these).mappings():
+        running[each["evaluation_id"]].append(each)
+    errors = {each["evaluation_id"]: each["error"] for each in db.execute(_ERRORS, these).mappings()}
+    return {each: _progress(groups[each], running[each], errors.get(each)) for each in evaluation_ids}
+
+
+def _progress(groups: Mapping[ShardStatus, RowMapping], running: Sequence[RowMapping], error: str | None) -> Progress:
     return Progress(
         shards={status: group["shards"] for status, group in groups.items()},
         images={status: group["images"] for status, group in groups.items()},
         passes={status: group["passes"] for status, group in groups.items()},
         runs=sum(group["runs"] for group in groups.values()),
         busy_s=sum(group["seconds"] for group in groups.values()),
-        error=db.execute(errors.limit(1)).scalar(),
-        images_advanced=sum(int(each.share_done * each.images) for each in advanced),
-        passes_advanced=sum(each.share_done * each.passes for each in advanced),
+        error=error,
+        images_advanced=sum(int(each["share_done"] * each["images"]) for each in running),
+        passes_advanced=sum(each["share_done"] * each["passes"] for each in running),
     )
+
+
+_IDS = bindparam("its_ids", expanding=True)
+
+_HERE = (EVALUATIONS.c.id.in_(_IDS), EVALUATIONS.c.removed_at.is_(None))
+
+_DESCRIBED_AMONG = select(*DESCRIBED).where(*_HERE).order_by(EVALUATIONS.c.sequence)
+
+_STORED_PLANS = select(EVALUATIONS.c.id, EVALUATIONS.c.plan).where(EVALUATIONS.c.id.in_(_IDS))
+
+_COUNTED = select(COUNTS).where(COUNTS.c.evaluation_id.in_(_IDS), COUNTS.c.shards > 0).order_by(COUNTS.c.status)
+
+_RUNNING = select(SHARDS.c.evaluation_id, SHARDS.c.images, SHARDS.c.passes, SHARDS.c.share_done).where(
+    SHARDS.c.evaluation_id.in_(_IDS), SHARDS.c.status == ShardStatus.RUNNING
+)
+
+_OF_FAILED = func.max(case((SHARDS.c.status == ShardStatus.FAILED, SHARDS.c.error)))
+
+_ERRORS = (
+    select(SHARDS.c.evaluation_id, func.coalesce(_OF_FAILED, func.max(SHARDS.c.error)).label("error"))
+    .where(SHARDS.c.evaluation_id.in_(_IDS), SHARDS.c.error.is_not(None))
+    .group_by(SHARDS.c.evaluation_id)
+    .with_hint(SHARDS, "INDEXED BY shards_with_errors", "sqlite")  # else all shards are looked at
+)

@@ -18,7 +18,7 @@ from service.jobs.queries import (
     clock,
     count_of,
     drop_unfinished,
-    evaluation_or_damaged,
+    evaluations_of,
     find_evaluation,
     in_turn,
     remember_trace,
@@ -119,7 +119,7 @@ class Queue:
         ids = select(COUNTS.c.evaluation_id).where(*unfinished)
         with self._store.database.reading() as db:
             found = db.execute(select(*DESCRIBED).where(EVALUATIONS.c.id.in_(ids))).mappings().all()
-            evaluations = [evaluation_or_damaged(db, row) for row in found]
+            evaluations = evaluations_of(db, found)
         return [each.id for each in evaluations if isinstance(each, Evaluation) and model in each.plan.spec.models]
 
     def owned(self, owner: str) -> set[str]:

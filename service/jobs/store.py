@@ -24,7 +24,8 @@ from service.jobs.queries import (
     disown,
     drop_unfinished,
     ended_traces,
-    evaluation_or_damaged,
+    evaluations_among,
+    evaluations_of,
     fairest_evaluation,
     find_evaluation,
     forget_ended_traces,
@@ -267,7 +268,12 @@ class Store:
         if before is not None:
             query = query.where(EVALUATIONS.c.sequence < before)
         with self.database.reading() as db:
-            return [evaluation_or_damaged(db, row) for row in db.execute(query).mappings().all()]
+            return evaluations_of(db, db.execute(query).mappings().all())
+
+    def evaluations_among(self, evaluation_ids: Collection[str]) -> list[Evaluation | Damaged]:
+        """Read those of some evaluations that there are, the oldest first, as `evaluations` does."""
+        with self.database.reading() as db:
+            return evaluations_among(db, evaluation_ids)
 
     def results(self, evaluation_id: str) -> list[ShardResult]:
         """Read the finished shards."""
@@ -304,8 +310,7 @@ class Store:
         """
         here = (EVALUATIONS.c.id == evaluation_id, EVALUATIONS.c.removed_at.is_(None))
         with self.writing() as db:
-            row = db.execute(select(*DESCRIBED).where(*here)).mappings().first()
-            found = None if row is None else evaluation_or_damaged(db, row)
+            found = next(iter(evaluations_among(db, [evaluation_id])), None)
             if isinstance(found, Damaged) or (found is not None and found.status.final):
                 mark_removed(db, *here)
         more = True
