@@ -379,6 +379,17 @@ def test_the_notes_say_how_to_reach_the_service() -> None:
     assert len(notes(KEYS).splitlines()) < 15
 
 
+def test_the_readme_names_values_that_exist() -> None:
+    text = (ROOT / "docker" / "README.md").read_text().partition("## On Kubernetes")[2].partition("\n## ")[0]
+    named = {*re.findall(r"--set ([\w.]+)=", text), *re.findall(r"^\| `([\w.]+)`", text, re.MULTILINE)}
+    assert {"secret", "store.url", "ray.workers.gpus"} < named
+    for name in named:
+        found: Any = values()
+        for key in name.split("."):
+            assert key in found, name
+            found = found[key]
+
+
 @needs_helm
 @pytest.mark.parametrize(("release", "name"), [("robust", "robust-withstand"), ("a" * 53, "a" * 40)])
 def test_names_leave_room_for_what_is_appended(release: str, name: str) -> None:
