@@ -55,7 +55,7 @@ fuzz: install ## damage files at random for FUZZ_S seconds per reader (60 if uns
 
 faults: install ## kill servers and device processes FAULT_ROUNDS times (20 if unset), and see that nothing is lost or done twice
 	FAULT_ROUNDS=$(or $(FAULT_ROUNDS),20) $(BIN)/python -m pytest --capture no --override-ini faulthandler_timeout=1300 \
-		tests/end_to_end/test_faults.py tests/service/cluster/test_cluster.py
+		tests/end_to_end/test_faults.py tests/service/cluster/test_cluster.py tests/service/cluster/test_autoscaling.py
 
 gpu: install ## measure everything on a GPU and write a page into benchmarks/results; toy sizes without one
 	$(BIN)/python -m benchmarks.gpu

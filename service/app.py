@@ -154,7 +154,8 @@ async def _lifespan(app: FastAPI) -> AsyncGenerator[dict[str, LoadShedding]]:
     threads = max(1, cores() // len(devices))
     limit_s, form = settings.shard_timeout_s, settings.log_format
     executors = {each: DeviceExecutor(each, timeout_s=limit_s, threads=threads, log_format=form) for each in devices}
-    cluster = _cluster(settings)
+    queue = Queue(store)
+    cluster = _cluster(settings, queue)
     reports = Reports(store)
     webhooks = _webhooks(settings, reports)
     there = cluster.executors if cluster else lambda: executors
@@ -165,7 +166,7 @@ async def _lifespan(app: FastAPI) -> AsyncGenerator[dict[str, LoadShedding]]:
         settings,
         catalog,
         store,
-        Queue(store),
+        queue,
         dispatcher,
         deployments,
         scheduler,
@@ -201,15 +202,17 @@ async def _lifespan(app: FastAPI) -> AsyncGenerator[dict[str, LoadShedding]]:
         store.close()
 
 
-def _cluster(settings: Settings) -> RayCluster | None:
+def _cluster(settings: Settings, queue: Queue) -> RayCluster | None:
     if settings.ray_address is None:
         return None
+    most = settings.ray_max_gpus
     return RayCluster(
         settings.ray_address,
         store=ContentStore(settings.store_url) if settings.store_url else None,
         cache=settings.ray_cache_dir,
         timeout_s=settings.shard_timeout_s,
         log_format=settings.log_format,
+        demand=None if most is None else lambda: min(most, queue.useful_devices()),
     )
 
 

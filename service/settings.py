@@ -80,6 +80,13 @@ class Settings(BaseSettings):
             "ray://head:10001; empty is none",
         ),
     ] = None
+    ray_max_gpus: Annotated[
+        int | None,
+        Field(
+            ge=1,
+            description="most GPUs to ask the cluster's autoscaler for: as many as shards wait; empty leaves the cluster as it is",
+        ),
+    ] = None
     store_url: Annotated[
         str | None,
         Field(

@@ -28,6 +28,13 @@ class Cancel:
 
 
 @dataclass(frozen=True)
+class Demand:
+    """So many GPUs would have something to do; the cluster is to have as many."""
+
+    gpus: int
+
+
+@dataclass(frozen=True)
 class Devices:
     """These are all the devices there are now."""
 
@@ -59,7 +66,7 @@ class Failed:
     error: Exception
 
 
-Request = Submit | Cancel
+Request = Submit | Cancel | Demand
 Answer = Devices | Advanced | Returned | Failed
 
 

@@ -19,12 +19,24 @@ from typing import Any, ParamSpec, TypeVar
 
 from evaluation import Catalog, Plan
 from evaluation.compute.runner import OnProgress
-from service.cluster.calls import Advanced, Answer, Cancel, Devices, Failed, Outcome, Request, Submit, compute_on_node
+from service.cluster.calls import (
+    Advanced,
+    Answer,
+    Cancel,
+    Demand,
+    Devices,
+    Failed,
+    Outcome,
+    Request,
+    Submit,
+    compute_on_node,
+)
 from service.cluster.content import ContentError, ContentStore
 from service.cluster.files import Files, share
 from service.jobs.executors import compute
 from service.jobs.failures import NodeLostError
 from service.logs import LogFormat
+from service.sql.database import StoreError
 
 CONNECT_S = 90.0
 """How long a connection to the cluster may take, seconds."""
@@ -40,6 +52,9 @@ KNOCK_S = 2.0
 
 END_S = 5.0
 """How long the process that talks to Ray may take to end, seconds."""
+
+DEMAND_S = 2.0
+"""How often the cluster is told how many GPUs would have something to do, seconds."""
 
 _CHECK_S = 0.25
 
@@ -92,10 +107,19 @@ class RayCluster:
         cache: a folder on each node for what is pulled and decoded there.
         timeout_s: longest run of a call, seconds.
         log_format: how the processes on the nodes write their logs.
+        demand: says how many GPUs the cluster's autoscaler is to provide; processes beyond that end when they have been idle for a
+            while. None leaves the cluster as it is.
     """
 
     def __init__(
-        self, address: str, *, store: ContentStore | None, cache: Path, timeout_s: float, log_format: LogFormat = "text"
+        self,
+        address: str,
+        *,
+        store: ContentStore | None,
+        cache: Path,
+        timeout_s: float,
+        log_format: LogFormat = "text",
+        demand: Callable[[], int] | None = None,
     ) -> None:
         self._drive_with = (address, timeout_s, log_format)
         self._address, self._cache = address, cache
@@ -106,7 +130,8 @@ class RayCluster:
         self._outbox: SimpleQueue[Request | None] | None = None
         self._devices: dict[str, RayExecutor] = {}
         self._stopping, self._is_silent = Event(), False
-        self._thread: Thread | None = None
+        self._demand = demand
+        self._threads: list[Thread] = []
 
     def executors(self) -> Mapping[str, Executor]:
         """The devices there are now, by name."""
@@ -114,14 +139,17 @@ class RayCluster:
 
     def start(self, wanted: Event) -> None:
         """Connect, and stay connected, while an event is set: a standby must not hold what it does not use."""
-        self._thread = Thread(target=self._run, args=(wanted,), name="ray", daemon=True)
-        self._thread.start()
+        self._threads = [Thread(target=self._run, args=(wanted,), name="ray", daemon=True)]
+        if self._demand is not None:
+            self._threads.append(Thread(target=self._tell, args=(self._demand,), name="ray-demand", daemon=True))
+        for thread in self._threads:
+            thread.start()
 
     def stop(self) -> None:
         """Disconnect; the processes on the nodes end."""
         self._stopping.set()
-        if self._thread is not None:
-            self._thread.join()
+        for thread in self._threads:
+            thread.join()
 
     def send(
         self,
@@ -163,6 +191,15 @@ class RayCluster:
                 _log.exception("the Ray cluster at %s cannot be connected to", self._address)
             self._stopping.wait(pause_s)
             pause_s = min(LONGEST_PAUSE_S, 2 * pause_s)
+
+    def _tell(self, demand: Callable[[], int]) -> None:
+        """Tell the cluster again and again how many GPUs would have something to do."""
+        while not self._stopping.wait(DEMAND_S):
+            with suppress(StoreError):  # while the database is away, the cluster stays as it is
+                request = Demand(demand())
+                with self._lock:
+                    if self._outbox is not None:
+                        self._outbox.put(request)
 
     def _listens(self) -> bool:
         """Whether something listens at the head's address, if it names one."""

@@ -14,13 +14,14 @@ from threading import Lock, Thread
 from typing import Any
 
 import ray
+from ray.autoscaler.sdk import request_resources
 from ray.exceptions import ActorDiedError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from common.processes import end_with_parent
 from evaluation.plan import code_version
 from service.cluster.actor import THREADS, Actor
-from service.cluster.calls import Advanced, Answer, Cancel, Devices, Failed, Request, Returned, Submit
+from service.cluster.calls import Advanced, Answer, Cancel, Demand, Devices, Failed, Request, Returned, Submit
 from service.jobs.executors import MAX_CPU_PROCESSES
 from service.jobs.failures import NodeLostError
 from service.logs import LogFormat, write_log_as
@@ -39,6 +40,12 @@ START_S = 300.0
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 60.0
 """How long after a process that could not be started the next one is: at first, and at most."""
+
+IDLE_S = 30.0
+"""How long a process that there is no demand for stays without a call, seconds: the next evaluation may come soon."""
+
+HEAD = {"node:__internal_head__": 0.001}
+"""What Ray reserves for a task that runs on the head."""
 
 _log = logging.getLogger(__name__)
 
@@ -93,6 +100,7 @@ class Slot:
     ends_at: float | None = None
     death: Exception | None = None
     died_at: float = 0.0
+    busy_at: float = 0.0
     asked: bool = False
 
     def die(self, error: Exception) -> None:
@@ -130,6 +138,7 @@ class Driver:
         self._timeout_s, self._log_format = timeout_s, log_format
         self._events: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._slots: dict[str, Slot] = {}
+        self._demand: int | None = None
         self._ended = False
 
     def run(self) -> None:
@@ -147,10 +156,18 @@ class Driver:
         try:
             while True:
                 request: Request = self._connection.recv()
-                handle = self._submit if isinstance(request, Submit) else self._cancel
-                self._events.put(partial(handle, request))
+                self._events.put(partial(self._handle, request))
         except (EOFError, OSError):
             self._events.put(self._end)
+
+    def _handle(self, request: Request) -> None:
+        match request:
+            case Submit():
+                self._submit(request)
+            case Cancel():
+                self._cancel(request)
+            case Demand():
+                self._request_gpus(request.gpus)
 
     def _end(self) -> None:
         self._ended = True
@@ -171,11 +188,14 @@ class Driver:
                 self._slots[place.name] = Slot(place)
         for slot in self._slots.values():
             self._look_at(slot)
+        self._release_idle()
         self._answer(Devices(tuple(name for name, slot in self._slots.items() if slot.usable)))
 
     def _look_at(self, slot: Slot) -> None:
         now = time.monotonic()
-        if slot.actor is None and now >= slot.starts_at:
+        if slot.call is not None or not slot.ready:
+            slot.busy_at = now
+        if slot.actor is None and now >= slot.starts_at and (self._demand is None or self._excess < 0):
             self._start(slot)
         elif slot.death is not None:
             self._judge(slot, slot.death, now - slot.died_at)
@@ -188,6 +208,30 @@ class Driver:
             self._give_up(
                 slot, f"it did not start within {START_S:g} s; does another user of the cluster have its place?"
             )
+
+    def _request_gpus(self, gpus: int) -> None:
+        """Have Ray's autoscaler make room for so many GPUs, which it does not learn from actors: they are made where nodes are."""
+        if gpus == self._demand:
+            return
+        self._demand = gpus
+        on_head: Any = ray.remote(num_cpus=0, resources=HEAD)(request_resources)
+        asked = on_head.remote(bundles=[{"GPU": 1}] * gpus)
+        asked.future().add_done_callback(_report_refusal)
+
+    @property
+    def _excess(self) -> int:
+        """How many more actors there are than devices that would have something to do."""
+        return sum(slot.actor is not None for slot in self._slots.values()) - (self._demand or 0)
+
+    def _release_idle(self) -> None:
+        """End actors that nothing is left for: Ray's autoscaler removes nodes that are not in use."""
+        if self._demand is None:
+            return
+        last_use = time.monotonic() - IDLE_S
+        idle = [slot for slot in self._slots.values() if slot.ready and slot.call is None and slot.busy_at < last_use]
+        for slot in idle[: max(0, self._excess)]:
+            self._end_actor(slot)
+            slot.usable = False
 
     def _judge(self, slot: Slot, death: Exception, since_s: float) -> None:
         """Replace an actor that has died, once it is known that its node has not."""
@@ -219,9 +263,13 @@ class Driver:
         self._when_done(slot, slot.actor.code_version.remote(), self._started)
 
     def _replace(self, slot: Slot) -> None:
+        self._end_actor(slot)
+        self._start(slot)
+
+    def _end_actor(self, slot: Slot) -> None:
         with suppress(Exception):  # it may be dead already
             ray.kill(slot.actor, no_restart=True)
-        self._start(slot)
+        slot.actor, slot.ready = None, False
 
     def _when_done(self, slot: Slot, reference: Any, handle: Callable[[Slot, Future[Any]], None]) -> None:
         """Handle what comes of a task in the main loop, unless its actor was replaced meanwhile."""
@@ -248,9 +296,8 @@ class Driver:
         """Leave a place alone for a while, twice as long each time."""
         pause_s = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2**slot.failed_starts)
         _log.warning("%s cannot be used, and is tried again in %g s: %s", slot.place.name, pause_s, problem)
-        with suppress(Exception):  # it may be dead already
-            ray.kill(slot.actor, no_restart=True)
-        slot.actor, slot.usable = None, False
+        self._end_actor(slot)
+        slot.usable = False
         slot.failed_starts, slot.starts_at = slot.failed_starts + 1, time.monotonic() + pause_s
         self._fail(slot, BrokenProcessPool(f"the process of {slot.place.name} could not be started: {problem}"))
 
@@ -307,3 +354,8 @@ class Driver:
                 slot.call = slot.ends_at = None
                 if runs:
                     self._replace(slot)
+
+
+def _report_refusal(asked: Future[None]) -> None:
+    if (error := asked.exception()) is not None:
+        _log.warning("Ray's autoscaler cannot be asked for GPUs: %s", error)

@@ -50,6 +50,18 @@ class Service:
     report_sections: ReportSections
     watching: Watching
 
+    @property
+    def evaluating_device(self) -> str:
+        """A device like those that compute evaluations, for which they are cut: of the cluster, if there is one.
+
+        Among several kinds it is a CPU, for which the shards of a GPU would be too long.
+        """
+        if self.settings.ray_address is None:
+            return self.device
+        there = [each.name.rpartition("/")[2] for each in self.queue.devices()]
+        on_gpu = all(each.startswith("cuda") for each in there) if there else self.settings.ray_max_gpus is not None
+        return "cuda" if on_gpu else "cpu"
+
 
 def service_of(request: Request) -> Service:
     """The service that answers a request."""

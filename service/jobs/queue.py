@@ -134,6 +134,18 @@ class Queue:
             counts: dict[str, int] = {status: count for status, count in rows}  # noqa: C416  # rows are no tuples
             return {status: counts.get(status, 0) for status in ShardStatus}
 
+    def useful_devices(self) -> int:
+        """Count the devices that would have a shard to run if there were enough: what is paused or limited waits all the same."""
+        pending, running = (count_of(status) for status in (ShardStatus.PENDING, ShardStatus.RUNNING))
+        waiting = in_turn(pending, running, EVALUATIONS.c.max_devices).where(~PAUSED.element)
+        with self._store.database.reading() as db:
+            more = [
+                pending if most is None else min(pending, max(0, most - running))
+                for _, pending, running, most in db.execute(waiting)
+            ]
+            query = select(total(COUNTS.c.shards)).where(COUNTS.c.status == ShardStatus.RUNNING)
+            return sum(more) + db.execute(query).scalar_one()
+
     def unfinished_passes(self, owner: str) -> int:
         """Count the passes through models that the pending and running shards of an owner's evaluations may take."""
         mine = select(OWNERS.c.evaluation_id).where(OWNERS.c.owner == owner)

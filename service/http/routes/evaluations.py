@@ -248,7 +248,7 @@ def _refuse(reason: str, *, field: str = "conditions") -> NoReturn:
 def _plan(spec: EvaluationSpec, service: Service) -> Plan:
     try:
         with _PLANNING:
-            return make_plan(spec, service.catalog, device=service.device)
+            return make_plan(spec, service.catalog, device=service.evaluating_device)
     except (UnknownNameError, DatasetError, CheckpointError) as error:
         blamed = FieldError(field=_blamed_field(error), message=str(error))
         raise ProblemError(HTTPStatus.UNPROCESSABLE_ENTITY, str(error), errors=[blamed]) from error

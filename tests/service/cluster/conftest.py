@@ -1,11 +1,6 @@
 """A cluster that tests share; each starts and ends what it needs beside its head."""
 
-import os
-import secrets
-import socket
 from collections.abc import Iterator
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from threading import Event
 
 import pytest
@@ -14,26 +9,15 @@ import service.cluster.cluster
 from service.cluster.cluster import RayCluster
 from service.cluster.content import ContentStore
 from tests.server import until
-from tests.service.cluster.nodes import Nodes, connected, kill_all_with, own_network
-
-TOKEN = secrets.token_hex(32)
+from tests.service.cluster.nodes import Nodes, connected, started
 
 
 @pytest.fixture(scope="module")
 def nodes() -> Iterator[Nodes]:
     """A cluster's head, which computes too."""
-    os.environ["RAY_AUTH_TOKEN"] = TOKEN
-    with own_network() as address, TemporaryDirectory(prefix="ray-") as folder:  # a short path: sockets lie below it
-        with socket.create_server((address, 0)) as one, socket.create_server((address, 0)) as other:
-            ports = [each.getsockname()[1] for each in (one, other)]
-        started = Nodes(address, Path(folder), *ports)
-        try:
-            started.start_head()
-            yield started
-        finally:
-            started.kill_all()
-            until(lambda: not kill_all_with(TOKEN))
-    del os.environ["RAY_AUTH_TOKEN"]
+    with started() as empty:
+        empty.start_head()
+        yield empty
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,6 @@
 """Evaluations over HTTP: submitted, watched, read, cancelled."""
 
+import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 import evaluation
 from attacks import Norm, ThreatModel
 from evaluation import Catalog, EvaluationSpec, Report, make_plan, pgd_conditions, preset
+from evaluation.plan import GPU_SHARD_IMAGES, SHARD_IMAGES
 from evaluation.reports.formats.latex import to_latex
 from evaluation.reports.formats.manifest import manifest
 from evaluation.reports.formats.methods import methods
@@ -254,3 +256,38 @@ def test_bad_queries_and_headers_are_refused(http: httpx.Client, server: Server)
         assert problem(http.get(URL, params=query), 422)["errors"][0]["field"] in query
     long_key = problem(http.post(URL, json=body(), headers={"Idempotency-Key": "k" * 256}), 422)
     assert long_key["errors"][0]["field"].lower() == "idempotency-key"
+
+
+GPU, OTHER_GPU, SHARE = "ray:10.0.0.5-3f2a9c/cuda:0", "ray:10.0.0.6-77b0e1/cuda:1", "ray:10.0.0.7-0c4d5e/cpu:0"
+
+
+@pytest.mark.parametrize(
+    ("devices", "max_gpus", "images"),
+    [
+        ([GPU, OTHER_GPU], None, GPU_SHARD_IMAGES),
+        ([GPU, SHARE], None, SHARD_IMAGES),
+        ([SHARE], 4, SHARD_IMAGES),
+        ([], 4, GPU_SHARD_IMAGES),
+        ([], None, SHARD_IMAGES),
+    ],
+)
+def test_shards_are_cut_for_the_devices_of_the_cluster(
+    settings: Settings, tmp_path: Path, devices: list[str], max_gpus: int | None, images: int
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        nobody = f"127.0.0.1:{free.getsockname()[1]}"
+    on_ray = {"ray_address": nobody, "ray_max_gpus": max_gpus, "data_dir": tmp_path}
+    with serving(settings.model_copy(update=on_ray)) as server:
+        queue = server.service.queue
+        until(server.service.dispatcher.active.is_set)
+        queue.change_devices(joined=devices, gone=[])
+        assert cut_of(server) == images
+        queue.change_devices(joined=[GPU] if images == SHARD_IMAGES else [SHARE], gone=devices)
+        assert cut_of(server) == images, "what is there stays as it was cut"
+
+
+def cut_of(server: Server) -> int:
+    answer = server.http.post(URL, json=body(images=3, conditions=[{"kind": "clean"}]))
+    found = server.service.store.evaluation(answer.json()["id"])
+    assert found is not None
+    return found.plan.shard_images

@@ -9,7 +9,7 @@ from pebble import ProcessExpired
 
 from common import UnknownNameError
 from evaluation import Catalog
-from service.jobs.evaluations import Priority, ShardStatus, Status
+from service.jobs.evaluations import Limits, Priority, ShardStatus, Status
 from service.jobs.queue import Queue, SharedEvaluationError, Waiting, WrongStatusError
 from service.jobs.store import MAX_FAILURES, Store
 from tests.server import a_plan, until
@@ -55,6 +55,20 @@ def test_what_waits_is_counted(store: Store, queue: Queue) -> None:
     assert queue.waiting() == [Waiting(a_plan().id, 3, passes, paused=False, priority=Priority.NORMAL)]
     store.claim()
     assert queue.waiting() == [Waiting(a_plan().id, 2, passes * 150 // 250, paused=False, priority=Priority.NORMAL)]
+
+
+def test_devices_are_of_use_as_far_as_shards_may_run(store: Store, queue: Queue) -> None:
+    assert queue.useful_devices() == 0
+    store.submit(a_plan(0))
+    store.submit(a_plan(1), limits=Limits(max_devices=1))
+    assert queue.useful_devices() == 3 + 1
+    claimed = [store.claim(), store.claim()]
+    assert {int(each.evaluation_id, 16) for each in claimed if each} == {0, 1}
+    assert queue.useful_devices() == 3 + 1
+    queue.pause_evaluation(a_plan(0).id)
+    assert queue.useful_devices() == 1 + 1
+    queue.pause()
+    assert queue.useful_devices() == 2, "what runs goes on"
 
 
 def test_a_device_shows_the_shard_that_it_runs_as_long_as_it_does(dispatching: Store, queue: Queue) -> None:
