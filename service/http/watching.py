@@ -13,6 +13,9 @@ from service.jobs.store import Store
 POLL_S = 0.3
 """How often watched evaluations are looked at, seconds."""
 
+PATIENCE_S = 2.0
+"""How long a watcher waits for a change before it looks whether its client is still there, seconds."""
+
 WATCHED_S = 3.0
 """How long an evaluation counts as watched after it was asked for, seconds."""
 
@@ -53,10 +56,20 @@ class Watching:
         self._looked_at = 0.0
         self._looking = asyncio.Lock()
 
+    async def next(self, evaluation_id: str, sent: str | None) -> State | None:
+        """Wait until an evaluation has another state than the one of an id, or has ended, but not for longer than `PATIENCE_S`."""
+        until = time.monotonic() + PATIENCE_S
+        while (state := await self.latest(evaluation_id)) is not None:
+            if state.id != sent or state.view.status.final or time.monotonic() > until:
+                break
+            await asyncio.sleep(POLL_S)
+        return state
+
     async def latest(self, evaluation_id: str) -> State | None:
         """Describe an evaluation as it was at most `POLL_S` ago, without its report; None if it cannot be read any more."""
         self._asked_at[evaluation_id] = time.monotonic()
         async with self._looking:
+            self._asked_at[evaluation_id] = time.monotonic()  # others may have looked for long
             if evaluation_id not in self._looks or time.monotonic() - self._looked_at >= POLL_S:
                 await self._look()
         look = self._looks.get(evaluation_id)

@@ -1,6 +1,5 @@
 """Evaluations: submitted, watched, cancelled, removed, reported."""
 
-import asyncio
 from collections.abc import AsyncIterable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -59,7 +58,6 @@ from service.http.schemas import (
     PresetRequest,
     Unusable,
 )
-from service.http.watching import POLL_S
 from service.jobs import removal
 from service.jobs.evaluations import Damaged, Evaluation, Limits, Priority
 from service.jobs.queries import DamagedEvaluationError
@@ -343,15 +341,14 @@ async def watch_evaluation(
     """
     sent = last_event_id
     while not await request.is_disconnected():
-        look = await service.watching.latest(evaluation.id)
-        if look is None:  # removed meanwhile
+        state = await service.watching.next(evaluation.id, sent)
+        if state is None:  # removed meanwhile
             return
-        if look.id != sent:
-            yield ServerSentEvent(data=look.view, event="progress", id=look.id)
-            sent = look.id
-        if look.view.status.final:
+        if state.id != sent:
+            yield ServerSentEvent(data=state.view, event="progress", id=state.id)
+            sent = state.id
+        if state.view.status.final:
             return
-        await asyncio.sleep(POLL_S)
 
 
 @router.get(

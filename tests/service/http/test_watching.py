@@ -1,6 +1,7 @@
 """Watched evaluations are looked at together, and each watcher is sent what has changed of its own."""
 
 import asyncio
+import time
 from collections.abc import Collection
 from typing import Any
 
@@ -26,6 +27,15 @@ class Counted(Store):
     def evaluations_among(self, evaluation_ids: Collection[str]) -> Any:
         """Count."""
         self.asked.append(evaluation_ids)
+        return super().evaluations_among(evaluation_ids)
+
+
+class Slow(Store):
+    """A store that takes its time."""
+
+    def evaluations_among(self, evaluation_ids: Collection[str]) -> Any:
+        """Wait first."""
+        time.sleep(0.2)
         return super().evaluations_among(evaluation_ids)
 
 
@@ -72,6 +82,14 @@ def test_what_is_no_longer_watched_is_no_longer_read(store: Store, monkeypatch: 
         assert counted.asked[-1] == [a_plan(1).id]
 
     asyncio.run(watch())
+
+
+@on_sqlite
+def test_a_watcher_that_waits_for_others_is_told_all_the_same(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watching, "WATCHED_S", 0.1)
+    for number in FEW:
+        store.submit(a_plan(number))
+    assert all(asyncio.run(all_of(Watching(Slow(store.database), ""))))
 
 
 def test_one_that_is_removed_or_damaged_ends_for_its_own_watchers_alone(store: Store, database: Any) -> None:
