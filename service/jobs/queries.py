@@ -1,7 +1,7 @@
 """Queries of the store, each within a transaction that it has begun; the modules beside it have those of their own."""
 
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
@@ -47,13 +47,18 @@ from service.sql.tables import (
 ADDRESSES_A_QUERY = 500
 """Addresses in one query: SQLite limits its parameters."""
 
-PLANS = 64
+PLANS = 128
 """Plans of a database that stay read."""
 
 DAMAGED_PLAN = (
     "its stored plan cannot be read; it was written by another version, or the database was changed from outside"
 )
 """The error of an evaluation, and of its shards."""
+
+DAMAGED_RESULT = (
+    "its stored result cannot be read and was set aside; submit the evaluation again, and it is computed anew"
+)
+"""The error of a shard that was finished."""
 
 PAUSED = (EVALUATIONS.c.paused_at.is_not(None) | exists(QUEUE.c.paused_at)).label("paused")
 """Whether an evaluation, or the whole queue, is paused."""
@@ -153,6 +158,13 @@ def results_at(
             yield (row.address, row.images), tuple(row)[2:]
 
 
+def set_aside(db: Connection, addresses: Collection[str]) -> None:
+    """Remove results that cannot be read; the shards that had them have failed."""
+    db.execute(delete(RESULTS).where(RESULTS.c.address.in_(addresses)))
+    here = (SHARDS.c.address.in_(addresses), SHARDS.c.status == ShardStatus.DONE)
+    db.execute(update(SHARDS).where(*here).values(**failed(db, DAMAGED_RESULT)))
+
+
 def insert_result(db: Connection, plan: Plan, shard: Shard, result: ShardResult) -> None:
     """Add the result of a shard, unless there is one at its address."""
     address = plan.address(shard)
@@ -172,6 +184,11 @@ def start_shard(db: Connection, row: Row[Any], device: str | None) -> None:
         db.execute(update(DEVICES).where(DEVICES.c.name == device).values(shard_id=row.id, since=clock(db)))
 
 
+def failed(db: Connection, error: str) -> dict[str, Any]:
+    """What is written of shards that have failed for good."""
+    return {"status": ShardStatus.FAILED, "error": error, "failed_at": clock(db)}
+
+
 def fairest_evaluation(db: Connection) -> str | None:
     """Id of the evaluation whose turn it is, of those that may have another device."""
     most = EVALUATIONS.c.max_devices
@@ -180,20 +197,23 @@ def fairest_evaluation(db: Connection) -> str | None:
 
 
 def in_turn(*columns: ColumnElement[Any]) -> Select[*tuple[Any, ...]]:
-    """The ids of the evaluations with pending shards, and columns of theirs, in the order in which they get free devices.
-
-    First those that are not paused, then the highest priority, the fewest running shards, the oldest.
-    """
-    pending, running = (count_of(status) for status in (ShardStatus.PENDING, ShardStatus.RUNNING))
-    rank = case({each: rank for rank, each in enumerate(reversed(Priority))}, value=EVALUATIONS.c.priority)
-    query = select(EVALUATIONS.c.id, *columns).where(pending > 0)
-    return query.order_by(PAUSED.element, rank, running, EVALUATIONS.c.sequence)
+    """The ids of the evaluations with pending shards, and columns of theirs, in the order in which they get free devices."""
+    return select(EVALUATIONS.c.id, *columns).where(count_of(ShardStatus.PENDING) > 0).order_by(*TURN)
 
 
 def count_of(status: ShardStatus, column: ColumnElement[int] = COUNTS.c.shards) -> ScalarSelect[int]:
     """Shards of an evaluation that have a status, or another sum of them, within a query about evaluations."""
     mine = (COUNTS.c.evaluation_id == EVALUATIONS.c.id, COUNTS.c.status == status)
     return select(total(column)).where(*mine).scalar_subquery()
+
+
+TURN = (
+    PAUSED.element,
+    case({each: rank for rank, each in enumerate(reversed(Priority))}, value=EVALUATIONS.c.priority),
+    count_of(ShardStatus.RUNNING),
+    EVALUATIONS.c.sequence,
+)
+"""The order of free devices: evaluations that are not paused, the highest priority, the fewest running shards, the oldest."""
 
 
 def last_finished(db: Connection, evaluation_id: str) -> int:
@@ -295,6 +315,22 @@ def find_evaluation(db: Connection, evaluation_id: str) -> Evaluation | None:
     here = (EVALUATIONS.c.id == evaluation_id, EVALUATIONS.c.removed_at.is_(None))
     row = db.execute(select(*DESCRIBED).where(*here)).mappings().first()
     return None if row is None else evaluation_of(db, row)
+
+
+def described(owner: str | None = None) -> Select[*tuple[Any, ...]]:
+    """The evaluations that are not removed, of all or that an owner asked for."""
+    query = select(*DESCRIBED).where(EVALUATIONS.c.removed_at.is_(None))
+    return query if owner is None else query.where(EVALUATIONS.c.id.in_(owned_by(owner)))
+
+
+def owned_by(owner: str) -> Select[Any]:
+    """The ids of the evaluations that someone asked for."""
+    return select(OWNERS.c.evaluation_id).where(OWNERS.c.owner == owner)
+
+
+def read_all(db: Connection, query: Select[*tuple[Any, ...]]) -> list[Evaluation | Damaged]:
+    """Read the evaluations that a query describes."""
+    return [evaluation_or_damaged(db, row) for row in db.execute(query).mappings().all()]
 
 
 def evaluation_or_damaged(db: Connection, row: RowMapping) -> Evaluation | Damaged:

@@ -23,24 +23,28 @@ from service.jobs.queries import (
     DamagedEvaluationError,
     T,
     clock,
+    described,
     disown,
     drop_unfinished,
     ended_traces,
-    evaluation_or_damaged,
+    failed,
     fairest_evaluation,
     find_evaluation,
     finished_shards,
     forget_ended_traces,
+    has_ended,
     insert_result,
     is_repeated,
     last_finished,
     of_condition,
     own,
     plan_of,
+    read_all,
     read_stored,
     remember_trace,
     results_at,
     revive,
+    set_aside,
     set_priority,
     shard_of,
     start_shard,
@@ -58,9 +62,6 @@ MAX_KILLS = 10
 
 STALE_S = 10.0
 """How long a dispatcher may not be seen before another process takes over, seconds."""
-
-DAMAGED = "its stored result cannot be read and was set aside; submit the evaluation again, and it is computed anew"
-"""The error of a shard that was finished."""
 
 _log = logging.getLogger(__name__)
 
@@ -250,7 +251,12 @@ class Store:
             return find_evaluation(db, evaluation_id)
 
     def evaluations(
-        self, *, limit: int | None = None, before: int | None = None, owner: str | None = None
+        self,
+        *,
+        limit: int | None = None,
+        before: int | None = None,
+        owner: str | None = None,
+        ended: bool = False,
     ) -> list[Evaluation | Damaged]:
         """List evaluations, the newest first; one whose plan cannot be read is named with its problem.
 
@@ -258,15 +264,13 @@ class Store:
             limit: at most this many; None is no limit.
             before: only those with a smaller sequence number.
             owner: only those that this one asked for; None is everyone's.
+            ended: only those of which nothing is pending or running.
         """
-        there = EVALUATIONS.c.removed_at.is_(None)
-        query = select(*DESCRIBED).where(there).order_by(EVALUATIONS.c.sequence.desc()).limit(limit)
-        if owner is not None:
-            query = query.where(EVALUATIONS.c.id.in_(select(OWNERS.c.evaluation_id).where(OWNERS.c.owner == owner)))
+        query = described(owner).order_by(EVALUATIONS.c.sequence.desc()).limit(limit)
         if before is not None:
             query = query.where(EVALUATIONS.c.sequence < before)
         with self.database.reading() as db:
-            return [evaluation_or_damaged(db, row) for row in db.execute(query).mappings().all()]
+            return read_all(db, query.where(has_ended()) if ended else query)
 
     def results(self, evaluation_id: str) -> list[ShardResult]:
         """Read the finished shards."""
@@ -285,9 +289,7 @@ class Store:
         if damaged := {address for address, each in found if each is None}:
             _log.error("stored results cannot be read and are set aside: %s", ", ".join(sorted(damaged)))
             with self.writing() as db:
-                db.execute(delete(RESULTS).where(RESULTS.c.address.in_(damaged)))
-                here = (SHARDS.c.address.in_(damaged), SHARDS.c.status == ShardStatus.DONE)
-                db.execute(update(SHARDS).where(*here).values(status=ShardStatus.FAILED, error=DAMAGED))
+                set_aside(db, damaged)
         return [each for _, each in found if each is not None]
 
     def cancel(self, evaluation_id: str, owner: str | None = None) -> None:
@@ -303,8 +305,7 @@ class Store:
         """
         here = (EVALUATIONS.c.id == evaluation_id, EVALUATIONS.c.removed_at.is_(None))
         with self.writing() as db:
-            row = db.execute(select(*DESCRIBED).where(*here)).mappings().first()
-            found = None if row is None else evaluation_or_damaged(db, row)
+            found = next(iter(read_all(db, select(*DESCRIBED).where(*here))), None)
             if isinstance(found, Damaged) or (found is not None and found.status.final):
                 mark_removed(db, *here)
         more = True
@@ -330,8 +331,7 @@ class Store:
                 try:
                     plan = plan_of(db, chosen)
                 except DamagedEvaluationError:  # the others go on
-                    failed = {"status": ShardStatus.FAILED, "error": DAMAGED_PLAN}
-                    db.execute(update(SHARDS).where(*here).values(**failed))
+                    db.execute(update(SHARDS).where(*here).values(**failed(db, DAMAGED_PLAN)))
                     continue
                 if row := next_shard(db, plan):
                     start_shard(db, row, device)
@@ -376,7 +376,7 @@ class Store:
                 return
             failures, kills = row.failures + (fault is Fault.SHARD), row.kills + (fault is Fault.OUTSIDE)
             status = ShardStatus.FAILED if failures >= MAX_FAILURES or kills >= MAX_KILLS else ShardStatus.PENDING
-            changed = {"status": status, "failures": failures, "kills": kills, "error": error}
+            changed = failed(db, error) | {"status": status, "failures": failures, "kills": kills}
             db.execute(update(SHARDS).where(*here).values(**changed))
             of_same = SHARDS.c.evaluation_id == row.evaluation_id
             if db.execute(select(SHARDS.c.id).where(of_same, SHARDS.c.status == ShardStatus.FAILED)).first():
