@@ -5,7 +5,7 @@ from uuid import uuid4
 from sqlalchemy import Connection, delete, insert, select, update
 
 from service.jobs.evaluations import Delivery
-from service.jobs.queries import DESCRIBED, clock, evaluation_or_damaged, has_ended
+from service.jobs.queries import DESCRIBED, clock, evaluations_in, has_ended
 from service.sql.tables import DELIVERIES, EVALUATIONS
 
 
@@ -23,7 +23,8 @@ def due_deliveries(db: Connection, limit: int) -> list[Delivery]:
     call = (DELIVERIES.c.id.label("delivery"), DELIVERIES.c.url, DELIVERIES.c.tries)
     query = select(*DESCRIBED, *call).join_from(EVALUATIONS, DELIVERIES).where(*due)
     rows = db.execute(query.order_by(DELIVERIES.c.due_at).limit(limit)).mappings().all()
-    return [Delivery(row["delivery"], row["url"], row["tries"], evaluation_or_damaged(db, row)) for row in rows]
+    found = zip(evaluations_in(db, rows), rows, strict=True)
+    return [Delivery(row["delivery"], row["url"], row["tries"], each) for each, row in found]
 
 
 def settle_delivery(db: Connection, delivery: Delivery, retry_after_s: float | None) -> None:

@@ -1,7 +1,7 @@
 """Queries of the store, each within a transaction that it has begun; the modules beside it have those of their own."""
 
-from collections import OrderedDict
-from collections.abc import Collection, Iterable, Iterator
+from collections import OrderedDict, defaultdict
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
@@ -30,7 +30,6 @@ from evaluation.compute.runner import ShardResult
 from evaluation.plan import Plan, Shard
 from evaluation.results.tally import Tally
 from service.jobs.evaluations import Damaged, Evaluation, Limits, Priority, Progress, ShardStatus
-from service.jobs.spans import Traced
 from service.sql.tables import (
     COUNTS,
     DELIVERIES,
@@ -41,11 +40,10 @@ from service.sql.tables import (
     QUEUE,
     RESULTS,
     SHARDS,
-    TRACES,
 )
 
-ADDRESSES_A_QUERY = 500
-"""Addresses in one query: SQLite limits its parameters."""
+IDS_A_QUERY = 500
+"""Ids or addresses in one query: SQLite limits its parameters."""
 
 PLANS = 128
 """Plans of a database that stay read."""
@@ -151,8 +149,8 @@ def results_at(
 ) -> Iterator[tuple[tuple[str, int], tuple[Any, ...]]]:
     """Read columns of the results at some addresses; yields each address and number of images with them."""
     ordered = sorted(set(addresses))
-    for start in range(0, len(ordered), ADDRESSES_A_QUERY):
-        here = RESULTS.c.address.in_(ordered[start : start + ADDRESSES_A_QUERY])
+    for start in range(0, len(ordered), IDS_A_QUERY):
+        here = RESULTS.c.address.in_(ordered[start : start + IDS_A_QUERY])
         query = select(RESULTS.c.address, RESULTS.c.images, *columns).where(here)
         for row in db.execute(query if images is None else query.where(RESULTS.c.images == images)):
             yield (row.address, row.images), tuple(row)[2:]
@@ -266,29 +264,6 @@ def is_repeated(db: Connection, key: str, body_sha256: str) -> bool:
     return known is not None
 
 
-def remember_trace(db: Connection, evaluation_id: str, context: str) -> None:
-    """Remember the trace of the request that set an evaluation going, in place of an earlier one."""
-    db.execute(delete(TRACES).where(TRACES.c.evaluation_id == evaluation_id))
-    db.execute(insert(TRACES).values(evaluation_id=evaluation_id, context=context, since=now()))
-
-
-def trace_of(db: Connection, evaluation_id: str) -> str | None:
-    """The trace that an evaluation belongs to."""
-    return db.execute(select(TRACES.c.context).where(TRACES.c.evaluation_id == evaluation_id)).scalar()
-
-
-def forget_ended_traces(db: Connection) -> list[Traced]:
-    """Forget the traces of evaluations that have ended, and return them."""
-    rows = db.execute(ended_traces()).mappings().all()
-    db.execute(delete(TRACES).where(TRACES.c.evaluation_id.in_([row["id"] for row in rows])))
-    return [Traced(evaluation_or_damaged(db, row), row["context"], row["since"]) for row in rows]
-
-
-def ended_traces() -> Select[*tuple[Any, ...]]:
-    """The evaluations with a trace of which nothing is pending or running any more."""
-    return select(*DESCRIBED, TRACES.c.context, TRACES.c.since).join_from(EVALUATIONS, TRACES).where(has_ended())
-
-
 def has_ended() -> ColumnElement[bool]:
     """Whether nothing of an evaluation is pending or running any more, within a query about evaluations."""
     return count_of(ShardStatus.PENDING) + count_of(ShardStatus.RUNNING) == 0
@@ -311,10 +286,10 @@ def disown(db: Connection, evaluation_id: str, owner: str) -> bool:
 
 
 def find_evaluation(db: Connection, evaluation_id: str) -> Evaluation | None:
-    """Read one evaluation; raises as `evaluation_of` does."""
+    """Read one evaluation; raises DamagedEvaluationError if its plan cannot be read."""
     here = (EVALUATIONS.c.id == evaluation_id, EVALUATIONS.c.removed_at.is_(None))
     row = db.execute(select(*DESCRIBED).where(*here)).mappings().first()
-    return None if row is None else evaluation_of(db, row)
+    return None if row is None else _evaluation(db, row, next(_progress_of(db, [evaluation_id])))
 
 
 def described(owner: str | None = None) -> Select[*tuple[Any, ...]]:
@@ -330,30 +305,28 @@ def owned_by(owner: str) -> Select[Any]:
 
 def read_all(db: Connection, query: Select[*tuple[Any, ...]]) -> list[Evaluation | Damaged]:
     """Read the evaluations that a query describes."""
-    return [evaluation_or_damaged(db, row) for row in db.execute(query).mappings().all()]
+    return evaluations_in(db, db.execute(query).mappings().all())
 
 
-def evaluation_or_damaged(db: Connection, row: RowMapping) -> Evaluation | Damaged:
-    """Read an evaluation from its row, or say why that cannot be done."""
-    try:
-        return evaluation_of(db, row)
-    except DamagedEvaluationError as error:
-        return Damaged(row["id"], row["sequence"], str(error))
+def evaluations_in(db: Connection, rows: Sequence[RowMapping]) -> list[Evaluation | Damaged]:
+    """Read evaluations from their rows, with few queries for many; of one that cannot be read, say why."""
+    found: list[Evaluation | Damaged] = []
+    for row, progress in zip(rows, _progress_of(db, [row["id"] for row in rows]), strict=True):
+        try:
+            found.append(_evaluation(db, row, progress))
+        except DamagedEvaluationError as error:
+            found.append(Damaged(row["id"], row["sequence"], str(error)))
+    return found
 
 
-def evaluation_of(db: Connection, row: RowMapping) -> Evaluation:
-    """Read an evaluation from its row, and count its shards.
-
-    Raises:
-        DamagedEvaluationError: its plan cannot be read.
-    """
+def _evaluation(db: Connection, row: RowMapping, progress: Progress) -> Evaluation:
     return Evaluation(
         id=row["id"],
         sequence=row["sequence"],
         plan=plan_of(db, row["id"]),
         created_at=datetime.fromtimestamp(row["created_at"], UTC),
         cancelled=row["cancelled_at"] is not None,
-        progress=_progress_of(db, row["id"]),
+        progress=progress,
         paused=row["paused"],
         priority=Priority(row["priority"]),
         limits=Limits(row["max_devices"], row["max_hours"]),
@@ -361,23 +334,41 @@ def evaluation_of(db: Connection, row: RowMapping) -> Evaluation:
     )
 
 
-def _progress_of(db: Connection, evaluation_id: str) -> Progress:
-    counted = select(COUNTS).where(COUNTS.c.evaluation_id == evaluation_id, COUNTS.c.shards > 0)
-    counted = counted.order_by(COUNTS.c.status)
-    groups = {ShardStatus(group["status"]): group for group in db.execute(counted).mappings()}
-    mine = SHARDS.c.evaluation_id == evaluation_id
-    running = select(SHARDS.c.images, SHARDS.c.passes, SHARDS.c.share_done)
-    advanced = db.execute(running.where(mine, SHARDS.c.status == ShardStatus.RUNNING)).all()
-    failed_first = (SHARDS.c.status != ShardStatus.FAILED, SHARDS.c.error.desc())
-    errors = select(SHARDS.c.error).where(mine, SHARDS.c.error.is_not(None)).order_by(*failed_first)
-    errors = errors.with_hint(SHARDS, "INDEXED BY shards_with_errors", "sqlite")  # else all shards are looked at
+def _progress_of(db: Connection, ids: Sequence[str]) -> Iterator[Progress]:
+    """Count the shards of evaluations, in their order."""
+    for start in range(0, len(ids), IDS_A_QUERY):
+        some = ids[start : start + IDS_A_QUERY]
+        mine = SHARDS.c.evaluation_id.in_(some)
+        counted = select(COUNTS).where(COUNTS.c.evaluation_id.in_(some), COUNTS.c.shards > 0).order_by(COUNTS.c.status)
+        advanced = select(SHARDS.c.evaluation_id, SHARDS.c.images, SHARDS.c.passes, SHARDS.c.share_done)
+        failed_first = (SHARDS.c.status != ShardStatus.FAILED, SHARDS.c.error.desc())
+        rank = func.row_number().over(partition_by=SHARDS.c.evaluation_id, order_by=failed_first).label("rank")
+        errors = select(SHARDS.c.evaluation_id, SHARDS.c.error, rank).where(mine, SHARDS.c.error.is_not(None))
+        errors = errors.with_hint(
+            SHARDS, "INDEXED BY shards_with_errors", "sqlite"
+        ).subquery()  # else all are looked at
+        groups = _by_evaluation(db, counted)
+        running = _by_evaluation(db, advanced.where(mine, SHARDS.c.status == ShardStatus.RUNNING))
+        failed = _by_evaluation(db, select(errors).where(errors.c.rank == 1))
+        for each in some:
+            yield _progress(groups[each], running[each], failed[each])
+
+
+def _by_evaluation(db: Connection, query: Select[*tuple[Any, ...]]) -> defaultdict[str, list[Row[Any]]]:
+    found: defaultdict[str, list[Row[Any]]] = defaultdict(list)
+    for row in db.execute(query):
+        found[row.evaluation_id].append(row)
+    return found
+
+
+def _progress(groups: list[Row[Any]], running: list[Row[Any]], failed: list[Row[Any]]) -> Progress:
     return Progress(
-        shards={status: group["shards"] for status, group in groups.items()},
-        images={status: group["images"] for status, group in groups.items()},
-        passes={status: group["passes"] for status, group in groups.items()},
-        runs=sum(group["runs"] for group in groups.values()),
-        busy_s=sum(group["seconds"] for group in groups.values()),
-        error=db.execute(errors.limit(1)).scalar(),
-        images_advanced=sum(int(each.share_done * each.images) for each in advanced),
-        passes_advanced=sum(each.share_done * each.passes for each in advanced),
+        shards={ShardStatus(group.status): group.shards for group in groups},
+        images={ShardStatus(group.status): group.images for group in groups},
+        passes={ShardStatus(group.status): group.passes for group in groups},
+        runs=sum(group.runs for group in groups),
+        busy_s=sum(group.seconds for group in groups),
+        error=failed[0].error if failed else None,
+        images_advanced=sum(int(each.share_done * each.images) for each in running),
+        passes_advanced=sum(each.share_done * each.passes for each in running),
     )

@@ -23,19 +23,18 @@ from service.jobs.queries import (
     count_of,
     described,
     drop_unfinished,
-    evaluation_or_damaged,
     find_evaluation,
     has_ended,
     in_turn,
     owned_by,
     plan_of,
     read_all,
-    remember_trace,
     revive,
     set_priority,
     shard_of,
     total,
 )
+from service.jobs.spans import remember_trace
 from service.jobs.store import STALE_S, Store
 from service.sql.tables import COUNTS, DEVICES, DISPATCH, EVALUATIONS, OWNERS, QUEUE, SHARDS
 
@@ -184,8 +183,7 @@ class Queue:
         unfinished = (COUNTS.c.status.in_([ShardStatus.PENDING, ShardStatus.RUNNING]), COUNTS.c.shards > 0)
         ids = select(COUNTS.c.evaluation_id).where(*unfinished)
         with self._store.database.reading() as db:
-            found = db.execute(select(*DESCRIBED).where(EVALUATIONS.c.id.in_(ids))).mappings().all()
-            evaluations = [evaluation_or_damaged(db, row) for row in found]
+            evaluations = read_all(db, select(*DESCRIBED).where(EVALUATIONS.c.id.in_(ids)))
         return [each.id for each in evaluations if isinstance(each, Evaluation) and model in each.plan.spec.models]
 
     def owned(self, owner: str) -> set[str]:

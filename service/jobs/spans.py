@@ -3,10 +3,15 @@
 import time
 from concurrent.futures import Future
 from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, Select, delete, insert, select
 
 from evaluation import ShardResult
 from service import tracing
 from service.jobs.evaluations import Claim, Damaged, Evaluation, Status
+from service.jobs.queries import DESCRIBED, evaluations_in, has_ended, now
+from service.sql.tables import EVALUATIONS, TRACES
 
 
 @dataclass(frozen=True)
@@ -16,6 +21,31 @@ class Traced:
     evaluation: Evaluation | Damaged
     trace: str
     since: float
+
+
+def remember_trace(db: Connection, evaluation_id: str, context: str) -> None:
+    """Remember the trace of the request that set an evaluation going, in place of an earlier one."""
+    db.execute(delete(TRACES).where(TRACES.c.evaluation_id == evaluation_id))
+    db.execute(insert(TRACES).values(evaluation_id=evaluation_id, context=context, since=now()))
+
+
+def trace_of(db: Connection, evaluation_id: str) -> str | None:
+    """The trace that an evaluation belongs to."""
+    return db.execute(select(TRACES.c.context).where(TRACES.c.evaluation_id == evaluation_id)).scalar()
+
+
+def forget_ended_traces(db: Connection) -> list[Traced]:
+    """Forget the traces of evaluations that have ended, and return them."""
+    rows = db.execute(ended_traces()).mappings().all()
+    db.execute(delete(TRACES).where(TRACES.c.evaluation_id.in_([row["id"] for row in rows])))
+    return [
+        Traced(each, row["context"], row["since"]) for each, row in zip(evaluations_in(db, rows), rows, strict=True)
+    ]
+
+
+def ended_traces() -> Select[*tuple[Any, ...]]:
+    """The evaluations with a trace of which nothing is pending or running any more."""
+    return select(*DESCRIBED, TRACES.c.context, TRACES.c.since).join_from(EVALUATIONS, TRACES).where(has_ended())
 
 
 def record_shard(claim: Claim, future: "Future[ShardResult]", *, device: str, since_ns: int) -> None:

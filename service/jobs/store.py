@@ -26,12 +26,10 @@ from service.jobs.queries import (
     described,
     disown,
     drop_unfinished,
-    ended_traces,
     failed,
     fairest_evaluation,
     find_evaluation,
     finished_shards,
-    forget_ended_traces,
     has_ended,
     insert_result,
     is_repeated,
@@ -41,16 +39,14 @@ from service.jobs.queries import (
     plan_of,
     read_all,
     read_stored,
-    remember_trace,
     results_at,
     revive,
     set_aside,
     set_priority,
     shard_of,
     start_shard,
-    trace_of,
 )
-from service.jobs.spans import Traced
+from service.jobs.spans import Traced, ended_traces, forget_ended_traces, remember_trace, trace_of
 from service.sql.database import Database, StoreError
 from service.sql.tables import DISPATCH, EVALUATIONS, KEYS, OWNERS, RESULTS, SHARDS
 
