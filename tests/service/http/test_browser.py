@@ -89,9 +89,11 @@ def test_the_queue_is_controlled_from_its_page_by_keyboard(fresh: Server, page: 
     )
     rows = page.locator("tr[id^=waiting-]")
     page.locator(f"#waiting-{second}").wait_for(timeout=30_000)
+    page.locator(f"#waiting-{second}").evaluate("row => row.known = true")
     press(page.locator(f"#waiting-{second}"), "raise the priority of the evaluation of tiny on shapes")
     page.locator(f"#waiting-{second}", has_text="high").wait_for(timeout=30_000)
     assert rows.evaluate_all("rows => rows.map(row => row.id)") == [f"waiting-{each}" for each in (second, first)]
+    assert page.locator(f"#waiting-{second}").evaluate("row => row.known"), "the row has moved"
     assert http.get(f"/v1/evaluations/{second}").json()["priority"] == "high"
     said: list[str] = []
     page.once("dialog", lambda dialog: (said.append(dialog.message), dialog.dismiss()))
