@@ -22,10 +22,10 @@ from service.http.routes.models import list_models
 from service.http.routes.queue import list_devices, read_queue
 from service.jobs.evaluations import Damaged, Evaluation
 
-UNFINISHED_SHOWN = 5
+UNFINISHED_SHOWN = 4
 """Evaluations that have not ended on the start page; the page of the queue has all."""
 
-RESULTS_SHOWN = 50
+RESULTS_SHOWN = 12
 """Evaluations that have ended on the start page."""
 
 PICTURE_S = 3600

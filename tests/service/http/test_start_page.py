@@ -100,7 +100,9 @@ def test_a_result_is_counted_and_rendered_once(fresh: Server, monkeypatch: pytes
     monkeypatch.setattr(result_rows, "COUNTING_S", 60.0)
     html = section(fresh.http.get("/").text, "results")
     monkeypatch.setattr(Reports, "once", lambda *_: pytest.fail("it is counted again"))
+    fresh.http.post("/v1/queue/pause").raise_for_status()
     assert section(fresh.http.get("/").text, "results") == html
+    fresh.http.post("/v1/queue/resume").raise_for_status()
 
 
 def test_a_page_does_not_wait_until_all_results_are_counted(fresh: Server, monkeypatch: pytest.MonkeyPatch) -> None:
