@@ -32,6 +32,7 @@ from service.http.middleware.prefix import Prefix
 from service.http.middleware.security_headers import SecurityHeaders
 from service.http.middleware.telemetry import Telemetry
 from service.http.pages.report_sections import ReportSections
+from service.http.pages.result_rows import ResultRows
 from service.http.pages.templates import WEB
 from service.http.routes import (
     comparisons,
@@ -46,6 +47,7 @@ from service.http.routes import (
     predictions,
     protocols,
     queue,
+    queue_page,
     serving,
 )
 from service.http.watching import Watching
@@ -88,6 +90,7 @@ RESOURCES = (
     queue,
     comparisons,
     pages,
+    queue_page,
 )
 """Routes that need a key, if any are set; a request is compared with one after the other, so those of predictions come first."""
 
@@ -177,6 +180,7 @@ async def _lifespan(app: FastAPI) -> AsyncGenerator[dict[str, LoadShedding]]:
         dataset_counts,
         reports,
         ReportSections(reports, settings.root_path),
+        ResultRows(reports, settings.root_path),
         Watching(store, settings.root_path),
     )
     scheduler.start()

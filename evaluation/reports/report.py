@@ -96,6 +96,17 @@ class ModelReport(Frozen):
         return f"reliable for {', '.join(self.tried)}" if self.grade == "reliable" and self.tried else self.grade
 
     @property
+    def clean_accuracy(self) -> Proportion | None:
+        """That of the first condition with a result."""
+        return next((each.clean_accuracy for each in self.conditions if each.clean_accuracy), None)
+
+    @property
+    def lowest(self) -> ConditionReport | None:
+        """The condition with the lowest score, of those with a result."""
+        scored = [(each.score.value, place) for place, each in enumerate(self.conditions) if each.score]
+        return self.conditions[min(scored)[1]] if scored else None
+
+    @property
     def failed(self) -> tuple[Check, ...]:
         """The checks that failed."""
         return tuple(check for check in self.checks if check.failed)

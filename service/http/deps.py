@@ -14,6 +14,7 @@ from evaluation.spec import NAME_PATTERN
 from service.http.dataset_counts import DatasetCounts
 from service.http.keys import given_key, is_one_of
 from service.http.pages.report_sections import ReportSections
+from service.http.pages.result_rows import ResultRows
 from service.http.problems import ProblemError
 from service.http.watching import Watching
 from service.jobs.dispatcher import Dispatcher
@@ -48,6 +49,7 @@ class Service:
     dataset_counts: DatasetCounts
     reports: Reports
     report_sections: ReportSections
+    result_rows: ResultRows
     watching: Watching
 
     @property
@@ -136,6 +138,11 @@ class Caller(NamedTuple):
 
     name: str
     owner: str | None
+
+    @property
+    def is_admin(self) -> bool:
+        """Whether `require_admin` lets it pass."""
+        return self.owner is None
 
 
 async def _caller(service: ServiceDep, key: KeyDep) -> Caller:

@@ -29,12 +29,11 @@ class Headline(BaseModel):
     @classmethod
     def of(cls, found: ModelReport) -> Self:
         """Pick the scores of a model."""
-        scores = [each.score for each in found.conditions if each.score is not None]
         return cls(
             model=found.model,
             grade=found.grade,
-            clean_accuracy=next((each.clean_accuracy for each in found.conditions if each.clean_accuracy), None),
-            lowest=min(scores, key=lambda score: score.value, default=None),
+            clean_accuracy=found.clean_accuracy,
+            lowest=found.lowest.score if found.lowest else None,
         )
 
 

@@ -1,8 +1,9 @@
 """Limits of one evaluation: how many devices run it at the same time, and how long they may work on it."""
 
-from sqlalchemy import ColumnElement, Connection, Float, bindparam, func, select, update
+from sqlalchemy import Connection, Float, bindparam, func, select, update
 
 from service.jobs.evaluations import Limits, ShardStatus
+from service.jobs.queries import failed
 from service.sql.tables import EVALUATIONS, SHARDS
 
 HOUR_S = 3600.0
@@ -42,8 +43,8 @@ def end_spent(db: Connection, evaluation_id: str) -> None:
     pending = (SHARDS.c.evaluation_id == evaluation_id, SHARDS.c.status == ShardStatus.PENDING)
     following = select(func.min(SHARDS.c.id)).where(*pending).scalar_subquery()
     if reason is not None:
-        _end(db, SHARDS.c.id == following, ShardStatus.FAILED, reason)
-        _end(db, (pending[0] & pending[1]), ShardStatus.DROPPED, None)
+        db.execute(update(SHARDS).where(SHARDS.c.id == following).values(**failed(db, reason)))
+        db.execute(update(SHARDS).where(*pending).values(status=ShardStatus.DROPPED, error=None))
 
 
 def spent_reason(db: Connection, evaluation_id: str) -> str | None:
@@ -58,7 +59,3 @@ def spent_reason(db: Connection, evaluation_id: str) -> str | None:
             "raise max_hours, then retry it"
         )
     )
-
-
-def _end(db: Connection, here: ColumnElement[bool], status: ShardStatus, error: str | None) -> None:
-    db.execute(update(SHARDS).where(here).values(status=status, error=error))

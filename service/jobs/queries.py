@@ -28,7 +28,6 @@ from sqlalchemy import (
 
 from evaluation.plan import Plan
 from service.jobs.evaluations import Damaged, Evaluation, Limits, Priority, Progress, ShardStatus
-from service.jobs.spans import Traced
 from service.sql.tables import (
     COUNTS,
     DELIVERIES,
@@ -37,8 +36,10 @@ from service.sql.tables import (
     OWNERS,
     QUEUE,
     SHARDS,
-    TRACES,
 )
+
+IDS_A_QUERY = 500
+"""Ids or addresses in one query: SQLite limits its parameters."""
 
 PLANS = 500
 """Plans of a database that stay read; most have some kilobytes."""
@@ -114,20 +115,19 @@ def clock(db: Connection) -> float:
     return now() if db.dialect.name == "sqlite" else db.execute(epoch).scalar_one()
 
 
+def failed(db: Connection, error: str) -> dict[str, Any]:
+    """What is written of shards that have failed for good."""
+    return {"status": ShardStatus.FAILED, "error": error, "failed_at": clock(db)}
+
+
 def fairest_evaluation(db: Connection) -> str | None:
     """Id of the evaluation whose turn it is, of those that may have another device."""
     return db.execute(_FAIREST).scalar()
 
 
 def in_turn(*columns: ColumnElement[Any]) -> Select[*tuple[Any, ...]]:
-    """The ids of the evaluations with pending shards, and columns of theirs, in the order in which they get free devices.
-
-    First those that are not paused, then the highest priority, the fewest running shards, the oldest.
-    """
-    pending, running = (count_of(status) for status in (ShardStatus.PENDING, ShardStatus.RUNNING))
-    rank = case({each: rank for rank, each in enumerate(reversed(Priority))}, value=EVALUATIONS.c.priority)
-    query = select(EVALUATIONS.c.id, *columns).where(pending > 0)
-    return query.order_by(PAUSED.element, rank, running, EVALUATIONS.c.sequence)
+    """The ids of the evaluations with pending shards, and columns of theirs, in the order in which they get free devices."""
+    return select(EVALUATIONS.c.id, *columns).where(count_of(ShardStatus.PENDING) > 0).order_by(*TURN)
 
 
 def count_of(status: ShardStatus, column: ColumnElement[int] = COUNTS.c.shards) -> ScalarSelect[int]:
@@ -136,12 +136,18 @@ def count_of(status: ShardStatus, column: ColumnElement[int] = COUNTS.c.shards) 
     return select(total(column)).where(*mine).scalar_subquery()
 
 
+TURN = (
+    PAUSED.element,
+    case({each: rank for rank, each in enumerate(reversed(Priority))}, value=EVALUATIONS.c.priority),
+    count_of(ShardStatus.RUNNING),
+    EVALUATIONS.c.sequence,
+)
+"""The order of free devices: evaluations that are not paused, the highest priority, the fewest running shards, the oldest."""
+
 _HAS_ROOM = EVALUATIONS.c.max_devices.is_(None) | (count_of(ShardStatus.RUNNING) < EVALUATIONS.c.max_devices)
 
 _FAIREST = in_turn().where(~PAUSED.element, _HAS_ROOM).limit(1)
 """Here and below: what is asked for every shard is put together once, which takes longer than to answer it."""
-
-_TRACE_OF = select(TRACES.c.context).where(TRACES.c.evaluation_id == bindparam("evaluation"))
 
 
 def revive(db: Connection, evaluation_id: str) -> bool:
@@ -188,30 +194,6 @@ def is_repeated(db: Connection, key: str, body_sha256: str) -> bool:
     return known is not None
 
 
-def remember_trace(db: Connection, evaluation_id: str, context: str) -> None:
-    """Remember the trace of the request that set an evaluation going, in place of an earlier one."""
-    db.execute(delete(TRACES).where(TRACES.c.evaluation_id == evaluation_id))
-    db.execute(insert(TRACES).values(evaluation_id=evaluation_id, context=context, since=now()))
-
-
-def trace_of(db: Connection, evaluation_id: str) -> str | None:
-    """The trace that an evaluation belongs to."""
-    return db.execute(_TRACE_OF, {"evaluation": evaluation_id}).scalar()
-
-
-def forget_ended_traces(db: Connection) -> list[Traced]:
-    """Forget the traces of evaluations that have ended, and return them."""
-    rows = db.execute(ended_traces()).mappings().all()
-    db.execute(delete(TRACES).where(TRACES.c.evaluation_id.in_([row["id"] for row in rows])))
-    found = evaluations_of(db, rows)
-    return [Traced(each, row["context"], row["since"]) for row, each in zip(rows, found, strict=True)]
-
-
-def ended_traces() -> Select[*tuple[Any, ...]]:
-    """The evaluations with a trace of which nothing is pending or running any more."""
-    return select(*DESCRIBED, TRACES.c.context, TRACES.c.since).join_from(EVALUATIONS, TRACES).where(has_ended())
-
-
 def has_ended() -> ColumnElement[bool]:
     """Whether nothing of an evaluation is pending or running any more, within a query about evaluations."""
     return count_of(ShardStatus.PENDING) + count_of(ShardStatus.RUNNING) == 0
@@ -245,16 +227,36 @@ def find_evaluation(db: Connection, evaluation_id: str) -> Evaluation | None:
     return found
 
 
+def described(owner: str | None = None) -> Select[*tuple[Any, ...]]:
+    """The evaluations that are not removed, of all or that an owner asked for."""
+    query = select(*DESCRIBED).where(EVALUATIONS.c.removed_at.is_(None))
+    return query if owner is None else query.where(EVALUATIONS.c.id.in_(owned_by(owner)))
+
+
+def owned_by(owner: str) -> Select[Any]:
+    """The ids of the evaluations that someone asked for."""
+    return select(OWNERS.c.evaluation_id).where(OWNERS.c.owner == owner)
+
+
+def read_all(db: Connection, query: Select[*tuple[Any, ...]]) -> list[Evaluation | Damaged]:
+    """Read the evaluations that a query describes."""
+    return evaluations_of(db, db.execute(query).mappings().all())
+
+
 def evaluations_among(db: Connection, evaluation_ids: Collection[str]) -> list[Evaluation | Damaged]:
     """Read those of some evaluations that there are, in the order in which they were submitted."""
     return evaluations_of(db, db.execute(_DESCRIBED_AMONG, {"its_ids": evaluation_ids}).mappings().all())
 
 
 def evaluations_of(db: Connection, rows: Sequence[RowMapping]) -> list[Evaluation | Damaged]:
-    """Read evaluations from rows of theirs, in a few queries for all; one whose plan cannot be read comes with its problem."""
-    ids = [*{row["id"] for row in rows}]
-    plans, progress = plans_of(db, ids), _progress_of(db, ids)
-    return [_evaluation_of(row, plans[row["id"]], progress[row["id"]]) for row in rows]
+    """Read evaluations from their rows, with few queries for many; one whose plan cannot be read comes with its problem."""
+    found: list[Evaluation | Damaged] = []
+    for start in range(0, len(rows), IDS_A_QUERY):
+        some = rows[start : start + IDS_A_QUERY]
+        ids = [*{row["id"] for row in some}]
+        plans, progress = plans_of(db, ids), _progress_of(db, ids)
+        found += (_evaluation_of(row, plans[row["id"]], progress[row["id"]]) for row in some)
+    return found
 
 
 def _evaluation_of(row: RowMapping, plan: Plan | None, progress: Progress) -> Evaluation | Damaged:
@@ -302,9 +304,7 @@ def _progress(groups: Mapping[ShardStatus, RowMapping], running: Sequence[RowMap
 
 _IDS = bindparam("its_ids", expanding=True)
 
-_HERE = (EVALUATIONS.c.id.in_(_IDS), EVALUATIONS.c.removed_at.is_(None))
-
-_DESCRIBED_AMONG = select(*DESCRIBED).where(*_HERE).order_by(EVALUATIONS.c.sequence)
+_DESCRIBED_AMONG = described().where(EVALUATIONS.c.id.in_(_IDS)).order_by(EVALUATIONS.c.sequence)
 
 _STORED_PLANS = select(EVALUATIONS.c.id, EVALUATIONS.c.plan).where(EVALUATIONS.c.id.in_(_IDS))
 

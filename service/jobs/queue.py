@@ -1,32 +1,40 @@
 """The queue of evaluations: which device runs what, what waits in which order, and how that is changed."""
 
 from collections.abc import Collection, Generator, Iterable, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import Connection, Row, delete, insert, select, update
+from sqlalchemy.exc import NoResultFound
 
 from common import UnknownNameError
+from evaluation import EvaluationSpec
 from evaluation.plan import Shard
-from service.jobs.evaluations import Evaluation, Limits, Priority, ShardStatus, Status
+from service.jobs.evaluations import Damaged, Evaluation, Limits, Priority, ShardStatus, Status
 from service.jobs.limits import set_limits, spend, spent_reason
 from service.jobs.queries import (
     DESCRIBED,
     PAUSED,
+    TURN,
+    DamagedEvaluationError,
     clock,
     count_of,
+    described,
     drop_unfinished,
-    evaluations_of,
     find_evaluation,
+    has_ended,
     in_turn,
-    remember_trace,
+    owned_by,
+    plan_of,
+    read_all,
     revive,
     set_priority,
     total,
 )
 from service.jobs.shards import shard_of
+from service.jobs.spans import remember_trace
 from service.jobs.store import STALE_S, Store
 from service.sql.tables import COUNTS, DEVICES, DISPATCH, EVALUATIONS, OWNERS, QUEUE, SHARDS
 
@@ -88,6 +96,27 @@ class Waiting:
     priority: Priority
 
 
+@dataclass(frozen=True)
+class ShardFailure:
+    """A shard whose last try has failed.
+
+    Attributes:
+        evaluation_id: of its evaluation.
+        shard: which images of which model and condition.
+        status: pending if it is tried again, failed if it is not, dropped if its evaluation ended meanwhile.
+        cause: what went wrong.
+        tries: how often a device was given it.
+        failed_at: when the last try failed.
+    """
+
+    evaluation_id: str
+    shard: Shard
+    status: ShardStatus
+    cause: str
+    tries: int
+    failed_at: datetime
+
+
 class Queue:
     """What all evaluations have to do, read at a cost that is the same for any number of shards, and the control of it.
 
@@ -113,19 +142,54 @@ class Queue:
             rows = db.execute(in_turn(*pending, PAUSED, EVALUATIONS.c.priority))
             return [_waiting(row) for row in rows]
 
+    def unfinished(self, *, limit: int, owner: str | None = None) -> list[Evaluation | Damaged]:
+        """List the evaluations that have not ended: first those with running shards, then in the order of `waiting`.
+
+        Args:
+            limit: at most this many.
+            owner: only those that this one asked for; None is everyone's.
+        """
+        idle = count_of(ShardStatus.RUNNING) == 0
+        query = described(owner).where(~has_ended()).order_by(idle, *TURN).limit(limit)
+        with self._store.database.reading() as db:
+            return read_all(db, query)
+
+    def failures(self, *, limit: int, owner: str | None = None) -> list[ShardFailure]:
+        """List the shards whose last try has failed, the latest first; arguments are those of `unfinished`."""
+        there = select(SHARDS).join_from(SHARDS, EVALUATIONS).where(EVALUATIONS.c.removed_at.is_(None))
+        query = there.where(SHARDS.c.error.is_not(None)).order_by(SHARDS.c.failed_at.desc(), SHARDS.c.id.desc())
+        if owner is not None:
+            query = query.where(SHARDS.c.evaluation_id.in_(owned_by(owner)))
+        index = (
+            "shards_by_failure" if owner is None else "shards_with_errors"
+        )  # an owner's evaluations, not all failures
+        with self._store.database.reading() as db:
+            return [
+                _failure(row)
+                for row in db.execute(query.limit(limit).with_hint(SHARDS, f"INDEXED BY {index}", "sqlite"))
+            ]
+
+    def specs(self, evaluation_ids: Iterable[str]) -> dict[str, EvaluationSpec]:
+        """Read what evaluations ask for, by their ids; those that were removed or cannot be read are left out."""
+        found: dict[str, EvaluationSpec] = {}
+        with self._store.database.reading() as db:
+            for each in evaluation_ids:
+                with suppress(DamagedEvaluationError, NoResultFound):
+                    found[each] = plan_of(db, each).spec
+        return found
+
     def waiting_for(self, model: str) -> list[str]:
         """List the ids of the evaluations of a model that are not finished."""
         unfinished = (COUNTS.c.status.in_([ShardStatus.PENDING, ShardStatus.RUNNING]), COUNTS.c.shards > 0)
         ids = select(COUNTS.c.evaluation_id).where(*unfinished)
         with self._store.database.reading() as db:
-            found = db.execute(select(*DESCRIBED).where(EVALUATIONS.c.id.in_(ids))).mappings().all()
-            evaluations = evaluations_of(db, found)
+            evaluations = read_all(db, select(*DESCRIBED).where(EVALUATIONS.c.id.in_(ids)))
         return [each.id for each in evaluations if isinstance(each, Evaluation) and model in each.plan.spec.models]
 
     def owned(self, owner: str) -> set[str]:
         """Read the ids of the evaluations that someone asked for."""
         with self._store.database.reading() as db:
-            return {*db.execute(select(OWNERS.c.evaluation_id).where(OWNERS.c.owner == owner)).scalars()}
+            return {*db.execute(owned_by(owner)).scalars()}
 
     def shard_counts(self) -> dict[str, int]:
         """Count the shards of all evaluations by status."""
@@ -148,8 +212,10 @@ class Queue:
 
     def unfinished_passes(self, owner: str) -> int:
         """Count the passes through models that the pending and running shards of an owner's evaluations may take."""
-        mine = select(OWNERS.c.evaluation_id).where(OWNERS.c.owner == owner)
-        here = (COUNTS.c.evaluation_id.in_(mine), COUNTS.c.status.in_([ShardStatus.PENDING, ShardStatus.RUNNING]))
+        here = (
+            COUNTS.c.evaluation_id.in_(owned_by(owner)),
+            COUNTS.c.status.in_([ShardStatus.PENDING, ShardStatus.RUNNING]),
+        )
         with self._store.database.reading() as db:
             return db.execute(select(total(COUNTS.c.passes)).where(*here)).scalar_one()
 
@@ -289,6 +355,12 @@ def _require_alone(db: Connection, evaluation_id: str, owner: str | None) -> Non
 def _waiting(row: Row[Any]) -> Waiting:
     evaluation_id, shards, passes, paused, priority = tuple(row)
     return Waiting(evaluation_id, shards, passes, paused, Priority(priority))
+
+
+def _failure(row: Row[Any]) -> ShardFailure:
+    return ShardFailure(
+        row.evaluation_id, shard_of(row), ShardStatus(row.status), row.error, row.runs, _time(row.failed_at)
+    )
 
 
 def _device(row: Row[Any], *, online: bool, now: float) -> Device:

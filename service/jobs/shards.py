@@ -3,21 +3,23 @@
 What is asked for every shard is put together once: that takes longer than to answer it.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
-from sqlalchemy import ColumnElement, Connection, Row, Select, bindparam, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Row, Select, bindparam, delete, func, insert, select, update
 
 from evaluation.compute.runner import ShardResult
 from evaluation.plan import Shard
 from evaluation.results.tally import Tally
 from service.jobs.evaluations import Claim, ShardStatus
-from service.jobs.queries import clock
+from service.jobs.queries import IDS_A_QUERY, clock, failed
 from service.sql.tables import DEVICES, RESULTS, SHARDS, UNCUT
 
-ADDRESSES_A_QUERY = 500
-"""Addresses in one query: SQLite limits its parameters."""
+DAMAGED_RESULT = (
+    "its stored result cannot be read and was set aside; submit the evaluation again, and it is computed anew"
+)
+"""The error of a shard that was finished."""
 
 T = TypeVar("T", ShardResult, Tally)
 
@@ -85,11 +87,18 @@ def results_at(
 ) -> Iterator[tuple[tuple[str, int], tuple[Any, ...]]]:
     """Read columns of the results at some addresses; yields each address and number of images with them."""
     ordered = sorted(set(addresses))
-    for start in range(0, len(ordered), ADDRESSES_A_QUERY):
-        here = RESULTS.c.address.in_(ordered[start : start + ADDRESSES_A_QUERY])
+    for start in range(0, len(ordered), IDS_A_QUERY):
+        here = RESULTS.c.address.in_(ordered[start : start + IDS_A_QUERY])
         query = select(RESULTS.c.address, RESULTS.c.images, *columns).where(here)
         for row in db.execute(query):
             yield (row.address, row.images), tuple(row)[2:]
+
+
+def set_aside(db: Connection, addresses: Collection[str]) -> None:
+    """Remove results that cannot be read; the shards that had them have failed."""
+    db.execute(delete(RESULTS).where(RESULTS.c.address.in_(addresses)))
+    here = (SHARDS.c.address.in_(addresses), SHARDS.c.status == ShardStatus.DONE)
+    db.execute(update(SHARDS).where(*here).values(**failed(db, DAMAGED_RESULT)))
 
 
 def result_at(db: Connection, address: str, images: int) -> str | None:

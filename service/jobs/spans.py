@@ -3,10 +3,15 @@
 import time
 from concurrent.futures import Future
 from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, Select, bindparam, delete, insert, select
 
 from evaluation import ShardResult
 from service import tracing
 from service.jobs.evaluations import Claim, Damaged, Evaluation, Status
+from service.jobs.queries import DESCRIBED, evaluations_of, has_ended, now
+from service.sql.tables import EVALUATIONS, TRACES
 
 
 @dataclass(frozen=True)
@@ -16,6 +21,33 @@ class Traced:
     evaluation: Evaluation | Damaged
     trace: str
     since: float
+
+
+_TRACE_OF = select(TRACES.c.context).where(TRACES.c.evaluation_id == bindparam("its_evaluation"))
+
+
+def remember_trace(db: Connection, evaluation_id: str, context: str) -> None:
+    """Remember the trace of the request that set an evaluation going, in place of an earlier one."""
+    db.execute(delete(TRACES).where(TRACES.c.evaluation_id == evaluation_id))
+    db.execute(insert(TRACES).values(evaluation_id=evaluation_id, context=context, since=now()))
+
+
+def trace_of(db: Connection, evaluation_id: str) -> str | None:
+    """The trace that an evaluation belongs to."""
+    return db.execute(_TRACE_OF, {"its_evaluation": evaluation_id}).scalar()
+
+
+def forget_ended_traces(db: Connection) -> list[Traced]:
+    """Forget the traces of evaluations that have ended, and return them."""
+    rows = db.execute(ended_traces()).mappings().all()
+    db.execute(delete(TRACES).where(TRACES.c.evaluation_id.in_([row["id"] for row in rows])))
+    found = zip(rows, evaluations_of(db, rows), strict=True)
+    return [Traced(each, row["context"], row["since"]) for row, each in found]
+
+
+def ended_traces() -> Select[*tuple[Any, ...]]:
+    """The evaluations with a trace of which nothing is pending or running any more."""
+    return select(*DESCRIBED, TRACES.c.context, TRACES.c.since).join_from(EVALUATIONS, TRACES).where(has_ended())
 
 
 def record_shard(claim: Claim, future: "Future[ShardResult]", *, device: str, since_ns: int) -> None:

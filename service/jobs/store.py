@@ -18,24 +18,22 @@ from service.jobs.limits import end_spent, set_limits
 from service.jobs.purge import delete_evaluation, mark_removed, purge_some, removed_evaluation
 from service.jobs.queries import (
     DAMAGED_PLAN,
-    DESCRIBED,
     DamagedEvaluationError,
     clock,
+    described,
     disown,
     drop_unfinished,
-    ended_traces,
     evaluations_among,
-    evaluations_of,
+    failed,
     fairest_evaluation,
     find_evaluation,
-    forget_ended_traces,
+    has_ended,
     is_repeated,
     own,
     plan_of,
-    remember_trace,
+    read_all,
     revive,
     set_priority,
-    trace_of,
 )
 from service.jobs.shards import (
     T,
@@ -46,10 +44,11 @@ from service.jobs.shards import (
     result_at,
     results_among,
     results_at,
+    set_aside,
     shard_of,
     start_shard,
 )
-from service.jobs.spans import Traced
+from service.jobs.spans import Traced, ended_traces, forget_ended_traces, remember_trace, trace_of
 from service.jobs.webhooks.deliveries import request_delivery
 from service.sql.database import Database, StoreError
 from service.sql.tables import DISPATCH, EVALUATIONS, KEYS, OWNERS, RESULTS, SHARDS
@@ -62,9 +61,6 @@ MAX_KILLS = 10
 
 STALE_S = 10.0
 """How long a dispatcher may not be seen before another process takes over, seconds."""
-
-DAMAGED = "its stored result cannot be read and was set aside; submit the evaluation again, and it is computed anew"
-"""The error of a shard that was finished."""
 
 _TOKEN = select(DISPATCH.c.token)
 
@@ -252,7 +248,12 @@ class Store:
             return find_evaluation(db, evaluation_id)
 
     def evaluations(
-        self, *, limit: int | None = None, before: int | None = None, owner: str | None = None
+        self,
+        *,
+        limit: int | None = None,
+        before: int | None = None,
+        owner: str | None = None,
+        ended: bool = False,
     ) -> list[Evaluation | Damaged]:
         """List evaluations, the newest first; one whose plan cannot be read is named with its problem.
 
@@ -260,15 +261,13 @@ class Store:
             limit: at most this many; None is no limit.
             before: only those with a smaller sequence number.
             owner: only those that this one asked for; None is everyone's.
+            ended: only those of which nothing is pending or running.
         """
-        there = EVALUATIONS.c.removed_at.is_(None)
-        query = select(*DESCRIBED).where(there).order_by(EVALUATIONS.c.sequence.desc()).limit(limit)
-        if owner is not None:
-            query = query.where(EVALUATIONS.c.id.in_(select(OWNERS.c.evaluation_id).where(OWNERS.c.owner == owner)))
+        query = described(owner).order_by(EVALUATIONS.c.sequence.desc()).limit(limit)
         if before is not None:
             query = query.where(EVALUATIONS.c.sequence < before)
         with self.database.reading() as db:
-            return evaluations_of(db, db.execute(query).mappings().all())
+            return read_all(db, query.where(has_ended()) if ended else query)
 
     def evaluations_among(self, evaluation_ids: Collection[str]) -> list[Evaluation | Damaged]:
         """Read those of some evaluations that there are, the oldest first, as `evaluations` does."""
@@ -292,9 +291,7 @@ class Store:
         if damaged := {address for address, each in found if each is None}:
             _log.error("stored results cannot be read and are set aside: %s", ", ".join(sorted(damaged)))
             with self.writing() as db:
-                db.execute(delete(RESULTS).where(RESULTS.c.address.in_(damaged)))
-                here = (SHARDS.c.address.in_(damaged), SHARDS.c.status == ShardStatus.DONE)
-                db.execute(update(SHARDS).where(*here).values(status=ShardStatus.FAILED, error=DAMAGED))
+                set_aside(db, damaged)
         return [each for _, each in found if each is not None]
 
     def cancel(self, evaluation_id: str, owner: str | None = None) -> None:
@@ -336,8 +333,7 @@ class Store:
                 try:
                     plan = plan_of(db, chosen)
                 except DamagedEvaluationError:  # the others go on
-                    failed = {"status": ShardStatus.FAILED, "error": DAMAGED_PLAN}
-                    db.execute(update(SHARDS).where(*here).values(**failed))
+                    db.execute(update(SHARDS).where(*here).values(**failed(db, DAMAGED_PLAN)))
                     continue
                 if row := next_shard(db, plan):
                     start_shard(db, row, device)
@@ -376,7 +372,7 @@ class Store:
                 return
             failures, kills = row.failures + (fault is Fault.SHARD), row.kills + (fault is Fault.OUTSIDE)
             status = ShardStatus.FAILED if failures >= MAX_FAILURES or kills >= MAX_KILLS else ShardStatus.PENDING
-            changed = {"status": status, "failures": failures, "kills": kills, "error": error}
+            changed = failed(db, error) | {"status": status, "failures": failures, "kills": kills}
             db.execute(update(SHARDS).where(*here).values(**changed))
             of_same = SHARDS.c.evaluation_id == row.evaluation_id
             if db.execute(select(SHARDS.c.id).where(of_same, SHARDS.c.status == ShardStatus.FAILED)).first():

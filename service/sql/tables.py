@@ -63,10 +63,12 @@ SHARDS = Table(
     Column("finished", Integer),
     Column("share_done", Float, nullable=False, server_default="0"),
     Column("shards", Integer, nullable=False, server_default="1"),
+    Column("failed_at", Float),
     Index("shards_by_evaluation", "evaluation_id", "status", "id"),
     Index("shards_by_address", "address", "images"),
     Index("shards_by_finish", "evaluation_id", "finished"),
     Index("shards_with_errors", "evaluation_id", sqlite_where=_FAILED, postgresql_where=_FAILED),
+    Index("shards_by_failure", "failed_at", sqlite_where=_FAILED, postgresql_where=_FAILED),
     UniqueConstraint("evaluation_id", "model", "condition", "start"),
     sqlite_autoincrement=True,  # the id of a removed shard, which may still be running, is never given to another
 )
@@ -100,6 +102,7 @@ OWNERS = Table(
     METADATA,
     Column("evaluation_id", ForeignKey("evaluations.id"), primary_key=True),
     Column("owner", String, primary_key=True),
+    Index("owners_by_owner", "owner"),
 )
 """Who asked for an evaluation: several may have asked the same."""
 

@@ -83,6 +83,7 @@ def guarded(settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Ite
 GUARDED = [
     ("GET", "/metrics"),
     ("GET", "/"),
+    ("GET", "/queue"),
     ("GET", "/evaluations/0123456789abcdef"),
     ("GET", "/v1/models"),
     ("GET", "/v1/models/tiny"),
@@ -113,7 +114,7 @@ GUARDED = [
     ("GET", "/v1/evaluations/0123456789abcdef/report"),
     *(("PUT", f"/v1/evaluations/0123456789abcdef/{what}") for what in ("priority", "limits")),
     *(("POST", f"/v1/evaluations/0123456789abcdef/{what}") for what in ("pause", "resume", "retry")),
-    *(("GET", f"/v1/{what}") for what in ("queue", "devices")),
+    *(("GET", f"/v1/{what}") for what in ("queue", "devices", "failures")),
     *(("POST", f"/v1/queue/{what}") for what in ("pause", "resume")),
     *(
         (method, f"/v2/models/tiny{version}{what}")

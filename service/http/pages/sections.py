@@ -11,7 +11,7 @@ from evaluation import Report
 from evaluation.reports.charts import charts
 from service.http.pages.example_pictures import Source
 from service.http.pages.templates import macro
-from service.http.schemas import DatasetView, EvaluationList, EvaluationView, ModelView, Unusable
+from service.http.schemas import EvaluationView
 
 HASH_DIGITS = 8
 """Hexadecimal digits of a section's hash."""
@@ -61,17 +61,3 @@ def of_report(report: Report, source: Source) -> Iterator[Section]:
         for index, condition in enumerate(model.conditions):
             id_ = f"examples-{position}-{index}"
             yield section(id_, "gallery", report, position, index, condition, source)
-
-
-def of_start(
-    evaluations: EvaluationList,
-    models: Sequence[ModelView | Unusable],
-    datasets: Sequence[DatasetView | Unusable],
-    root: str,
-) -> Iterator[Section]:
-    """The first page: evaluations, each a section, then models and data sets."""
-    for each in evaluations.evaluations:
-        yield Section(f"evaluation-{each.id}", macro("start.html", "card", each))
-    yield Section("damaged", macro("start.html", "damaged", evaluations.damaged))
-    yield Section("models", macro("start.html", "models", models, root))
-    yield Section("datasets", macro("start.html", "datasets", datasets))

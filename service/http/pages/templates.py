@@ -1,5 +1,7 @@
 """Templates of the pages."""
 
+from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import cast
 
@@ -9,6 +11,9 @@ from markupsafe import Markup, escape
 from evaluation.reports.charts import Chart
 from evaluation.statistics import Proportion
 from service.http.pages.example_pictures import kinds
+
+NAMED = 3
+"""Models of an evaluation that are named where there is no room for all."""
 
 WEB = Path(__file__).parents[2] / "web"
 
@@ -80,9 +85,59 @@ def _hue(score: Proportion) -> int:
     return round(120 * score.value)
 
 
+def _utc(when: datetime) -> str:
+    return f"{when:%Y-%m-%d %H:%M} UTC"
+
+
+def _age(since: datetime) -> str:
+    return _duration((datetime.now(UTC) - since).total_seconds())
+
+
+def _duration(seconds: float) -> str:
+    """Write a duration in the largest unit of which there are two or more."""
+    for unit, size in (("days", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{max(seconds, 0):.0f} s"
+
+
+def _amount(count: int) -> str:
+    """Write a large number in words, such as "1.2 million"."""
+    for word, size in (("trillion", 10**12), ("billion", 10**9), ("million", 10**6)):
+        if count >= size:
+            return f"{count / size:.1f} {word}"
+    return f"{count:,}"
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def _gib(size_bytes: int) -> str:
+    return f"{size_bytes / 2**30:.1f}"
+
+
+def _brief(names: Sequence[str]) -> str:
+    """Name the first few, and how many more there are."""
+    more = len(names) - NAMED
+    return ", ".join(names[:NAMED]) + (f" and {more} more" if more > 0 else "")
+
+
 def _style_sheet() -> str:
     return (WEB / "static" / "style.css").read_text()
 
 
-cast(dict[str, object], _ENVIRONMENT.filters).update(breakable=_breakable, percent=_percent, hue=_hue, svg=_svg)
+cast(dict[str, object], _ENVIRONMENT.filters).update(
+    age=_age,
+    amount=_amount,
+    breakable=_breakable,
+    brief=_brief,
+    counted=_counted,
+    duration=_duration,
+    gib=_gib,
+    hue=_hue,
+    percent=_percent,
+    svg=_svg,
+    utc=_utc,
+)
 cast(dict[str, object], _ENVIRONMENT.globals).update(style_sheet=_style_sheet, kinds=kinds)

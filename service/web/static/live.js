@@ -15,10 +15,20 @@ function patch(old, fresh) {
     if (old.data !== fresh.data) old.data = fresh.data;
   } else {
     patchAttributes(old, fresh);
-    const [before, after] = [[...old.childNodes], [...fresh.childNodes]];
-    after.forEach((child, place) => (before[place] ? patch(before[place], child) : old.append(child)));
-    before.slice(after.length).forEach((child) => child.remove());
+    patchChildren(old, [...fresh.childNodes]);
   }
+}
+
+// Children with an id stay what they are when others come, go or change their place; the rest is told apart by its place.
+function patchChildren(old, children) {
+  children.forEach((child, place) => {
+    const here = old.childNodes[place] ?? null;
+    const same = child.id ? [...old.children].find((each) => each.id === child.id) : !here?.id && here;
+    if (same && same !== here) old.insertBefore(same, here);
+    if (same) patch(same, child);
+    else old.insertBefore(child, here);
+  });
+  while (old.childNodes.length > children.length) old.lastChild.remove();
 }
 
 function patchAttributes(old, fresh) {
@@ -38,11 +48,7 @@ async function update() {
   if (!answer.ok) return;
   const template = document.createElement("template");
   template.innerHTML = await answer.text();
-  for (const section of [...template.content.children].reverse()) {
-    const old = document.getElementById(section.id);
-    if (old) patch(old, section);
-    else document.getElementById("sections").prepend(section); // an evaluation that was just submitted
-  }
+  for (const section of [...template.content.children]) patch(document.getElementById(section.id), section);
 }
 
 async function follow() {
@@ -60,11 +66,15 @@ async function follow() {
 }
 
 async function control(button) {
+  const { path, method, body, question } = button.dataset;
+  if (question && !confirm(question)) return;
   button.disabled = true;
-  const answer = await fetch(button.dataset.path, { method: button.dataset.method });
+  const headers = body ? { "Content-Type": "application/json" } : {};
+  const answer = await fetch(path, { method, headers, body });
   if (!answer.ok) alert((await answer.json()).detail);
   button.disabled = false;
   await update();
+  if (document.activeElement === document.body && button.isConnected) button.focus(); // a disabled button loses it
   follow(); // what was over may have begun again
 }
 

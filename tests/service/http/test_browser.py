@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from service.settings import Settings
-from tests.server import Server, serving
+from tests.server import Server, serving, until
 from tests.service.http.asked import FLIP, SPEC, body
 from tests.service.http.test_costly import costly
 
@@ -56,25 +56,93 @@ def test_what_the_reader_opened_closed_and_focused_stays_while_the_page_changes(
 def test_an_evaluation_is_controlled_by_the_buttons_of_its_page_and_of_the_first_one(fresh: Server, page: Any) -> None:
     http = fresh.http
     state = http.post("/v1/evaluations", json=body(conditions=[costly(), FLIP], images=5)).raise_for_status().json()
+    said: list[str] = []
+    page.on("dialog", lambda dialog: (said.append(dialog.message), dialog.accept()))
     page.goto(fresh.url + state["links"]["page"])
     for button, status in (("pause", "paused"), ("resume", "running"), ("cancel", "cancelled")):
         page.get_by_role("button", name=button).click()
         page.locator(f"#progress .status.{status}").wait_for(timeout=30_000)
         assert http.get(state["links"]["self"]).json()["status"] == status
     page.wait_for_function("!document.querySelector('button')")
+    assert said.pop().startswith("Cancel the evaluation of tiny on shapes?")
     waiting = http.post("/v1/evaluations", json=body(conditions=[costly(), FLIP], images=5, seed=1)).json()
     page.goto(fresh.url)
     page.get_by_role("button", name="pause").first.click()
     page.locator(".status.paused").wait_for(timeout=30_000)
-    said: list[str] = []
-    page.on("dialog", lambda dialog: (said.append(dialog.message), dialog.accept()))
     http.delete(waiting["links"]["self"]).raise_for_status()
     page.get_by_role("button", name="resume").click()
     page.locator(".status.paused").wait_for(state="detached", timeout=30_000)
     assert "is cancelled and cannot be resumed" in "".join(said)
 
 
-@pytest.mark.parametrize("path", ["/", "/docs"])
+def test_the_queue_is_controlled_from_its_page_by_keyboard(fresh: Server, page: Any) -> None:
+    http, console = fresh.http, list[str]()
+    page.on("console", lambda message: console.append(message.text))
+    page.goto(fresh.url + "/queue")
+    press(page, "pause the queue")
+    page.get_by_role("button", name="resume the queue").wait_for(timeout=30_000)
+    assert http.get("/v1/queue").json()["paused"]
+    assert page.evaluate("document.activeElement.innerText") == "resume", "the focus stays where it was"
+    first, second = (
+        http.post("/v1/evaluations", json=body(conditions=[costly()], images=5, seed=seed)).json()["id"]
+        for seed in (21, 22)
+    )
+    rows = page.locator("tr[id^=waiting-]")
+    page.locator(f"#waiting-{second}").wait_for(timeout=30_000)
+    page.locator(f"#waiting-{second}").evaluate("row => row.known = true")
+    press(page.locator(f"#waiting-{second}"), "raise the priority of the evaluation of tiny on shapes")
+    page.locator(f"#waiting-{second}", has_text="high").wait_for(timeout=30_000)
+    assert rows.evaluate_all("rows => rows.map(row => row.id)") == [f"waiting-{each}" for each in (second, first)]
+    assert page.locator(f"#waiting-{second}").evaluate("row => row.known"), "the row has moved"
+    assert http.get(f"/v1/evaluations/{second}").json()["priority"] == "high"
+    said: list[str] = []
+    page.once("dialog", lambda dialog: (said.append(dialog.message), dialog.dismiss()))
+    press(page.locator(f"#waiting-{first}"), "cancel the evaluation of tiny on shapes")
+    until(lambda: said)
+    assert http.get(f"/v1/evaluations/{first}").json()["status"] == "paused", "the reader said no"
+    page.once("dialog", lambda dialog: dialog.accept())
+    press(page.locator(f"#waiting-{first}"), "cancel the evaluation of tiny on shapes")
+    page.locator(f"#waiting-{first}").wait_for(state="detached", timeout=30_000)
+    assert http.get(f"/v1/evaluations/{first}").json()["status"] == "cancelled"
+    http.delete(f"/v1/evaluations/{second}").raise_for_status()
+    press(page, "resume the queue")
+    page.get_by_role("button", name="pause the queue").wait_for(timeout=30_000)
+    assert console == []
+
+
+def press(where: Any, name: str) -> None:
+    """Use a button as one who has no mouse."""
+    button = where.get_by_role("button", name=name)
+    button.focus()
+    button.press("Enter")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("path", ["/", "/queue"])
+def test_pages_fit_a_phone(fresh: Server, page: Any, path: str, scheme: str) -> None:
+    http = fresh.http
+    http.post("/v1/evaluations", json=body(images=3)).raise_for_status()
+    waiting = http.post("/v1/evaluations", json=body(conditions=[costly()], images=5, seed=31)).json()
+    page.emulate_media(color_scheme=scheme)
+    page.set_viewport_size({"width": 390, "height": 800})
+    page.goto(fresh.url + path)
+    page.locator("h1").first.wait_for(timeout=30_000)
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
+    assert page.evaluate("document.documentElement.scrollHeight") < 8_000
+    http.delete(waiting["links"]["self"]).raise_for_status()
+
+
+def test_without_its_script_a_page_has_no_buttons(fresh: Server, page: Any) -> None:
+    context = page.context.browser.new_context(java_script_enabled=False)
+    opened = context.new_page()
+    opened.goto(fresh.url + "/queue")
+    buttons = opened.locator("button")
+    assert buttons.count() > 0
+    assert not any(buttons.nth(each).is_visible() for each in range(buttons.count()))
+    context.close()
+
+
+@pytest.mark.parametrize("path", ["/", "/queue", "/docs"])
 def test_pages_keep_to_their_own_policy(fresh: Server, page: Any, path: str) -> None:
     said: list[str] = []
     page.on("console", lambda message: said.append(message.text))

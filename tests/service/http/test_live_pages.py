@@ -108,8 +108,8 @@ def test_the_first_page_sends_the_evaluations_that_changed_or_are_new(fresh: Ser
     state = submit(fresh, images=6)
     finish(fresh, state)
     names, html = reader.update()
-    assert names == [f"evaluation-{state['id']}"]
-    assert "done" in html
+    assert names == ["results"]
+    assert f'id="result-{state["id"]}"' in html
     assert "data-live" not in html
 
 

@@ -89,7 +89,7 @@ def test_the_page_of_an_evaluation_shows_the_numbers_of_its_report(http: httpx.C
 def test_the_first_page_lists_models_data_and_evaluations(http: httpx.Client, done: Report) -> None:
     until(lambda: "counting" not in page(http, "/").text)  # data sets are counted in the background
     shown = page(http, "/")
-    for text in ("tiny, evil", "PGD-2 Linf 8/255 to random", "54 / 54 images", "done", "shapes", "33", "twin"):
+    for text in ("tiny", "evil", "shapes", "33", "twin"):
         assert text in shown.text
     assert f"/evaluations/{done.plan.id}" in shown.addresses
     assert "50.0 %" in shown.text, "the accuracy that a card claims"

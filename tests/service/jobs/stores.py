@@ -45,7 +45,8 @@ def forget_versions(database: Path | str) -> None:
     change(database, "ALTER TABLE shards DROP COLUMN share_done", "DROP INDEX results_by_bytes")
     change(database, "ALTER TABLE results DROP COLUMN bytes")
     change(database, "ALTER TABLE shards ADD COLUMN images_done INTEGER NOT NULL DEFAULT 0")
-    change(database, "ALTER TABLE shards DROP COLUMN shards")
+    change(database, "DROP INDEX shards_by_failure", "DROP INDEX owners_by_owner")
+    change(database, *(f"ALTER TABLE shards DROP COLUMN {each}" for each in ("shards", "failed_at")))
 
 
 def url_of(database: Path | str) -> str:
