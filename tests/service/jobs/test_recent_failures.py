@@ -7,8 +7,9 @@ import pytest
 from sqlalchemy import event
 
 from service.jobs.evaluations import Limits, ShardStatus
-from service.jobs.queries import DAMAGED_RESULT, forget_plan
+from service.jobs.queries import forget_plan
 from service.jobs.queue import Queue
+from service.jobs.shards import DAMAGED_RESULT
 from service.jobs.store import MAX_FAILURES, Store
 from tests.server import a_plan
 from tests.service.jobs.stores import change, claim, complete, on_sqlite
