@@ -20,6 +20,7 @@ COMMANDS = {
     "evaluations": "List the evaluations of a service, newest first, or change one.",
     "queue": "Show what runs and what waits, or pause and resume all of it.",
     "devices": "Show the devices that run evaluations, and what each runs.",
+    "doctor": "Say what the service finds on this machine, and what is wrong with it.",
     "demo": "Start the service, evaluate the zoo over HTTP, and print the report.",
 }
 """Each command with its line in `withstand --help`; it is the `app` of the module of that name in `cli.commands`."""

@@ -28,11 +28,11 @@ def require_startable(settings: Settings) -> None:
         setting = f"{PREFIX}DATABASE_URL" if from_url else f"--data-dir or {PREFIX}DATA_DIR"
         raise StartError(f"{error} ({setting})") from error
     _require_cluster(settings)
-    _require_free(settings.host, settings.port, f"--port or {PREFIX}PORT")
+    require_free(settings.host, settings.port, f"--port or {PREFIX}PORT")
     if settings.grpc_port is not None:
         if not all(map(find_spec, ("grpc", "tritonclient"))):
             raise StartError(f"{PREFIX}GRPC_PORT needs grpcio and tritonclient: uv pip install '.[grpc]'")
-        _require_free(settings.host, settings.grpc_port, f"{PREFIX}GRPC_PORT")
+        require_free(settings.host, settings.grpc_port, f"{PREFIX}GRPC_PORT")
 
 
 def _require_cluster(settings: Settings) -> None:
@@ -47,7 +47,8 @@ def _require_cluster(settings: Settings) -> None:
             raise StartError(f"{error} ({PREFIX}STORE_URL)") from error
 
 
-def _require_free(host: str, port: int, setting: str) -> None:
+def require_free(host: str, port: int, setting: str) -> None:
+    """See that nothing listens at an address; raises StartError, which names the setting to change."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         socket.create_server((host, port), family=family).close()

@@ -138,6 +138,23 @@ class Database:
             raise StoreError(f"the database {self._backend.name} cannot be used: {reason}") from error
 
 
+def reach(url: str) -> str:
+    """Connect to a server, and leave its database as it is; returns the URL without its password.
+
+    Raises:
+        StoreError: it does not answer, or answers with a refusal.
+    """
+    backend = _backend_of(url)
+    try:
+        with backend.engine.connect():
+            return backend.name
+    except DBAPIError as error:
+        reason = " ".join(str(_of_driver(error)).split())
+        raise StoreError(f"the database {backend.name} cannot be reached: {reason}") from error
+    finally:
+        backend.engine.dispose()
+
+
 def _backend_of(url: str) -> "Sqlite | Postgresql":
     try:
         parsed = make_url(url)

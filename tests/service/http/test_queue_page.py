@@ -95,7 +95,9 @@ def test_the_whole_queue_is_paused_by_those_who_may(own: Server) -> None:
     post(own, "queue/pause", "owner")
     page = html(own, "owner")
     assert 'data-path="/v1/queue/resume"' in page
-    assert section(page, "queue").startswith("Queue paused Running shards are finished, no others are started. Nothing waits.")
+    assert section(page, "queue").startswith(
+        "Queue paused Running shards are finished, no others are started. Nothing waits."
+    )
     assert "the queue is paused" in own.http.get("/", headers=key("one")).text
 
 
