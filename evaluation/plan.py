@@ -305,11 +305,11 @@ def _costly_images(spec: EvaluationSpec, shard_images: int, passes: int) -> dict
 
 def _sources(model: str, cards: Mapping[str, models.ModelCard], catalog: Catalog) -> dict[str, str]:
     """Choose other models of the same classes and sizes, of the evaluation first, then of the zoo."""
-    found = catalog.checkpoints().items()
-    zoo = [name for name, each in found if each.path.parent == models.ZOO and each.twin is None]
+    found = catalog.checkpoints()
+    zoo = [name for name, each in found.items() if each.path.parent == models.ZOO and each.twin is None]
     chosen: list[str] = []
     for name in dict.fromkeys([*cards, *zoo]):
-        card = cards[name] if name in cards else catalog.checkpoint(name).card()
+        card = cards[name] if name in cards else found[name].card()
         if name != model and len(chosen) < TRANSFER_SOURCES and _alike(card, cards[model]):
             chosen.append(name)
     return {name: catalog.model_sha256(name) for name in chosen}
