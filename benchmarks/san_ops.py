@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.profiler import ProfilerActivity, profile
+from torch.autograd.profiler import profile
 
 from models.families.san.network import PUBLISHED
 from models.ops.neighbourhood import aggregation, subtraction, unfolded_aggregation, unfolded_subtraction
@@ -101,9 +101,11 @@ def peak_mib(call: Callable[[], object], device: torch.device) -> float:
         before = torch.cuda.memory_allocated(device)
         call()
         return (torch.cuda.max_memory_allocated(device) - before) / 2**20
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as recorded:
+    profiler: Any = profile(
+        profile_memory=True
+    )  # its memory events are not typed, and those of operators take long to read
+    with profiler:
         call()
-    profiler: Any = recorded.profiler  # its memory events are not typed
     events = [event for event in profiler.kineto_results.events() if event.name() == "[memory]"]
     changes = [event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())]
     return max(accumulate(changes), default=0) / 2**20

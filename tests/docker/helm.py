@@ -1,12 +1,11 @@
 """Renders the chart as `helm install` does. Helm, a Go program whose threads others must not inherit, has a process of its own."""
 
-import json
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from functools import cache
 from importlib.util import find_spec
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Literal
 
@@ -68,23 +67,24 @@ def render(changes: dict[str, Any], release: str = RELEASE) -> list[Manifest]:
     Raises:
         HelmError: Helm refuses the values.
     """
-    texts = _helm("render", json.dumps(changes), release)
+    texts = _helm("render", changes, release)
     return [each for text in texts.values() for each in yaml.safe_load_all(text) if each is not None]
 
 
 def notes(changes: dict[str, Any]) -> str:
     """What is said after an installation."""
-    return _helm("notes", json.dumps(changes), RELEASE)["NOTES.txt"]
+    return _helm("notes", changes, RELEASE)["NOTES.txt"]
 
 
 def lint(changes: dict[str, Any]) -> list[str]:
     """What Helm has to say of the chart beyond advice."""
-    found: list[dict[str, Any]] = _helm("lint", json.dumps(changes), RELEASE)["messages"]
+    found: list[dict[str, Any]] = _helm("lint", changes, RELEASE)["messages"]
     return [each["error"] for each in found if each["severity"] > 1]
 
 
+@cache
 def installed(case: str) -> dict[str, Manifest]:
-    """What an installation creates, by kind and name."""
+    """What an installation creates, by kind and name; the same objects each time."""
     manifests = render(KEYS | CASES[case])
     named = {f"{each['kind']}/{each['metadata']['name']}": each for each in manifests}
     assert len(named) == len(manifests)
@@ -124,29 +124,24 @@ def environment(case: str, part: str = "server") -> dict[str, str]:
 
 
 @cache
-def _helm(verb: Literal["render", "notes", "lint"], changes: str, release: str) -> dict[str, Any]:
-    command = [sys.executable, "-m", "tests.docker.helm", verb, changes, release]
-    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    if ended.returncode != 0:
-        raise HelmError(ended.stderr)
-    return json.loads(ended.stdout)
+def _process() -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(1, get_context("spawn"))
 
 
-def _main(verb: str, changes: str, release: str) -> None:
+def _helm(verb: Literal["render", "notes", "lint"], changes: dict[str, Any], release: str) -> dict[str, Any]:
+    return _process().submit(_answer, verb, changes, release).result()
+
+
+def _answer(verb: str, changes: dict[str, Any], release: str) -> dict[str, Any]:
     import helm_python as helm  # noqa: PLC0415  it is not there on every platform
 
     if verb == "lint":
-        print(json.dumps(helm.lint(CHART, json.loads(changes), strict=True)))
-        return
+        return helm.lint(CHART, changes, strict=True)
     try:
         with helm.Chart.load(CHART) as chart:
-            chart.validate_schema(json.loads(changes))
-            rendered = chart.render(json.loads(changes), name=release, namespace=NAMESPACE)
+            chart.validate_schema(changes)
+            rendered = chart.render(changes, name=release, namespace=NAMESPACE)
     except helm.HelmError as error:
-        raise SystemExit(str(error)) from None
+        raise HelmError(str(error)) from None
     texts = {Path(path).name: text for path, text in rendered.items()}
-    print(json.dumps({name: text for name, text in texts.items() if (name == "NOTES.txt") == (verb == "notes")}))
-
-
-if __name__ == "__main__":
-    _main(*sys.argv[1:])
+    return {name: text for name, text in texts.items() if (name == "NOTES.txt") == (verb == "notes")}

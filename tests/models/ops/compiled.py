@@ -3,8 +3,9 @@
     python -m tests.models.ops.compiled
     python -m tests.models.ops.compiled all
 
-All kernels with their default launches; the pairwise ones of the last stage with their other launches too, on the GPU where these
-need most, or on all. Two at a time are compiled, as `models.ops.triton_fit` does it there; Triton brings compiler and assembler.
+All kernels with their default launches, and the pairwise ones of the last stage with their other launches too: the default ones of
+the first and the last stage on all GPUs, the others on the GPU where they need most, or on all. Two at a time are compiled, as
+`models.ops.triton_fit` does it there; Triton brings compiler and assembler.
 """
 
 import json
@@ -27,7 +28,9 @@ from models.ops.triton_fit import Kernel, compile_kernel, launches
 
 CAPABILITIES = (80, 90)
 HARDEST = {torch.float32: 80, torch.bfloat16: 90}
-"""Where other launches need most: registers in float32, which spill there, and shared memory in bfloat16."""
+"""Where kernels need most: registers in float32, which spill there, and shared memory in bfloat16. Stages between the first and the
+last need the same shared memory on both, and less than the last."""
+ENDS = (0, len(WIDTHS) - 1)
 
 
 class Absent:
@@ -70,9 +73,9 @@ def cases(*, everywhere: bool) -> Iterator[Case]:
         for stage, kernel in reversed(list(published(dtype))):
             for launch in launches(kernel, dtype):
                 is_default = launch == kernel.launch
-                is_last = stage == len(WIDTHS) - 1 and kernel.name.startswith("pairwise")
-                for capability in CAPABILITIES:
-                    if is_default or (is_last and (everywhere or capability == hardest)):
+                is_last = stage == ENDS[-1] and kernel.name.startswith("pairwise")
+                for capability in CAPABILITIES if everywhere or (is_default and stage in ENDS) else (hardest,):
+                    if is_default or is_last:
                         yield Case(capability, dtype, stage, kernel._replace(launch=launch), is_default)
 
 
