@@ -29,7 +29,7 @@ from models.ops.triton_fit import Kernel, compile_kernel, launches
 CAPABILITIES = (80, 90)
 HARDEST = {torch.float32: 80, torch.bfloat16: 90}
 """Where kernels need most: registers in float32, which spill there, and shared memory in bfloat16. Stages between the first and the
-last need the same shared memory on both, and less than the last."""
+last need at most 1 KiB of shared memory more on one than on the other, and less than the last."""
 ENDS = (0, len(WIDTHS) - 1)
 
 
