@@ -4,9 +4,9 @@
 
 Prints Markdown. A real server with its device processes gets small evaluations, each of other images, from clients that submit
 one and pause. Meanwhile watchers read the event streams of the first ones, and a client asks for the progress of a random one ten
-times a second, until all have ended. Then it is counted whether all are there, every shard was run once, and every watcher was
-told of the end. One evaluation more goes before, for what is read once. The clients share the cores with the server. The second
-table is about the store alone, without HTTP.
+times a second, until all have ended. Then it is counted whether all are there, every shard was run once, and every watcher
+received the end. One more evaluation runs before, so that data and model are read. The clients share the cores with the server.
+The second table is about the store alone, without HTTP.
 """
 
 import argparse
@@ -37,13 +37,13 @@ START_S, TIMEOUT_S = 120.0, 60.0
 
 @dataclass
 class Load:
-    """What clients saw: seconds that answers took, ids of what was accepted, events, and how many were told of the end."""
+    """What clients saw: seconds that answers took, ids of what was accepted, events, and how many received the end."""
 
     submits: list[float] = field(default_factory=list[float])
     polls: list[float] = field(default_factory=list[float])
     ids: list[str] = field(default_factory=list[str])
     events: int = 0
-    told: int = 0
+    ends: int = 0
 
 
 @asynccontextmanager
@@ -93,7 +93,7 @@ async def watch(http: httpx.AsyncClient, load: Load, index: int) -> None:
         answer.raise_for_status()
         async for line in answer.aiter_lines():
             load.events += line.startswith("data")
-            load.told += line.startswith("data") and json.loads(line.removeprefix("data:"))["status"] == Status.DONE
+            load.ends += line.startswith("data") and json.loads(line.removeprefix("data:"))["status"] == Status.DONE
 
 
 async def poll(http: httpx.AsyncClient, load: Load, ended: asyncio.Event) -> None:
@@ -131,7 +131,7 @@ async def measure(data_dir: Path, jobs: int, clients: int, watchers: int, pause_
         ("seconds until all have ended", f"{seconds:.1f}"),
         ("submit, ms: median, 99th percentile, longest", _percentiles(load.submits)),
         ("poll, ms: median, 99th percentile, longest", _percentiles(load.polls)),
-        ("watchers, told of the end, events", f"{min(watchers, jobs):,}, {load.told:,}, {load.events:,}"),
+        ("watchers, ends received, events", f"{min(watchers, jobs):,}, {load.ends:,}, {load.events:,}"),
     ]
 
 

@@ -54,7 +54,7 @@ END_S = 5.0
 """How long the process that talks to Ray may take to end, seconds."""
 
 DEMAND_S = 2.0
-"""How often the cluster is told how many GPUs would have something to do, seconds."""
+"""How often the cluster receives how many GPUs would have work, seconds."""
 
 _CHECK_S = 0.25
 

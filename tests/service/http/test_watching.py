@@ -40,7 +40,7 @@ class Slow(Store):
 
 
 async def all_of(watched: Watching) -> list[State | None]:
-    """What a watcher of each of the few is told at the same time."""
+    """What ten watchers of each of the few receive at the same time."""
     return await asyncio.gather(*(watched.latest(a_plan(number).id) for number in FEW for _ in range(10)))
 
 
@@ -85,7 +85,7 @@ def test_what_is_no_longer_watched_is_no_longer_read(store: Store, monkeypatch: 
 
 
 @on_sqlite
-def test_a_watcher_that_waits_for_others_is_told_all_the_same(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_watcher_that_waits_for_others_receives_its_state(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watching, "WATCHED_S", 0.1)
     for number in FEW:
         store.submit(a_plan(number))
@@ -101,8 +101,8 @@ def test_one_that_is_removed_or_damaged_ends_for_its_own_watchers_alone(store: S
     opened = Store.at(url_of(database))
 
     async def watch() -> None:
-        told = await all_of(Watching(opened, ""))
-        assert [each.view.id if each else None for each in told[::10]] == [
+        received = await all_of(Watching(opened, ""))
+        assert [each.view.id if each else None for each in received[::10]] == [
             None,
             None,
             *(read(store, number).id for number in FEW[2:]),
