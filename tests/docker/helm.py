@@ -145,3 +145,9 @@ def _answer(verb: str, changes: dict[str, Any], release: str) -> dict[str, Any]:
         raise HelmError(str(error)) from None
     texts = {Path(path).name: text for path, text in rendered.items()}
     return {name: text for name, text in texts.items() if (name == "NOTES.txt") == (verb == "notes")}
+
+
+def matches(selector: dict[str, Any], labels: dict[str, str]) -> bool:
+    """Whether a selector of Kubernetes selects what has these labels."""
+    listed = all(labels.get(each["key"]) in each["values"] for each in selector.get("matchExpressions", ()))
+    return listed and selector.get("matchLabels", {}).items() <= labels.items()

@@ -28,6 +28,7 @@ from tests.docker.helm import (
     every_case,
     installed,
     lint,
+    matches,
     needs_helm,
     notes,
     pods,
@@ -259,11 +260,6 @@ def test_what_is_mounted_is_there(case: str) -> None:
             assert mounted["tmp"] == "/tmp"
     store = "PersistentVolumeClaim/withstand-store"
     assert store not in there or there[store]["spec"]["accessModes"] == ["ReadWriteMany"]
-
-
-def matches(selector: dict[str, Any], labels: dict[str, str]) -> bool:
-    listed = all(labels.get(each["key"]) in each["values"] for each in selector.get("matchExpressions", ()))
-    return listed and selector.get("matchLabels", {}).items() <= labels.items()
 
 
 @needs_helm
