@@ -1,83 +1,26 @@
-"""Checkpoints added over HTTP and on the command line: questions, refusals, and models that work at once."""
+"""Checkpoints added over HTTP: questions, refusals, and models that work at once."""
 
 import json
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import httpx
 import numpy as np
 import pytest
 import torch
-import typer
 from PIL import Image
-from safetensors.torch import save_file
 
-import cli.main
 import models
 from service.http.bodies.file_uploads import LONGEST_FIELD_BYTES
-from service.http.problems import Problem
 from service.http.schemas import AddedModel, OpenQuestions
 from service.settings import Settings
 from tests.conftest import CLASSES, TINY_OPTIONS, picture_bytes, shape_picture
 from tests.models.graphs import Crashes, save
 from tests.models.trap import Trap
 from tests.server import Server, serving
+from tests.service.adding import CARD, PICTURES, left_over, other, own, problem, send, store, tiny
 from tests.service.pictures import DISC, URL, labels
 
-PICTURES = {"resize": 32, "crop": 32, "interpolation": "bilinear", "mean": [0.5] * 3, "std": [0.25] * 3}
-CARD = {"classes": list(CLASSES), "preprocessing": PICTURES, "options": {"strides": [1, 2, 2]}, "training": "by hand"}
-
-
-@pytest.fixture(scope="module")
-def own(settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server with a store of its own and a low limit for checkpoints; another folder lies beside the store."""
-    folder = tmp_path_factory.mktemp("own")
-    changed = {"data_dir": folder / "data", "model_dirs": (folder / "shared",), "max_checkpoint_bytes": 4 * 2**20}
-    (folder / "shared" / "sub").mkdir(parents=True)
-    with serving(settings.model_copy(update=changed)) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def store(own: Server) -> Path:
-    path = own.service.catalog.store
-    assert path is not None
-    return path
-
-
-@pytest.fixture
-def tiny(tmp_path: Path, trained_network: torch.nn.Module) -> Path:
-    path = tmp_path / "my.tiny.safetensors"
-    save_file(trained_network.state_dict(), path)
-    return path
-
-
-@pytest.fixture
-def other(tmp_path: Path) -> Path:
-    """A file of a network with relative positions."""
-    path = tmp_path / "other.pth"
-    torch.save({"state_dict": models.create("san_mini_pairwise", num_classes=3).state_dict(), "epoch": 9}, path)
-    return path
-
-
-def send(http: httpx.Client, path: Path, **fields: str) -> httpx.Response:
-    with path.open("rb") as file:
-        return http.post("/v1/models", files={"file": (path.name, file)}, data=fields)
-
-
-def problem(answer: httpx.Response, status: int) -> dict[str, Any]:
-    assert answer.status_code == status, answer.text
-    assert answer.headers["content-type"] == "application/problem+json"
-    Problem.model_validate(answer.json())
-    return answer.json()
-
-
-def left_over(store: Path) -> list[str]:
-    """What lies in the store beside models."""
-    names = {path.stem for path in store.glob("*.json")}
-    return [path.name for path in store.iterdir() if path.stem not in names]
+__all__ = ["other", "own", "store", "tiny"]
 
 
 def test_an_upload_is_a_model_at_once(own: Server, store: Path, tiny: Path) -> None:
@@ -267,134 +210,6 @@ def test_adding_needs_the_key(settings: Settings, tiny: Path, tmp_path: Path) ->
         assert list((tmp_path / "data").glob("models/*")) == []
         server.http.headers["X-API-Key"] = "secret"
         assert send(server.http, tiny, accept_likely="true").status_code == 201
-
-
-Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
-    """Run `withstand models add` in this process; returns status, output and errors."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["withstand", "models", "add", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main.main()
-            raise SystemExit(0)
-        return int(ended.value.code or 0), *capfd.readouterr()
-
-    return run
-
-
-def test_the_command_adds_a_model(run: Run, tiny: Path, tmp_path: Path) -> None:
-    card = tmp_path / "card.json"
-    card.write_text(json.dumps({"preprocessing": PICTURES}))
-    more = (
-        "--card",
-        card,
-        "--set",
-        "classes=disc,square,stripes",
-        "--set",
-        "options.strides=[1,2,2]",
-        "--data-dir",
-        tmp_path,
-    )
-    status, out, err = run(tiny, "--name", "mine", *more)
-    assert (status, err) == (0, "")
-    assert out.startswith("added mine: resnet_mini {'widths': [4, 4, 8], 'blocks': 1}\n")
-    assert "assumed" not in out
-    assert models.load("mine", folders=[tmp_path / "models"]).card.classes == CLASSES
-    status, out, err = run(tiny, "--name", "mine", "--yes", "--data-dir", tmp_path)
-    assert (status, out) == (2, "")
-    assert "there is a model 'mine' already" in err
-
-
-def test_a_folder_of_the_hub_is_added_under_its_name(run: Run, own: Server, tiny: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "of.hub"
-    folder.mkdir()
-    (folder / "model.safetensors").write_bytes(tiny.read_bytes())
-    (folder / "config.json").write_text('{"id2label": {"0": "x", "1": "y", "2": "z"}}')
-    status, out, err = run(folder, "--yes", "--data-dir", tmp_path)
-    assert (status, err) == (0, "")
-    assert out.startswith("added of.hub: resnet_mini")
-    assert models.load("of.hub", folders=[tmp_path / "models"]).card.classes == ("x", "y", "z")
-    status, out, _ = run(folder, "--yes", "--url", own.url)
-    assert status == 0
-    assert out.startswith("added of.hub: resnet_mini")
-    assert own.http.get("/v1/models/of.hub").json()["classes"] == ["x", "y", "z"]
-    assert left_over(own.service.settings.data_dir / "models") == []
-    (folder / "config.json").unlink()
-    status, _, err = run(folder, "--name", "bare", "--data-dir", tmp_path)
-    assert status == 2
-    assert "needs config.json" in err
-
-
-def test_lists_of_numbers_are_set_with_commas(run: Run, tiny: Path, tmp_path: Path) -> None:
-    answers = ("preprocessing.mean=0,0.5,1", "preprocessing.std=[1,1,1]", "options.strides=1,2,2", "training=1 a, 2 b")
-    flags = [part for answer in answers for part in ("--set", answer)]
-    status, _, err = run(tiny, "--name", "mine", "--yes", *flags, "--data-dir", tmp_path)
-    assert (status, err) == (0, "")
-    card = models.load("mine", folders=[tmp_path / "models"]).card
-    assert (card.preprocessing.mean, card.preprocessing.std, card.training) == ((0, 0.5, 1), (1, 1, 1), "1 a, 2 b")
-
-
-def test_the_command_prints_questions_and_ends_with_2(run: Run, other: Path, tmp_path: Path) -> None:
-    status, out, err = run(other, "--data-dir", tmp_path)
-    assert (status, out) == (2, "")
-    for text in ("options.footprints", "[3, 5, 5]", "preprocessing.crop", "class_0 to class_2", "--yes"):
-        assert text in err
-    status, out, err = run(other, "--data-dir", tmp_path, "--json")
-    assert status == 2
-    asked = OpenQuestions.model_validate_json(out)
-    card = tmp_path / "card.json"
-    card.write_text(asked.card.model_dump_json())
-    status, out, _ = run(other, "--data-dir", tmp_path, "--json", "--card", card)
-    assert status == 0
-    assert AddedModel.model_validate_json(out).assumed == []
-
-
-def test_the_command_speaks_to_a_service(run: Run, own: Server, other: Path) -> None:
-    status, _, err = run(other, "--url", own.url, "--name", "sent")
-    assert status == 2
-    assert "options.footprints" in err
-    status, out, _ = run(other, "--url", own.url, "--name", "sent", "--yes")
-    assert status == 0
-    assert "assumed: options.footprints = [3, 5, 5]" in out
-    assert own.http.get("/v1/models/sent").status_code == 200
-    status, out, err = run(other, "--url", own.url, "--name", "sent", "--yes")
-    assert (status, out) == (2, "")
-    assert "409: name: there is a model 'sent' already" in err
-
-
-@pytest.mark.parametrize(
-    ("arguments", "match"),
-    [
-        (["--set", "classes"], "--set needs FIELD=VALUE, got 'classes'"),
-        (["--set", "classes=a,b"], "classes: 2 names given"),
-        (["--set", "classes=a,b,c", "--set", "classes.x=3"], "classes has no fields"),
-        (["--set", "preprocessing.crop=big"], "preprocessing.crop"),
-        (["--set", "preprocessing.mean=123.675,116.28,103.53", "--yes"], "is not on the [0, 1] scale of pixels"),
-        (["--name", "../x", "--yes"], "is no name of a model"),
-        (["--card", "missing.json"], "missing.json"),
-    ],
-    ids=str,
-)
-def test_the_command_refuses_what_is_wrong(
-    run: Run, tiny: Path, tmp_path: Path, arguments: list[str], match: str
-) -> None:
-    status, out, err = run(tiny, *arguments, "--data-dir", tmp_path)
-    assert (status, out) == (2, "")
-    assert match in err
-    assert "Traceback" not in err
-
-
-def test_the_help_of_add_states_every_default() -> None:
-    command = cli.main.load_command("models").commands["add"]
-    for parameter in command.params:
-        if parameter.name != "help":
-            record = parameter.get_help_record(typer.Context(command))
-            assert record is not None, parameter.name
-            assert "[default: " in record[1] or "[required]" in record[1] or "default: " in record[1], record
 
 
 @pytest.mark.slow
