@@ -33,6 +33,7 @@ from service.http.middleware.security_headers import SecurityHeaders
 from service.http.middleware.telemetry import Telemetry
 from service.http.pages.report_sections import ReportSections
 from service.http.pages.result_rows import ResultRows
+from service.http.pages.routes import PAGES
 from service.http.pages.templates import WEB
 from service.http.routes import (
     comparisons,
@@ -43,11 +44,9 @@ from service.http.routes import (
     explain,
     health,
     models,
-    pages,
     predictions,
     protocols,
     queue,
-    queue_page,
     serving,
 )
 from service.http.watching import Watching
@@ -89,8 +88,7 @@ RESOURCES = (
     evaluation_control,
     queue,
     comparisons,
-    pages,
-    queue_page,
+    *PAGES,
 )
 """Routes that need a key, if any are set; a request is compared with one after the other, so those of predictions come first."""
 

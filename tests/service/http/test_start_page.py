@@ -124,7 +124,7 @@ def test_a_page_does_not_wait_until_all_results_are_counted(fresh: Server, monke
 
 
 def test_earlier_results_have_pages_of_their_own(fresh: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("service.http.routes.pages.RESULTS_SHOWN", 2)
+    monkeypatch.setattr("service.http.pages.routes.start.RESULTS_SHOWN", 2)
     for number in range(20, 24):
         fresh.service.store.submit(a_plan(number, images=2))
         fresh.service.store.cancel(a_plan(number).id)
