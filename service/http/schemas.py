@@ -15,6 +15,7 @@ from evaluation.data.datasets import ImageFolder
 from evaluation.spec import Name, OnBroken
 from models import Added, Differences, ModelCard, Precision, Preprocessing, Question
 from service.jobs.evaluations import Evaluation, Limits, Priority, ShardStatus, Status
+from service.jobs.labels import Label
 from service.jobs.limits import HOUR_S
 
 MaxDevices = Annotated[int, Field(ge=1, le=10_000, description="shards of it that run at the same time, at most")]
@@ -278,6 +279,7 @@ class EvaluationView(BaseModel):
     ]
     priority: Priority
     limits: LimitsView
+    label: Label
     created_at: datetime
     spec: EvaluationSpec
     progress: ProgressView
@@ -295,6 +297,7 @@ class EvaluationView(BaseModel):
             status=evaluation.status,
             priority=evaluation.priority,
             limits=LimitsView(**asdict(evaluation.limits), device_hours=evaluation.device_s / HOUR_S),
+            label=evaluation.label,
             created_at=evaluation.created_at,
             spec=evaluation.plan.spec,
             progress=ProgressView(

@@ -8,6 +8,7 @@ from sqlalchemy import Connection, Row, delete, func, insert, select, update
 
 from evaluation.plan import Plan, Shard
 from service.jobs.evaluations import ShardStatus
+from service.jobs.labels import UNLABELLED, words_of
 from service.jobs.queries import now
 from service.jobs.shards import last_finished, next_pending, results_at, shard_of
 from service.sql.tables import EVALUATIONS, RESULTS, SHARDS, UNCUT
@@ -34,7 +35,9 @@ def begin_to_cut(plan: Plan) -> tuple[list[Shard], list[Shard]]:
 def insert_evaluation(db: Connection, plan: Plan, addresses: Mapping[Shard, str], uncut: Iterable[Shard]) -> bool:
     """Add an evaluation with its first shards, given with their addresses, and the parts that are left to be cut."""
     last = db.execute(select(func.max(EVALUATIONS.c.sequence))).scalar() or 0
-    db.execute(insert(EVALUATIONS).values(id=plan.id, sequence=last + 1, plan=plan.model_dump_json(), created_at=now()))
+    words = words_of(plan.id, plan.spec, UNLABELLED)
+    row = {"id": plan.id, "sequence": last + 1, "plan": plan.model_dump_json(), "created_at": now(), "words": words}
+    db.execute(insert(EVALUATIONS).values(**row))
     insert_shards(db, plan, addresses)
     if rows := [_row(plan, part, UNCUT) for part in uncut]:
         db.execute(insert(SHARDS), rows)

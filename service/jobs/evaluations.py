@@ -5,6 +5,7 @@ from datetime import datetime
 from enum import StrEnum
 
 from evaluation.plan import Plan, Shard
+from service.jobs.labels import UNLABELLED, Label
 
 
 class ShardStatus(StrEnum):
@@ -121,6 +122,7 @@ class Evaluation:
         priority: which evaluations get free devices first.
         limits: what it may take.
         device_s: seconds that devices have worked on it, summed; also on tries that failed, not on what was computed for others.
+        label: what people wrote on it.
     """
 
     id: str
@@ -133,6 +135,7 @@ class Evaluation:
     priority: Priority = Priority.NORMAL
     limits: Limits = Limits()
     device_s: float = 0.0
+    label: Label = UNLABELLED
 
     @property
     def status(self) -> Status:

@@ -28,6 +28,7 @@ from sqlalchemy import (
 
 from evaluation.plan import Plan
 from service.jobs.evaluations import Damaged, Evaluation, Limits, Priority, Progress, ShardStatus
+from service.jobs.labels import Label
 from service.sql.tables import (
     COUNTS,
     DELIVERIES,
@@ -52,8 +53,8 @@ DAMAGED_PLAN = (
 PAUSED = (EVALUATIONS.c.paused_at.is_not(None) | exists(QUEUE.c.paused_at)).label("paused")
 """Whether an evaluation, or the whole queue, is paused."""
 
-DESCRIBED = (*(each for each in EVALUATIONS.c if each is not EVALUATIONS.c.plan), PAUSED)
-"""Columns of an evaluation, without its plan."""
+DESCRIBED = (*(each for each in EVALUATIONS.c if each.name not in {"plan", "words"}), PAUSED)
+"""Columns of an evaluation, without its plan, which may be large."""
 
 _PLANS: WeakKeyDictionary[Engine, OrderedDict[str, Plan]] = WeakKeyDictionary()
 """Of each database, those that were read last."""
@@ -273,6 +274,7 @@ def _evaluation_of(row: RowMapping, plan: Plan | None, progress: Progress) -> Ev
         priority=Priority(row["priority"]),
         limits=Limits(row["max_devices"], row["max_hours"]),
         device_s=row["device_s"],
+        label=Label.model_validate_json(row["label"]),
     )
 
 

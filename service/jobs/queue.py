@@ -13,6 +13,7 @@ from common import UnknownNameError
 from evaluation import EvaluationSpec
 from evaluation.plan import Shard
 from service.jobs.evaluations import Damaged, Evaluation, Limits, Priority, ShardStatus, Status
+from service.jobs.labels import Label, put_label
 from service.jobs.limits import set_limits, spend, spent_reason
 from service.jobs.queries import (
     DESCRIBED,
@@ -269,6 +270,12 @@ class Queue:
             _require_alone(db, found.id, owner)
             set_priority(db, evaluation_id, priority)
 
+    def put_label(self, evaluation_id: str, label: Label, owner: str | None = None) -> None:
+        """Write a label on an evaluation, wherever it stands; arguments and errors are those of `pause_evaluation`."""
+        with self._changing(evaluation_id, (*Status,), "labelled") as (db, found):
+            _require_alone(db, found.id, owner)
+            put_label(db, found.id, found.plan.spec, label)
+
     def cancel(self, evaluation_id: str) -> None:
         """Drop what is not finished of an evaluation.
 
@@ -348,7 +355,8 @@ def _require_alone(db: Connection, evaluation_id: str, owner: str | None) -> Non
     others = (OWNERS.c.evaluation_id == evaluation_id, OWNERS.c.owner != owner)
     if owner is not None and db.execute(select(OWNERS).where(*others)).first():
         raise SharedEvaluationError(
-            f"others asked for evaluation {evaluation_id} too; only an admin key can pause it or change its priority or limits"
+            f"others asked for evaluation {evaluation_id} too; only an admin key can pause it or change its priority, "
+            "limits or label"
         )
 
 

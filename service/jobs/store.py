@@ -14,6 +14,7 @@ from evaluation.results.tally import Tally
 from service.jobs.cutting import begin_to_cut, insert_evaluation, next_shard
 from service.jobs.evaluations import Claim, Damaged, Evaluation, Limits, Priority, ShardStatus
 from service.jobs.failures import Fault
+from service.jobs.labels import has_words
 from service.jobs.limits import end_spent, set_limits
 from service.jobs.purge import delete_evaluation, mark_removed, purge_some, removed_evaluation
 from service.jobs.queries import (
@@ -254,6 +255,7 @@ class Store:
         before: int | None = None,
         owner: str | None = None,
         ended: bool = False,
+        search: str = "",
     ) -> list[Evaluation | Damaged]:
         """List evaluations, the newest first; one whose plan cannot be read is named with its problem.
 
@@ -262,8 +264,9 @@ class Store:
             before: only those with a smaller sequence number.
             owner: only those that this one asked for; None is everyone's.
             ended: only those of which nothing is pending or running.
+            search: only those in whose id, models, data set or label each of these words occurs.
         """
-        query = described(owner).order_by(EVALUATIONS.c.sequence.desc()).limit(limit)
+        query = described(owner).where(has_words(search)).order_by(EVALUATIONS.c.sequence.desc()).limit(limit)
         if before is not None:
             query = query.where(EVALUATIONS.c.sequence < before)
         with self.database.reading() as db:

@@ -41,6 +41,8 @@ EVALUATIONS = Table(
     Column("device_s", Float, nullable=False, server_default="0"),
     Column("ended_at", Float),
     Column("removed_at", Float),
+    Column("label", Text, nullable=False, server_default="{}"),
+    Column("words", Text, nullable=False, server_default=""),
 )
 
 SHARDS = Table(

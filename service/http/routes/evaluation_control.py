@@ -1,4 +1,4 @@
-"""Evaluations are held up, go on, change their place in the queue, and are tried again."""
+"""Evaluations are held up, go on, change their place in the queue, are tried again, and get a name."""
 
 from fastapi import APIRouter
 from pydantic import BaseModel
@@ -7,6 +7,7 @@ from service.http.deps import Caller, CallerDep, EvaluationDep, Service, Service
 from service.http.routes.evaluations import require_affordable, view_of
 from service.http.schemas import STRICT, EvaluationView, LimitsRequest
 from service.jobs.evaluations import Priority
+from service.jobs.labels import Label
 from service.tracing import current_trace
 
 router = APIRouter(prefix="/v1/evaluations/{evaluation_id}", tags=["evaluations"])
@@ -57,6 +58,16 @@ def change_limits(
     """
     service.queue.limit(evaluation.id, body.limits, caller.owner)
     service.dispatcher.wake()
+    return _now(evaluation.id, service, caller)
+
+
+@router.put("/label")
+def put_label(body: Label, evaluation: EvaluationDep, service: ServiceDep, caller: CallerDep) -> EvaluationView:
+    """Give an evaluation a name, tags and a note, in place of those it had; the list can be searched for them.
+
+    All keys that asked for it see them. Refused as `pause` is.
+    """
+    service.queue.put_label(evaluation.id, body, caller.owner)
     return _now(evaluation.id, service, caller)
 
 

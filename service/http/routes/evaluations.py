@@ -75,6 +75,15 @@ _OTHER_FORMATS = {form.media_type: _FILE for form in FORMATS if form.media_type 
 _PLANNING = BoundedSemaphore(cores())
 """Held while a plan is made: threads that share a core over it all end late, and those that answer polls with them."""
 
+Search = Annotated[
+    str,
+    Query(
+        max_length=200,
+        pattern=r"^[^\x00]*$",
+        description="words, of which each must occur in the id, models, data set, name, tags or note",
+    ),
+]
+
 router = APIRouter(prefix="/v1/evaluations", tags=["evaluations"])
 
 
@@ -270,9 +279,10 @@ def list_evaluations(
     caller: CallerDep,
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
     cursor: Annotated[int | None, Query(ge=0, lt=2**63, description="`next_cursor` of the page before")] = None,
+    search: Search = "",
 ) -> EvaluationList:
     """List evaluations, the newest first."""
-    found = service.store.evaluations(limit=limit, before=cursor, owner=caller.owner)
+    found = service.store.evaluations(limit=limit, before=cursor, owner=caller.owner, search=search)
     more = found[-1].sequence if len(found) == limit else None
     return EvaluationList(
         evaluations=[view_of(each, service) for each in found if isinstance(each, Evaluation)],

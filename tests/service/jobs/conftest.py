@@ -7,8 +7,14 @@ import pytest
 
 from evaluation import Catalog
 from service.jobs.dispatcher import Dispatcher
+from service.jobs.queue import Queue
 from service.jobs.store import Store
 from tests.service.jobs.dispatching import Start, Threads
+
+
+@pytest.fixture
+def queue(store: Store) -> Queue:
+    return Queue(store)
 
 
 @pytest.fixture

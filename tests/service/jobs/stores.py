@@ -17,7 +17,7 @@ on_sqlite, on_postgresql = (
 """Of tests about what one kind of database does, or about much that no database does."""
 
 
-ADDED = ("paused_at", "priority", "max_devices", "max_hours", "device_s", "ended_at", "removed_at")
+ADDED = ("paused_at", "priority", "max_devices", "max_hours", "device_s", "ended_at", "removed_at", "label", "words")
 """Columns that evaluations have been given since schemas have versions."""
 
 

@@ -18,11 +18,6 @@ from tests.service.jobs.dispatching import read as read_plan
 from tests.service.jobs.stores import claim, complete, drain, read
 
 
-@pytest.fixture
-def queue(store: Store) -> Queue:
-    return Queue(store)
-
-
 def test_no_more_devices_run_an_evaluation_than_may_and_others_get_the_rest(store: Store) -> None:
     store.submit(a_plan(0, images=500), limits=Limits(max_devices=2))
     store.submit(a_plan(1, images=500))

@@ -19,11 +19,6 @@ from tests.service.jobs.stores import claim, complete, drain, read
 
 
 @pytest.fixture
-def queue(store: Store) -> Queue:
-    return Queue(store)
-
-
-@pytest.fixture
 def dispatching(store: Store) -> Store:
     """The store of a dispatcher with two devices."""
     taken = store.take_dispatch(locked=False)
