@@ -96,7 +96,7 @@ def test_a_further_submission_raises_limits_and_does_not_lower_them(store: Store
 def test_limits_are_for_those_who_asked_alone_and_for_what_has_not_ended(store: Store, queue: Queue) -> None:
     for owner in ("one", "two"):
         store.submit(a_plan(), owner=owner)
-    with pytest.raises(SharedEvaluationError, match="change its priority or limits"):
+    with pytest.raises(SharedEvaluationError, match="change its priority, limits or label"):
         queue.limit(a_plan().id, Limits(max_devices=1), "one")
     drain(store)
     with pytest.raises(
