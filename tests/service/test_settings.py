@@ -84,6 +84,7 @@ GUARDED = [
     ("GET", "/metrics"),
     ("GET", "/"),
     ("GET", "/queue"),
+    ("GET", "/new"),
     ("GET", "/evaluations/0123456789abcdef"),
     ("GET", "/v1/models"),
     ("GET", "/v1/models/tiny"),

@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import cast
+from typing import cast, get_args
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from attacks import TargetRule
 from evaluation.reports.charts import Chart
 from evaluation.statistics import Proportion
 from service.http.pages.example_pictures import kinds
@@ -140,4 +141,6 @@ cast(dict[str, object], _ENVIRONMENT.filters).update(
     svg=_svg,
     utc=_utc,
 )
-cast(dict[str, object], _ENVIRONMENT.globals).update(style_sheet=_style_sheet, kinds=kinds)
+cast(dict[str, object], _ENVIRONMENT.globals).update(
+    style_sheet=_style_sheet, kinds=kinds, target_rules=get_args(TargetRule)
+)

@@ -140,7 +140,7 @@ def submit(spec: EvaluationSpec, submission: SubmissionDep) -> EvaluationView:
 @router.post("/dry-run")
 def estimate_evaluation(spec: EvaluationSpec, service: ServiceDep) -> Estimate:
     """Estimate what an evaluation would cost at most, and how much of it is computed already; nothing is submitted."""
-    plan = _plan(spec, service)
+    plan = plan_of(spec, service)
     return estimate(plan, service.catalog, service.device, service.store.tallies(plan, plan.shards))
 
 
@@ -205,7 +205,7 @@ def _submit(spec: EvaluationSpec, submission: Submission) -> EvaluationView:
     service, caller = submission.service, submission.caller
     if submission.webhook is not None:
         _require_webhook(submission.webhook, service)
-    plan = _plan(spec, service)
+    plan = plan_of(spec, service)
     require_affordable(plan, service, caller)
     service.store.submit(
         plan,
@@ -252,7 +252,8 @@ def _refuse(reason: str, *, field: str = "conditions") -> NoReturn:
     raise ProblemError(HTTPStatus.UNPROCESSABLE_ENTITY, reason, errors=[FieldError(field=field, message=reason)])
 
 
-def _plan(spec: EvaluationSpec, service: Service) -> Plan:
+def plan_of(spec: EvaluationSpec, service: Service) -> Plan:
+    """Plan an evaluation; raises ProblemError where a name, the data or a checkpoint is wrong (422)."""
     try:
         with _PLANNING:
             return make_plan(spec, service.catalog, device=service.evaluating_device)

@@ -168,3 +168,29 @@ def test_a_browser_asks_its_reader_for_a_key(settings: Settings, tmp_path: Path,
         assert opened.goto(guarded.url).status == 200
         assert opened.title() == "withstand"
         context.close()
+
+
+def test_an_evaluation_is_asked_for_with_the_form(fresh: Server, page: Any) -> None:
+    page.goto(f"{fresh.url}/new")
+    page.get_by_label("tiny").check()
+    page.locator("[name=dataset]").select_option("shapes")
+    page.get_by_label("Number of images").fill("6")
+    page.get_by_text("Add an attack").click()
+    page.locator("[name=added]").select_option("attack fgsm")
+    page.get_by_role("button", name="add it").click()
+    page.get_by_text("Input should be a valid").wait_for()
+    page.locator("[data-choice=fgsm]").get_by_label("Radius eps").fill("2/255")
+    page.get_by_role("button", name="add it").click()
+    page.get_by_text("FGSM Linf 2/255").first.wait_for()
+    page.get_by_label("rotation-flip").check()
+    page.locator("[name=name]").fill("Turned & attacked")
+    page.locator("[name=tags]").fill("first  try")
+    page.get_by_text("7 conditions").wait_for()
+    page.get_by_role("button", name="estimate the time").click()
+    page.get_by_text("on one device").wait_for(timeout=60_000)
+    page.get_by_role("button", name="Evaluate").click()
+    page.wait_for_url("**/evaluations/*")
+    (found,) = fresh.http.get("/v1/evaluations", params={"search": "attacked"}).json()["evaluations"]
+    assert page.url.endswith(found["id"])
+    assert found["label"] == {"name": "Turned & attacked", "tags": ["first", "try"], "note": ""}
+    assert (found["spec"]["images"], len(found["spec"]["conditions"])) == (6, 7)
