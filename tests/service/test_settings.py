@@ -85,6 +85,8 @@ GUARDED = [
     ("GET", "/"),
     ("GET", "/queue"),
     ("GET", "/new"),
+    ("GET", "/evaluations"),
+    ("GET", "/compare"),
     ("GET", "/evaluations/0123456789abcdef"),
     ("GET", "/v1/models"),
     ("GET", "/v1/models/tiny"),

@@ -1,8 +1,6 @@
 """HTML: a report as one page that needs no other file."""
 
 from evaluation import Format, Report, register_format
-from evaluation.reports.formats.manifest import manifest
-from evaluation.reports.formats.methods import methods
 from service.http.pages.example_pictures import inlined
 from service.http.pages.sections import of_report
 from service.http.pages.templates import render
@@ -10,10 +8,7 @@ from service.http.pages.templates import render
 
 def render_report(report: Report) -> str:
     """Write a report as one HTML file that needs no other."""
-    sections = of_report(report, inlined)
-    return render(
-        "report.html", id=report.plan.id, sections=sections, methods=methods(report), manifest=manifest(report), root=""
-    )
+    return render("report.html", id=report.plan.id, sections=of_report(report, inlined), root="")
 
 
 register_format(

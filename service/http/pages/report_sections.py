@@ -4,12 +4,12 @@ from collections import OrderedDict
 
 from evaluation import Report
 from service.http.pages.example_pictures import linked
-from service.http.pages.sections import Section, of_report
+from service.http.pages.sections import EVERY, Chosen, Section, Tab, of_tab
 from service.jobs.evaluations import Evaluation
 from service.jobs.reports import Reports
 
-REPORTS_RENDERED = 16
-"""Reports whose rendered sections are cached."""
+TABS_RENDERED = 32
+"""Tabs of reports whose rendered sections are cached."""
 
 
 class ReportSections:
@@ -22,15 +22,17 @@ class ReportSections:
 
     def __init__(self, reports: Reports, root: str) -> None:
         self._reports, self._root = reports, root
-        self._rendered: OrderedDict[str, tuple[Report, tuple[Section, ...]]] = OrderedDict()
+        self._rendered: OrderedDict[tuple[str, Tab], tuple[Report, tuple[Section, ...]]] = OrderedDict()
 
-    def of(self, evaluation: Evaluation) -> tuple[Section, ...]:
-        """Render a report, or find it as long as it is the same."""
-        report = self._reports.of(evaluation)
-        known = self._rendered.get(evaluation.id)
+    def of(self, evaluation: Evaluation, tab: Tab, chosen: Chosen = EVERY) -> tuple[Section, ...]:
+        """Render a tab of a report, or find it as long as the report is the same; a choice of examples is rendered anew."""
+        report, source = self._reports.of(evaluation), linked(f"{self._root}/evaluations/{evaluation.id}")
+        if chosen != EVERY:
+            return tuple(of_tab(report, tab, source, chosen))
+        key = evaluation.id, tab
+        known = self._rendered.get(key)
         if known is None or known[0] is not report:
-            known = report, tuple(of_report(report, linked(f"{self._root}/evaluations/{evaluation.id}")))
-            self._rendered[evaluation.id] = known
-            if len(self._rendered) > REPORTS_RENDERED:
+            known = self._rendered[key] = report, tuple(of_tab(report, tab, source))
+            if len(self._rendered) > TABS_RENDERED:
                 self._rendered.popitem(last=False)
         return known[1]

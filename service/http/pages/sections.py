@@ -2,13 +2,18 @@
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from functools import cached_property
+from typing import NamedTuple
 
 from markupsafe import Markup
 
 from common import text_sha256
 from evaluation import Report
+from evaluation.compute.examples import Example
 from evaluation.reports.charts import charts
+from evaluation.reports.formats.manifest import manifest
+from evaluation.reports.formats.methods import methods
 from service.http.pages.example_pictures import Source
 from service.http.pages.templates import macro
 from service.http.schemas import EvaluationView
@@ -44,20 +49,63 @@ def of_evaluation(evaluation: EvaluationView) -> Section:
     return Section("progress", macro("parts.html", "progress", evaluation))
 
 
+class Tab(StrEnum):
+    """What the page of an evaluation shows at a time."""
+
+    TABLE = "table"
+    CURVES = "curves"
+    IMAGES = "images"
+    TRUST = "trust"
+    METHODS = "methods"
+
+
+class Chosen(NamedTuple):
+    """Which examples are shown: those of one model, and with these classes and at least this confidence after the change."""
+
+    model: str | None = None
+    label: str | None = None
+    prediction: str | None = None
+    confidence: float = 0.0
+
+    def has(self, example: Example) -> bool:
+        """Whether an example is one of them."""
+        classes = self.label in {None, example.label} and self.prediction in {None, example.prediction}
+        return classes and example.confidence >= self.confidence
+
+
+EVERY = Chosen()
+
+
 def of_report(report: Report, source: Source) -> Iterator[Section]:
-    """Everything that a report shows; a section that has nothing to show yet is there, and empty."""
+    """Everything that a report shows."""
+    for tab in Tab:
+        yield from of_tab(report, tab, source)
+
+
+def of_tab(report: Report, tab: Tab, source: Source, chosen: Chosen = EVERY) -> Iterator[Section]:
+    """What a report shows on one tab; a section that has nothing to show yet is there, and empty."""
 
     def section(id: str, name: str, *values: object) -> Section:  # noqa: A002
-        return Section(id, macro("parts.html", name, *values))
+        return Section(id, macro("report_parts.html", name, *values))
 
-    yield section("table", "table", report)
-    yield section("attacks", "attacks", report)
-    yield section("charts", "charts", charts(report))
-    yield section("trust", "trust")
-    for position, model in enumerate(report.models):
-        yield section(f"trust-{position}", "checks", model)
-    yield section("examples", "examples", report)
-    for position, model in enumerate(report.models):
-        for index, condition in enumerate(model.conditions):
-            id_ = f"examples-{position}-{index}"
-            yield section(id_, "gallery", report, position, index, condition, source)
+    match tab:
+        case Tab.TABLE:
+            yield section("table", "table", report)
+            yield section("attacks", "attacks", report)
+        case Tab.CURVES:
+            yield section("scores", "scores", report)
+            yield section("charts", "charts", charts(report))
+        case Tab.IMAGES:
+            yield section("examples", "examples", report)
+            for position, model in enumerate(report.models):
+                if chosen.model in {None, model.model}:
+                    for index, condition in enumerate(model.conditions):
+                        shown = [each for each in condition.examples if chosen.has(each)]
+                        name = f"examples-{position}-{index}"
+                        yield section(name, "gallery", report, position, index, condition.title, shown, source)
+        case Tab.TRUST:
+            yield section("trust", "trust")
+            for position, model in enumerate(report.models):
+                yield section(f"trust-{position}", "checks", model)
+        case Tab.METHODS:
+            yield section("methods", "methods", methods(report), manifest(report))

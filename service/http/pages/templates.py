@@ -9,8 +9,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from attacks import TargetRule
-from evaluation.reports.charts import Chart
 from evaluation.statistics import Proportion
+from service.http.pages.drawings import draw, draw_scores, marker
 from service.http.pages.example_pictures import kinds
 
 NAMED = 3
@@ -35,41 +35,6 @@ def render(template: str, **values: object) -> str:
 def macro(template: str, name: str, *values: object) -> Markup:
     """Fill a macro of a template."""
     return getattr(_ENVIRONMENT.get_template(template).module, name)(*values)
-
-
-_WIDTH, _HEIGHT, _MARGIN = 640, 280, 40
-"""Of a chart, in its own units."""
-
-
-def _svg(chart: Chart) -> Markup:
-    """Draw the lines of a chart with their intervals; percent from 0 to 100 upwards."""
-    xs = sorted({x for series in chart.series for x, _ in series.points})
-    span = (xs[-1] - xs[0]) or 1.0
-
-    def at(x: float, y: float) -> str:
-        across = _MARGIN + (x - xs[0]) / span * (_WIDTH - 2 * _MARGIN)
-        return f"{across:.1f},{_HEIGHT - _MARGIN - y * (_HEIGHT - 2 * _MARGIN):.1f}"
-
-    parts = [
-        f'<line class="grid" x1="{_MARGIN}" x2="{_WIDTH - _MARGIN}" y1="{y}" y2="{y}"/><text x="4" y="{y + 4}">{percent}</text>'
-        for percent in (0, 25, 50, 75, 100)
-        for y in [_HEIGHT - _MARGIN - percent / 100 * (_HEIGHT - 2 * _MARGIN)]
-    ]
-    labelled = xs if len(xs) <= 12 else xs[:: -(-len(xs) // 12)]
-    parts += [
-        f'<text text-anchor="middle" x="{at(x, 0).split(",")[0]}" y="{_HEIGHT - _MARGIN / 2}">{x:g}</text>'
-        for x in labelled
-    ]
-    for index, series in enumerate(chart.series):
-        low = [at(x, score.low) for x, score in series.points]
-        high = [at(x, score.high) for x, score in reversed(series.points)]
-        middle = [at(x, score.value) for x, score in series.points]
-        dots = "".join(f'<circle r="3" cx="{x}" cy="{y}"/>' for x, y in (point.split(",") for point in middle))
-        parts.append(
-            f'<g class="series{index % 8}"><polygon points="{" ".join(low + high)}"/>'
-            f'<polyline points="{" ".join(middle)}"/>{dots}</g>'
-        )
-    return Markup(f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img">{"".join(parts)}</svg>')  # noqa: S704  numbers only
 
 
 def _percent(score: float) -> str:
@@ -138,9 +103,13 @@ cast(dict[str, object], _ENVIRONMENT.filters).update(
     gib=_gib,
     hue=_hue,
     percent=_percent,
-    svg=_svg,
     utc=_utc,
 )
 cast(dict[str, object], _ENVIRONMENT.globals).update(
-    style_sheet=_style_sheet, kinds=kinds, target_rules=get_args(TargetRule)
+    style_sheet=_style_sheet,
+    kinds=kinds,
+    target_rules=get_args(TargetRule),
+    draw=draw,
+    draw_scores=draw_scores,
+    marker=marker,
 )

@@ -66,18 +66,34 @@ async function follow() {
 }
 
 async function control(button) {
-  const { path, method, body, question } = button.dataset;
+  const { path, method, body, question, then } = button.dataset;
   if (question && !confirm(question)) return;
   button.disabled = true;
   const headers = body ? { "Content-Type": "application/json" } : {};
   const answer = await fetch(path, { method, headers, body });
   if (!answer.ok) alert((await answer.json()).detail);
+  else if (then) return location.assign(then);
   button.disabled = false;
   await update();
   if (document.activeElement === document.body && button.isConnected) button.focus(); // a disabled button loses it
   follow(); // what was over may have begun again
 }
 
+// Sends the fields of a form, one with `data-list` as a list of words, and shows the page anew.
+async function send(form) {
+  const body = Object.fromEntries(new FormData(form));
+  for (const field of form.querySelectorAll("[data-list]")) body[field.name] = field.value.split(/\s+/).filter(Boolean);
+  const headers = { "Content-Type": "application/json" };
+  const answer = await fetch(form.dataset.path, { method: form.dataset.method, headers, body: JSON.stringify(body) });
+  if (!answer.ok) return alert((await answer.json()).detail);
+  location.reload();
+}
+
+document.addEventListener("submit", (event) => {
+  if (!event.target.dataset.path) return; // a search
+  event.preventDefault();
+  send(event.target).catch((error) => alert(error));
+});
 document.addEventListener("click", ({ target }) => {
   if (target.dataset.path) control(target).catch((error) => alert(error));
 });

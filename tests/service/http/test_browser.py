@@ -9,7 +9,7 @@ import pytest
 
 from service.settings import Settings
 from tests.server import Server, serving, until
-from tests.service.http.asked import FLIP, SPEC, body
+from tests.service.http.asked import FLIP, SPEC, body, finished
 from tests.service.http.test_costly import costly
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: uv pip install playwright")
@@ -32,25 +32,74 @@ def page() -> Iterator[Any]:
     assert errors == []
 
 
-def test_what_the_reader_opened_closed_and_focused_stays_while_the_page_changes(fresh: Server, page: Any) -> None:
-    state = fresh.http.post("/v1/evaluations", json=SPEC).raise_for_status().json()
-    page.goto(fresh.url + state["links"]["page"])
-    opened, closed = page.locator("#trust-0 details"), page.locator("#examples-0-1 details")
-    closed.wait_for(timeout=60_000)
+def test_what_the_reader_opened_and_focused_stays_while_the_page_changes(fresh: Server, page: Any) -> None:
+    state = fresh.http.post("/v1/evaluations", json=SPEC | {"selection_seed": 5}).raise_for_status().json()
+    page.goto(f"{fresh.url}{state['links']['page']}/trust")
+    opened = page.locator("#trust-0 details")
+    opened.wait_for(timeout=60_000)
     if opened.get_attribute("open") is None:
         opened.locator("summary").click()
-    closed.locator("summary").click()
     opened.locator("summary").focus()
     before = page.inner_text("#trust-0")
     page.locator(".status.done").wait_for(timeout=60_000)
     page.wait_for_function("!document.querySelector('[data-live]')")
     assert page.inner_text("#trust-0") != before, "the section has changed"
     assert opened.get_attribute("open") is not None
-    assert closed.get_attribute("open") is None
     assert page.evaluate("document.activeElement === document.querySelector('#trust-0 summary')")
-    patched = [page.inner_text(name) for name in ("#progress", "#table", "#attacks")]
+    patched = [page.text_content(name) for name in ("#progress", "#trust-0")]
     page.reload()
-    assert patched == [page.inner_text(name) for name in ("#progress", "#table", "#attacks")]
+    assert patched == [page.text_content(name) for name in ("#progress", "#trust-0")]
+
+
+def test_what_the_reader_closed_stays_closed_while_the_page_changes(fresh: Server, page: Any) -> None:
+    state = fresh.http.post("/v1/evaluations", json=SPEC | {"selection_seed": 6}).raise_for_status().json()
+    page.goto(f"{fresh.url}{state['links']['page']}/images")
+    closed = page.locator("#examples-0-1 details")
+    closed.wait_for(timeout=60_000)
+    closed.locator("summary").click()
+    page.locator(".status.done").wait_for(timeout=60_000)
+    page.wait_for_function("!document.querySelector('[data-live]')")
+    assert closed.get_attribute("open") is None
+
+
+def test_pictures_are_looked_at_at_full_size_by_keyboard(fresh: Server, page: Any) -> None:
+    state = finished(fresh.http, **SPEC)
+    page.goto(f"{fresh.url}{state['links']['page']}/images")
+    figures = page.locator(".gallery figure")
+    captions = figures.locator("figcaption").all_inner_texts()
+    figures.first.locator("img").nth(1).press("Enter")
+    dialog = page.locator("dialog")
+    assert captions[0] in dialog.inner_text()
+    slider = dialog.get_by_role("slider")
+    assert slider.input_value() == "0"
+    slider.press("End")
+    assert page.evaluate("getComputedStyle(document.querySelector('.pair .changed')).clipPath").startswith(
+        "inset(0px 0px 0px 100%"
+    )
+    dialog.get_by_role("button", name="difference").press("Enter")
+    assert dialog.get_by_role("button", name="difference").get_attribute("aria-pressed") == "true"
+    dialog.press("ArrowRight")
+    assert captions[1] in dialog.inner_text()
+    page.keyboard.press("Escape")
+    assert not dialog.is_visible()
+
+
+def test_an_evaluation_is_named_and_deleted_on_its_page(fresh: Server, page: Any) -> None:
+    state = finished(fresh.http, **SPEC | {"images": 4})
+    page.on("dialog", lambda dialog: dialog.accept())
+    page.goto(f"{fresh.url}{state['links']['page']}")
+    page.get_by_text("Name, tags, note").click()
+    page.locator("[name=name]").fill("Mine")
+    page.locator("[name=tags]").fill("one  two")
+    page.locator("[name=note]").fill("a\nb")
+    page.get_by_role("button", name="save").click()
+    page.get_by_role("heading", name="Mine").wait_for()
+    label = fresh.http.get(state["links"]["self"]).json()["label"]
+    assert label == {"name": "Mine", "tags": ["one", "two"], "note": "a\nb"}
+    page.get_by_role("link", name="two").click()
+    page.get_by_role("button", name="delete Mine").click()
+    page.wait_for_url("**/evaluations")
+    assert fresh.http.get(state["links"]["self"]).status_code == 404
 
 
 def test_an_evaluation_is_controlled_by_the_buttons_of_its_page_and_of_the_first_one(fresh: Server, page: Any) -> None:
@@ -63,14 +112,15 @@ def test_an_evaluation_is_controlled_by_the_buttons_of_its_page_and_of_the_first
         page.get_by_role("button", name=button).click()
         page.locator(f"#progress .status.{status}").wait_for(timeout=30_000)
         assert http.get(state["links"]["self"]).json()["status"] == status
-    page.wait_for_function("!document.querySelector('button')")
+    page.wait_for_function("!document.querySelector('#progress button')")
     assert said.pop().startswith("Cancel the evaluation of tiny on shapes?")
     waiting = http.post("/v1/evaluations", json=body(conditions=[costly(), FLIP], images=5, seed=1)).json()
     page.goto(fresh.url)
     page.get_by_role("button", name="pause").first.click()
     page.locator(".status.paused").wait_for(timeout=30_000)
     http.delete(waiting["links"]["self"]).raise_for_status()
-    page.get_by_role("button", name="resume").click()
+    with page.expect_event("dialog"):
+        page.get_by_role("button", name="resume").click()
     page.locator(".status.paused").wait_for(state="detached", timeout=30_000)
     assert "is cancelled and cannot be resumed" in "".join(said)
 

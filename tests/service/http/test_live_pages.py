@@ -10,6 +10,7 @@ import httpx
 import pytest
 from PIL import Image
 
+from service.http.pages.sections import Tab
 from tests.server import Server, until
 from tests.service.http.asked import SPEC
 from tests.service.pictures import SQUARE
@@ -57,16 +58,17 @@ def finish(server: Server, state: dict[str, Any]) -> None:
 def test_a_page_that_watches_an_evaluation_receives_less_than_one_reload_of_it(fresh: Server) -> None:
     state = submit(fresh, selection_seed=1)  # nothing of it is computed
     assert state["progress"]["shards_total"] == SHARDS
-    reader = Reader(fresh.http, state["links"]["page"])
+    table = f"{state['links']['page']}/table"
+    reader = Reader(fresh.http, table)
     reloaded = pages = 0
-    while "data-live" in (page := fresh.http.get(state["links"]["page"], headers={"Accept-Encoding": ""}).text):
+    while "data-live" in (page := fresh.http.get(table, headers={"Accept-Encoding": ""}).text):
         names, html = reader.update()
         if names:
             pages, reloaded = pages + 1, reloaded + len(page)
         assert "base64" not in html
     reader.update()
     assert reader.update() == ([], ""), "nothing changes any more"
-    whole = Reader(fresh.http, state["links"]["page"])
+    whole = Reader(fresh.http, table)
     assert reader.sections == whole.sections, "the sections that were sent make the page as it is now"
     assert pages > 3
     assert reader.bytes < reloaded / 4
@@ -75,8 +77,8 @@ def test_a_page_that_watches_an_evaluation_receives_less_than_one_reload_of_it(f
 def test_a_picture_is_a_file_of_its_own_that_browsers_keep(fresh: Server) -> None:
     state = submit(fresh)
     finish(fresh, state)
-    page = fresh.http.get(state["links"]["page"]).text
-    pictures = re.findall(r'src="([^"]+\.png)"', page)
+    pages = [fresh.http.get(f"{state['links']['page']}/images?model={each}").text for each in SPEC["models"]]
+    pictures = re.findall(r'src="([^"]+\.png)"', "".join(pages))
     assert pictures
     for path in pictures:
         picture = fresh.http.get(path)
@@ -127,10 +129,9 @@ def test_a_page_that_the_browser_holds_is_not_sent_again(fresh: Server) -> None:
 def test_a_report_is_rendered_once_for_each_state(fresh: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     state = submit(fresh, images=3)
     finish(fresh, state)
-    reader = Reader(fresh.http, state["links"]["page"])
+    readers = [Reader(fresh.http, f"{state['links']['page']}/{tab}") for tab in Tab]
     monkeypatch.setattr(fresh.service.store, "results", lambda _: pytest.fail("the results were read again"))
-    assert reader.update() == ([], "")
-    assert "Trust" in fresh.http.get(state["links"]["page"]).text
+    assert [each.update() for each in readers] == [([], "")] * len(readers)
 
 
 @pytest.mark.parametrize("path", ["/", "/v1/evaluations", "/docs", "/openapi.json", "/static/live.js", "/metrics"])

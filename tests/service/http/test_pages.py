@@ -9,6 +9,7 @@ import httpx
 import pytest
 
 from evaluation import EvaluationSpec, Report, make_plan, merge, run_shard
+from evaluation.reports.formats.methods import methods
 from evaluation.statistics import Proportion
 from service.http.pages.templates import WEB
 from service.jobs.store import MAX_FAILURES
@@ -180,3 +181,98 @@ def test_a_page_that_is_not_there_is_a_problem(http: httpx.Client, path: str) ->
     answer = http.get(path)
     assert answer.status_code in {404, 422}
     assert answer.headers["content-type"] == "application/problem+json"
+
+
+def test_an_evaluation_is_shown_in_parts(http: httpx.Client, done: Report) -> None:
+    here = f"/evaluations/{done.plan.id}"
+    first = page(http, here)
+    assert first.text == page(http, f"{here}/table").text
+    assert {f"{here}/{tab}" for tab in ("curves", "images", "trust", "methods")} <= set(first.addresses)
+    assert f"/new?like={done.plan.id}" in first.addresses
+    for model in done.models:
+        assert model.verdict in first.text, "trust stands beside the numbers"
+    for check in (check for model in done.models for check in model.checks):
+        assert check.message in page(http, f"{here}/trust").text
+    assert methods(done) in page(http, f"{here}/methods").text
+    answer = http.get(f"{here}/nothing")
+    assert answer.status_code == 404
+    assert "has no part 'nothing'; it has: table, curves, images, trust, methods" in answer.json()["detail"]
+
+
+def test_every_score_is_drawn_with_its_interval(http: httpx.Client, done: Report) -> None:
+    html = http.get(f"/evaluations/{done.plan.id}/curves").text
+    drawing = html.partition('role="img"')[2].partition("</svg>")[0]
+    ends = [
+        (float(low), float(high))
+        for low, high in re.findall(r'<line x1="([\d.]+)" x2="([\d.]+)" y1="[\d.]+" y2', drawing)
+    ]
+    wanted = [each for place in range(3) for model in done.models if (each := model.conditions[place].score)]
+    assert len(ends) == len(wanted) == 6
+    zero, hundred = 250, 640 - 16  # where the axis begins and ends
+    for (low, high), score in zip(ends, wanted, strict=True):
+        assert low == pytest.approx(zero + score.low * (hundred - zero), abs=0.06)
+        assert high == pytest.approx(zero + score.high * (hundred - zero), abs=0.06)
+
+
+def test_examples_are_chosen_by_model_class_and_confidence(http: httpx.Client, done: Report) -> None:
+    here = f"/evaluations/{done.plan.id}/images"
+    every = {model.model: [each for c in model.conditions for each in c.examples] for model in done.models}
+    model = next(name for name, found in every.items() if found)
+    example = every[model][0]
+
+    def shown(**query: object) -> int:
+        return http.get(here, params={"model": model, **query}).raise_for_status().text.count("<figcaption>")
+
+    assert shown() == len(every[model]) > 0
+    assert shown(label=example.label) == sum(each.label == example.label for each in every[model])
+    assert shown(label="", prediction=example.prediction) == sum(
+        each.prediction == example.prediction for each in every[model]
+    )
+    assert shown(confidence=1.01) == shown(model="nothing") == 0
+    assert shown(confidence="") == shown()
+    assert http.get(here, params={"confidence": "much"}).status_code == 422
+
+
+def test_evaluations_are_listed_and_found_by_their_labels(http: httpx.Client, done: Report) -> None:
+    label = {"name": f"{EVIL} first", "tags": ["a&b"], "note": f"line\n{EVIL}"}
+    http.put(f"/v1/evaluations/{done.plan.id}/label", json=label).raise_for_status()
+    for path in ("/evaluations", "/evaluations?search=FIRST+tiny", f"/evaluations/{done.plan.id}"):
+        shown = page(http, path)
+        assert f"{EVIL} first" in shown.text
+        assert "/evaluations?search=a%26b" in shown.addresses
+        assert EVIL not in http.get(path).text
+    assert "Nothing is found." in page(http, "/evaluations?search=first+absent").text
+    assert f'data-path="/v1/evaluations/{done.plan.id}?results=true"' in http.get("/evaluations").text
+    http.put(f"/v1/evaluations/{done.plan.id}/label", json={}).raise_for_status()
+    assert f"{EVIL} first" not in page(http, f"/evaluations/{done.plan.id}").text
+
+
+@pytest.mark.parametrize(
+    "label",
+    [{"name": "a\nb"}, {"name": 201 * "a"}, {"tags": ["two words"]}, {"tags": [""]}, {"note": "\0"}, {"title": "x"}],
+)
+def test_labels_that_cannot_be_shown_are_refused(http: httpx.Client, done: Report, label: dict[str, object]) -> None:
+    assert http.put(f"/v1/evaluations/{done.plan.id}/label", json=label).status_code == 422
+
+
+def test_models_are_compared_with_the_numbers_of_the_comparison(http: httpx.Client, done: Report) -> None:
+    shown = page(http, f"/compare?evaluation={done.plan.id}")
+    query = {"evaluation": done.plan.id, "model": "evil", "other_model": "tiny"}
+    found = http.get("/v1/comparisons", params=query).raise_for_status().json()
+    for each in found["conditions"]:
+        assert f"{100 * each['difference']:+.1f}" in shown.text
+        assert f"[{100 * each['low']:+.1f}, {100 * each['high']:+.1f}], n = 9" in shown.text
+    sides = {"side": [f"{done.plan.id} evil", f"{done.plan.id} tiny", f"{done.plan.id} absent"]}
+    assert "tiny against evil" in page(http, f"/compare?{httpx.QueryParams(sides)}").text
+    assert http.get("/compare?side=short+tiny").status_code == 422
+    assert http.get("/compare?side=0123456789abcdef+tiny").status_code == 404
+
+
+def test_models_that_cannot_be_compared_are_refused_with_the_reason(server: Server, done: Report) -> None:
+    other = (
+        server.http.post("/v1/evaluations", json=SPEC.model_dump(mode="json") | {"images": 8}).raise_for_status().json()
+    )
+    sides = {"side": [f"{done.plan.id} tiny", f"{other['id']} tiny"]}
+    shown = page(server.http, f"/compare?{httpx.QueryParams(sides)}")
+    assert "cannot be compared image by image: " in shown.text
+    assert "were not evaluated alike: number of images 8 and 9" in shown.text

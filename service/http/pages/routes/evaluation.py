@@ -1,18 +1,19 @@
 """The page of one evaluation, and the pictures that it shows."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Annotated
+from typing import Annotated, Literal
 
-from fastapi import APIRouter, Path, Request, Response
+from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from fastapi.responses import HTMLResponse
 
 from evaluation.compute.examples import Example
-from service.http.deps import EvaluationDep, Service, ServiceDep
+from service.http.deps import CallerDep, EvaluationDep, Service, ServiceDep
 from service.http.etags import unless_known
-from service.http.formats import ReportFormat
+from service.http.formats import FORMATS
 from service.http.pages.example_pictures import PictureKind, kinds, png
-from service.http.pages.sections import Section, changed, of_evaluation
+from service.http.pages.sections import EVERY, Chosen, Section, Tab, changed, of_evaluation
 from service.http.pages.templates import render
 from service.http.problems import ProblemError
 from service.http.routes.evaluations import view_of
@@ -25,25 +26,88 @@ router = APIRouter(include_in_schema=False, default_response_class=HTMLResponse)
 
 Index = Annotated[int, Path(ge=0, lt=2**63, description="in the evaluation, from 0")]
 
+Class = Annotated[str, Query(max_length=200, description="empty chooses all")]
 
-@router.get("/evaluations/{evaluation_id}")
-def evaluation(evaluation: EvaluationDep, service: ServiceDep, request: Request) -> Response:
+
+async def _tab(request: Request) -> Tab:
+    """The tab that a path names; the address of the page alone is that of the first one."""
+    name = request.path_params.get("tab", Tab.TABLE)
+    if name not in [*Tab]:
+        raise ProblemError(
+            HTTPStatus.NOT_FOUND, f"the page of an evaluation has no part {name[:100]!r}; it has: {', '.join(Tab)}"
+        )
+    return Tab(name)
+
+
+TabDep = Annotated[Tab, Depends(_tab)]
+
+
+@dataclass(frozen=True)
+class Shown:
+    """The evaluation of a page, what is shown of it, and to whom."""
+
+    evaluation: EvaluationDep
+    service: ServiceDep
+    caller: CallerDep
+    request: Request
+    tab: TabDep
+    model: Class = ""
+    label: Class = ""
+    prediction: Class = ""
+    confidence: Annotated[float | Literal[""], Query(description="of an example's prediction, at least")] = ""
+
+    @property
+    def chosen(self) -> Chosen:
+        """Which examples are shown: of the first model that has some, if none is named."""
+        report = self.service.reports.of(self.evaluation)
+        first = next((each.model for each in report.models if any(c.examples for c in each.conditions)), None)
+        return Chosen(self.model or first, self.label or None, self.prediction or None, self.confidence or 0.0)
+
+    def above(self) -> Section:
+        """Where the evaluation stands."""
+        return of_evaluation(view_of(self.evaluation, self.service))
+
+    def sections(self) -> Sequence[Section]:
+        """What the tab shows."""
+        sections = self.service.report_sections
+        return sections.of(self.evaluation, self.tab, self.chosen if self.tab is Tab.IMAGES else EVERY)
+
+
+ShownDep = Annotated[Shown, Depends()]
+
+
+def show(shown: ShownDep) -> Response:
     """One evaluation: progress while it runs, and its report so far."""
-    root = service.settings.root_path
+    service, request, evaluation = shown.service, shown.request, shown.evaluation
+    view, root = view_of(evaluation, service), service.settings.root_path
+    examples = [e for m in service.reports.of(evaluation).models for c in m.conditions for e in c.examples]
+    query = f"?{request.url.query}" if request.url.query else ""
     page = render(
         "evaluation.html",
         root=root,
-        evaluation=view_of(evaluation, service),
-        sections=_sections(evaluation, service),
-        forms=list(ReportFormat),
+        evaluation=view,
+        above=[shown.above()],
+        sections=shown.sections(),
+        tabs=[*Tab],
+        tab=shown.tab,
+        forms=FORMATS,
+        may_remove=view.status.final and shown.caller.is_admin,
+        chosen=shown.chosen,
+        labels=sorted({each.label for each in examples}),
+        predictions=sorted({each.prediction for each in examples}),
+        changes=f"{view.links['page']}/{shown.tab}/changes{query}",
     )
     return unless_known(request, page, lambda: HTMLResponse(page))
 
 
-@router.post("/evaluations/{evaluation_id}/changes")
-def evaluation_changes(known: list[str], evaluation: EvaluationDep, service: ServiceDep) -> str:
+for _path in ("/evaluations/{evaluation_id}", "/evaluations/{evaluation_id}/{tab}"):
+    router.add_api_route(_path, show, methods=["GET"])
+
+
+@router.post("/evaluations/{evaluation_id}/{tab}/changes")
+def changes(known: list[str], shown: ShownDep) -> str:
     """Render the sections of an evaluation's page whose hashes are not known."""
-    return changed(_sections(evaluation, service), {*known})
+    return changed([shown.above(), *shown.sections()], {*known})
 
 
 @router.get("/evaluations/{evaluation_id}/pictures/{model}/{condition}/{image}/{kind}.png")
@@ -59,11 +123,6 @@ def picture(
         )
     headers = {"Cache-Control": f"private, max-age={PICTURE_S}"}
     return Response(png(example, kind), media_type="image/png", headers=headers)
-
-
-def _sections(evaluation: Evaluation, service: Service) -> Sequence[Section]:
-    progress = of_evaluation(view_of(evaluation, service))
-    return progress, *service.report_sections.of(evaluation)
 
 
 def _example(evaluation: Evaluation, service: Service, model: int, condition: int, image: int) -> Example | None:
