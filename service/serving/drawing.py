@@ -65,14 +65,14 @@ def overlays(image: Tensor, attention: AttentionMap, query: Place | None) -> lis
     picture = panel(image)
     drawn: list[Image.Image] = []
     for index, values in enumerate(attention.maps[0].nan_to_num().cpu().numpy()):
-        drawn.append(_over(picture, values))
+        drawn.append(over(picture, values))
         if attention.points is not None and attention.scores is not None:
             _draw_points(drawn[-1], attention.points[0, index], attention.scores[0, index])
         mark(drawn[-1], query)
     return drawn
 
 
-def _over(picture: Image.Image, values: Floats) -> Image.Image:
+def over(picture: Image.Image, values: Floats) -> Image.Image:
     """Lay a map (H, W) in [0, 1] in colour over a picture's grey."""
     grey = _DARKEST + np.asarray(picture.convert("L"))[..., None] * (1 - _DARKEST / 255)
     smooth = Image.fromarray(values).resize(picture.size, Image.Resampling.BILINEAR)
@@ -83,7 +83,7 @@ def _over(picture: Image.Image, values: Floats) -> Image.Image:
 def over_picture(png: bytes, grid: Sequence[Sequence[float]]) -> bytes:
     """Lay a map, rows of cells in [0, 1], over a picture; both are PNG files."""
     written = io.BytesIO()
-    _over(Image.open(io.BytesIO(png)), np.asarray(grid, np.float32)).save(written, "PNG")
+    over(Image.open(io.BytesIO(png)), np.asarray(grid, np.float32)).save(written, "PNG")
     return written.getvalue()
 
 

@@ -1,4 +1,4 @@
-"""Explanations: what a model's attention weighs in one picture, as numbers and as pictures.
+"""Explanations: what a model's attention weighs in one picture, as numbers and as pictures; and trials of a picture.
 
 They have a thread and a copy of the model of their own, so predictions neither wait for them nor run through their hooks.
 """
@@ -15,11 +15,13 @@ from pydantic import BaseModel, Field
 from torch import Tensor
 
 import models
+from attacks import ThreatModel
 from common.cores import give_way
 from evaluation import Catalog
 from service.serving import drawing
 from service.serving.errors import OverloadedError, TooLateError
 from service.serving.predictions import ClassScore, name_classes, rank
+from service.serving.trial import Trial, try_picture
 
 MOST_WAITING = 16
 """Explanations that may wait or run at once; more are refused."""
@@ -157,7 +159,7 @@ Answer = TypeVar("Answer")
 
 
 class Explainer:
-    """One thread that explains one picture after the other.
+    """One thread that explains and tries one picture after the other.
 
     Args:
         catalog: where models are found.
@@ -205,6 +207,14 @@ class Explainer:
             CheckpointError: the model cannot be loaded.
         """
         return explain(self._classifier(model), image, model=model, file=file, layer=layer, query=query)
+
+    def try_picture(self, model: str, image: Tensor, *, file: str, threat: ThreatModel, steps: int) -> Trial:
+        """Classify versions of a picture as `try_picture` does; to be called in `run`.
+
+        Raises:
+            CheckpointError: the model cannot be loaded.
+        """
+        return try_picture(self._classifier(model), image, model=model, file=file, threat=threat, steps=steps)
 
     def _classifier(self, model: str) -> models.Classifier:
         """Load a model, or take the last one again."""

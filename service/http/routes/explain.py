@@ -1,18 +1,25 @@
-"""What a model's attention weighs in a picture."""
+"""One picture: what a model's attention weighs in it, and what the model says of it turned, flipped and attacked."""
 
+from collections.abc import Callable
 from enum import StrEnum
 from http import HTTPStatus
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Query, Request, Response
+from torch import Tensor
 
+from attacks import Norm, PixelScale, ThreatModel
 from common.pictures import PictureError
 from models import Place, scaled
 from service.http.bodies.picture_uploads import decode, read_uploads
-from service.http.deps import DeploymentDep, ServiceDep
+from service.http.deps import DeploymentDep, Service, ServiceDep
 from service.http.problems import LONGEST_ECHO, ProblemError
+from service.serving.deployments import Deployment
 from service.serving.explainer import Explanation, parse_point
 from service.serving.predictions import FieldError
+from service.serving.trial import Trial
+
+Answer = TypeVar("Answer")
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
 
@@ -54,18 +61,46 @@ async def explain(
     any other model the error names the families that have it.
     """
     point = _point(query)
-    (upload,) = await read_uploads(request, most=1)
-    preprocessing, max_pixels = deployment.card.preprocessing, service.settings.max_pixels
 
-    def work() -> Response:
-        image = scaled(decode(upload, preprocessing, max_pixels=max_pixels))
-        explained = service.explainer.explain(deployment.checkpoint, image, file=upload.name, layer=layer, query=point)
+    def answer(image: Tensor, file: str) -> Response:
+        explained = service.explainer.explain(deployment.checkpoint, image, file=file, layer=layer, query=point)
         if _wants_png(request, format):
             return Response(explained.as_png(), media_type="image/png")
         return Response(explained.as_json().model_dump_json(), media_type="application/json")
 
+    return await _with_picture(request, deployment, service, answer)
+
+
+@router.post("/{name}/try", openapi_extra=_BODY)
+async def try_picture(
+    deployment: DeploymentDep,
+    request: Request,
+    service: ServiceDep,
+    eps: Annotated[PixelScale, Query(gt=0, le=1, description="radius of PGD in Linf, such as 8/255")] = 8 / 255,
+    steps: Annotated[int, Query(ge=1, le=100, description="steps of PGD")] = 10,
+) -> Trial:
+    """Classify a picture as it is, turned, flipped, and under PGD that leads away from the class it has as it is.
+
+    Each version comes with the three most probable classes, as a picture, and with what the model's last attention layer weighs.
+    """
+    threat = ThreatModel(Norm.LINF, eps)
+
+    def answer(image: Tensor, file: str) -> Trial:
+        return service.explainer.try_picture(deployment.checkpoint, image, file=file, threat=threat, steps=steps)
+
+    return await _with_picture(request, deployment, service, answer)
+
+
+async def _with_picture(
+    request: Request, deployment: Deployment, service: Service, answer: Callable[[Tensor, str], Answer]
+) -> Answer:
+    """Answer on the explainer's thread with the preprocessed picture of a request, and the name of its file."""
+    (upload,) = await read_uploads(request, most=1)
+    preprocessing, max_pixels = deployment.card.preprocessing, service.settings.max_pixels
     try:
-        return await service.explainer.run(work)
+        return await service.explainer.run(
+            lambda: answer(scaled(decode(upload, preprocessing, max_pixels=max_pixels)), upload.name)
+        )
     except PictureError as error:
         wrong = upload.wrong(error)
         raise ProblemError(HTTPStatus.UNPROCESSABLE_ENTITY, str(wrong), errors=[wrong]) from error

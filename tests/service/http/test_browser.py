@@ -11,6 +11,7 @@ from service.settings import Settings
 from tests.server import Server, serving, until
 from tests.service.http.asked import FLIP, SPEC, body, finished
 from tests.service.http.test_costly import costly
+from tests.service.http.test_playground import DISC
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: uv pip install playwright")
 CHROMIUM = shutil.which("chromium")
@@ -244,3 +245,20 @@ def test_an_evaluation_is_asked_for_with_the_form(fresh: Server, page: Any) -> N
     assert page.url.endswith(found["id"])
     assert found["label"] == {"name": "Turned & attacked", "tags": ["first", "try"], "note": ""}
     assert (found["spec"]["images"], len(found["spec"]["conditions"])) == (6, 7)
+
+
+def test_a_picture_is_tried_on_several_models(fresh: Server, page: Any) -> None:
+    page.goto(f"{fresh.url}/playground")
+    page.get_by_label("twin").check()
+    picture = {"name": "disc.png", "mimeType": "image/png", "buffer": DISC}
+    page.locator("#picture").set_input_files([picture])
+    page.locator("#views .gallery").nth(1).wait_for(timeout=60_000)
+    figures = page.locator("#views .gallery").first.locator("figure")
+    assert figures.count() == 8, "as it is, five turned or flipped, attacked, and the difference"
+    page.locator("[name=eps]").fill("31")
+    page.get_by_text("PGD-10 Linf 31/255").first.wait_for(timeout=60_000)
+    page.get_by_label("what the attention weighs").check()
+    page.get_by_text("This model has no attention").first.wait_for(timeout=60_000)
+    page.locator("#picture").set_input_files([picture | {"name": "text.png", "buffer": b"no picture"}])
+    page.locator("#views .warning").first.wait_for(timeout=60_000)
+    assert page.locator("#views img").count() == 0
