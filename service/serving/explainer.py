@@ -4,6 +4,7 @@ They have a thread and a copy of the model of their own, so predictions neither 
 """
 
 import asyncio
+from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -26,6 +27,9 @@ from service.serving.trial import Trial, try_picture
 MOST_WAITING = 16
 """Explanations that may wait or run at once; more are refused."""
 RETRY_AFTER_S = 1
+
+MOST_LOADED = 3
+"""Models in memory: those that were asked for last, so that some can be compared."""
 
 Fractions = Annotated[
     tuple[float, float], Field(description="fractions (y, x) of the image, from the upper left corner")
@@ -171,7 +175,7 @@ class Explainer:
         self._catalog, self._device, self._timeout_s = catalog, device, timeout_s
         self._thread = ThreadPoolExecutor(1, "explainer", initializer=give_way)
         self._waiting = 0
-        self._loaded: tuple[tuple[str, str], models.Classifier] | None = None
+        self._loaded: OrderedDict[tuple[str, str], models.Classifier] = OrderedDict()
 
     def stop(self) -> None:
         """End; what waits is cancelled, and what runs is not waited for."""
@@ -217,8 +221,10 @@ class Explainer:
         return try_picture(self._classifier(model), image, model=model, file=file, threat=threat, steps=steps)
 
     def _classifier(self, model: str) -> models.Classifier:
-        """Load a model, or take the last one again."""
+        """Load a model, or take it from the last few."""
         key = model, self._catalog.model_sha256(model)
-        if self._loaded is None or self._loaded[0] != key:
-            self._loaded = key, self._catalog.load_model(model, self._device)
-        return self._loaded[1]
+        classifier = self._loaded.pop(key, None) or self._catalog.load_model(model, self._device)
+        self._loaded[key] = classifier
+        if len(self._loaded) > MOST_LOADED:
+            self._loaded.popitem(last=False)
+        return classifier
