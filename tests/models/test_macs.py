@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 import models
+from models.macs import structure
 from tests.models.formula import golden
 
 PUBLISHED = {
@@ -53,3 +54,32 @@ def test_products_of_a_relation_are_counted(relation: str, products: int) -> Non
     pixels, inputs = 4 * 4, 1 if relation == "dot" else 4
     convs = 8 * 3 * 64 + pixels * (8 * 64 + 64 * 4 * 2 + 64 * 16 + 16 * 64) + pixels * 9 * (inputs * 4 + 4 * 2)
     assert models.complexity(network, (3, 8, 8)).macs == convs + pixels * (9 * 16 + products * 4) + 64 * 3
+
+
+def test_passes_of_other_threads_are_left_alone() -> None:
+    hooks: list[int] = []
+
+    class Multiplying(nn.Module):
+        def own_macs(self, _x: torch.Tensor) -> int:
+            hooks.append(len(torch.nn.modules.module._global_forward_pre_hooks))
+            return 7
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x
+
+    assert models.complexity(nn.Sequential(Multiplying(), nn.Conv2d(3, 2, 1)), (3, 4, 4)).macs == 7 + 16 * 6
+    assert hooks == [0]
+
+
+@pytest.mark.parametrize("name", ["resnet_mini.fashion_mnist", "san_mini_pairwise.fashion_mnist"])
+def test_the_structure_that_a_card_describes_is_that_of_the_model(name: str) -> None:
+    classifier = models.load(name)
+    side = classifier.card.preprocessing.crop
+    found = structure(classifier.card)
+    assert found.cost == models.complexity(classifier.network, (3, side, side))
+    try:
+        layers = models.attention_layers(classifier)
+    except models.NoAttentionError:
+        layers = []
+    assert [*found.attention_layers] == layers
+    assert bool(layers) == name.startswith("san")
