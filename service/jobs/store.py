@@ -277,9 +277,10 @@ class Store:
         with self.database.reading() as db:
             return evaluations_among(db, evaluation_ids)
 
-    def results(self, evaluation_id: str) -> list[ShardResult]:
-        """Read the finished shards."""
-        return self._whole(ShardResult, finished_shards(evaluation_id, RESULTS.c.result))
+    def results(self, evaluation_id: str, like: Shard | None = None) -> list[ShardResult]:
+        """Read the finished shards, or those of a shard's model and condition."""
+        here = () if like is None else of_condition(like)
+        return self._whole(ShardResult, finished_shards(evaluation_id, RESULTS.c.result).where(*here))
 
     def result(self, evaluation_id: str, shard: Shard) -> ShardResult | None:
         """Read one finished shard."""
