@@ -31,6 +31,7 @@ from service.http.middleware.origins import Origins
 from service.http.middleware.prefix import Prefix
 from service.http.middleware.security_headers import SecurityHeaders
 from service.http.middleware.telemetry import Telemetry
+from service.http.model_structures import ModelStructures
 from service.http.pages.report_sections import ReportSections
 from service.http.pages.result_rows import ResultRows
 from service.http.pages.routes import PAGES
@@ -53,6 +54,7 @@ from service.http.watching import Watching
 from service.http.webhooks import describe
 from service.jobs.dispatcher import Dispatcher
 from service.jobs.executors import DeviceExecutor, available_devices
+from service.jobs.measurements import Measurements
 from service.jobs.queue import Queue
 from service.jobs.reports import Reports
 from service.jobs.retention import Retention
@@ -162,7 +164,7 @@ async def _lifespan(app: FastAPI) -> AsyncGenerator[dict[str, LoadShedding]]:
     there = cluster.executors if cluster else lambda: executors
     dispatcher = Dispatcher(store, evaluated, there, webhooks, Retention(settings.keep_days, settings.keep_gb), metrics)
     explainer = Explainer(catalog, devices[0], timeout_s=settings.predict_timeout_s)
-    dataset_counts = DatasetCounts(catalog)
+    dataset_counts, model_structures = DatasetCounts(catalog), ModelStructures()
     app.state.service = Service(
         settings,
         catalog,
@@ -176,6 +178,8 @@ async def _lifespan(app: FastAPI) -> AsyncGenerator[dict[str, LoadShedding]]:
         metrics,
         devices[0],
         dataset_counts,
+        model_structures,
+        Measurements(store, reports),
         reports,
         ReportSections(reports, settings.root_path),
         ResultRows(reports, settings.root_path),
@@ -199,6 +203,7 @@ async def _lifespan(app: FastAPI) -> AsyncGenerator[dict[str, LoadShedding]]:
         scheduler.stop()
         explainer.stop()
         dataset_counts.stop()
+        model_structures.stop()
         for executor in executors.values():
             executor.shutdown(cancel_futures=True)
         store.close()

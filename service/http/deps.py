@@ -13,12 +13,14 @@ from evaluation import Catalog
 from evaluation.spec import NAME_PATTERN
 from service.http.dataset_counts import DatasetCounts
 from service.http.keys import given_key, is_one_of
+from service.http.model_structures import ModelStructures
 from service.http.pages.report_sections import ReportSections
 from service.http.pages.result_rows import ResultRows
 from service.http.problems import ProblemError
 from service.http.watching import Watching
 from service.jobs.dispatcher import Dispatcher
 from service.jobs.evaluations import Evaluation
+from service.jobs.measurements import Measurements
 from service.jobs.queries import DamagedEvaluationError
 from service.jobs.queue import Queue
 from service.jobs.reports import Reports
@@ -47,6 +49,8 @@ class Service:
     metrics: Metrics
     device: str
     dataset_counts: DatasetCounts
+    model_structures: ModelStructures
+    measurements: Measurements
     reports: Reports
     report_sections: ReportSections
     result_rows: ResultRows
@@ -83,6 +87,7 @@ ModelVersion = Annotated[
     StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,31}$"),
     Field(description="by default the one of the name, or the default one"),
 ]
+DatasetName = Annotated[str, Path(pattern=NAME_PATTERN, description="name of a data set")]
 EvaluationId = Annotated[str, Path(pattern="^[0-9a-f]{16}$", description="id of an evaluation, 16 hexadecimal digits")]
 
 

@@ -1,7 +1,10 @@
 """The bodies of requests and answers."""
 
+import os
 from dataclasses import asdict
 from datetime import datetime
+from functools import lru_cache
+from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, Strict
@@ -11,12 +14,14 @@ from common import printable
 from common.validation import Whole
 from evaluation import Condition, EvaluationSpec, Report, pgd_conditions
 from evaluation.data.classes import ClassMap
+from evaluation.data.dataset_check import Matched
 from evaluation.data.datasets import ImageFolder
 from evaluation.spec import Name, OnBroken
 from models import Added, Differences, ModelCard, Precision, Preprocessing, Question
 from service.jobs.evaluations import Evaluation, Limits, Priority, ShardStatus, Status
 from service.jobs.labels import Label
 from service.jobs.limits import HOUR_S
+from service.jobs.measurements import Measured
 
 MaxDevices = Annotated[int, Field(ge=1, le=10_000, description="shards of it that run at the same time, at most")]
 MaxHours = Annotated[
@@ -39,6 +44,7 @@ class ModelView(BaseModel):
 
     name: str
     architecture: str
+    options: Annotated[dict[str, object], Field(description="of the architecture, where they differ from its defaults")]
     classes: tuple[str, ...]
     preprocessing: Preprocessing
     sha256: str
@@ -47,6 +53,19 @@ class ModelView(BaseModel):
     clean_accuracy: float | None
     clean_accuracy_on: str
     licence: str
+    parameters: Annotated[
+        int | None,
+        Field(description="learned values; null where a graph hides them, and until they are counted"),
+    ] = None
+    macs: Annotated[
+        int | None, Field(description="multiply-accumulate operations for one image; null as `parameters`")
+    ] = None
+    attention_layers: Annotated[
+        tuple[str, ...] | None, Field(description="layers that can be explained; null as `parameters`")
+    ] = None
+    measured: Annotated[
+        Measured | None, Field(description="by the latest evaluation that is done; null where there is none")
+    ] = None
 
 
 class Unusable(BaseModel):
@@ -145,11 +164,29 @@ class DatasetView(BaseModel):
     images: int | None = None
     classes: tuple[str, ...] | None = None
     sha256: str | None = None
+    size_bytes: Annotated[int | None, Field(description="of its files on the disk")] = None
 
     @classmethod
     def of(cls, name: str, dataset: ImageFolder) -> Self:
         """Count a data set, and hash it if it changed."""
-        return cls(name=name, images=len(dataset), classes=dataset.classes, sha256=dataset.sha256)
+        size_bytes = _size_bytes(dataset.path, dataset.sha256)
+        return cls(
+            name=name, images=len(dataset), classes=dataset.classes, sha256=dataset.sha256, size_bytes=size_bytes
+        )
+
+
+@lru_cache(256)
+def _size_bytes(path: Path, _sha256: str) -> int:
+    files = (Path(folder) / name for folder, _, names in os.walk(path) for name in names)
+    return path.stat().st_size if path.is_file() else sum(each.stat().st_size for each in files)
+
+
+class DatasetDetails(DatasetView):
+    """A data set, and what is in it."""
+
+    images_by_class: dict[str, int]
+    ignored: Annotated[int, Field(description="files that are no pictures, by their names")]
+    match: Annotated[Matched | None, Field(description="with the classes of the model that was asked for")] = None
 
 
 class PresetRequest(BaseModel):

@@ -1,5 +1,6 @@
 """Templates of the pages."""
 
+import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -9,6 +10,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from attacks import TargetRule
+from evaluation.spec import NAME_PATTERN
 from evaluation.statistics import Proportion
 from service.http.pages.drawings import draw, draw_scores, marker
 from service.http.pages.example_pictures import kinds
@@ -83,6 +85,18 @@ def _gib(size_bytes: int) -> str:
     return f"{size_bytes / 2**30:.1f}"
 
 
+def _size(size_bytes: int) -> str:
+    for unit, size in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if size_bytes >= size:
+            return f"{size_bytes / size:.1f} {unit}"
+    return f"{size_bytes} bytes"
+
+
+def _is_name(text: str) -> bool:
+    """Whether a route can be asked for it; files may be called anything."""
+    return re.fullmatch(NAME_PATTERN, text) is not None
+
+
 def _brief(names: Sequence[str]) -> str:
     """Name the first few, and how many more there are."""
     more = len(names) - NAMED
@@ -103,8 +117,10 @@ cast(dict[str, object], _ENVIRONMENT.filters).update(
     gib=_gib,
     hue=_hue,
     percent=_percent,
+    size=_size,
     utc=_utc,
 )
+cast(dict[str, object], _ENVIRONMENT.tests).update(name=_is_name)
 cast(dict[str, object], _ENVIRONMENT.globals).update(
     style_sheet=_style_sheet,
     kinds=kinds,

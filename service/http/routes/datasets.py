@@ -1,16 +1,22 @@
-"""Data sets that models can be evaluated on: listed, added."""
+"""Data sets that models can be evaluated on: listed, read, added."""
 
 import asyncio
+from collections import Counter
 from http import HTTPStatus
 from pathlib import Path
+from typing import Annotated
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Depends, Query, Request
 
+from evaluation.data.dataset_check import Matched, match_with
+from evaluation.data.datasets import ImageFolder
 from evaluation.data.sources import COMPRESSED_TARS, dataset_name
+from evaluation.spec import NAME_PATTERN
+from models import CheckpointError
 from service.http.bodies.file_uploads import described_form, receive_file
-from service.http.deps import ServiceDep, require_admin
+from service.http.deps import DatasetName, Service, ServiceDep, require_admin
 from service.http.problems import ProblemError
-from service.http.schemas import DatasetView, Unusable
+from service.http.schemas import DatasetDetails, DatasetView, Unusable
 
 router = APIRouter(prefix="/v1/datasets", tags=["datasets"])
 
@@ -46,3 +52,29 @@ async def add_dataset(request: Request, service: ServiceDep) -> DatasetView:
         name = fields.get("name", b"").decode(errors="replace") or dataset_name(Path(sent_as))
         dataset = await asyncio.to_thread(service.catalog.add_dataset, file, name)
         return await asyncio.to_thread(DatasetView.of, name, dataset)
+
+
+MatchedModel = Annotated[
+    str | None, Query(pattern=NAME_PATTERN, description="a model, among whose classes those of the data set are found")
+]
+
+
+@router.get("/{name}")
+def read_dataset(name: DatasetName, service: ServiceDep, model: MatchedModel = None) -> DatasetDetails:
+    """Read what a data set holds: how many pictures of each class, and which of a model's classes each is taken for."""
+    dataset = service.catalog.open_dataset(name)
+    counts = Counter(dataset.labels)
+    return DatasetDetails(
+        **dict(DatasetView.of(name, dataset)),
+        images_by_class={each: counts[label] for label, each in enumerate(dataset.classes)},
+        ignored=len(dataset.ignored),
+        match=None if model is None else _match(model, dataset, service),
+    )
+
+
+def _match(model: str, dataset: ImageFolder, service: Service) -> Matched:
+    try:
+        deployment = service.deployments.find(model)
+    except CheckpointError as error:
+        return Matched(model=model, problem=str(error))
+    return match_with(deployment.checkpoint, deployment.card.classes, dataset)

@@ -1,8 +1,11 @@
 """Models: listed, read, added, removed."""
 
 import asyncio
+import time
+from collections.abc import Mapping
 from http import HTTPStatus
 from pathlib import Path
+from typing import NamedTuple
 
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -14,15 +17,15 @@ from models import (
     HUB_CONFIG,
     OPAQUE,
     Added,
-    Checkpoint,
     CheckpointError,
+    ModelCard,
     QuestionsError,
     UnrecognisedError,
     require_suffix,
 )
 from service.http.bodies.file_uploads import described_form, receive_file
 from service.http.bodies.json_bodies import read_json, require_few_values
-from service.http.deps import DeploymentDep, ModelName, Service, ServiceDep, require_admin
+from service.http.deps import CallerDep, DeploymentDep, ModelName, Service, ServiceDep, require_admin
 from service.http.problems import ProblemError
 from service.http.schemas import (
     AddedModel,
@@ -34,6 +37,7 @@ from service.http.schemas import (
     Unusable,
 )
 from service.jobs import removal
+from service.jobs.measurements import Measured
 from service.serving.deployments import Deployment, version_of
 from service.serving.predictions import FieldError
 
@@ -48,22 +52,53 @@ _NEW_MODEL = described_form(
 _NEW_MODEL["content"]["application/json"] = {"schema": ModelRequest.model_json_schema()}
 
 
-def _view(checkpoint: Checkpoint, sha256: str) -> ModelView:
-    card = checkpoint.card().model_dump(include=set(ModelView.model_fields))
-    return ModelView.model_validate(card | {"name": checkpoint.name, "sha256": sha256})
+COUNTING_S = 0.4
+"""How long a list of models counts evaluations that nobody has looked at yet, seconds; the rest is counted for the next one."""
 
 
 @router.get("")
-def list_models(service: ServiceDep) -> list[ModelView | Unusable]:
-    """List the models with their cards; one that cannot be used, such as for its card, has a `problem` instead."""
-    return [_listed(name, checkpoint, service) for name, checkpoint in service.catalog.checkpoints().items()]
+def list_models(service: ServiceDep, caller: CallerDep) -> list[ModelView | Unusable]:
+    """List the models with their cards; one that cannot be used, such as for its card, has a `problem` instead.
+
+    What was measured is that of the latest evaluation that is done, among the last 100 of those that the API key sees.
+    """
+    found = {name: _known(name, service) for name in service.catalog.checkpoints()}
+    usable = {name: each for name, each in found.items() if not isinstance(each, Unusable)}
+    latest = service.measurements.latest({name: each.sha256 for name, each in usable.items()}, caller.owner)
+    until = time.monotonic() + COUNTING_S
+    measured = {
+        name: service.measurements.of(name, each, may_count=time.monotonic() < until) for name, each in latest.items()
+    }
+    return [
+        each if isinstance(each, Unusable) else _view(name, each, service, measured.get(name))
+        for name, each in found.items()
+    ]
 
 
-def _listed(name: str, checkpoint: Checkpoint, service: Service) -> ModelView | Unusable:
+class _Known(NamedTuple):
+    """A model's card, and the hashes of what decides its answers and of its file."""
+
+    card: ModelCard
+    sha256: str
+    file_sha256: str
+
+
+def _known(name: str, service: Service) -> _Known | Unusable:
+    catalog = service.catalog
     try:
-        return _view(checkpoint, service.catalog.checkpoint_sha256(name))
+        return _Known(catalog.checkpoint(name).card(), catalog.model_sha256(name), catalog.checkpoint_sha256(name))
     except (CheckpointError, UnknownNameError, OSError) as error:  # the latter two if its files are being removed
         return Unusable.of(name, error)
+
+
+def _view(name: str, known: _Known, service: Service, measured: Measured | None) -> ModelView:
+    found = service.model_structures.of(known.sha256, known.card)
+    counted: Mapping[str, object] = {}
+    if found is not None:
+        cost = found.cost
+        counted = {"parameters": cost.parameters, "macs": cost.macs, "attention_layers": found.attention_layers}
+    facts = {"name": name, "sha256": known.file_sha256, "measured": measured}
+    return ModelView.model_validate(known.card.model_dump(include=set(ModelView.model_fields)) | facts | counted)
 
 
 @router.post(
@@ -130,10 +165,16 @@ def _open_questions(error: QuestionsError) -> ProblemError:
 
 
 @router.get("/{name}")
-def read_model(deployment: DeploymentDep, service: ServiceDep) -> ModelView:
-    """Read one model's card; without a version, that of the default one."""
+def read_model(deployment: DeploymentDep, service: ServiceDep, caller: CallerDep) -> ModelView:
+    """Read one model's card, without a version that of the default one, and what was measured, class by class."""
     name = deployment.checkpoint
-    return _view(service.catalog.checkpoint(name), service.catalog.checkpoint_sha256(name))
+    known = _Known(deployment.card, deployment.sha256, service.catalog.checkpoint_sha256(name))
+    latest = service.measurements.latest({name: known.sha256}, caller.owner).get(name)
+    measured = None
+    if latest is not None:
+        classes = service.measurements.by_class(name, latest, known.card.classes)
+        measured = service.measurements.of(name, latest).model_copy(update={"classes": classes})
+    return _view(name, known, service, measured)
 
 
 @router.delete("/{name}", status_code=HTTPStatus.NO_CONTENT, dependencies=[Depends(require_admin)])

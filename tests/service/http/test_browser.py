@@ -169,7 +169,7 @@ def press(where: Any, name: str) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("path", ["/", "/queue"])
+@pytest.mark.parametrize("path", ["/", "/queue", "/models", "/models/evil", "/datasets", "/datasets/shapes?model=evil"])
 def test_pages_fit_a_phone(fresh: Server, page: Any, path: str, scheme: str) -> None:
     http = fresh.http
     http.post("/v1/evaluations", json=body(images=3)).raise_for_status()
@@ -193,7 +193,7 @@ def test_without_its_script_a_page_has_no_buttons(fresh: Server, page: Any) -> N
     context.close()
 
 
-@pytest.mark.parametrize("path", ["/", "/queue", "/docs"])
+@pytest.mark.parametrize("path", ["/", "/queue", "/models", "/models/tiny", "/datasets", "/datasets/shapes", "/docs"])
 def test_pages_keep_to_their_own_policy(fresh: Server, page: Any, path: str) -> None:
     said: list[str] = []
     page.on("console", lambda message: said.append(message.text))

@@ -34,7 +34,7 @@ def test_names_that_are_not_utf8_are_served_with_their_bytes(
         assert "the card other\\xff.json is not usable" in str(listed("models")[r"other\xff"]["problem"])
         until(lambda: "problem" in listed("datasets")[r"junk\xff"])
         until(lambda: listed("datasets")[r"sound\xff"]["images"] == 33)
-        shown = server.http.get("/")
+        shown = server.http.get("/datasets")
         assert shown.status_code == 200
         assert r"junk\xff.zip is not a readable zip file" in shown.text
         assert server.http.post("/v2/repository/index").status_code == 200
@@ -56,7 +56,7 @@ def test_a_broken_model_and_a_broken_data_set_fail_alone(
         http = server.http
         listed = {model["name"]: model for model in http.get("/v1/models").json()}
         assert {"tiny", "narrow", *BROKEN} <= listed.keys()
-        shown = http.get("/").text
+        shown = http.get("/models").text
         for name, problem in BROKEN.items():
             assert set(listed[name]) == {"name", "problem"}
             assert listed[name]["problem"].startswith(problem)
@@ -105,5 +105,5 @@ def test_two_files_of_one_name_make_that_name_unusable_and_no_other(
         assert "two data sets are named 'pair'" in bad.json()["detail"]
         assert labels(http.post(URL, content=DISC)) == ["disc"]
         assert http.post("/v1/evaluations", json={"models": ["tiny"], "dataset": "shapes"}).status_code == 202
-        for url in ("/readyz", "/", "/v1/models/tiny", "/v2/models/tiny"):
+        for url in ("/readyz", "/", "/models", "/datasets", "/v1/models/tiny", "/v2/models/tiny"):
             assert http.get(url).status_code == 200

@@ -29,13 +29,19 @@ def test_the_list_does_not_wait_for_counting(
         def listed() -> dict[str, dict[str, object]]:
             return {each["name"]: each for each in server.http.get("/v1/datasets").json()}
 
-        assert listed()["shapes"] == {"name": "shapes", "images": None, "classes": None, "sha256": None}
-        assert "counting" in server.http.get("/").text
+        assert listed()["shapes"] == {
+            "name": "shapes",
+            "images": None,
+            "classes": None,
+            "sha256": None,
+            "size_bytes": None,
+        }
+        assert "counting" in server.http.get("/datasets").text
         may_open.set()
         until(lambda: listed()["shapes"]["images"] == 33 and "problem" in listed()["junk"])
         assert set(listed()["junk"]) == {"name", "problem"}
         assert "junk.zip is not a readable zip file" in str(listed()["junk"]["problem"])
-        assert "cannot be used: junk.zip is not a readable zip file" in server.http.get("/").text
+        assert "cannot be used: junk.zip is not a readable zip file" in server.http.get("/datasets").text
         assert listed()["shapes"]["classes"] == ["disc", "square", "stripes"]
     may_open.clear()
     with serving(own) as server:

@@ -103,7 +103,7 @@ def test_a_picture_that_is_not_there_is_a_problem(fresh: Server, path: str) -> N
 
 
 def test_the_first_page_sends_the_evaluations_that_changed_or_are_new(fresh: Server) -> None:
-    until(lambda: "counting" not in fresh.http.get("/").text)
+    until(lambda: "counting" not in fresh.http.get("/datasets").text)
     finish(fresh, submit(fresh, images=5))
     reader = Reader(fresh.http, "/")
     assert reader.update() == ([], "")

@@ -1,6 +1,16 @@
 """The routes of the pages, a module for each."""
 
-from service.http.pages.routes import comparison, evaluation, evaluations, new_evaluation, playground, queue, start
+from service.http.pages.routes import (
+    comparison,
+    datasets,
+    evaluation,
+    evaluations,
+    models,
+    new_evaluation,
+    playground,
+    queue,
+    start,
+)
 
-PAGES = (start, new_evaluation, evaluations, evaluation, comparison, playground, queue)
+PAGES = (start, new_evaluation, models, datasets, evaluations, evaluation, comparison, playground, queue)
 """Those that there are; what each shows is under /v1 as JSON."""

@@ -1,4 +1,4 @@
-"""The start page: what runs, the latest results, models and data sets."""
+"""The start page: what runs, and the latest results."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,9 +11,7 @@ from service.http.deps import CallerDep, ServiceDep
 from service.http.etags import unless_known
 from service.http.pages.sections import Section, changed
 from service.http.pages.templates import macro, render
-from service.http.routes.datasets import list_datasets
 from service.http.routes.evaluations import view_of
-from service.http.routes.models import list_models
 from service.http.routes.queue import list_devices, read_queue
 from service.jobs.evaluations import Damaged, Evaluation
 
@@ -43,7 +41,7 @@ StartDep = Annotated[Start, Depends()]
 
 @router.get("/")
 def index(start: StartDep) -> Response:
-    """What runs, the latest results, models and data sets."""
+    """What runs, and the latest results."""
     root = start.service.settings.root_path
     page = render("index.html", root=root, before=start.before, sections=[*_start(start)])
     return unless_known(start.request, page, lambda: HTMLResponse(page))
@@ -64,16 +62,16 @@ def _start(start: Start) -> Iterator[Section]:
     rows = service.result_rows.of(each for each in ended if isinstance(each, Evaluation))
     cards = [view_of(each, service) for each in unfinished[:UNFINISHED_SHOWN] if isinstance(each, Evaluation)]
     damaged = [each for each in (*unfinished, *ended) if isinstance(each, Damaged)]
-    models, datasets = list_models(service), list_datasets(service)
+    catalog = service.catalog
+    models, datasets = [*catalog.checkpoints()], [*catalog.datasets()]
 
     def section(name: str, *values: object) -> Section:
         return Section(name, macro("start.html", name, *values))
 
     yield section("overview", list_devices(service, caller).devices, read_queue(service, caller, limit=1), root)
+    yield section("catalog", len(models), len(datasets), root)
     is_empty = not unfinished and not ended and before is None
     yield section("hint", is_empty, str(start.request.base_url).rstrip("/"), models, datasets)
     yield section("unfinished", cards, len(unfinished) > UNFINISHED_SHOWN, root)
     yield section("results", rows, before, older, root)
     yield section("damaged", damaged)
-    yield section("models", models, root)
-    yield section("datasets", datasets)
