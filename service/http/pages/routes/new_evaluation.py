@@ -40,7 +40,7 @@ def new_evaluation(
     return render(
         "new.html",
         root=service.settings.root_path,
-        models=[each for each in list_models(service) if not isinstance(each, Unusable)],
+        models=[each for each in list_models(service, caller) if not isinstance(each, Unusable)],
         datasets=[each for each in list_datasets(service) if not isinstance(each, Unusable)],
         presets=evaluation.list_presets(),
         choices=attacks.describe(),
