@@ -39,6 +39,7 @@ from tests.service.pictures import DISC
 EXAMPLES = int(os.environ.get("CONTRACT_EXAMPLES", "4"))
 PARTS = 4
 EXPLAINED = "san_mini_pairwise.fashion_mnist"
+DATASETS = "/v1/datasets/"
 REMOVES_MODEL = "DELETE /v1/models/{name}"
 CLEAN = {"conditions": [{"kind": "clean"}]}
 METHODS = {"GET", "PUT", "POST", "DELETE", "PATCH", "OPTIONS", "TRACE"}
@@ -96,14 +97,15 @@ def schema(own: Server) -> BaseSchema:
     checked.expected_statuses = [*checked.expected_statuses, *FAILURES]
     refused = loaded.config.checks.negative_data_rejection
     refused.expected_statuses = [*refused.expected_statuses, "413"]  # a form with more fields than the schema has
-    names = {"name": "tiny", "version": "1", "evaluation_id": own.app.state.done}
+    names = {"version": "1", "evaluation_id": own.app.state.done}
 
     def map_path_parameters(context: Any, path_parameters: dict[str, Any] | None) -> dict[str, Any] | None:
         """Let names that there might be become those that there are; nothing is removed."""
         if context.operation.method == "delete":
             return path_parameters
+        there = names | {"name": "shapes" if context.operation.path.startswith(DATASETS) else "tiny"}
         return path_parameters and {
-            key: names.get(key, value) if re.fullmatch(PATTERNS.get(key, ""), str(value)) else value
+            key: there.get(key, value) if re.fullmatch(PATTERNS.get(key, ""), str(value)) else value
             for key, value in path_parameters.items()
         }
 
@@ -177,6 +179,7 @@ def parameters(operation: Operation, state: State) -> dict[str, str]:
     last = operation.path.rpartition("/")[2]
     evaluation = dict.fromkeys(("pause", "resume", "priority", "limits"), state.waiting) | {"retry": state.failed}
     name = EXPLAINED if operation.path.endswith("explain") else "new" if operation.label == REMOVES_MODEL else "tiny"
+    name = "shapes" if operation.path.startswith(DATASETS) else name
     known = {"name": name, "version": "1", "evaluation_id": evaluation.get(last, state.done)}
     return {key: value for key, value in known.items() if f"{{{key}}}" in operation.path}
 

@@ -141,7 +141,7 @@ def test_paths_of_the_openapi_document_lie_below_its_server(proxied: Proxied) ->
 def test_the_address_without_a_slash_leads_to_the_first_page(proxied: Proxied) -> None:
     answer = proxied.http.get(PREFIX, follow_redirects=True)
     assert answer.status_code == 200
-    assert "<h1>Data sets</h1>" in answer.text
+    assert 'id="overview"' in answer.text
 
 
 def test_the_hint_of_the_first_page_is_the_address_that_the_reader_used(
