@@ -3,7 +3,7 @@
 from fastapi import APIRouter
 from fastapi.responses import HTMLResponse
 
-from service.http.deps import ServiceDep
+from service.http.deps import CallerDep, ServiceDep
 from service.http.pages.templates import render
 from service.http.routes.models import list_models
 from service.http.schemas import Unusable
@@ -12,7 +12,7 @@ router = APIRouter(include_in_schema=False, default_response_class=HTMLResponse)
 
 
 @router.get("/playground")
-def playground(service: ServiceDep) -> str:
+def playground(service: ServiceDep, caller: CallerDep) -> str:
     """The models, and a place to drop a picture."""
-    models = [each for each in list_models(service) if not isinstance(each, Unusable)]
+    models = [each for each in list_models(service, caller) if not isinstance(each, Unusable)]
     return render("playground.html", root=service.settings.root_path, models=models)
