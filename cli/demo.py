@@ -6,18 +6,18 @@ from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Thread
-from typing import Any
 
 import uvicorn
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from cli.client import Client, ClientError
 from cli.display import console, print_report
 from evaluation import Catalog, EvaluationSpec, Report, preset
 from service.preflight import require_startable
 from service.server import config
 from service.settings import Settings
+from withstand import Client, ClientError
+from withstand.answers import EvaluationView
 
 DATASET = "fashion_mnist_test"
 IMAGES = 100
@@ -100,7 +100,7 @@ def _evaluate(
         conditions=preset("demo"),
     )
     submitted = client.submit(spec.model_dump(mode="json"))
-    links: dict[str, str] = submitted["links"]
+    links = submitted["links"]
     out.print(f"Evaluation {submitted['id']}" + (f", live at {host}{links['page']}" if live else ""), soft_wrap=True)
     final = _watch(client, submitted, out)
     if final["status"] != "done":
@@ -110,7 +110,7 @@ def _evaluate(
     return links
 
 
-def _watch(client: Client, submitted: dict[str, Any], out: Console) -> dict[str, Any]:
+def _watch(client: Client, submitted: EvaluationView, out: Console) -> EvaluationView:
     columns = (
         BarColumn(),
         MofNCompleteColumn(),

@@ -3,16 +3,16 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli.commands.options import ApiKey, DataDir, Json, Url, stored
+from cli.commands.options import ApiKeyFile, DataDir, Json, Server, connect, stored
 
 if TYPE_CHECKING:
-    from cli.client import Client
     from service.http.schemas import EvaluationView
     from service.jobs.queue import Queue
+    from withstand import Client
 
 app = typer.Typer(invoke_without_command=True, add_completion=False)
 
@@ -29,19 +29,18 @@ MaxHours = Annotated[
 @app.callback()
 def list_evaluations(
     context: typer.Context,
-    url: Url = None,
-    api_key: ApiKey = None,
+    server: Server = None,
+    api_key_file: ApiKeyFile = None,
     data_dir: DataDir = None,
     as_json: Json = False,
 ) -> None:
     """List the evaluations of a service, newest first, or change one."""
     if context.invoked_subcommand:
         return
-    from cli.client import Client
     from service.http.schemas import EvaluationView
     from service.jobs.evaluations import Damaged, Evaluation
 
-    if url is None:
+    if server is None:
         with stored(data_dir) as store:
             found = store.evaluations()
         views = [EvaluationView.of(each, root="") for each in found if isinstance(each, Evaluation)]
@@ -49,7 +48,7 @@ def list_evaluations(
             if isinstance(each, Damaged):
                 typer.echo(f"{each.id}: {each.problem}", err=True)
     else:
-        with Client(url, api_key=api_key) as client:
+        with connect(server, api_key_file) as client:
             views = [EvaluationView.model_validate(each) for each in client.evaluations()]
     if as_json:
         typer.echo(json.dumps([each.model_dump(mode="json", exclude={"report"}) for each in views], indent=2))
@@ -63,62 +62,69 @@ def remove_evaluation(
     evaluation_id: Annotated[
         str, typer.Argument(metavar="ID", help="Id of a finished evaluation; `withstand evaluations` lists them.")
     ],
-    url: Url = None,
-    api_key: ApiKey = None,
+    server: Server = None,
+    api_key_file: ApiKeyFile = None,
     data_dir: DataDir = None,
 ) -> None:
     """Remove an evaluation and its results for good. Results that another evaluation shares are not removed."""
-    from cli.client import Client
     from service.jobs import removal
 
-    if url is None:
+    if server is None:
         with stored(data_dir) as store:
             removal.remove_evaluation(evaluation_id, store)
     else:
-        with Client(url, api_key=api_key) as client:
+        with connect(server, api_key_file) as client:
             client.remove_evaluation(evaluation_id)
     typer.echo(f"removed {evaluation_id}")
 
 
 @app.command("pause")
-def pause_evaluation(evaluation_id: Id, url: Url = None, api_key: ApiKey = None, data_dir: DataDir = None) -> None:
+def pause_evaluation(
+    evaluation_id: Id, server: Server = None, api_key_file: ApiKeyFile = None, data_dir: DataDir = None
+) -> None:
     """Start no more shards of an evaluation until it is resumed. Running shards are finished."""
     _change(
         evaluation_id,
-        (url, api_key, data_dir),
+        (server, api_key_file, data_dir),
         lambda client: client.control_evaluation(evaluation_id, "pause"),
         lambda queue: queue.pause_evaluation(evaluation_id),
     )
 
 
 @app.command("resume")
-def resume_evaluation(evaluation_id: Id, url: Url = None, api_key: ApiKey = None, data_dir: DataDir = None) -> None:
+def resume_evaluation(
+    evaluation_id: Id, server: Server = None, api_key_file: ApiKeyFile = None, data_dir: DataDir = None
+) -> None:
     """Start shards of a paused evaluation again."""
     _change(
         evaluation_id,
-        (url, api_key, data_dir),
+        (server, api_key_file, data_dir),
         lambda client: client.control_evaluation(evaluation_id, "resume"),
         lambda queue: queue.resume_evaluation(evaluation_id),
     )
 
 
 @app.command("retry")
-def retry_evaluation(evaluation_id: Id, url: Url = None, api_key: ApiKey = None, data_dir: DataDir = None) -> None:
+def retry_evaluation(
+    evaluation_id: Id, server: Server = None, api_key_file: ApiKeyFile = None, data_dir: DataDir = None
+) -> None:
     """Try the failed shards of a failed evaluation again. Finished shards are not run again."""
     _change(
         evaluation_id,
-        (url, api_key, data_dir),
+        (server, api_key_file, data_dir),
         lambda client: client.control_evaluation(evaluation_id, "retry"),
         lambda queue: queue.retry(evaluation_id),
     )
 
 
 @app.command("cancel")
-def cancel_evaluation(evaluation_id: Id, url: Url = None, api_key: ApiKey = None, data_dir: DataDir = None) -> None:
+def cancel_evaluation(
+    evaluation_id: Id, server: Server = None, api_key_file: ApiKeyFile = None, data_dir: DataDir = None
+) -> None:
     """Drop what is not finished of an evaluation. What is finished stays, and submitting it again continues."""
     _change(
         evaluation_id,
-        (url, api_key, data_dir),
+        (server, api_key_file, data_dir),
         lambda client: client.cancel_evaluation(evaluation_id),
         lambda queue: queue.cancel(evaluation_id),
     )
@@ -128,8 +134,8 @@ def cancel_evaluation(evaluation_id: Id, url: Url = None, api_key: ApiKey = None
 def prioritise_evaluation(
     evaluation_id: Id,
     priority: PriorityArgument,
-    url: Url = None,
-    api_key: ApiKey = None,
+    server: Server = None,
+    api_key_file: ApiKeyFile = None,
     data_dir: DataDir = None,
 ) -> None:
     """Change which evaluations get free devices first. Those of equal priority share them."""
@@ -137,11 +143,12 @@ def prioritise_evaluation(
 
     if priority not in [*Priority]:
         raise ValueError(f"PRIORITY must be low, normal or high, got {priority!r}")
+    wanted = Priority(priority)
     _change(
         evaluation_id,
-        (url, api_key, data_dir),
-        lambda client: client.prioritise_evaluation(evaluation_id, priority),
-        lambda queue: queue.prioritise(evaluation_id, Priority(priority)),
+        (server, api_key_file, data_dir),
+        lambda client: client.prioritise_evaluation(evaluation_id, wanted.value),
+        lambda queue: queue.prioritise(evaluation_id, wanted),
     )
 
 
@@ -150,8 +157,8 @@ def limit_evaluation(
     evaluation_id: Id,
     max_devices: MaxDevices = None,
     max_hours: MaxHours = None,
-    url: Url = None,
-    api_key: ApiKey = None,
+    server: Server = None,
+    api_key_file: ApiKeyFile = None,
     data_dir: DataDir = None,
 ) -> None:
     """Change how many devices may run an evaluation, and for how long. A limit that is not given is lifted."""
@@ -160,7 +167,7 @@ def limit_evaluation(
     wanted = LimitsRequest(max_devices=max_devices, max_hours=max_hours)
     _change(
         evaluation_id,
-        (url, api_key, data_dir),
+        (server, api_key_file, data_dir),
         lambda client: client.limit_evaluation(evaluation_id, **wanted.model_dump()),
         lambda queue: queue.limit(evaluation_id, wanted.limits),
     )
@@ -168,23 +175,22 @@ def limit_evaluation(
 
 def _change(
     evaluation_id: str,
-    place: tuple[str | None, str | None, Path | None],
-    ask: "Callable[[Client], dict[str, Any]]",
+    place: tuple[str | None, Path | None, Path | None],
+    ask: "Callable[[Client], object]",
     write: "Callable[[Queue], None]",
 ) -> None:
     """Ask the service at an address, or write into the database of a folder, and print the evaluation as it is then."""
-    from cli.client import Client
     from service.http.schemas import EvaluationView
     from service.jobs.queue import Queue
 
-    url, api_key, data_dir = place
-    if url is None:
+    server, api_key_file, data_dir = place
+    if server is None:
         with stored(data_dir) as store:
             write(Queue(store))
             found = store.evaluation(evaluation_id)
             view = None if found is None else EvaluationView.of(found, root="")
     else:
-        with Client(url, api_key=api_key) as client:
+        with connect(server, api_key_file) as client:
             view = EvaluationView.model_validate(ask(client))
     if view is not None:  # else it was removed meanwhile
         typer.echo(_line(view))

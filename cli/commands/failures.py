@@ -2,7 +2,6 @@
 
 from pydantic import ValidationError
 
-from cli.client import ClientError
 from cli.exit_codes import BAD_REQUEST, FAILURE
 from common.folders import FolderError
 from service.http.problems import field_errors
@@ -10,6 +9,7 @@ from service.jobs.queue import WrongStatusError
 from service.jobs.removal import InUseError
 from service.preflight import StartError
 from service.sql.database import StoreError
+from withstand import ClientError
 
 
 def ending_of(error: Exception) -> tuple[str, int] | None:
@@ -22,7 +22,7 @@ def ending_of(error: Exception) -> tuple[str, int] | None:
         case ValueError() | OSError() | WrongStatusError():
             return str(error), BAD_REQUEST
         case ClientError():
-            refused = 400 <= error.problem.get("status", 500) < 500
+            refused = 400 <= (error.status or 500) < 500
             return str(error), BAD_REQUEST if refused else FAILURE
         case _:
             return None

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from cli.commands.options import ApiKey, DataDir, Json, ModelDir, Url, settings_of
+from cli.commands.options import ApiKeyFile, DataDir, Json, ModelDir, Server, connect, settings_of
 from cli.exit_codes import BAD_REQUEST, end
 
 if TYPE_CHECKING:
@@ -79,8 +79,8 @@ def add_model(
     yes: Annotated[
         bool, typer.Option("--yes", help="Accept the likely answer to every open question.", show_default="off")
     ] = False,
-    url: Url = None,
-    api_key: ApiKey = None,
+    server: Server = None,
+    api_key_file: ApiKeyFile = None,
     data_dir: DataDir = None,
     as_json: Json = False,
 ) -> None:
@@ -90,18 +90,18 @@ def add_model(
     """
     import models
     from cli.card_fields import read_card_fields
-    from cli.client import Client, ClientError
     from cli.display import describe_added
     from service.http.schemas import AddedModel, OpenQuestions, QuestionView
+    from withstand import ClientError
 
     given = read_card_fields(card, set_field)
     name = name or (file.resolve().name if file.is_dir() else file.stem)
     try:
-        if url is None:
+        if server is None:
             catalog = settings_of(data_dir=data_dir).catalog()
             added = AddedModel.of(catalog.add_model(file, name, given, accept_likely=yes))
         else:
-            with Client(url, api_key=api_key) as client:
+            with connect(server, api_key_file) as client:
                 added = AddedModel.model_validate(
                     client.add_model(models.checkpoint_file(file), name=name, card=given, accept_likely=yes)
                 )
@@ -119,17 +119,16 @@ def add_model(
 @app.command("rm")
 def remove_model(
     name: Annotated[str, typer.Argument(help="Name of an added model, such as mine or mine@2.")],
-    url: Url = None,
-    api_key: ApiKey = None,
+    server: Server = None,
+    api_key_file: ApiKeyFile = None,
     data_dir: DataDir = None,
 ) -> None:
     """Remove an added model, with its file and its card."""
-    from cli.client import Client
 
-    if url is None:
+    if server is None:
         _remove_here(name, data_dir)
     else:
-        with Client(url, api_key=api_key) as client:
+        with connect(server, api_key_file) as client:
             client.remove_model(name)
     typer.echo(f"removed {name}")
 

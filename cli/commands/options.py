@@ -1,5 +1,6 @@
 """Options that several commands share, and the functions that read them."""
 
+import os
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,8 +16,11 @@ if TYPE_CHECKING:
     from models import Classifier
     from service.jobs.store import Store
     from service.settings import Settings
+    from withstand import Client
 
 LOOPBACK = "127.0.0.1"
+PATIENCE_S = 5.0
+"""How long a service that cannot be reached is asked again, seconds."""
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.", show_default="off")]
 Intervals = Annotated[
@@ -37,14 +41,17 @@ DataDir = Annotated[
         show_default=DATA_DIR,
     ),
 ]
-Url = Annotated[
+Server = Annotated[
     str | None,
     typer.Option(
-        help="Address of a running service to ask, such as http://127.0.0.1:8000.", show_default="use --data-dir"
+        help="Address of a running service to ask, such as http://127.0.0.1:8000.",
+        envvar="WITHSTAND_SERVER",
+        show_default="none: here, with --data-dir",
     ),
 ]
-ApiKey = Annotated[
-    str | None, typer.Option(help="API key of that service.", envvar="WITHSTAND_API_KEY", show_default="none")
+ApiKeyFile = Annotated[
+    Path | None,
+    typer.Option(help="File with the API key of that service.", show_default="the variable WITHSTAND_API_KEY"),
 ]
 ClassMap = Annotated[
     Path | None,
@@ -89,6 +96,14 @@ def settings_of(
     return Settings(**{name: value for name, value in given.items() if value not in (None, [], ())})
 
 
+def connect(server: str, api_key_file: Path | None = None) -> "Client":
+    """Connect to a service, with the API key of a file or of the environment if there is one."""
+    from withstand import Client
+
+    key = os.environ.get("WITHSTAND_API_KEY") if api_key_file is None else api_key_file.read_text().strip()
+    return Client(server, api_key=key or None, patience_s=PATIENCE_S)
+
+
 @contextmanager
 def stored(data_dir: Path | None) -> "Generator[Store]":
     """Open the database of a data folder; raises ValueError if there is none."""
@@ -97,7 +112,7 @@ def stored(data_dir: Path | None) -> "Generator[Store]":
     database = settings_of(data_dir=data_dir).database
     if isinstance(database, Path) and not database.is_file():
         raise ValueError(
-            f"no service has stored anything in {database.parent}: give its folder with --data-dir, or its address with --url"
+            f"no service has stored anything in {database.parent}: give its folder with --data-dir, or its address with --server"
         )
     store = Store.at(database)
     try:

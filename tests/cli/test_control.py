@@ -36,7 +36,7 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 
 def test_an_evaluation_of_a_service_is_changed(own: Server, run: Run) -> None:
-    there = ["--url", own.url]
+    there = ["--server", own.url]
     paused = run("queue", "pause", *there)
     assert paused.out.startswith("The queue is paused: running shards are finished, no others are started.\n")
     mine = submitted(own.http, conditions=[PGD])["id"]
@@ -103,9 +103,11 @@ def test_an_evaluation_in_the_folder_of_a_service_is_changed(run: Run, tmp_path:
 
 
 @pytest.mark.timeout(60)
-def test_what_runs_and_what_waits_fits_80_columns(own: Server, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_runs_and_what_waits_fits_80_columns(
+    own: Server, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("COLUMNS", "80")
-    there = ["--url", own.url]
+    there = ["--server", own.url]
     assert " idle" in run("devices", *there).out
     first = submitted(own.http, conditions=[costly()])["id"]
     until(lambda: own.http.get("/v1/queue").json()["running"])
@@ -117,7 +119,9 @@ def test_what_runs_and_what_waits_fits_80_columns(own: Server, run: Run, monkeyp
         assert first in shown
     assert second in queue
     assert "normal" in queue
-    limited = run("queue", *there, "--api-key", "user").out
+    key = tmp_path / "key"
+    key.write_text("user\n")
+    limited = run("queue", *there, "--api-key-file", key).out
     assert first not in limited
     assert " ".join(limited.split()).count("Of others, 1 shards run, and") == 1
     assert json.loads(run("queue", "--json", *there).out)["running"][0]["evaluation"] == first

@@ -63,7 +63,7 @@ def test_a_folder_of_the_hub_is_added_under_its_name(add: Add, own: Server, tiny
     assert (status, err) == (0, "")
     assert out.startswith("added of.hub: resnet_mini")
     assert models.load("of.hub", folders=[tmp_path / "models"]).card.classes == ("x", "y", "z")
-    status, out, _ = add(folder, "--yes", "--url", own.url)
+    status, out, _ = add(folder, "--yes", "--server", own.url)
     assert status == 0
     assert out.startswith("added of.hub: resnet_mini")
     assert own.http.get("/v1/models/of.hub").json()["classes"] == ["x", "y", "z"]
@@ -99,14 +99,14 @@ def test_the_command_prints_questions_and_ends_with_2(add: Add, other: Path, tmp
 
 
 def test_the_command_speaks_to_a_service(add: Add, own: Server, other: Path) -> None:
-    status, _, err = add(other, "--url", own.url, "--name", "sent")
+    status, _, err = add(other, "--server", own.url, "--name", "sent")
     assert status == 2
     assert "options.footprints" in err
-    status, out, _ = add(other, "--url", own.url, "--name", "sent", "--yes")
+    status, out, _ = add(other, "--server", own.url, "--name", "sent", "--yes")
     assert status == 0
     assert "assumed: options.footprints = [3, 5, 5]" in out
     assert own.http.get("/v1/models/sent").status_code == 200
-    status, out, err = add(other, "--url", own.url, "--name", "sent", "--yes")
+    status, out, err = add(other, "--server", own.url, "--name", "sent", "--yes")
     assert (status, out) == (2, "")
     assert "409: name: there is a model 'sent' already" in err
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
-from cli.client import Client
 from evaluation import Catalog
+from withstand import Client
 
 
 def free_port() -> int:

@@ -21,7 +21,6 @@ from typer.testing import CliRunner
 
 import cli.main
 import models
-from cli.client import Client, ClientError
 from common.pictures import open_picture
 from evaluation import Catalog
 from service.serving import drawing
@@ -30,6 +29,7 @@ from service.serving.explainer import MOST_WAITING, Explainer, explain
 from service.settings import Settings
 from tests.conftest import CLASSES, picture_bytes, shape_picture
 from tests.server import DEADLINE_S, Server, serving
+from withstand import Client, ClientError
 
 DISC = picture_bytes(shape_picture(0, np.random.default_rng(5)))
 LAST = {
@@ -222,6 +222,7 @@ def test_the_client_asks_for_an_explanation(server: Server) -> None:
         body = client.explain("dat_mini", DISC, layer="stages.1.attns.1", query=(0.25, 1.0))
         assert (body["layer"], body["query"]) == ("stages.1.attns.1", [0.25, 1.0])
         assert client.explain("dat_mini", DISC)["layer"] == LAST["dat_mini"]
+        assert Image.open(io.BytesIO(client.explain_png("dat_mini", DISC))).format == "PNG"
         with pytest.raises(ClientError, match="404: unknown layer 'x'"):
             client.explain("dat_mini", DISC, layer="x")
 

@@ -15,10 +15,10 @@ from starlette.requests import Request
 from starlette.responses import StreamingResponse
 from starlette.routing import Route
 
-from cli.client import Client
 from service.settings import Settings
 from tests.server import DEADLINE_S, Server, listening, serving, until
 from tests.service.http.page import Page
+from withstand import Client
 
 PREFIX = "/some/prefix"
 SPEC = {

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from cli.client import Client, ClientError
 from evaluation import EvaluationSpec
 from service.jobs.store import Store
 from service.serving import scheduler
@@ -17,13 +16,15 @@ from tests.command import Ended, Run
 from tests.conftest import Put
 from tests.server import Server, a_plan, serving, until
 from tests.service.pictures import DISC, refusal
+from withstand import Client, ClientError
 
 PGD_FOR_DAYS = {"name": "pgd", "parameters": {"steps": 10_000}}
 
 
 @pytest.fixture
-def own(settings: Settings, tmp_path: Path, put_checkpoint: Put) -> Iterator[Server]:
-    """A server to which `mine` and `mine@2` were added; its admin key is `owner`."""
+def own(settings: Settings, tmp_path: Path, put_checkpoint: Put, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    """A server to which `mine` and `mine@2` were added; its admin key is `owner`, which the environment has."""
+    monkeypatch.setenv("WITHSTAND_API_KEY", "owner")
     store = tmp_path / "data" / "models"
     store.mkdir(parents=True)
     put_checkpoint(store, "mine")
@@ -142,7 +143,7 @@ def test_what_is_cancelled_can_be_removed_while_it_is_still_being_computed(own: 
 
 def test_the_client_and_the_command_remove_from_a_running_service(own: Server, run: Run) -> None:
     first, second, third = (ended(own, seed=seed) for seed in range(3))
-    there = ["--url", own.url, "--api-key", "owner"]
+    there = ["--server", own.url]
     listed = run("evaluations", *there)
     assert [line.split(":")[0] for line in listed.out.splitlines()] == [third["id"], second["id"], first["id"]]
     assert f"{first['id']}: done, 3 of 3 rows, tiny on shapes, 20" in listed.out
@@ -161,7 +162,7 @@ def test_the_command_removes_from_the_folder_of_a_service(run: Run, tmp_path: Pa
     nowhere = run("evaluations", "--data-dir", tmp_path)
     assert (nowhere.status, nowhere.err) == (
         2,
-        f"withstand: no service has stored anything in {tmp_path}: give its folder with --data-dir, or its address with --url\n",
+        f"withstand: no service has stored anything in {tmp_path}: give its folder with --data-dir, or its address with --server\n",
     )
     with closing(Store.at(tmp_path / "withstand.db")) as store:
         store.submit(a_plan(0))
@@ -178,7 +179,7 @@ def test_the_command_removes_from_the_folder_of_a_service(run: Run, tmp_path: Pa
 
 
 def test_the_command_removes_a_model_from_a_running_service(own: Server, run: Run, tmp_path: Path) -> None:
-    there = ["--url", own.url, "--api-key", "owner"]
+    there = ["--server", own.url]
     assert run("models", "rm", "mine", *there) == Ended(0, "removed mine\n", "")
     assert not (tmp_path / "data" / "models" / "mine.json").exists()
     refused = run("models", "rm", "mine", *there)

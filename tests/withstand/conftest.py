@@ -1,0 +1,5 @@
+"""Fixtures that run the service."""
+
+from tests.server import fresh, settings
+
+__all__ = ["fresh", "settings"]

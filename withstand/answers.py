@@ -1,0 +1,205 @@
+"""What the service answers. Each type is the JSON itself, as `/openapi.json` describes it with units and ranges."""
+
+from typing import Any, Literal, TypedDict
+
+Status = Literal["pending", "running", "paused", "done", "failed", "cancelled"]
+Priority = Literal["low", "normal", "high"]
+ENDED = frozenset({"done", "failed", "cancelled"})
+"""Statuses after which nothing changes any more."""
+
+
+class ModelView(TypedDict):
+    """A checkpoint."""
+
+    name: str
+    architecture: str
+    classes: list[str]
+    preprocessing: dict[str, Any]
+    sha256: str
+    dataset: str
+    training: str
+    clean_accuracy: float | None
+    clean_accuracy_on: str
+    licence: str
+
+
+class Unusable(TypedDict):
+    """A model or a data set that is there, but cannot be used."""
+
+    name: str
+    problem: str
+
+
+class AddedModel(TypedDict):
+    """A checkpoint that was added."""
+
+    name: str
+    card: dict[str, Any]
+    parameters: int
+    macs: int | None
+    input_shape: list[int]
+    training_facts: dict[str, Any]
+    assumed: list[dict[str, Any]]
+    links: dict[str, str]
+
+
+class DatasetView(TypedDict):
+    """A data set; what is None is being counted."""
+
+    name: str
+    images: int | None
+    classes: list[str] | None
+    sha256: str | None
+
+
+class ClassScore(TypedDict):
+    """A class with its probability."""
+
+    label: str
+    index: int
+    probability: float
+
+
+class Prediction(TypedDict):
+    """The most probable classes of one picture, or what was wrong with it."""
+
+    file: str
+    top: list[ClassScore]
+    error: dict[str, Any] | None
+
+
+class Predictions(TypedDict):
+    """One prediction per picture, in the order sent."""
+
+    model: str
+    version: str
+    predictions: list[Prediction]
+
+
+class Explanation(TypedDict):
+    """What one attention layer weights in a picture."""
+
+    model: str
+    file: str
+    top: ClassScore
+    layer: str
+    layers: list[str]
+    kind: str
+    query: list[float] | None
+    maps: list[list[list[float]]]
+    scale: list[float]
+    points: list[list[list[float]]] | None
+    scores: list[list[float]] | None
+    overlays: list[str]
+
+
+class ProgressView(TypedDict):
+    """How far an evaluation is."""
+
+    images_done: int
+    images_total: int
+    passes_done: int
+    passes_total: int
+    shards_done: int
+    shards_total: int
+    images_per_s: float | None
+    eta_s: float | None
+
+
+class LimitsView(TypedDict):
+    """What an evaluation may take, and has taken."""
+
+    max_devices: int | None
+    max_hours: float | None
+    device_hours: float
+
+
+class Label(TypedDict):
+    """Name, tags and note of an evaluation."""
+
+    name: str
+    tags: list[str]
+    note: str
+
+
+class EvaluationView(TypedDict):
+    """An evaluation; its report is there when one evaluation is asked for."""
+
+    id: str
+    status: Status
+    priority: Priority
+    limits: LimitsView
+    label: Label
+    created_at: str
+    spec: dict[str, Any]
+    progress: ProgressView
+    error: str | None
+    links: dict[str, str]
+    report: dict[str, Any] | None
+
+
+class EvaluationList(TypedDict):
+    """A page of evaluations, the newest first."""
+
+    evaluations: list[EvaluationView]
+    damaged: list[Unusable]
+    next_cursor: int | None
+
+
+class Estimate(TypedDict):
+    """What an evaluation would cost at most."""
+
+    evaluation: str
+    images: int
+    images_done: int
+    passes: int
+    seconds: float
+
+
+class ConditionComparison(TypedDict):
+    """Two models under one condition."""
+
+    n: int
+    both: int
+    only_first: int
+    only_second: int
+    neither: int
+    difference: float
+    low: float
+    high: float
+    p: float
+    title: str
+    p_holm: float
+    images_only_first: list[int]
+    images_only_second: list[int]
+
+
+class Comparison(TypedDict):
+    """Two models on the same images."""
+
+    first: str
+    second: str
+    conditions: list[ConditionComparison]
+
+
+class QueueView(TypedDict):
+    """What runs and what waits."""
+
+    paused: bool
+    running: list[dict[str, Any]]
+    running_of_others: int
+    waiting: list[dict[str, Any]]
+    waiting_in_all: dict[str, int]
+    waiting_of_others: dict[str, int]
+
+
+class DeviceList(TypedDict):
+    """The devices that run evaluations."""
+
+    devices: list[dict[str, Any]]
+
+
+class FailureList(TypedDict):
+    """The shards whose last try has failed, the latest first."""
+
+    failures: list[dict[str, Any]]
