@@ -5,7 +5,7 @@ from typing import NoReturn
 
 import typer
 
-BAD_REQUEST, FAILURE = 2, 1
+BAD_REQUEST, FAILURE, INTERRUPTED = 2, 1, 130
 
 
 def end(message: str, status: int) -> NoReturn:

@@ -11,9 +11,12 @@ from cli.exit_codes import end
 
 COMMANDS = {
     "serve": "Serve predictions and evaluations over HTTP.",
-    "evaluate": "Evaluate checkpoints here and now, without a server.",
-    "predict": "Classify pictures here and now, without a server.",
+    "evaluate": "Evaluate checkpoints, here and now or at a service.",
+    "predict": "Classify pictures, here and now or at a service.",
     "explain": "Draw which places in a picture a model's attention weights most.",
+    "report": "Print the report of an evaluation, or write it to a file.",
+    "compare": "Compare models image by image: which is better, and could that be chance?",
+    "zoo": "List the checkpoints that come with withstand, which `demo` evaluates.",
     "models": "List the checkpoints and architectures; add or remove a checkpoint.",
     "datasets": "List the data sets, or check one.",
     "presets": "List the sets of conditions that `evaluate --preset` takes.",

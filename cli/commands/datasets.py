@@ -6,7 +6,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli.commands.options import DATASET, ClassMap, DataDir, DatasetDir, Json, ModelDir, settings_of
+from cli.commands.options import (
+    DATASET,
+    ApiKeyFile,
+    ClassMap,
+    DataDir,
+    DatasetDir,
+    Json,
+    ModelDir,
+    Server,
+    connect,
+    require_here,
+    settings_of,
+)
 from cli.exit_codes import FAILURE
 from common import counted, printable
 
@@ -16,25 +28,45 @@ if TYPE_CHECKING:
     from evaluation import Catalog
     from evaluation.data.broken import OnLook
     from evaluation.data.dataset_check import DatasetCheck, Matched
+    from withstand.answers import DatasetView, Unusable
 
 app = typer.Typer(invoke_without_command=True, add_completion=False)
 
 
 @app.callback()
 def list_datasets(
-    context: typer.Context, dataset_dir: DatasetDir = [], data_dir: DataDir = None, as_json: Json = False
+    context: typer.Context,
+    server: Server = None,
+    api_key_file: ApiKeyFile = None,
+    dataset_dir: DatasetDir = [],
+    data_dir: DataDir = None,
+    as_json: Json = False,
 ) -> None:
     """List the data sets, or check one."""
     if context.invoked_subcommand:
         return
-    catalog = settings_of(data_dir=data_dir, dataset_dir=dataset_dir).catalog()
-    found = [_listed(catalog, name, path) for name, path in catalog.datasets().items()]
+    require_here(server, dataset_dir=dataset_dir)
+    if server is None:
+        catalog = settings_of(data_dir=data_dir, dataset_dir=dataset_dir).catalog()
+        found = [_listed(catalog, name, path) for name, path in catalog.datasets().items()]
+    else:
+        with connect(server, api_key_file) as client:
+            found = [_of_service(each) for each in client.datasets()]
     if as_json:
         typer.echo(json.dumps(found, indent=2))
         return
     for each in found:
         holds = each.get("problem") or _counts(int(each["images"]), int(each["classes"]))
-        typer.echo(f"{each['name']}: {holds}, {each['path']}")
+        typer.echo(", ".join([f"{each['name']}: {holds}", *([str(each["path"])] if "path" in each else [])]))
+
+
+def _of_service(found: "DatasetView | Unusable") -> dict[str, str | int]:
+    """Describe a data set of a service as one of this machine, but for its path."""
+    if "problem" in found:
+        return {"name": found["name"], "problem": f"cannot be used: {found['problem']}"}
+    if found["images"] is None or found["classes"] is None:
+        return {"name": found["name"], "problem": "is being counted; ask again"}
+    return {"name": found["name"], "images": found["images"], "classes": len(found["classes"])}
 
 
 def _listed(catalog: "Catalog", name: str, path: Path) -> dict[str, str | int]:

@@ -1,15 +1,16 @@
 """The command `evaluate`."""
 
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from contextlib import contextmanager
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from cli.commands.options import (
     DATASET,
+    ApiKeyFile,
     ClassMap,
     DataDir,
     DatasetDir,
@@ -17,13 +18,18 @@ from cli.commands.options import (
     Intervals,
     Json,
     ModelDir,
+    Server,
+    connect,
+    format_of,
+    require_here,
     settings_of,
     usable,
 )
 from cli.exit_codes import FAILURE, end
 
 if TYPE_CHECKING:
-    from evaluation import Catalog, Condition, EvaluationSpec, Format, Report, ResultFolder, ShardResult
+    from cli.workplaces import Here, Workplace
+    from evaluation import Condition, Estimate, Format, Report
     from evaluation.reports.bars import Bar
 
 app = typer.Typer(add_completion=False)
@@ -133,22 +139,26 @@ def evaluate(
     slurm: Slurm = None,
     slurm_set: SlurmSet = [],
     intervals: Intervals = False,
+    server: Server = None,
+    api_key_file: ApiKeyFile = None,
     data_dir: DataDir = None,
     device: Device = "",
     model_dir: ModelDir = [],
     dataset_dir: DatasetDir = [],
     as_json: Json = False,
 ) -> None:
-    """Evaluate checkpoints here and now, without a server. Exits with status 1 if a score is below --min.
+    """Evaluate checkpoints, here and now or at a service. Exits with status 1 if a score is below --min.
 
-    If it is interrupted, run it again: it continues from the finished results.
+    If it is interrupted here, run it again: it continues from the finished results. At a service the evaluation goes on.
     """
+    from cli.workplaces import Here
     from evaluation import EvaluationSpec
     from evaluation.reports.bars import parse_bar
 
-    formats = {path: _format(path) for path in out}
+    formats = {path: format_of(path) for path in out}
+    require_here(server, device=device, model_dir=model_dir, dataset_dir=dataset_dir, slurm=slurm, slurm_set=slurm_set)
     settings = settings_of(data_dir=data_dir, model_dir=model_dir, dataset_dir=dataset_dir)
-    catalog, name = settings.catalog().with_dataset(dataset)
+    catalog, name = (settings.catalog(), dataset) if server else settings.catalog().with_dataset(dataset)
     fields = {
         "models": model,
         "dataset": name,
@@ -164,38 +174,38 @@ def evaluate(
     }
     spec = EvaluationSpec.model_validate(fields)
     bars = [parse_bar(each, spec) for each in min_score]
-    task = _Task(spec, catalog, device if slurm and not dry_run else usable(device), settings.data_dir)
-    if dry_run:
-        _print_estimate(task, as_json=as_json)
-        return
-    report, results = _run_on_slurm(task, slurm, slurm_set) if slurm else _run(task)
-    _write(report, results, formats, catalog)
+    local = Here(spec, catalog, device, settings.data_dir)
+    with _workplace(local, (server, api_key_file), None if dry_run else slurm, slurm_set) as work:
+        if dry_run:
+            _print_estimate(work.estimate(), as_json=as_json)
+            return
+        report = _run(work, formats)
     _print(report, intervals=intervals, as_json=as_json)
     _check_bars(report, bars, junit)
 
 
-class _Task(NamedTuple):
-    spec: "EvaluationSpec"
-    catalog: "Catalog"
-    device: str
-    folder: Path
-
-    @property
-    def stored(self) -> "ResultFolder":
-        """Finished shards."""
-        from evaluation import ResultFolder
-
-        return ResultFolder(self.folder / "results")
+def _run(work: "Workplace", formats: "dict[Path, Format]") -> "Report":
+    report, write = work.run()
+    for path, form in formats.items():
+        path.write_bytes(write(form))
+    return report
 
 
-def _format(path: Path) -> "Format":
-    from service.http.formats import SUFFIXES
+@contextmanager
+def _workplace(
+    local: "Here", service: tuple[str | None, Path | None], slurm: int | None, slurm_set: list[str]
+) -> "Generator[Workplace]":
+    """Choose where an evaluation is computed."""
+    from cli.workplaces import AtService, OnSlurm
 
-    if path.suffix not in SUFFIXES:
-        raise ValueError(f"--out {path}: the ending chooses the format; it must be one of {', '.join(SUFFIXES)}")
-    if not path.parent.is_dir():
-        raise ValueError(f"--out {path}: there is no folder {path.parent}")
-    return SUFFIXES[path.suffix]
+    server, api_key_file = service
+    if server is not None:
+        with connect(server, api_key_file) as client:
+            yield AtService(local.spec, client)
+    elif slurm:
+        yield OnSlurm(**vars(local), jobs=slurm, options=slurm_set)
+    else:
+        yield replace(local, device=usable(local.device))
 
 
 def _class_map(path: Path | None) -> dict[str, int | str] | None:
@@ -214,84 +224,10 @@ def _conditions(presets: list[str], eps: str | None, norm: str | None) -> "tuple
     return conditions_of(presets, None if eps is None else ThreatModel(**budget))
 
 
-def _print_estimate(task: _Task, *, as_json: bool) -> None:
+def _print_estimate(expected: "Estimate", *, as_json: bool) -> None:
     from cli.display import describe_estimate
-    from evaluation import estimate, make_plan
 
-    plan = make_plan(task.spec, task.catalog, device=task.device)
-    done = task.stored.tallies(plan, plan.shards)
-    expected = estimate(plan, task.catalog, task.device, done)
     typer.echo(expected.model_dump_json(indent=2) if as_json else describe_estimate(expected))
-
-
-def _run(task: _Task) -> "tuple[Report, list[ShardResult]]":
-    """Evaluate behind a progress bar."""
-    import evaluation
-
-    results: list[ShardResult] = []
-    with _progress() as show:
-
-        def on_shard(result: "ShardResult", done: int, total: int) -> None:
-            results.append(result)
-            show(description=f"{result.shard.model}, {task.spec.conditions[result.shard.condition].title}")
-
-        report = evaluation.evaluate(
-            task.spec,
-            catalog=task.catalog,
-            device=task.device,
-            results=task.stored,
-            on_shard=on_shard,
-            on_progress=lambda done, total: show(completed=done, total=total),
-            on_look=lambda done, total: show(completed=done, total=total, description="decoding"),
-        )
-    return report, results
-
-
-def _run_on_slurm(task: _Task, jobs: int, options: list[str]) -> "tuple[Report, list[ShardResult]]":
-    """Let jobs store the results of all shards, behind a progress bar."""
-    try:
-        from cli import slurm
-    except ModuleNotFoundError as error:
-        raise ValueError("--slurm needs the library submitit: uv pip install '.[slurm]'") from error
-    from evaluation import make_plan, merge
-    from evaluation.local import Shards
-
-    parameters = slurm.parse_parameters(options)
-    stored = task.stored
-    stored.require_writable()
-    plan = make_plan(task.spec, task.catalog, device=task.device or "cuda")
-    whole = Shards(plan, plan.shards, task.catalog, stored)
-    with _progress() as show:
-        queued = slurm.submit(
-            [slurm.Part(each, task.device) for each in slurm.cut(whole, jobs)], task.folder / "slurm", parameters
-        )
-        try:
-            slurm.wait(queued, whole, lambda done, total: show(completed=done, total=total))
-        except slurm.JobsFailedError as error:
-            end(str(error), FAILURE)
-    results = whole.run(task.device or "cpu")  # all are found
-    return merge(plan, results), results
-
-
-@contextmanager
-def _progress() -> Generator[Callable[..., None]]:
-    """Show a bar on standard error, if that is a terminal; yields what updates it."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    images = (BarColumn(), MofNCompleteColumn(), TextColumn("images"), TimeRemainingColumn())
-    err = Console(stderr=True)
-    described = TextColumn("{task.description}")
-    with Progress(described, *images, console=err, transient=True, disable=not err.is_terminal) as progress:
-        yield partial(progress.update, progress.add_task("evaluating", total=None))
-
-
-def _write(report: "Report", results: "list[ShardResult]", formats: "dict[Path, Format]", catalog: "Catalog") -> None:
-    from evaluation import image_rows
-
-    files = catalog.open_dataset(report.plan.spec.dataset).files
-    for path, form in formats.items():
-        path.write_bytes(form.to_bytes(report, lambda: image_rows(report.plan, results, files)))
 
 
 def _print(report: "Report", *, intervals: bool, as_json: bool) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli.commands.options import ApiKeyFile, DataDir, Json, Server, connect, stored
+from cli.commands.options import ApiKeyFile, DataDir, Id, Json, Server, connect, stored
 
 if TYPE_CHECKING:
     from service.http.schemas import EvaluationView
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer(invoke_without_command=True, add_completion=False)
 
-Id = Annotated[str, typer.Argument(metavar="ID", help="Id of an evaluation; `withstand evaluations` lists them.")]
 PriorityArgument = Annotated[str, typer.Argument(metavar="PRIORITY", help="low, normal or high.")]
 MaxDevices = Annotated[
     int | None, typer.Option(help="Most devices that run it at the same time.", show_default="no limit")
@@ -65,6 +64,7 @@ def remove_evaluation(
     server: Server = None,
     api_key_file: ApiKeyFile = None,
     data_dir: DataDir = None,
+    as_json: Json = False,
 ) -> None:
     """Remove an evaluation and its results for good. Results that another evaluation shares are not removed."""
     from service.jobs import removal
@@ -75,12 +75,16 @@ def remove_evaluation(
     else:
         with connect(server, api_key_file) as client:
             client.remove_evaluation(evaluation_id)
-    typer.echo(f"removed {evaluation_id}")
+    typer.echo(json.dumps({"removed": evaluation_id}) if as_json else f"removed {evaluation_id}")
 
 
 @app.command("pause")
 def pause_evaluation(
-    evaluation_id: Id, server: Server = None, api_key_file: ApiKeyFile = None, data_dir: DataDir = None
+    evaluation_id: Id,
+    server: Server = None,
+    api_key_file: ApiKeyFile = None,
+    data_dir: DataDir = None,
+    as_json: Json = False,
 ) -> None:
     """Start no more shards of an evaluation until it is resumed. Running shards are finished."""
     _change(
@@ -88,12 +92,17 @@ def pause_evaluation(
         (server, api_key_file, data_dir),
         lambda client: client.control_evaluation(evaluation_id, "pause"),
         lambda queue: queue.pause_evaluation(evaluation_id),
+        as_json=as_json,
     )
 
 
 @app.command("resume")
 def resume_evaluation(
-    evaluation_id: Id, server: Server = None, api_key_file: ApiKeyFile = None, data_dir: DataDir = None
+    evaluation_id: Id,
+    server: Server = None,
+    api_key_file: ApiKeyFile = None,
+    data_dir: DataDir = None,
+    as_json: Json = False,
 ) -> None:
     """Start shards of a paused evaluation again."""
     _change(
@@ -101,12 +110,17 @@ def resume_evaluation(
         (server, api_key_file, data_dir),
         lambda client: client.control_evaluation(evaluation_id, "resume"),
         lambda queue: queue.resume_evaluation(evaluation_id),
+        as_json=as_json,
     )
 
 
 @app.command("retry")
 def retry_evaluation(
-    evaluation_id: Id, server: Server = None, api_key_file: ApiKeyFile = None, data_dir: DataDir = None
+    evaluation_id: Id,
+    server: Server = None,
+    api_key_file: ApiKeyFile = None,
+    data_dir: DataDir = None,
+    as_json: Json = False,
 ) -> None:
     """Try the failed shards of a failed evaluation again. Finished shards are not run again."""
     _change(
@@ -114,12 +128,17 @@ def retry_evaluation(
         (server, api_key_file, data_dir),
         lambda client: client.control_evaluation(evaluation_id, "retry"),
         lambda queue: queue.retry(evaluation_id),
+        as_json=as_json,
     )
 
 
 @app.command("cancel")
 def cancel_evaluation(
-    evaluation_id: Id, server: Server = None, api_key_file: ApiKeyFile = None, data_dir: DataDir = None
+    evaluation_id: Id,
+    server: Server = None,
+    api_key_file: ApiKeyFile = None,
+    data_dir: DataDir = None,
+    as_json: Json = False,
 ) -> None:
     """Drop what is not finished of an evaluation. What is finished stays, and submitting it again continues."""
     _change(
@@ -127,6 +146,7 @@ def cancel_evaluation(
         (server, api_key_file, data_dir),
         lambda client: client.cancel_evaluation(evaluation_id),
         lambda queue: queue.cancel(evaluation_id),
+        as_json=as_json,
     )
 
 
@@ -137,6 +157,7 @@ def prioritise_evaluation(
     server: Server = None,
     api_key_file: ApiKeyFile = None,
     data_dir: DataDir = None,
+    as_json: Json = False,
 ) -> None:
     """Change which evaluations get free devices first. Those of equal priority share them."""
     from service.jobs.evaluations import Priority
@@ -149,6 +170,7 @@ def prioritise_evaluation(
         (server, api_key_file, data_dir),
         lambda client: client.prioritise_evaluation(evaluation_id, wanted.value),
         lambda queue: queue.prioritise(evaluation_id, wanted),
+        as_json=as_json,
     )
 
 
@@ -160,6 +182,7 @@ def limit_evaluation(
     server: Server = None,
     api_key_file: ApiKeyFile = None,
     data_dir: DataDir = None,
+    as_json: Json = False,
 ) -> None:
     """Change how many devices may run an evaluation, and for how long. A limit that is not given is lifted."""
     from service.http.schemas import LimitsRequest
@@ -170,6 +193,7 @@ def limit_evaluation(
         (server, api_key_file, data_dir),
         lambda client: client.limit_evaluation(evaluation_id, **wanted.model_dump()),
         lambda queue: queue.limit(evaluation_id, wanted.limits),
+        as_json=as_json,
     )
 
 
@@ -178,6 +202,8 @@ def _change(
     place: tuple[str | None, Path | None, Path | None],
     ask: "Callable[[Client], object]",
     write: "Callable[[Queue], None]",
+    *,
+    as_json: bool,
 ) -> None:
     """Ask the service at an address, or write into the database of a folder, and print the evaluation as it is then."""
     from service.http.schemas import EvaluationView
@@ -193,7 +219,7 @@ def _change(
         with connect(server, api_key_file) as client:
             view = EvaluationView.model_validate(ask(client))
     if view is not None:  # else it was removed meanwhile
-        typer.echo(_line(view))
+        typer.echo(view.model_dump_json(indent=2, exclude={"report"}) if as_json else _line(view))
 
 
 def _line(view: "EvaluationView") -> str:

@@ -5,6 +5,7 @@ from pydantic import ValidationError
 from cli.exit_codes import BAD_REQUEST, FAILURE
 from common.folders import FolderError
 from service.http.problems import field_errors
+from service.jobs.queries import DamagedEvaluationError
 from service.jobs.queue import WrongStatusError
 from service.jobs.removal import InUseError
 from service.preflight import StartError
@@ -17,7 +18,7 @@ def ending_of(error: Exception) -> tuple[str, int] | None:
     match error:
         case ValidationError():
             return "; ".join(map(str, field_errors(error.errors()))), BAD_REQUEST
-        case FolderError() | StartError() | StoreError() | InUseError():
+        case FolderError() | StartError() | StoreError() | InUseError() | DamagedEvaluationError():
             return str(error), FAILURE
         case ValueError() | OSError() | WrongStatusError():
             return str(error), BAD_REQUEST

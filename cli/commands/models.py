@@ -2,11 +2,11 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from cli.commands.options import ApiKeyFile, DataDir, Json, ModelDir, Server, connect, settings_of
+from cli.commands.options import ApiKeyFile, DataDir, Json, ModelDir, Server, connect, require_here, settings_of
 from cli.exit_codes import BAD_REQUEST, end
 
 if TYPE_CHECKING:
@@ -17,11 +17,35 @@ app = typer.Typer(invoke_without_command=True, add_completion=False)
 
 @app.callback()
 def list_models(
-    context: typer.Context, data_dir: DataDir = None, model_dir: ModelDir = [], as_json: Json = False
+    context: typer.Context,
+    server: Server = None,
+    api_key_file: ApiKeyFile = None,
+    data_dir: DataDir = None,
+    model_dir: ModelDir = [],
+    as_json: Json = False,
 ) -> None:
     """List the checkpoints and architectures; add or remove a checkpoint."""
     if context.invoked_subcommand:
         return
+    require_here(server, model_dir=model_dir)
+    body = _models_here(data_dir, model_dir) if server is None else _models_there(server, api_key_file)
+    if as_json:
+        typer.echo(json.dumps(body, indent=2))
+        return
+    for name, card in body["checkpoints"].items():
+        accuracy = (
+            "no claimed accuracy"
+            if card["clean_accuracy"] is None
+            else f"{100 * card['clean_accuracy']:.1f} % on {card['clean_accuracy_on']}"
+        )
+        typer.echo(f"{name}: {card['architecture']}, {len(card['classes'])} classes, {accuracy}")
+    for name, problem in body["problems"].items():
+        typer.echo(f"{name}: cannot be used: {problem}")
+    if "architectures" in body:
+        typer.echo(f"\narchitectures: {', '.join(body['architectures'])}")
+
+
+def _models_here(data_dir: Path | None, model_dir: list[Path]) -> dict[str, Any]:
     import attacks
     import models
 
@@ -32,25 +56,21 @@ def list_models(
             cards[name] = checkpoint.card()
         except models.CheckpointError as error:
             problems[name] = str(error)
-    if as_json:
-        body = {
-            "checkpoints": {name: card.model_dump(mode="json") for name, card in cards.items()},
-            "problems": problems,
-            "architectures": models.names(),
-            "attacks": attacks.attack_names(),
-        }
-        typer.echo(json.dumps(body, indent=2))
-        return
-    for name, card in cards.items():
-        accuracy = (
-            "no claimed accuracy"
-            if card.clean_accuracy is None
-            else f"{100 * card.clean_accuracy:.1f} % on {card.clean_accuracy_on}"
-        )
-        typer.echo(f"{name}: {card.architecture}, {len(card.classes)} classes, {accuracy}")
-    for name, problem in problems.items():
-        typer.echo(f"{name}: cannot be used: {problem}")
-    typer.echo(f"\narchitectures: {', '.join(models.names())}")
+    return {
+        "checkpoints": {name: card.model_dump(mode="json") for name, card in cards.items()},
+        "problems": problems,
+        "architectures": models.names(),
+        "attacks": attacks.attack_names(),
+    }
+
+
+def _models_there(server: str, api_key_file: Path | None) -> dict[str, Any]:
+    with connect(server, api_key_file) as client:
+        found = client.models()
+    return {
+        "checkpoints": {each["name"]: each for each in found if "problem" not in each},
+        "problems": {each["name"]: each["problem"] for each in found if "problem" in each},
+    }
 
 
 @app.command("add")
@@ -122,6 +142,7 @@ def remove_model(
     server: Server = None,
     api_key_file: ApiKeyFile = None,
     data_dir: DataDir = None,
+    as_json: Json = False,
 ) -> None:
     """Remove an added model, with its file and its card."""
 
@@ -130,7 +151,7 @@ def remove_model(
     else:
         with connect(server, api_key_file) as client:
             client.remove_model(name)
-    typer.echo(f"removed {name}")
+    typer.echo(json.dumps({"removed": name}) if as_json else f"removed {name}")
 
 
 def _remove_here(name: str, data_dir: Path | None) -> None:

@@ -13,7 +13,9 @@ from service import DATA_DIR
 if TYPE_CHECKING:
     import torch
 
+    from evaluation import Format
     from models import Classifier
+    from service.jobs.evaluations import Evaluation
     from service.jobs.store import Store
     from service.settings import Settings
     from withstand import Client
@@ -53,6 +55,7 @@ ApiKeyFile = Annotated[
     Path | None,
     typer.Option(help="File with the API key of that service.", show_default="the variable WITHSTAND_API_KEY"),
 ]
+Id = Annotated[str, typer.Argument(metavar="ID", help="Id of an evaluation; `withstand evaluations` lists them.")]
 ClassMap = Annotated[
     Path | None,
     typer.Option(
@@ -119,6 +122,35 @@ def stored(data_dir: Path | None) -> "Generator[Store]":
         yield store
     finally:
         store.close()
+
+
+def stored_evaluation(evaluation_id: str, store: "Store") -> "Evaluation":
+    """Read an evaluation from a database; raises UnknownNameError if there is none of that id."""
+    from common import UnknownNameError
+
+    found = store.evaluation(evaluation_id)
+    if found is None:
+        raise UnknownNameError("evaluation", f"there is no evaluation {evaluation_id!r}")
+    return found
+
+
+def require_here(server: str | None, **given: object) -> None:
+    """Refuse options that say how to work here where a service is asked; raises ValueError."""
+    for name, value in given.items():
+        if server is not None and value:
+            option = name.replace("_", "-")
+            raise ValueError(f"--{option} is for work on this machine, but the service at {server} is asked (--server)")
+
+
+def format_of(path: Path) -> "Format":
+    """Find the format that the ending of a report's file asks for; raises ValueError if the file cannot be written."""
+    from service.http.formats import SUFFIXES
+
+    if path.suffix not in SUFFIXES:
+        raise ValueError(f"--out {path}: the ending chooses the format; it must be one of {', '.join(SUFFIXES)}")
+    if not path.parent.is_dir():
+        raise ValueError(f"--out {path}: there is no folder {path.parent}")
+    return SUFFIXES[path.suffix]
 
 
 def usable(device: str) -> str:

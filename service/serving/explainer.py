@@ -54,6 +54,11 @@ class Explanation(BaseModel):
     scores: Annotated[list[list[float]] | None, Field(description="[map][point], softmax scores of the points")]
     overlays: Annotated[list[str], Field(description="each map over the image, a PNG as a data URI")]
 
+    @property
+    def facts(self) -> str:
+        """What the maps show, in words."""
+        return _facts(self.layer, self.kind, self.query, sampled=self.points is not None)
+
 
 @dataclass(frozen=True)
 class Explained:
@@ -76,12 +81,8 @@ class Explained:
     @property
     def facts(self) -> str:
         """What the maps show, in words."""
-        facts = [f"{self.attention.layer}: {self.attention.kind}."]
-        if self.query is not None:
-            facts.append(f"The query is at the cross, (y, x) = ({self.query[0]:g}, {self.query[1]:g}).")
-        if self.attention.points is not None:
-            facts.append("Dots: where the keys were sampled, larger for higher scores.")
-        return " ".join(facts)
+        seen = self.attention
+        return _facts(seen.layer, seen.kind, self.query, sampled=seen.points is not None)
 
     def as_json(self) -> Explanation:
         """Round the numbers to four digits, scores to six, and draw the overlays."""
@@ -114,6 +115,15 @@ class Explained:
 
     def _overlays(self) -> list[Image.Image]:
         return drawing.overlays(self.image, self.attention, self.query)
+
+
+def _facts(layer: str, kind: str, query: models.Place | None, *, sampled: bool) -> str:
+    facts = [f"{layer}: {kind}."]
+    if query is not None:
+        facts.append(f"The query is at the cross, (y, x) = ({query[0]:g}, {query[1]:g}).")
+    if sampled:
+        facts.append("Dots: where the keys were sampled, larger for higher scores.")
+    return " ".join(facts)
 
 
 def _rounded(values: Tensor, digits: int) -> Any:

@@ -1,11 +1,10 @@
 """Evaluations: submitted, watched, cancelled, removed, reported."""
 
 from collections.abc import AsyncIterable, Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from http import HTTPStatus
 from threading import BoundedSemaphore
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, NoReturn
 
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -24,7 +23,6 @@ from evaluation import (
     Report,
     SelectionError,
     estimate,
-    image_rows,
     list_presets,
     make_plan,
     report_format,
@@ -61,6 +59,7 @@ from service.http.schemas import (
 from service.jobs import removal
 from service.jobs.evaluations import Damaged, Evaluation, Limits, Priority
 from service.jobs.queries import DamagedEvaluationError
+from service.jobs.rows import stored_rows
 from service.jobs.webhooks.targets import WebhookError, WebhookTargets
 from service.serving.errors import KeyLimitError
 from service.serving.predictions import FieldError
@@ -379,20 +378,12 @@ def read_report(
     form = report_format(format)
 
     def answer() -> Response:
-        content = form.to_bytes(service.reports.of(evaluation), lambda: _rows(evaluation, service))
+        content = form.to_bytes(
+            service.reports.of(evaluation), lambda: stored_rows(evaluation, service.store, service.catalog)
+        )
         return Response(content, media_type=form.media_type)
 
     return unless_known(request, f"{code_version()} {form.name} {evaluation.results_version}", answer)
-
-
-def _rows(evaluation: Evaluation, service: Service) -> list[dict[str, Any]]:
-    """Write one row per image; files are named as long as the data set is the one that was evaluated."""
-    plan = evaluation.plan
-    files: tuple[str, ...] = ()
-    with suppress(UnknownNameError, DatasetError):
-        dataset = service.catalog.open_dataset(plan.spec.dataset)
-        files = dataset.files if dataset.sha256 == plan.dataset_sha256 else ()
-    return image_rows(plan, service.store.results(evaluation.id), files)
 
 
 def view_of(evaluation: Evaluation, service: Service, report: Report | None = None) -> EvaluationView:
