@@ -104,11 +104,11 @@ def test_commands_run(beside_mine: Path, run: Run, monkeypatch: pytest.MonkeyPat
     """In this process, which has imported torch; others start processes of their own, such as test_restart.py."""
     monkeypatch.chdir(beside_mine)
     commands = re.findall(
-        r"^    \.venv/bin/withstand ((?:models|datasets|presets|predict|explain|evaluate).*)$",
+        r"^    \.venv/bin/withstand ((?:models|datasets|presets|zoo|predict|explain|evaluate).*)$",
         re.sub(r"\\\n +", "", TEXT),
         flags=re.MULTILINE,
     )
-    assert len(commands) == 12
+    assert len(commands) == 13
     for command in commands:
         ended = run(*shlex.split(command))
         assert ended.status == 0, ended.err
@@ -154,12 +154,13 @@ def test_the_snippets_for_other_clients_run(
 ) -> None:
     monkeypatch.chdir(ROOT)
     code = blocks("py")
-    assert len(code) == 2
+    assert len(code) == 3
     for block in code:
         exec(compile(block.replace("127.0.0.1:8000", address.removeprefix("http://")), "docs/http.md", "exec"), {})
-    hugging_face, _, triton = capsys.readouterr().out.partition("\n")
+    hugging_face, triton, *python = capsys.readouterr().out.splitlines()
     assert hugging_face == "Dress"
     assert re.findall(r":(\d:\w+)", triton) == ["3:Dress", "1:Bag"]
+    assert python == ["Dress", "120"]
 
 
 def scores_of_the_zoo(out: str) -> dict[str, list[str]]:

@@ -1,0 +1,5 @@
+"""Fixtures that run the service."""
+
+from tests.server import settings
+
+__all__ = ["settings"]
