@@ -81,7 +81,9 @@ def header(request: str, name: str) -> str | None:
 
 
 @pytest.mark.parametrize(
-    "first", [HANGS_UP, BUSY, answer("429 Too Many Requests"), answer("502 Bad"), answer("504 Late")]
+    "first",
+    [HANGS_UP, BUSY, answer("429 Too Many Requests"), answer("502 Bad"), answer("504 Late")],
+    ids=["hangs up", "503", "429", "502", "504"],
 )
 def test_what_may_be_repeated_is(first: bytes) -> None:
     with scripted([first, answer("200 OK", STATE)]) as (url, _), Client(url) as client:
@@ -107,7 +109,7 @@ def test_a_submission_is_repeated_under_the_same_key_of_its_own() -> None:
     ],
     ids=["pause", "predict", "pause the queue"],
 )
-@pytest.mark.parametrize("first", [HANGS_UP, BUSY])
+@pytest.mark.parametrize("first", [HANGS_UP, BUSY], ids=["hangs up", "503"])
 def test_what_may_not_be_repeated_is_not(ask: Callable[[Client], object], first: bytes) -> None:
     with scripted([first, answer("200 OK", STATE)]) as (url, received), Client(url) as client:
         with pytest.raises(ClientError, match=r"503|no answer"):
