@@ -90,7 +90,7 @@ async function send(form) {
 }
 
 document.addEventListener("submit", (event) => {
-  if (!event.target.dataset.path) return; // a search
+  if (!event.target.dataset.method) return; // a search, or a form with a script of its own
   event.preventDefault();
   send(event.target).catch((error) => alert(error));
 });

@@ -1,4 +1,4 @@
-"""Models and data sets added on their pages, in a real browser, where playwright and chromium are installed."""
+"""Models and data sets added on their pages, in a real browser."""
 
 from base64 import b64encode
 from pathlib import Path
@@ -6,22 +6,22 @@ from typing import Any
 
 import pytest
 import torch
+from playwright.sync_api import Page
 
 import models
 from tests.server import Server
 from tests.service.adding import other, own, store, tiny
-from tests.service.http.test_browser import page, pytestmark
 
-__all__ = ["other", "own", "page", "pytestmark", "store", "tiny"]
+__all__ = ["other", "own", "store", "tiny"]
 
 
 @pytest.fixture
-def form(own: Server, page: Any) -> Any:
+def form(own: Server, page: Page) -> Any:
     """The form for models, opened."""
     return opened(page, own.url + "/models")
 
 
-def opened(page: Any, url: str) -> Any:
+def opened(page: Page, url: str) -> Any:
     page.goto(url)
     page.locator("#upload summary").click()
     return page.locator("form.upload")
@@ -34,7 +34,7 @@ def add(form: Any, file: Path, name: str = "") -> None:
 
 
 def test_questions_are_answered_in_the_form_until_the_model_is_listed(
-    own: Server, page: Any, form: Any, other: Path
+    own: Server, page: Page, form: Any, other: Path
 ) -> None:
     add(form, other, "asked")
     classes = form.get_by_label("classes")
@@ -58,7 +58,7 @@ def test_questions_are_answered_in_the_form_until_the_model_is_listed(
     page.get_by_role("link", name="asked").wait_for()
 
 
-def test_a_model_is_loaded_unloaded_and_removed_on_the_page(own: Server, page: Any, form: Any, tiny: Path) -> None:
+def test_a_model_is_loaded_unloaded_and_removed_on_the_page(own: Server, page: Page, form: Any, tiny: Path) -> None:
     form.get_by_label("take the likely answer").check()
     add(form, tiny)
     page.wait_for_url("**/models/my.tiny", timeout=60_000)
@@ -103,7 +103,7 @@ def test_refusals_are_shown_in_the_words_of_the_service(form: Any, tiny: Path, t
     refused(tmp_path / "large.pth", f"the file has {5 * 2**20} bytes, at most {4 * 2**20} are allowed")
 
 
-def test_a_data_set_is_added_by_dropping_it(own: Server, page: Any, shapes_zip: Path) -> None:
+def test_a_data_set_is_added_by_dropping_it(own: Server, page: Page, shapes_zip: Path) -> None:
     form = opened(page, own.url + "/datasets")
     made = """data => {
         const dropped = new DataTransfer();

@@ -1,11 +1,10 @@
-"""The script of pages, in a real browser, where playwright and chromium are installed."""
+"""What people do on pages, in a real browser."""
 
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from playwright.sync_api import Page
 
 from service.settings import Settings
 from tests.server import Server, serving, until
@@ -13,27 +12,8 @@ from tests.service.http.asked import FLIP, SPEC, body, finished
 from tests.service.http.test_costly import costly
 from tests.service.http.test_playground import DISC
 
-playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: uv pip install playwright")
-CHROMIUM = shutil.which("chromium")
-ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
-
-
-@pytest.fixture
-def page() -> Iterator[Any]:
-    """A page whose script's errors fail the test."""
-    errors: list[str] = []
-    with playwright.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
-        opened = browser.new_page(viewport={"width": 600, "height": 500})
-        opened.on("pageerror", lambda error: errors.append(str(error)))
-        yield opened
-        browser.close()
-    assert errors == []
-
-
-def test_what_the_reader_opened_and_focused_stays_while_the_page_changes(fresh: Server, page: Any) -> None:
+def test_what_the_reader_opened_and_focused_stays_while_the_page_changes(fresh: Server, page: Page) -> None:
     state = fresh.http.post("/v1/evaluations", json=SPEC | {"selection_seed": 5}).raise_for_status().json()
     page.goto(f"{fresh.url}{state['links']['page']}/trust")
     opened = page.locator("#trust-0 details")
@@ -52,7 +32,7 @@ def test_what_the_reader_opened_and_focused_stays_while_the_page_changes(fresh: 
     assert patched == [page.text_content(name) for name in ("#progress", "#trust-0")]
 
 
-def test_what_the_reader_closed_stays_closed_while_the_page_changes(fresh: Server, page: Any) -> None:
+def test_what_the_reader_closed_stays_closed_while_the_page_changes(fresh: Server, page: Page) -> None:
     state = fresh.http.post("/v1/evaluations", json=SPEC | {"selection_seed": 6}).raise_for_status().json()
     page.goto(f"{fresh.url}{state['links']['page']}/images")
     closed = page.locator("#examples-0-1 details")
@@ -63,7 +43,7 @@ def test_what_the_reader_closed_stays_closed_while_the_page_changes(fresh: Serve
     assert closed.get_attribute("open") is None
 
 
-def test_pictures_are_looked_at_at_full_size_by_keyboard(fresh: Server, page: Any) -> None:
+def test_pictures_are_looked_at_at_full_size_by_keyboard(fresh: Server, page: Page) -> None:
     state = finished(fresh.http, **SPEC)
     page.goto(f"{fresh.url}{state['links']['page']}/images")
     figures = page.locator(".gallery figure")
@@ -85,7 +65,7 @@ def test_pictures_are_looked_at_at_full_size_by_keyboard(fresh: Server, page: An
     assert not dialog.is_visible()
 
 
-def test_an_evaluation_is_named_and_deleted_on_its_page(fresh: Server, page: Any) -> None:
+def test_an_evaluation_is_named_and_deleted_on_its_page(fresh: Server, page: Page) -> None:
     state = finished(fresh.http, **SPEC | {"images": 4})
     page.on("dialog", lambda dialog: dialog.accept())
     page.goto(f"{fresh.url}{state['links']['page']}")
@@ -103,7 +83,7 @@ def test_an_evaluation_is_named_and_deleted_on_its_page(fresh: Server, page: Any
     assert fresh.http.get(state["links"]["self"]).status_code == 404
 
 
-def test_an_evaluation_is_controlled_by_the_buttons_of_its_page_and_of_the_first_one(fresh: Server, page: Any) -> None:
+def test_an_evaluation_is_controlled_by_the_buttons_of_its_page_and_of_the_first_one(fresh: Server, page: Page) -> None:
     http = fresh.http
     state = http.post("/v1/evaluations", json=body(conditions=[costly(), FLIP], images=5)).raise_for_status().json()
     said: list[str] = []
@@ -126,7 +106,7 @@ def test_an_evaluation_is_controlled_by_the_buttons_of_its_page_and_of_the_first
     assert "is cancelled and cannot be resumed" in "".join(said)
 
 
-def test_the_queue_is_controlled_from_its_page_by_keyboard(fresh: Server, page: Any) -> None:
+def test_the_queue_is_controlled_from_its_page_by_keyboard(fresh: Server, page: Page) -> None:
     http, console = fresh.http, list[str]()
     page.on("console", lambda message: console.append(message.text))
     page.goto(fresh.url + "/queue")
@@ -170,7 +150,7 @@ def press(where: Any, name: str) -> None:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("path", ["/", "/queue", "/models", "/models/evil", "/datasets", "/datasets/shapes?model=evil"])
-def test_pages_fit_a_phone(fresh: Server, page: Any, path: str, scheme: str) -> None:
+def test_pages_fit_a_phone(fresh: Server, page: Page, path: str, scheme: str) -> None:
     http = fresh.http
     http.post("/v1/evaluations", json=body(images=3)).raise_for_status()
     waiting = http.post("/v1/evaluations", json=body(conditions=[costly()], images=5, seed=31)).json()
@@ -183,7 +163,7 @@ def test_pages_fit_a_phone(fresh: Server, page: Any, path: str, scheme: str) -> 
     http.delete(waiting["links"]["self"]).raise_for_status()
 
 
-def test_without_its_script_a_page_has_no_buttons(fresh: Server, page: Any) -> None:
+def test_without_its_script_a_page_has_no_buttons(fresh: Server, page: Page) -> None:
     context = page.context.browser.new_context(java_script_enabled=False)
     opened = context.new_page()
     opened.goto(fresh.url + "/queue")
@@ -194,7 +174,7 @@ def test_without_its_script_a_page_has_no_buttons(fresh: Server, page: Any) -> N
 
 
 @pytest.mark.parametrize("path", ["/", "/queue", "/models", "/models/tiny", "/datasets", "/datasets/shapes", "/docs"])
-def test_pages_keep_to_their_own_policy(fresh: Server, page: Any, path: str) -> None:
+def test_pages_keep_to_their_own_policy(fresh: Server, page: Page, path: str) -> None:
     said: list[str] = []
     page.on("console", lambda message: said.append(message.text))
     page.goto(fresh.url + path)
@@ -202,7 +182,7 @@ def test_pages_keep_to_their_own_policy(fresh: Server, page: Any, path: str) -> 
     assert said == []
 
 
-def test_a_form_of_another_site_changes_nothing(fresh: Server, page: Any) -> None:
+def test_a_form_of_another_site_changes_nothing(fresh: Server, page: Page) -> None:
     unload = f"{fresh.url}/v1/models/tiny/unload"
     form = f"<form method=post action={unload}></form>"
     page.route("https://evil.example/", lambda route: route.fulfill(content_type="text/html", body=form))
@@ -212,7 +192,7 @@ def test_a_form_of_another_site_changes_nothing(fresh: Server, page: Any) -> Non
     assert answer.value.status == 403
 
 
-def test_a_browser_asks_its_reader_for_a_key(settings: Settings, tmp_path: Path, page: Any) -> None:
+def test_a_browser_asks_its_reader_for_a_key(settings: Settings, tmp_path: Path, page: Page) -> None:
     with serving(settings.model_copy(update={"api_keys": frozenset({"a-key"}), "data_dir": tmp_path})) as guarded:
         context = page.context.browser.new_context(http_credentials={"username": "x", "password": "a-key"})
         opened = context.new_page()  # sends the password once it is asked for one that it understands
@@ -221,7 +201,7 @@ def test_a_browser_asks_its_reader_for_a_key(settings: Settings, tmp_path: Path,
         context.close()
 
 
-def test_an_evaluation_is_asked_for_with_the_form(fresh: Server, page: Any) -> None:
+def test_an_evaluation_is_asked_for_with_the_form(fresh: Server, page: Page) -> None:
     page.goto(f"{fresh.url}/new")
     page.get_by_label("tiny").check()
     page.locator("[name=dataset]").select_option("shapes")
@@ -247,7 +227,7 @@ def test_an_evaluation_is_asked_for_with_the_form(fresh: Server, page: Any) -> N
     assert (found["spec"]["images"], len(found["spec"]["conditions"])) == (6, 7)
 
 
-def test_a_picture_is_tried_on_several_models(fresh: Server, page: Any) -> None:
+def test_a_picture_is_tried_on_several_models(fresh: Server, page: Page) -> None:
     page.goto(f"{fresh.url}/playground")
     page.get_by_label("twin").check()
     picture = {"name": "disc.png", "mimeType": "image/png", "buffer": DISC}
