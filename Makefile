@@ -10,8 +10,10 @@ ifeq ($(UV_TORCH_BACKEND),)
 unexport UV_TORCH_BACKEND # uv refuses an empty one
 endif
 
+TESTS := quick
+
 .DEFAULT_GOAL := help
-.PHONY: help install demo serve test test-oldest fuzz faults check gpu format lock
+.PHONY: help install demo serve test quick thorough test-thorough test-oldest fuzz faults check gpu format lock
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -37,8 +39,15 @@ check: install ## format, lint, types, layers
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 
-test: check ## run every check and test
-	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
+test: install ## run every check and test, but those of test-thorough
+	$(MAKE) --no-print-directory --jobs 2 check $(TESTS)
+
+# Two processes on two cores: a thread for each is enough for torch, and more wait for each other.
+quick thorough: install
+	env -u MAKEFLAGS OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal $(if $(filter thorough,$@),-m '')
+
+test-thorough: ## the same with more cases of what slow tests show: 10 minutes longer
+	$(MAKE) --no-print-directory test TESTS=thorough
 
 test-oldest: .venv-oldest/bin/.installed ## run the tests of common, models and attacks with the oldest supported torch
 	.venv-oldest/bin/python -m pytest --numprocesses 2 --dist worksteal tests/common tests/models tests/attacks

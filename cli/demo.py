@@ -20,17 +20,17 @@ from withstand import Client, ClientError
 from withstand.answers import EvaluationView
 
 DATASET = "fashion_mnist_test"
-IMAGES = 100
 START_TIMEOUT_S = 120.0
 
 
-def run(settings: Settings, *, detach: bool, intervals: bool) -> None:
+def run(settings: Settings, *, detach: bool, images: int, intervals: bool) -> None:
     """Start the service, evaluate every model of the zoo, print the report, and serve until Ctrl-C unless detached.
 
     Args:
         settings: of the service. It listens on this machine only and without API keys, on a free port if the given one is
             taken. Results in its folder are not computed again.
         detach: stop the service when the report is printed.
+        images: how many each model is evaluated on.
         intervals: print the 95 % interval of every score.
 
     Raises:
@@ -45,7 +45,7 @@ def run(settings: Settings, *, detach: bool, intervals: bool) -> None:
     url = host + settings.root_path
     with _serving(settings) as thread, Client(url) as client:
         _wait_until_ready(client, thread)
-        links = _evaluate(client, host, settings.data_dir, out, live=not detach, intervals=intervals)
+        links = _evaluate(client, host, settings.data_dir, out, images=images, live=not detach, intervals=intervals)
         if detach:
             out.print(_see_again(settings.data_dir, links["page"]), soft_wrap=True)
             return
@@ -90,13 +90,13 @@ def _wait_until_ready(client: Client, server: Thread) -> None:
 
 
 def _evaluate(
-    client: Client, host: str, data_dir: Path, out: Console, *, live: bool, intervals: bool
+    client: Client, host: str, data_dir: Path, out: Console, *, images: int, live: bool, intervals: bool
 ) -> dict[str, str]:
     """Evaluate the zoo and print the report; returns the evaluation's links."""
     spec = EvaluationSpec(
         models=tuple(Catalog().checkpoints()),
         dataset=DATASET,
-        images=IMAGES,
+        images=images,
         conditions=preset("demo"),
     )
     submitted = client.submit(spec.model_dump(mode="json"))

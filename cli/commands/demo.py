@@ -15,10 +15,11 @@ def demo(
     port: Annotated[
         int | None, typer.Option(help="Port to listen on; a free one if it is taken.", show_default="8000")
     ] = None,
+    images: Annotated[int, typer.Option(min=1, help="Images to evaluate each model on.")] = 100,
     intervals: Intervals = False,
     data_dir: DataDir = None,
 ) -> None:
     """Start the service, evaluate the zoo over HTTP, and print the report. The zoo is the checkpoints that come with withstand."""
     from cli import demo as demonstration
 
-    demonstration.run(settings_of(data_dir=data_dir, port=port), detach=detach, intervals=intervals)
+    demonstration.run(settings_of(data_dir=data_dir, port=port), detach=detach, images=images, intervals=intervals)

@@ -124,7 +124,7 @@ def test_the_simulated_device_runs_one_pass_at_a_time() -> None:
     assert 0.2 <= device.busy_s <= time.perf_counter() - start
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_slow_device_is_busy_and_a_fast_one_waits_for_pictures() -> None:
     def table(forward_ms: str, backward_ms: str) -> dict[str, list[str]]:
         flags = ["--images", "12", "--forward-ms", forward_ms, "--backward-ms", backward_ms]

@@ -39,7 +39,11 @@ def why(*arguments: object) -> str:
     return line
 
 
-@pytest.mark.parametrize("command", [["serve"], ["serve", "--workers", 2], ["demo", "--detach"]], ids=str)
+@pytest.mark.parametrize(
+    "command",
+    [["serve"], ["serve", "--workers", 2], pytest.param(["demo", "--detach"], marks=pytest.mark.thorough)],
+    ids=str,
+)
 def test_a_file_that_is_no_database(command: list[object], tmp_path: Path) -> None:
     database = tmp_path / "withstand.db"
     database.write_bytes(b"no database" * 1000)
@@ -61,7 +65,7 @@ def test_a_database_that_is_damaged_inside(tmp_path: Path) -> None:
     "command",
     [
         ["serve", "--port", 0],
-        ["demo", "--detach", "--port", 0],
+        pytest.param(["demo", "--detach", "--port", 0], marks=pytest.mark.thorough),
         ["evaluate", "resnet_mini.fashion_mnist", "--dataset", "fashion_mnist_test", "--images", 2],
     ],
     ids=str,

@@ -177,19 +177,20 @@ def without_scores(text: str) -> str:
     return re.sub(r" +", " ", re.sub(r"\d+\.\d\b", "#", text))
 
 
-def test_the_demo_prints_a_score_for_each_model_and_condition(tmp_path: Path) -> None:
+@pytest.mark.parametrize("images", [20, pytest.param(100, marks=pytest.mark.thorough)])
+def test_the_demo_prints_a_score_for_each_model_and_condition(tmp_path: Path, images: int) -> None:
     data, port = tmp_path / "data", str(free_port())
     environment = os.environ | {"WITHSTAND_DATA_DIR": str(data), "WITHSTAND_PORT": port}
     environment.pop("COLUMNS", None)
-    command = [sys.executable, "-m", "cli.main", "demo", "--detach"]
+    command = [sys.executable, "-m", "cli.main", "demo", "--detach", "--images", str(images)]
     first = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert first.returncode == 0, first.stdout + first.stderr
     table = scores_of_the_zoo(first.stdout)
     assert {name: len(scores) for name, scores in table.items()} == dict.fromkeys(table, 8)
     assert all(0 <= float(score) <= 100 for scores in table.values() for score in scores)
     (sample,) = blocks("text")
-    assert without_scores(sample) in without_scores(first.stdout)
-    report = first.stdout[first.stdout.index("Accuracy in percent, n = 100 images") :]
+    assert without_scores(sample) in without_scores(first.stdout.replace(f"n = {images} ", "n = 100 "))
+    report = first.stdout[first.stdout.index(f"Accuracy in percent, n = {images} images") :]
     assert max(map(len, report.partition("The service has stopped")[0].splitlines())) <= 80
     for expected in (
         "Evaluation ",

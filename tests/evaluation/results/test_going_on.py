@@ -48,10 +48,17 @@ def counted_runs(catalog: Catalog, condition: int, start: int) -> tuple[Counting
     return counting, run
 
 
+MORE = ((0, 9, False), (0, 30, True), (5, 25, True), (5, 29, False))
+
+
 @pytest.mark.parametrize("condition", range(len(CONDITIONS) + 1))
 @pytest.mark.parametrize(
     ("start", "known", "same_batches"),
-    [(0, 9, False), (0, 20, True), (0, 30, True), (5, 6, False), (5, 25, True), (5, 29, False)],
+    [
+        (0, 20, True),
+        (5, 6, False),
+        *(pytest.param(*each, marks=pytest.mark.thorough) for each in MORE),
+    ],
 )
 def test_a_shard_goes_on_from_what_is_known_as_if_from_nothing(
     monkeypatch: pytest.MonkeyPatch, catalog: Catalog, condition: int, start: int, known: int, same_batches: bool
@@ -102,8 +109,17 @@ def test_a_cascade_begins_with_what_shorter_ones_did() -> None:
     ]
 
 
-@pytest.mark.parametrize("targets", [None, "random"])
-@pytest.mark.parametrize(("start", "stop"), [(0, 33), (5, 33), (0, 20)])
+@pytest.mark.parametrize(
+    ("start", "stop", "targets"),
+    [
+        (5, 33, None),
+        (0, 20, "random"),
+        *(
+            pytest.param(*each, marks=pytest.mark.thorough)
+            for each in ((0, 33, None), (0, 33, "random"), (5, 33, "random"))
+        ),
+    ],
+)
 def test_more_restarts_and_attacks_go_on_from_fewer_as_if_from_nothing(
     monkeypatch: pytest.MonkeyPatch, catalog: Catalog, start: int, stop: int, targets: str | None
 ) -> None:

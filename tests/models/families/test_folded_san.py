@@ -286,12 +286,12 @@ def test_border_classes(size: int, k: int, classes: list[int], representatives: 
     assert class_representatives(size, k).tolist() == representatives
 
 
-@pytest.mark.parametrize("kind", ["pairwise", "patchwise"])
+@pytest.mark.parametrize("kind", ["pairwise", pytest.param("patchwise", marks=pytest.mark.thorough)])
 def test_a_folded_classifier_is_evaluated_as_the_one_it_came_from(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     spec = evaluation.EvaluationSpec(
         models=(f"san_mini_{kind}.fashion_mnist",),
         dataset="fashion_mnist_test",
-        images=20,
+        images=10,
         conditions=evaluation.pgd_conditions([2 / 255], steps=3),
     )
     seen: list[type] = []

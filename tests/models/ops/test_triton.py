@@ -294,7 +294,7 @@ SHARED_MEMORY = {80: 166_912, 86: 101_376, 90: 232_448}
 
 
 @needs_triton
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.timeout(600)
 @pytest.mark.skipif(INTERPRETED, reason="interpreted kernels cannot be compiled")
 def test_kernels_of_the_published_networks_fit(tmp_path: Path) -> None:
