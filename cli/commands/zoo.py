@@ -63,4 +63,4 @@ def _print(found: list[dict[str, Any]]) -> None:
     for licence in dict.fromkeys(each["licence"] for each in found):
         names = [each["name"].replace(shared, "", 1) for each in found if each["licence"] == licence]
         out.print(f"\nLicence of {'all' if len(names) == len(found) else ', '.join(names)}: {licence}")
-    out.print(f"\n`withstand demo` evaluates them on {demo.IMAGES} images of {demo.DATASET}.")
+    out.print(f"\n`withstand demo` evaluates them on {demo.DATASET}.")
