@@ -45,7 +45,7 @@ class ResultRows:
         return [self._row(each, until) for each in evaluations]
 
     def _row(self, evaluation: Evaluation, until: float) -> Markup:
-        version = f"{evaluation.status} {evaluation.results_version}"
+        version = f"{evaluation.status} {evaluation.label} {evaluation.results_version}"
         known = self._rendered.get(evaluation.id)
         if known is not None and known.version == version:
             return known.row
