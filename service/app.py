@@ -24,6 +24,7 @@ from service.http.load_shedding import SHEDDING, LoadShedding
 from service.http.middleware.api_keys import ApiKeys
 from service.http.middleware.body_limit import BodyLimit
 from service.http.middleware.compression import Compression
+from service.http.middleware.error_pages import ErrorPages
 from service.http.middleware.head import Head
 from service.http.middleware.hosts import Hosts
 from service.http.middleware.json_limit import JsonLimit
@@ -127,6 +128,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(ApiKeys, settings=settings)
     app.add_middleware(Origins)
     app.add_middleware(Hosts, allowed=(*settings.allowed_hosts, settings.host))
+    app.add_middleware(ErrorPages, root=settings.root_path)
     app.add_middleware(SecurityHeaders)
     app.add_middleware(Telemetry, metrics=app.state.metrics)
     app.add_middleware(Head)
