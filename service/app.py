@@ -21,7 +21,7 @@ from service.http import problems
 from service.http.dataset_counts import DatasetCounts
 from service.http.deps import Service
 from service.http.load_shedding import SHEDDING, LoadShedding
-from service.http.middleware.api_keys import ApiKeys
+from service.http.middleware.api_keys import ApiKeys, Failures
 from service.http.middleware.body_limit import BodyLimit
 from service.http.middleware.compression import Compression
 from service.http.middleware.error_pages import ErrorPages
@@ -35,7 +35,7 @@ from service.http.middleware.telemetry import Telemetry
 from service.http.model_structures import ModelStructures
 from service.http.pages.report_sections import ReportSections
 from service.http.pages.result_rows import ResultRows
-from service.http.pages.routes import PAGES
+from service.http.pages.routes import PAGES, sign_in
 from service.http.pages.templates import WEB
 from service.http.routes import (
     comparisons,
@@ -125,7 +125,8 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(Compression)
     app.add_middleware(JsonLimit)
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes, forms=forms)
-    app.add_middleware(ApiKeys, settings=settings)
+    app.state.failures = Failures()
+    app.add_middleware(ApiKeys, settings=settings, failures=app.state.failures)
     app.add_middleware(Origins)
     app.add_middleware(Hosts, allowed=(*settings.allowed_hosts, settings.host))
     app.add_middleware(ErrorPages, root=settings.root_path)
@@ -137,7 +138,7 @@ def create_app(settings: Settings) -> FastAPI:
     schemes = [Depends(each) for each in SCHEMES] if settings.api_keys else []
     for resource in RESOURCES:
         app.include_router(resource.router, dependencies=schemes)
-    for is_open in (docs.router, health.probes, inference.probes):
+    for is_open in (docs.router, health.probes, inference.probes, sign_in.router):
         app.include_router(is_open)
     app.mount("/static", StaticFiles(directory=WEB / "static"))
     return app

@@ -3,18 +3,32 @@
 import time
 from collections import OrderedDict
 from http import HTTPStatus
+from urllib.parse import urlencode
 
 from starlette.datastructures import Headers
-from starlette.responses import Response
+from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.http.addresses import network
 from service.http.keys import given_key, is_one_of
 from service.http.problems import problem
+from service.http.sessions import session_key
 from service.settings import Settings
 
-OPEN = frozenset({"/healthz", "/readyz", "/v2", "/v2/health/live", "/v2/health/ready", "/docs", "/openapi.json"})
-"""Probes, which send no key, and the description of the API."""
+OPEN = frozenset(
+    {
+        "/healthz",
+        "/readyz",
+        "/v2",
+        "/v2/health/live",
+        "/v2/health/ready",
+        "/docs",
+        "/openapi.json",
+        "/sign-in",
+        "/sign-out",
+    }
+)
+"""Probes, which send no key, the description of the API, and where browsers sign in."""
 
 OPEN_FOLDERS = ("/static/", "/static-offline-docs/")
 
@@ -56,15 +70,20 @@ class ApiKeys:
     Args:
         app: what is behind it.
         settings: with the keys; without any, every request passes.
+        failures: counts wrong keys, here and where browsers sign in.
     """
 
-    def __init__(self, app: ASGIApp, settings: Settings) -> None:
-        self._app, self._required = app, bool(settings.api_keys)
+    def __init__(self, app: ASGIApp, settings: Settings, failures: Failures) -> None:
+        self._app, self._required, self._root = app, bool(settings.api_keys), settings.root_path
         self._keys = settings.api_keys | settings.admin_keys
-        self._failures = Failures()
+        self._failures = failures
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass on, or answer 401 or 429."""
+        """Pass on, with the key that a cookie stands for, or answer 401 or 429; a browser is sent to sign in."""
+        if self._keys and scope["type"] == "http" and not given_key(headers := Headers(scope=scope)):
+            key = session_key(headers, self._keys)
+            if key is not None:
+                scope = {**scope, "headers": [*scope["headers"], (b"x-api-key", key.encode())]}
         refused = self._refusal(scope) if self._keys and scope["type"] == "http" else None
         await (refused or self._app)(scope, receive, send)
 
@@ -73,16 +92,29 @@ class ApiKeys:
         if path in OPEN or path.startswith(OPEN_FOLDERS):
             return None
         address, given = network(scope["client"]), given_key(Headers(scope=scope))
-        if given and (wait_s := self._failures.wait_s(address)):
-            return _too_many(address, wait_s)
+        if given and (refused := refuse_guesses(self._failures, address)):
+            return refused
         if given and is_one_of(self._keys, given):
             return None
         if given:
             self._failures.add(address)
-        return _unauthorized() if self._required else None
+        if not self._required:
+            return None
+        is_page = scope["method"] == "GET" and "text/html" in Headers(scope=scope).get("accept", "")
+        return self._to_sign_in(scope) if is_page and not given else _unauthorized()
+
+    def _to_sign_in(self, scope: Scope) -> Response:
+        query = scope["query_string"].decode(errors="replace")
+        path = scope["path"] if scope["path"].startswith(f"{self._root}/") else self._root + scope["path"]
+        wanted = urlencode({"next": path + (f"?{query}" if query else "")})
+        return RedirectResponse(f"{self._root}/sign-in?{wanted}", HTTPStatus.SEE_OTHER)
 
 
-def _too_many(address: str, wait_s: float) -> Response:
+def refuse_guesses(failures: Failures, address: str) -> Response | None:
+    """Answer 429 to an address that has sent too many wrong keys of late."""
+    wait_s = failures.wait_s(address)
+    if not wait_s:
+        return None
     detail = (
         f"{address} sent {ALLOWED_FAILURES} wrong API keys within {WINDOW_S:g} s; it can try again in {wait_s:.0f} s"
     )

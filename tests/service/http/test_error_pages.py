@@ -2,8 +2,7 @@
 
 import pytest
 
-from service.settings import Settings
-from tests.server import Server, serving
+from tests.server import Server
 from tests.service.http.page import Page
 
 BROWSER = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
@@ -41,12 +40,3 @@ def test_what_is_no_error_stays_as_it_is(server: Server) -> None:
 def test_a_head_request_gets_the_headers_alone(server: Server) -> None:
     answer = server.http.head("/evaluations/0123456789abcdef", headers=BROWSER)
     assert (answer.status_code, answer.content) == (404, b"")
-
-
-def test_a_browser_is_still_asked_for_its_key(settings: Settings) -> None:
-    with serving(settings.model_copy(update={"api_keys": frozenset({"secret-key"})})) as own:
-        answer = own.http.get("/", headers=BROWSER)
-        assert answer.status_code == 401
-        assert 'Basic realm="withstand"' in answer.headers.get_list("www-authenticate")
-        assert "an API key is needed" in Page(answer.text).text
-        assert own.http.get("/", headers=BROWSER, auth=("any", "secret-key")).status_code == 200
