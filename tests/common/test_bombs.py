@@ -7,8 +7,8 @@ import pytest
 from common.pictures import PictureError, open_picture
 from tests.common.bombs import ACCEPTED, REFUSED
 
-QUICK_S = 1.0
-"""Many times what the slowest takes on two busy cores; without limits these take up to 46 s."""
+QUICK_S = 3.0
+"""Three times what the slowest takes on a slow core; without limits these take up to 46 s on a faster one."""
 
 
 @pytest.mark.parametrize("kind", ACCEPTED)
