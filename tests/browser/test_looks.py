@@ -33,10 +33,18 @@ def paths(server: Server) -> list[str]:
     return [*PAGES, *(page + tab for tab in TABS), f"/compare?evaluation={state['id']}"]
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize(
+    ("width", "scheme"),
+    [
+        (1280, "light"),
+        (390, "dark"),
+        pytest.param(1280, "dark", marks=pytest.mark.thorough),
+        pytest.param(390, "light", marks=pytest.mark.thorough),
+    ],
+)
 def test_every_page_can_be_read_by_everyone(
-    server: Server, browser: Browser, paths: list[str], scheme: str, width: int
+    server: Server, browser: Browser, paths: list[str], width: int, scheme: str
 ) -> None:
     axe, faults = Axe(), list[str]()
     with browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme) as context:
