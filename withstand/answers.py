@@ -13,6 +13,7 @@ class ModelView(TypedDict):
 
     name: str
     architecture: str
+    options: dict[str, Any]
     classes: list[str]
     preprocessing: dict[str, Any]
     sha256: str
@@ -21,6 +22,10 @@ class ModelView(TypedDict):
     clean_accuracy: float | None
     clean_accuracy_on: str
     licence: str
+    parameters: int | None
+    macs: int | None
+    attention_layers: list[str] | None
+    measured: dict[str, Any] | None
 
 
 class Unusable(TypedDict):
@@ -50,6 +55,7 @@ class DatasetView(TypedDict):
     images: int | None
     classes: list[str] | None
     sha256: str | None
+    size_bytes: int | None
 
 
 class ClassScore(TypedDict):
