@@ -14,8 +14,9 @@ CHROMIUM = shutil.which("chromium")
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
+    """Open for one module alone: as long as it is, the loop that it is driven by runs, and other tests want their own."""
     if CHROMIUM is None:
         pytest.skip("needs chromium")
     with sync_playwright() as started:
