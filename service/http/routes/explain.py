@@ -76,7 +76,7 @@ async def try_picture(
     deployment: DeploymentDep,
     request: Request,
     service: ServiceDep,
-    eps: Annotated[PixelScale, Query(gt=0, le=1, description="radius of PGD in Linf, such as 8/255")] = 8 / 255,
+    eps: Annotated[PixelScale, Query(ge=1e-4, le=1, description="radius of PGD in Linf, such as 8/255")] = 8 / 255,
     steps: Annotated[int, Query(ge=1, le=100, description="steps of PGD")] = 10,
 ) -> Trial:
     """Classify a picture as it is, turned, flipped, and under PGD that leads away from the class it has as it is.

@@ -158,6 +158,7 @@ def good(own: Server, network: nn.Module, archive: Path) -> dict[str, list[dict[
         "POST /v1/models/{name}/predict": [form, raw, {"json": {"images": [encoded]}}],
         "POST /v1/models/{name}/classify": [raw, {"json": {"inputs": encoded}}],
         "POST /v1/models/{name}/explain": [form, raw, raw | {"params": {"format": "png"}}],
+        "POST /v1/models/{name}/try": [form, raw | {"params": {"eps": "4/255", "steps": 2}}],
         "PUT /v1/models/{name}/serving": [{"json": {"top_k": 2}}],
         "POST /v2/models/{name}/infer": infer,
         "POST /v2/models/{name}/versions/{version}/infer": infer,

@@ -41,7 +41,7 @@ def test_every_version_is_classified_as_the_model_does(server: Server) -> None:
     assert trial["views"][6]["flipped"] == bool(attacked.flipped)
 
 
-@pytest.mark.parametrize("query", ["eps=0", "eps=9/8", "eps=x", "steps=0", "steps=101"])
+@pytest.mark.parametrize("query", ["eps=0", "eps=1e-191", "eps=9/8", "eps=x", "steps=0", "steps=101"])
 def test_parameters_out_of_range_are_refused(server: Server, query: str) -> None:
     answer = server.http.post(f"/v1/models/tiny/try?{query}", content=DISC)
     assert answer.status_code == 422
