@@ -192,13 +192,20 @@ def test_a_form_of_another_site_changes_nothing(fresh: Server, page: Page) -> No
     assert answer.value.status == 403
 
 
-def test_a_browser_asks_its_reader_for_a_key(settings: Settings, tmp_path: Path, page: Page) -> None:
+def test_a_reader_signs_in_with_a_key_and_out_again(settings: Settings, tmp_path: Path, page: Page) -> None:
     with serving(settings.model_copy(update={"api_keys": frozenset({"a-key"}), "data_dir": tmp_path})) as guarded:
-        context = page.context.browser.new_context(http_credentials={"username": "x", "password": "a-key"})
-        opened = context.new_page()  # sends the password once it is asked for one that it understands
-        assert opened.goto(guarded.url).status == 200
-        assert opened.title() == "withstand"
-        context.close()
+        page.goto(f"{guarded.url}/queue")
+        page.get_by_label("API key").fill("b-key")
+        page.get_by_role("button", name="Sign in").click()
+        page.get_by_text("There is no such API key.").wait_for()
+        page.get_by_label("API key").fill("a-key")
+        page.keyboard.press("Enter")
+        page.wait_for_url("**/queue")
+        page.goto(f"{guarded.url}/sign-in")
+        page.get_by_role("button", name="sign out").click()
+        page.get_by_label("API key").wait_for()
+        page.goto(guarded.url)
+        assert page.url.startswith(f"{guarded.url}/sign-in")
 
 
 def test_an_evaluation_is_asked_for_with_the_form(fresh: Server, page: Page) -> None:
