@@ -143,6 +143,7 @@ def test_curl_lines_reach_every_route(address: str, tmp_path: Path) -> None:
 
     called = re.sub(r"/evaluations/\$ID", "/evaluations/{evaluation_id}", shell)
     called = re.sub(r"/models/\w+\.\w+", "/models/{name}", called)
+    called = re.sub(r"/datasets/\w+", "/datasets/{name}", called)
     called += re.sub(r"/v2/models/{name}", "/v2/models/{name}/versions/{version}", called)  # as docs/http.md says
     alike = {f"/v1/evaluations/{name}" for name in preset_names()} - {"/v1/evaluations/rotation-flip"}
     paths = create_app(Settings(data_dir=tmp_path)).openapi()["paths"].keys() - alike
