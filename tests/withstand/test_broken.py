@@ -52,7 +52,10 @@ def scripted(answers: Sequence[bytes]) -> Iterator[tuple[str, list[str]]]:
 
         def serve() -> None:
             for each in answers:
-                connection, _ = listener.accept()
+                try:
+                    connection, _ = listener.accept()
+                except OSError:  # the test has ended
+                    return
                 with connection:
                     received.append(read_request(connection))
                     connection.sendall(each)
@@ -61,6 +64,8 @@ def scripted(answers: Sequence[bytes]) -> Iterator[tuple[str, list[str]]]:
         thread = Thread(target=serve, daemon=True)
         thread.start()
         yield f"http://127.0.0.1:{listener.getsockname()[1]}", received
+        listener.shutdown(socket.SHUT_RDWR)  # whoever accepts wakes up
+        thread.join()
 
 
 def read_request(connection: socket.socket) -> str:
