@@ -197,16 +197,9 @@ async def _lifespan(app: FastAPI) -> AsyncGenerator[dict[str, LoadShedding]]:
         async with _rpc(app, settings):
             yield {SHEDDING: LoadShedding(scheduler, metrics)}
     finally:
-        dispatcher.stop()
-        if cluster is not None:
-            cluster.stop()
-        if webhooks is not None:
-            webhooks.stop()
-        control.stop()
-        scheduler.stop()
-        explainer.stop()
-        dataset_counts.stop()
-        model_structures.stop()
+        for part in (dispatcher, cluster, webhooks, control, scheduler, explainer, dataset_counts, model_structures):
+            if part is not None:
+                part.stop()
         for executor in executors.values():
             executor.shutdown(cancel_futures=True)
         store.close()
