@@ -112,12 +112,14 @@ def test_ctrl_c_leaves_the_evaluation_running(
         os.kill(os.getpid(), signal.SIGINT)
 
     press = Thread(target=press_once_it_waits)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a run in the background ignores the signal
     press.start()
     try:
         ended = run(*EVALUATE, "--seed", 8, *there)
         press.join()
         (waiting,) = client.queue()["waiting"]
     finally:
+        signal.signal(signal.SIGINT, before)
         client.control_queue("resume")
     again = f"withstand report {waiting['evaluation']} --server {fresh.url}"
     assert ended == Ended(
