@@ -85,8 +85,8 @@ def of_report(report: Report, source: Source) -> Iterator[Section]:
 def of_tab(report: Report, tab: Tab, source: Source, chosen: Chosen = EVERY) -> Iterator[Section]:
     """What a report shows on one tab; a section that has nothing to show yet is there, and empty."""
 
-    def section(id: str, name: str, *values: object) -> Section:  # noqa: A002
-        return Section(id, macro("report_parts.html", name, *values))
+    def section(key: str, name: str, *values: object) -> Section:
+        return Section(key, macro("report_parts.html", name, *values))
 
     match tab:
         case Tab.TABLE:

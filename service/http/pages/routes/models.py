@@ -154,8 +154,8 @@ def _is_removable(name: str, service: Service) -> bool:
 def _sections(name: str, service: Service, caller: Caller) -> Iterator[Section]:
     root = service.settings.root_path
 
-    def section(id: str, *values: object) -> Section:  # noqa: A002
-        return Section(id, macro("model_parts.html", id, *values))
+    def section(key: str, *values: object) -> Section:
+        return Section(key, macro("model_parts.html", key, *values))
 
     try:
         deployment = service.deployments.find(name)

@@ -22,11 +22,13 @@ router = APIRouter(include_in_schema=False, default_response_class=HTMLResponse)
 
 
 @router.get("/sign-in")
-def sign_in_page(request: Request, service: ServiceDep, next: Annotated[str, Query(max_length=2000)] = "") -> str:  # noqa: A002
+def sign_in_page(
+    request: Request, service: ServiceDep, wanted: Annotated[str, Query(alias="next", max_length=2000)] = ""
+) -> str:
     """Ask for an API key, or say that there is one already."""
     settings = service.settings
     keys = settings.api_keys | settings.admin_keys
-    return _page(service, next, is_in=session_key(request.headers, keys) is not None, needed=bool(keys))
+    return _page(service, wanted, is_in=session_key(request.headers, keys) is not None, needed=bool(keys))
 
 
 @router.post("/sign-in")
