@@ -77,9 +77,10 @@ class Pixels:
 
     def begin(self, indices: tuple[int, ...], current: "Block", *, pinned: bool) -> None:
         """Begin to fill the block after the current one, unless it has begun."""
-        if self._begun is None or self._begun.indices != indices:
-            self._begun = current if current.indices == indices else Block(self, indices, pinned=pinned)
-            self._threads.submit(self._begun.start, range(len(indices)))  # a hundred submissions take 2 ms
+        begun = self._begun  # another shard may take it meanwhile
+        if begun is None or begun.indices != indices:
+            self._begun = begun = current if current.indices == indices else Block(self, indices, pinned=pinned)
+            self._threads.submit(begun.start, range(len(indices)))  # a hundred submissions take 2 ms
 
 
 class Block:

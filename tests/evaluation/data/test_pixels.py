@@ -17,7 +17,7 @@ import models
 from evaluation import Catalog, DatasetError, EvaluationSpec, Report, evaluate, make_plan, open_dataset, run_shard
 from evaluation.data import pixels
 from evaluation.data.pixel_cache import PixelCache
-from evaluation.data.pixels import Ahead
+from evaluation.data.pixels import Ahead, Block
 from tests.conftest import CLASSES, Put, picture_bytes, shape_picture, without_times
 
 PICTURES = 33
@@ -199,6 +199,21 @@ def test_what_follows_is_decoded_before_it_is_asked_for(shapes: evaluation.Image
     later = Ahead(source, range(4, 9), range(4, 9), pinned=False).take(range(5))
     assert decoded.since_last() == 0
     assert torch.equal(models.scaled(later[0]), ODD(shapes.picture(4)))
+
+
+def test_another_shard_may_take_the_block_that_was_just_begun(shapes: evaluation.ImageFolder) -> None:
+    source = shapes.pixels(ODD)
+
+    class Freed(Block):
+        """While the memory of a block is freed, other threads run."""
+
+        def __del__(self) -> None:
+            taken.append(source.block((1,), pinned=False))
+
+    taken: list[Block] = []
+    source._begun = Freed(source, (0,), pinned=False)
+    source.begin((1,), Block(source, (2,), pinned=False), pinned=False)
+    assert torch.equal(models.scaled(taken[0].take([0])[0]), ODD(shapes.picture(1)))
 
 
 def test_the_following_shard_is_the_next_of_the_same_model(catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
