@@ -125,7 +125,7 @@ def test_a_node_joins_and_dies_while_a_job_runs_and_the_report_is_that_of_one_ma
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setattr(evaluation.plan, "SHARD_IMAGES", 11)
-    plan = plan_of(catalog, models=["tiny", "twin"], conditions=[{"kind": "clean"}, attack(2), attack(400)])
+    plan = plan_of(catalog, models=["tiny", "twin"], conditions=[{"kind": "clean"}, attack(2), attack(150)])
     queue = Queue(store)
     with dispatching(store, catalog, cluster) as dispatcher:
         first = {*cluster.executors()}
