@@ -55,10 +55,10 @@ from service.http.watching import Watching
 from service.http.webhooks import describe
 from service.jobs.dispatcher import Dispatcher
 from service.jobs.executors import DeviceExecutor, available_devices
-from service.jobs.measurements import Measurements
 from service.jobs.queue import Queue
-from service.jobs.reports import Reports
-from service.jobs.retention import Retention
+from service.jobs.removal.retention import Retention
+from service.jobs.reports.counted import Reports
+from service.jobs.reports.measurements import Measurements
 from service.jobs.store import Store
 from service.jobs.webhooks.sender import Webhooks
 from service.jobs.webhooks.targets import WebhookTargets
@@ -68,8 +68,8 @@ from service.kserve.tensors import STATUSES
 from service.metrics import Metrics, shared_folder
 from service.serving.control import Control
 from service.serving.deployments import Deployments
-from service.serving.explainer import Explainer
 from service.serving.limits import Limits
+from service.serving.pictures.explainer import Explainer
 from service.serving.scheduler import Scheduler
 from service.serving.shared_counts import SharedCounts
 from service.settings import Settings

@@ -67,7 +67,7 @@ def remove_evaluation(
     as_json: Json = False,
 ) -> None:
     """Remove an evaluation and its results for good. Results that another evaluation shares are not removed."""
-    from service.jobs import removal
+    from service.jobs.removal import requests as removal
 
     if server is None:
         with stored(data_dir) as store:

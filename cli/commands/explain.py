@@ -22,7 +22,7 @@ from common import printable
 
 if TYPE_CHECKING:
     from models import Classifier, Place
-    from service.serving.explainer import Explanation
+    from service.serving.pictures.explainer import Explanation
     from withstand import Client
 
 app = typer.Typer(add_completion=False)
@@ -57,7 +57,7 @@ def explain(
     as_json: Json = False,
 ) -> None:
     """Draw which places in a picture a model's attention weights most."""
-    from service.serving.explainer import parse_point
+    from service.serving.pictures.explainer import parse_point
 
     require_here(server, device=device, model_dir=model_dir)
     place = None if query is None else parse_point(query)
@@ -78,7 +78,7 @@ def _explained(
     classifier: "Classifier", model: str, image: Path, layer: str | None, query: "Place | None"
 ) -> "tuple[bytes, Explanation]":
     """Explain a picture here; gives the drawing and its numbers."""
-    from service.serving.explainer import explain as explain_image
+    from service.serving.pictures.explainer import explain as explain_image
 
     file = printable(str(image))
     found = explain_image(classifier, read_picture(classifier, image), model=model, file=file, layer=layer, query=query)
@@ -89,7 +89,7 @@ def _asked(
     client: "Client", model: str, image: Path, layer: str | None, query: "Place | None"
 ) -> "tuple[bytes, Explanation]":
     """Let a service explain a picture; gives the drawing and its numbers."""
-    from service.serving.explainer import Explanation
+    from service.serving.pictures.explainer import Explanation
 
     drawing = client.explain_png(model, image, layer=layer, query=query)
     found = Explanation.model_validate(client.explain(model, image, layer=layer, query=query))

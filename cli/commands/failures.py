@@ -7,7 +7,7 @@ from common.folders import FolderError
 from service.http.problems import field_errors
 from service.jobs.queries import DamagedEvaluationError
 from service.jobs.queue import WrongStatusError
-from service.jobs.removal import InUseError
+from service.jobs.removal.requests import InUseError
 from service.preflight import StartError
 from service.sql.database import StoreError
 from withstand import ClientError

@@ -155,8 +155,8 @@ def remove_model(
 
 
 def _remove_here(name: str, data_dir: Path | None) -> None:
-    from service.jobs import removal
     from service.jobs.queue import Queue
+    from service.jobs.removal import requests as removal
     from service.jobs.store import Store
 
     settings = settings_of(data_dir=data_dir)

@@ -70,7 +70,7 @@ def _format(name: str | None, out: Path | None) -> "Format | None":
 def _found(evaluation_id: str, form: "Format", place: tuple[str | None, Path | None, Path | None]) -> bytes:
     """Write a report in some format, at a service or from the database of a folder."""
     from evaluation import merge
-    from service.jobs.rows import stored_rows
+    from service.jobs.reports.rows import stored_rows
 
     server, api_key_file, data_dir = place
     if server is not None:

@@ -20,15 +20,15 @@ from service.http.problems import ProblemError
 from service.http.watching import Watching
 from service.jobs.dispatcher import Dispatcher
 from service.jobs.evaluations import Evaluation
-from service.jobs.measurements import Measurements
 from service.jobs.queries import DamagedEvaluationError
 from service.jobs.queue import Queue
-from service.jobs.reports import Reports
+from service.jobs.reports.counted import Reports
+from service.jobs.reports.measurements import Measurements
 from service.jobs.store import Store
 from service.metrics import Metrics
 from service.serving.control import Control
 from service.serving.deployments import Deployment, Deployments
-from service.serving.explainer import Explainer
+from service.serving.pictures.explainer import Explainer
 from service.serving.scheduler import Scheduler
 from service.settings import Settings
 

@@ -20,7 +20,7 @@ from evaluation.catalog import DatasetTakenError
 from models import CheckpointError, GraphError, NameTakenError, NoAttentionError
 from service.jobs.queries import DamagedEvaluationError, KeyReusedError
 from service.jobs.queue import SharedEvaluationError, WrongStatusError
-from service.jobs.removal import InUseError
+from service.jobs.removal.requests import InUseError
 from service.serving.errors import KeyLimitError, NotLoadedError, OverloadedError, StuckError, TooLateError
 from service.serving.predictions import FieldError
 from service.sql.database import StoreError

@@ -21,7 +21,7 @@ from models import Added, Differences, ModelCard, Precision, Preprocessing, Ques
 from service.jobs.evaluations import Evaluation, Limits, Priority, ShardStatus, Status
 from service.jobs.labels import Label
 from service.jobs.limits import HOUR_S
-from service.jobs.measurements import Measured
+from service.jobs.reports.measurements import Measured
 
 MaxDevices = Annotated[int, Field(ge=1, le=10_000, description="shards of it that run at the same time, at most")]
 MaxHours = Annotated[

@@ -9,7 +9,7 @@ from evaluation.reports.report import ModelReport
 from evaluation.statistics import Proportion
 from service.http.schemas import EvaluationView
 from service.jobs.evaluations import Damaged, Evaluation, Status
-from service.jobs.reports import Reports
+from service.jobs.reports.counted import Reports
 
 MAX_BYTES = 3072
 """The largest body of a webhook."""

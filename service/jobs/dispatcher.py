@@ -19,7 +19,7 @@ from service.jobs.evaluations import Claim
 from service.jobs.executors import ProgressFile, compute
 from service.jobs.failures import Failure, Fault, failure_of
 from service.jobs.queue import Queue
-from service.jobs.retention import Retention
+from service.jobs.removal.retention import Retention
 from service.jobs.spans import log_fields, record_evaluation, record_shard
 from service.jobs.store import Store, SupersededError
 from service.jobs.webhooks.sender import Webhooks

@@ -16,7 +16,6 @@ from service.jobs.evaluations import Claim, Damaged, Evaluation, Limits, Priorit
 from service.jobs.failures import Fault
 from service.jobs.labels import has_words
 from service.jobs.limits import end_spent, set_limits
-from service.jobs.purge import delete_evaluation, mark_removed, purge_some, removed_evaluation
 from service.jobs.queries import (
     DAMAGED_PLAN,
     DamagedEvaluationError,
@@ -36,6 +35,7 @@ from service.jobs.queries import (
     revive,
     set_priority,
 )
+from service.jobs.removal.purge import delete_evaluation, mark_removed, purge_some, removed_evaluation
 from service.jobs.shards import (
     T,
     finish_shard,

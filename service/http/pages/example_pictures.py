@@ -5,7 +5,7 @@ from collections.abc import Callable
 from enum import StrEnum
 
 from evaluation.compute.examples import Example
-from service.serving.drawing import over_picture
+from service.serving.pictures.drawing import over_picture
 
 
 class PictureKind(StrEnum):

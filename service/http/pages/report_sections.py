@@ -6,7 +6,7 @@ from evaluation import Report
 from service.http.pages.example_pictures import linked
 from service.http.pages.sections import EVERY, Chosen, Section, Tab, of_tab
 from service.jobs.evaluations import Evaluation
-from service.jobs.reports import Reports
+from service.jobs.reports.counted import Reports
 
 TABS_RENDERED = 32
 """Tabs of reports whose rendered sections are cached."""

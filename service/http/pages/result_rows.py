@@ -10,7 +10,7 @@ from evaluation.reports.report import ModelReport
 from service.http.pages.templates import macro
 from service.http.schemas import EvaluationView
 from service.jobs.evaluations import Evaluation
-from service.jobs.reports import Reports
+from service.jobs.reports.counted import Reports
 
 ROWS_KEPT = 1000
 """Evaluations whose rows are cached, some 2 KB each."""

@@ -56,10 +56,10 @@ from service.http.schemas import (
     PresetRequest,
     Unusable,
 )
-from service.jobs import removal
 from service.jobs.evaluations import Damaged, Evaluation, Limits, Priority
 from service.jobs.queries import DamagedEvaluationError
-from service.jobs.rows import stored_rows
+from service.jobs.removal import requests as removal
+from service.jobs.reports.rows import stored_rows
 from service.jobs.webhooks.targets import WebhookError, WebhookTargets
 from service.serving.errors import KeyLimitError
 from service.serving.predictions import FieldError

@@ -15,9 +15,9 @@ from service.http.bodies.picture_uploads import decode, read_uploads
 from service.http.deps import DeploymentDep, Service, ServiceDep
 from service.http.problems import LONGEST_ECHO, ProblemError
 from service.serving.deployments import Deployment
-from service.serving.explainer import Explanation, parse_point
+from service.serving.pictures.explainer import Explanation, parse_point
+from service.serving.pictures.trial import Trial
 from service.serving.predictions import FieldError
-from service.serving.trial import Trial
 
 Answer = TypeVar("Answer")
 

@@ -36,8 +36,8 @@ from service.http.schemas import (
     QuestionView,
     Unusable,
 )
-from service.jobs import removal
-from service.jobs.measurements import Measured
+from service.jobs.removal import requests as removal
+from service.jobs.reports.measurements import Measured
 from service.serving.deployments import Deployment, version_of
 from service.serving.predictions import FieldError
 

@@ -17,7 +17,7 @@ from service.http import problems
 from service.http.problems import LONGEST_ECHO, Problem, field_errors
 from service.jobs.queries import DamagedEvaluationError, KeyReusedError
 from service.jobs.queue import SharedEvaluationError, WrongStatusError
-from service.jobs.removal import InUseError
+from service.jobs.removal.requests import InUseError
 from service.kserve import tensors
 from service.kserve.tensors import TensorError, TooLargeError
 from service.serving.errors import KeyLimitError, NotLoadedError, OverloadedError, StuckError, TooLateError

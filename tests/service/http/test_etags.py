@@ -6,7 +6,7 @@ import httpx
 import pytest
 
 from service.http.formats import ReportFormat
-from service.jobs.reports import Reports
+from service.jobs.reports.counted import Reports
 from tests.server import DEADLINE_S, Server, until
 from tests.service.http.asked import PGD, URL, finished, submitted
 

@@ -23,9 +23,9 @@ import cli.main
 import models
 from common.pictures import open_picture
 from evaluation import Catalog
-from service.serving import drawing
 from service.serving.errors import OverloadedError, TooLateError
-from service.serving.explainer import MOST_WAITING, Explainer, explain
+from service.serving.pictures import drawing
+from service.serving.pictures.explainer import MOST_WAITING, Explainer, explain
 from service.settings import Settings
 from tests.conftest import CLASSES, picture_bytes, shape_picture
 from tests.server import DEADLINE_S, Server, serving

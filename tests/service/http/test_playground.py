@@ -11,7 +11,7 @@ from PIL import Image
 import attacks
 from attacks import Draws, ThreatModel
 from common.pictures import open_picture
-from service.serving.trial import TURNED
+from service.serving.pictures.trial import TURNED
 from tests.conftest import picture_bytes, shape_picture
 from tests.server import Server
 

@@ -10,7 +10,7 @@ import pytest
 
 from evaluation import Report
 from service.http.pages import result_rows
-from service.jobs.reports import Reports
+from service.jobs.reports.counted import Reports
 from service.jobs.store import MAX_FAILURES
 from service.settings import Settings
 from tests.server import Server, a_plan, a_result, serving, until

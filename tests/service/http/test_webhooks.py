@@ -13,7 +13,7 @@ from cli.commands.failures import ending_of
 from evaluation import EvaluationSpec
 from service.http.webhooks import MAX_BYTES, MAX_ERROR, describe
 from service.jobs.evaluations import Damaged
-from service.jobs.reports import Reports
+from service.jobs.reports.counted import Reports
 from service.jobs.store import Store
 from service.settings import Settings
 from tests.server import DEADLINE_S, Server, a_plan, serving, until

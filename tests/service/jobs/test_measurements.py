@@ -2,8 +2,8 @@
 
 from evaluation.plan import Plan
 from service.jobs.evaluations import Evaluation
-from service.jobs.measurements import Measurements
-from service.jobs.reports import Reports
+from service.jobs.reports.counted import Reports
+from service.jobs.reports.measurements import Measurements
 from service.jobs.store import Store
 from tests.server import a_plan, a_result
 

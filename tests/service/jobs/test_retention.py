@@ -7,10 +7,10 @@ import pytest
 from sqlalchemy import func, select
 
 from evaluation.plan import Shard
-from service.jobs import purge, retention
 from service.jobs.evaluations import Status
 from service.jobs.queue import Queue
-from service.jobs.retention import DAY_S, KEPT_S, Retention
+from service.jobs.removal import purge, retention
+from service.jobs.removal.retention import DAY_S, KEPT_S, Retention
 from service.jobs.store import Store
 from service.settings import Settings
 from service.sql.tables import DELIVERIES, EVALUATIONS, RESULTS, SHARDS

@@ -16,7 +16,7 @@ from service.http.pages.templates import macro, render
 from service.http.problems import ProblemError
 from service.http.routes.datasets import UPLOADS, MatchedModel, list_datasets, read_dataset
 from service.http.schemas import Unusable
-from service.serving.drawing import png
+from service.serving.pictures.drawing import png
 
 PREVIEW = 128
 """Longer side of a preview, pixels."""

@@ -11,7 +11,7 @@ import attacks
 import models
 from attacks import Draws, ThreatModel, run_attack
 from evaluation import TransformCondition, preset
-from service.serving import drawing
+from service.serving.pictures import drawing
 from service.serving.predictions import ClassScore, name_classes, rank
 
 TOP = 3

@@ -19,10 +19,10 @@ import models
 from attacks import ThreatModel
 from common.cores import give_way
 from evaluation import Catalog
-from service.serving import drawing
 from service.serving.errors import OverloadedError, TooLateError
+from service.serving.pictures import drawing
+from service.serving.pictures.trial import Trial, try_picture
 from service.serving.predictions import ClassScore, name_classes, rank
-from service.serving.trial import Trial, try_picture
 
 MOST_WAITING = 16
 """Explanations that may wait or run at once; more are refused."""

@@ -6,8 +6,8 @@ from datetime import UTC, datetime
 
 from sqlalchemy import ColumnElement, Select, select, update
 
-from service.jobs.purge import mark_removed, purge_some, removed_evaluation
 from service.jobs.queries import clock, has_ended, total
+from service.jobs.removal.purge import mark_removed, purge_some, removed_evaluation
 from service.jobs.store import Store
 from service.sql.tables import DELIVERIES, EVALUATIONS, RESULTS
 

@@ -15,7 +15,7 @@ from evaluation.compute.checks import Grade
 from evaluation.reports.report import ModelReport
 from evaluation.statistics import Proportion, proportion
 from service.jobs.evaluations import Evaluation, Status
-from service.jobs.reports import Reports
+from service.jobs.reports.counted import Reports
 from service.jobs.store import Store
 
 LOOKED_AT = 100

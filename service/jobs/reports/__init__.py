@@ -1,0 +1,1 @@
+"""What evaluations have found, read from the rows and tallies that are stored."""
