@@ -23,15 +23,18 @@ class Proportion(BaseModel):
 
 
 def proportion(count: int, n: int) -> Proportion | None:
-    """Compute count / n with its interval (Wilson 1927); None when n is 0.
+    """Compute count / n with its interval, as `share` does; None when n is 0."""
+    return share(count, n) if count or n else None
+
+
+def share(count: int, n: int) -> Proportion:
+    """Compute count / n with its interval (Wilson 1927).
 
     Raises:
-        ValueError: count is not between 0 and n.
+        ValueError: n is not above 0, or count is not between 0 and n.
     """
-    if not 0 <= count <= n:
-        raise ValueError(f"count must lie between 0 and n, got {count} of {n}")
-    if n == 0:
-        return None
+    if n <= 0 or not 0 <= count <= n:
+        raise ValueError(f"count must lie between 0 and n, and n above 0, got {count} of {n}")
     p, z2 = count / n, Z_95**2
     centre = (p + z2 / (2 * n)) / (1 + z2 / n)
     half = Z_95 / (1 + z2 / n) * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n))
@@ -68,8 +71,7 @@ class PairedDifference(BaseModel):
         low: lower end of its 95 % interval, the percentiles of 10,000 resamples of the image pairs (Efron 1979); without a
             disagreement, the exact limits of Clopper and Pearson 1934 for the share of images that only one gets right.
         high: upper end.
-        p: of the exact two-sided McNemar test (McNemar 1947): the probability of disagreements as uneven as these, or more, where
-            neither is better.
+        p: of `mcnemar`.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -110,8 +112,13 @@ def paired_difference(both: int, only_first: int, only_second: int, neither: int
         difference=(only_first - only_second) / n,
         low=float(low),
         high=float(high),
-        p=min(1.0, 2 * binomial_below(min(only_first, only_second), only_first + only_second, 0.5)),
+        p=mcnemar(only_first, only_second),
     )
+
+
+def mcnemar(only_first: int, only_second: int) -> float:
+    """Compute the p value of the exact two-sided test (McNemar 1947): of disagreements as uneven, or more, if neither is better."""
+    return min(1.0, 2 * binomial_below(min(only_first, only_second), only_first + only_second, 0.5))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -38,6 +38,7 @@ from service.http.pages.result_rows import ResultRows
 from service.http.pages.routes import PAGES, sign_in
 from service.http.pages.templates import WEB
 from service.http.routes import (
+    class_scores,
     comparisons,
     datasets,
     docs,
@@ -90,6 +91,7 @@ RESOURCES = (
     evaluations,
     evaluation_control,
     queue,
+    class_scores,
     comparisons,
     *PAGES,
 )

@@ -162,6 +162,32 @@ class Estimate(TypedDict):
     seconds: float
 
 
+class ClassResult(TypedDict):
+    """One class under one condition; `taken_for` counts what its images were taken for."""
+
+    name: str
+    clean_accuracy: dict[str, Any]
+    score: dict[str, Any]
+    taken_for: dict[str, int]
+
+
+class ClassResults(TypedDict):
+    """The classes of one model under one condition, the lowest score first."""
+
+    model: str
+    condition: str
+    classes: list[ClassResult]
+
+
+class ClassDifference(TypedDict):
+    """Two models on the images of one class."""
+
+    name: str
+    n: int
+    difference: float
+    p_holm: float
+
+
 class ConditionComparison(TypedDict):
     """Two models under one condition."""
 
@@ -178,6 +204,7 @@ class ConditionComparison(TypedDict):
     p_holm: float
     images_only_first: list[int]
     images_only_second: list[int]
+    classes: list[ClassDifference]
 
 
 class Comparison(TypedDict):

@@ -18,6 +18,7 @@ import httpx
 
 from withstand.answers import (
     AddedModel,
+    ClassResults,
     Comparison,
     DatasetView,
     DeviceList,
@@ -283,6 +284,12 @@ def rows(evaluation_id: str) -> Request[list[dict[str, Any]]]:
     """Read what happened to every image: one record per image, model and condition."""
     params = {"format": "csv"}
     return Request(method="GET", path=f"{_path(evaluation_id)}/report", read=_records, params=params)
+
+
+def class_scores(evaluation_id: str, *, model: str, condition: int = 0) -> Request[ClassResults]:
+    """Read how well a model does on each class under a condition, and what the images of the class are taken for."""
+    params = {"model": model, "condition": condition}
+    return Request(method="GET", path=f"{_path(evaluation_id)}/classes", read=_json, params=params)
 
 
 def comparison(

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple, Protocol
 
 import typer
 
-from cli.commands.options import ApiKeyFile, DataDir, Json, Server, connect, stored, stored_evaluation
+from cli.commands.options import ApiKeyFile, DataDir, Json, Server, connect, settings_of, stored, stored_evaluation
 from cli.exit_codes import BAD_REQUEST, end
 
 if TYPE_CHECKING:
-    from evaluation import Comparison, Side
+    from evaluation import Catalog, Comparison, Side
     from service.jobs.store import Store
     from withstand import Client
 
@@ -58,6 +58,7 @@ class _Service:
 @dataclass(frozen=True)
 class _Folder:
     store: "Store"
+    catalog: "Catalog"
 
     def models_of(self, evaluation_id: str) -> Sequence[str]:
         return stored_evaluation(evaluation_id, self.store).plan.spec.models
@@ -69,9 +70,11 @@ class _Folder:
 
     def _side(self, model: _Model) -> "Side":
         from evaluation import Side
+        from service.jobs.reports.names import classes_of
 
         plan = stored_evaluation(model.evaluation, self.store).plan
-        return Side(plan, model.name, self.store.results(model.evaluation))
+        classes = classes_of(plan, model.name, self.catalog)
+        return Side(plan, model.name, self.store.results(model.evaluation), classes)
 
 
 @app.command()
@@ -139,7 +142,7 @@ def _place(server: str | None, api_key_file: Path | None, data_dir: Path | None)
             yield _Service(client)
     else:
         with stored(data_dir) as store:
-            yield _Folder(store)
+            yield _Folder(store, settings_of(data_dir=data_dir).catalog())
 
 
 def _print(pairs: "list[tuple[_Model, _Model, Comparison | None, str]]", *, as_json: bool) -> None:

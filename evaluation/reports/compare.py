@@ -11,6 +11,7 @@ from common.validation import Frozen
 from evaluation.compute.conditions import Row
 from evaluation.compute.runner import ShardResult
 from evaluation.plan import Plan
+from evaluation.reports.classes import ClassDifference, compare_classes, logit_names
 from evaluation.results.tally import Tally
 from evaluation.results.totals import Totals
 from evaluation.spec import Condition
@@ -23,11 +24,12 @@ class ComparisonError(ValueError):
 
 @dataclass(frozen=True)
 class Side:
-    """One model of an evaluation, with the evaluation's finished shards."""
+    """One model of an evaluation, with the evaluation's finished shards; `classes` name the model's logits, if they are known."""
 
     plan: Plan
     model: str
     results: Sequence[ShardResult]
+    classes: Sequence[str] = ()
 
     @property
     def name(self) -> str:
@@ -63,12 +65,14 @@ class ConditionComparison(PairedDifference):
         p_holm: the p value adjusted for the number of conditions compared.
         images_only_first: indices of images that the first alone gets right.
         images_only_second: indices of images that the second alone gets right.
+        classes: those of whose images one model gets more right than the other, the largest difference first.
     """
 
     title: str
     p_holm: float
     images_only_first: tuple[int, ...]
     images_only_second: tuple[int, ...]
+    classes: tuple[ClassDifference, ...]
 
 
 class Comparison(Frozen):
@@ -94,6 +98,7 @@ def compare(first: Side, second: Side) -> Comparison:
     pairs = [_pairs(condition, first, second) for condition in common]
     tables = [_table(each) for each in pairs]
     adjusted = holm([table.p for table in tables])
+    names = logit_names(first.plan, first.model, first.classes)
     return Comparison(
         first=first.name,
         second=second.name,
@@ -104,6 +109,7 @@ def compare(first: Side, second: Side) -> Comparison:
                 p_holm=p,
                 images_only_first=tuple(index for index, (left, right) in pair.items() if left > right),
                 images_only_second=tuple(index for index, (left, right) in pair.items() if left < right),
+                classes=tuple(compare_classes(names, first.rows(condition).values(), pair)),
             )
             for condition, pair, table, p in zip(common, pairs, tables, adjusted, strict=True)
         ),

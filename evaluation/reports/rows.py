@@ -17,10 +17,6 @@ def image_rows(plan: Plan, results: Iterable[ShardResult], files: tuple[str, ...
         results: its finished shards.
         files: paths of the data set's images by index, if they are to be named.
     """
-    found = [*results]
-    totals = Totals(plan, (Tally.of(plan, each) for each in found))
-    order = {model: position for position, model in enumerate(plan.spec.models)}
-    found.sort(key=lambda each: (order[each.shard.model], each.shard.condition, each.shard.start))
     return [
         {
             "model": result.shard.model,
@@ -28,7 +24,15 @@ def image_rows(plan: Plan, results: Iterable[ShardResult], files: tuple[str, ...
             "file": files[row.index] if files else None,
             **row.model_dump(),
         }
-        for result in found
-        if totals.of(result.shard).counts(result.shard)
+        for result in counted(plan, results)
         for row in result.worst.rows
     ]
+
+
+def counted(plan: Plan, results: Iterable[ShardResult]) -> list[ShardResult]:
+    """Those of some finished shards that the report counts, in the order of the specification."""
+    found = [*results]
+    totals = Totals(plan, (Tally.of(plan, each) for each in found))
+    order = {model: position for position, model in enumerate(plan.spec.models)}
+    found.sort(key=lambda each: (order[each.shard.model], each.shard.condition, each.shard.start))
+    return [each for each in found if totals.of(each.shard).counts(each.shard)]

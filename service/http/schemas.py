@@ -16,6 +16,7 @@ from evaluation import Condition, EvaluationSpec, Report, pgd_conditions
 from evaluation.data.classes import ClassMap
 from evaluation.data.dataset_check import Matched
 from evaluation.data.datasets import ImageFolder
+from evaluation.reports.classes import ClassResult
 from evaluation.spec import Name, OnBroken
 from models import Added, Differences, ModelCard, Precision, Preprocessing, Question
 from service.jobs.evaluations import Evaluation, Limits, Priority, ShardStatus, Status
@@ -364,3 +365,11 @@ class EvaluationList(BaseModel):
     evaluations: list[EvaluationView]
     damaged: Annotated[list[Unusable], Field(description="of this page, by their ids: their plans cannot be read")] = []
     next_cursor: Annotated[int | None, Field(description="pass as `cursor` for the next page; null on the last")]
+
+
+class ClassResults(BaseModel):
+    """The classes of one model under one condition, over the images done so far; the lowest score comes first."""
+
+    model: str
+    condition: Annotated[str, Field(description="its title")]
+    classes: tuple[ClassResult, ...]

@@ -154,6 +154,9 @@ def test_two_models_are_compared(client: Client) -> None:
     job.wait()
     found = client.comparison(job.id, model="tiny", other_model="twin")
     assert [(each["title"], each["n"], each["difference"]) for each in found["conditions"]] == [("clean", 3, 0.0)]
+    classes = client.class_scores(job.id, model="tiny")["classes"]
+    assert job.class_scores(model="tiny")["classes"] == classes
+    assert sum(each["score"]["n"] for each in classes) == 3
 
 
 def test_the_rest_is_listed(client: Client) -> None:

@@ -16,7 +16,7 @@ from evaluation.reports.formats.manifest import manifest
 from evaluation.reports.formats.methods import methods
 from service.http.pages.example_pictures import Source
 from service.http.pages.templates import macro
-from service.http.schemas import EvaluationView
+from service.http.schemas import ClassResults, EvaluationView
 
 HASH_DIGITS = 8
 """Hexadecimal digits of a section's hash."""
@@ -54,6 +54,7 @@ class Tab(StrEnum):
 
     TABLE = "table"
     CURVES = "curves"
+    CLASSES = "classes"
     IMAGES = "images"
     TRUST = "trust"
     METHODS = "methods"
@@ -76,6 +77,11 @@ class Chosen(NamedTuple):
 EVERY = Chosen()
 
 
+def of_classes(scores: ClassResults, link: str) -> Section:
+    """How a model does on each class under a condition; the link leads to the same as JSON."""
+    return Section("classes", macro("class_parts.html", "classes", scores, link))
+
+
 def of_report(report: Report, source: Source) -> Iterator[Section]:
     """Everything that a report shows."""
     for tab in Tab:
@@ -95,6 +101,8 @@ def of_tab(report: Report, tab: Tab, source: Source, chosen: Chosen = EVERY) -> 
         case Tab.CURVES:
             yield section("scores", "scores", report)
             yield section("charts", "charts", charts(report))
+        case Tab.CLASSES:
+            return  # they are counted from rows, which a report does not have
         case Tab.IMAGES:
             yield section("examples", "examples", report)
             for position, model in enumerate(report.models):

@@ -7,6 +7,7 @@ from fastapi import APIRouter, Query
 from evaluation import Comparison, Side, compare
 from evaluation.spec import NAME_PATTERN
 from service.http.deps import Caller, CallerDep, Service, ServiceDep, find_evaluation
+from service.jobs.reports.names import classes_of
 
 router = APIRouter(prefix="/v1/comparisons", tags=["evaluations"])
 
@@ -31,4 +32,6 @@ def read_comparison(
 
 
 def _side(service: Service, caller: Caller, evaluation_id: str, model: str) -> Side:
-    return Side(find_evaluation(evaluation_id, service, caller).plan, model, service.store.results(evaluation_id))
+    plan = find_evaluation(evaluation_id, service, caller).plan
+    classes = classes_of(plan, model, service.catalog) if model in plan.spec.models else ()
+    return Side(plan, model, service.store.results(evaluation_id), classes)

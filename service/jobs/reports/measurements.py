@@ -1,6 +1,5 @@
 """What is known of models from the evaluations they were in, counted once for each evaluation."""
 
-from collections import Counter
 from collections.abc import Mapping
 from datetime import datetime
 from functools import lru_cache
@@ -10,10 +9,11 @@ from typing import Annotated
 from pydantic import Field
 
 from common.validation import Frozen
-from evaluation import image_rows
 from evaluation.compute.checks import Grade
+from evaluation.reports.classes import ClassResult, logit_names, score_classes
 from evaluation.reports.report import ModelReport
-from evaluation.statistics import Proportion, proportion
+from evaluation.reports.rows import counted
+from evaluation.statistics import Proportion
 from service.jobs.evaluations import Evaluation, Status
 from service.jobs.reports.counted import Reports
 from service.jobs.store import Store
@@ -61,7 +61,7 @@ class Measurements:
         self._store, self._reports = store, reports
         self._counted: dict[tuple[str, datetime], dict[str, ModelReport]] = {}
         self._lock = Lock()
-        self._by_class = lru_cache(COUNTED)(self._count_classes)
+        self._score_classes = lru_cache(COUNTED)(self._count_classes)
 
     def latest(self, sha256: Mapping[str, str], owner: str | None) -> dict[str, Evaluation]:
         """Find the latest evaluation of each model that is done, among the last `LOOKED_AT`.
@@ -106,11 +106,15 @@ class Measurements:
             evaluation: one that is done.
             classes: the model's.
         """
-        right = self._by_class(evaluation.id, evaluation.created_at, model)
-        spec, match = evaluation.plan.spec, evaluation.plan.matches[model]
-        columns = match.columns if spec.logits == "dataset" else range(len(classes))
-        found = [ClassAccuracy(name=classes[columns[label]], clean_accuracy=score) for label, score in right.items()]
+        every = self.class_scores(evaluation, model, 0, classes)
+        found = [ClassAccuracy(name=each.name, clean_accuracy=each.clean_accuracy) for each in every]
         return (*sorted(found, key=lambda each: (-each.clean_accuracy.value, each.name)),)
+
+    def class_scores(
+        self, evaluation: Evaluation, model: str, condition: int, classes: tuple[str, ...]
+    ) -> tuple[ClassResult, ...]:
+        """Score each class with images so far, the lowest score first; `condition` is a position in the specification."""
+        return self._score_classes(evaluation.id, evaluation.results_version, model, condition, classes)
 
     def _reported(self, evaluation: Evaluation) -> dict[str, ModelReport]:
         key = evaluation.id, evaluation.created_at
@@ -122,14 +126,14 @@ class Measurements:
                     self._counted.pop(next(iter(self._counted)))
             return self._counted[key]
 
-    def _count_classes(self, evaluation_id: str, _created_at: datetime, model: str) -> dict[int, Proportion]:
-        """Count from the images of the first condition, which are all judged as they are too."""
+    def _count_classes(
+        self, evaluation_id: str, _version: str, model: str, condition: int, classes: tuple[str, ...]
+    ) -> tuple[ClassResult, ...]:
         evaluation = self._store.evaluation(evaluation_id)
         if evaluation is None:
-            return {}
+            return ()
         plan = evaluation.plan
-        rows = image_rows(plan, self._store.results(evaluation_id, plan.shards_of(model, 0)[0]))
-        images = Counter(row["label"] for row in rows)
-        right = Counter(row["label"] for row in rows if row["clean_prediction"] == row["label"])
-        scores = ((label, proportion(right[label], count)) for label, count in images.items())
-        return {label: score for label, score in scores if score}
+        results = self._store.results(evaluation_id, plan.shards_of(model, condition)[0])
+        rows = (row for each in counted(plan, results) for row in each.worst.rows)
+        names = logit_names(plan, model, classes)
+        return (*score_classes(names, plan.spec.conditions[condition], rows),)

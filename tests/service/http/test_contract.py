@@ -169,6 +169,7 @@ def good(own: Server, network: nn.Module, archive: Path) -> dict[str, list[dict[
         "PUT /v1/evaluations/{evaluation_id}/limits": [{"json": {"max_devices": 2, "max_hours": 1.5}}, {"json": {}}],
         "PUT /v1/evaluations/{evaluation_id}/label": [{"json": {"name": "a name", "tags": ["tag"]}}],
         "GET /v1/evaluations/{evaluation_id}/report": [{"params": {"format": each}} for each in ReportFormat],
+        "GET /v1/evaluations/{evaluation_id}/classes": [{"params": {"model": "tiny"}}],
         "GET /v1/comparisons": [{"params": sides}],
     }
     by_name = {"dry-run": CLEAN, "pgd": {}} | {each: {} for each in evaluation.preset_names()}

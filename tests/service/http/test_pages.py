@@ -1,7 +1,9 @@
 """Pages for people: the numbers of the report, escaped, and nothing from other hosts."""
 
+import csv
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,9 +11,10 @@ import httpx
 import pytest
 
 from evaluation import EvaluationSpec, Report, make_plan, merge, run_shard
+from evaluation.reports.classes import ClassDifference
 from evaluation.reports.formats.methods import methods
 from evaluation.statistics import Proportion
-from service.http.pages.templates import WEB
+from service.http.pages.templates import WEB, macro
 from service.jobs.store import MAX_FAILURES
 from service.settings import Settings
 from tests.server import EVIL, Server, a_plan, serving
@@ -186,7 +189,7 @@ def test_an_evaluation_is_shown_in_parts(http: httpx.Client, done: Report) -> No
     here = f"/evaluations/{done.plan.id}"
     first = page(http, here)
     assert first.text == page(http, f"{here}/table").text
-    assert {f"{here}/{tab}" for tab in ("curves", "images", "trust", "methods")} <= set(first.addresses)
+    assert {f"{here}/{tab}" for tab in ("curves", "classes", "images", "trust", "methods")} <= set(first.addresses)
     assert f"/new?like={done.plan.id}" in first.addresses
     for model in done.models:
         assert model.verdict in first.text, "trust stands beside the numbers"
@@ -195,7 +198,40 @@ def test_an_evaluation_is_shown_in_parts(http: httpx.Client, done: Report) -> No
     assert methods(done) in page(http, f"{here}/methods").text
     answer = http.get(f"{here}/nothing")
     assert answer.status_code == 404
-    assert "has no part 'nothing'; it has: table, curves, images, trust, methods" in answer.json()["detail"]
+    assert "has no part 'nothing'; it has: table, curves, classes, images, trust, methods" in answer.json()["detail"]
+
+
+def test_classes_are_shown_as_the_rows_count_them(http: httpx.Client, done: Report) -> None:
+    rows = [*csv.DictReader(http.get(f"/v1/evaluations/{done.plan.id}/report?format=csv").text.splitlines())]
+    classes = http.get("/v1/models/evil").json()["classes"]
+    for index, condition in enumerate(done.plan.spec.conditions):
+        mine = [row for row in rows if (row["model"], row["condition"]) == ("evil", condition.title)]
+        asked = {"model": "evil", "condition": index}
+        found = http.get(f"/v1/evaluations/{done.plan.id}/classes", params=asked).raise_for_status().json()
+        assert found["condition"] == condition.title
+        taken_for = {name: Counter[str]() for name in classes}
+        for row in mine:
+            taken_for[classes[int(row["label"])]][classes[int(row["prediction"])]] += 1
+        assert {each["name"]: each["taken_for"] for each in found["classes"]} == taken_for
+        scores = [each["score"] for each in found["classes"]]
+        overall = next(each for each in done.models if each.model == "evil").conditions[index].score
+        assert overall is not None
+        assert (sum(each["count"] for each in scores), sum(each["n"] for each in scores)) == (overall.count, overall.n)
+        assert scores == sorted(scores, key=lambda each: each["value"])
+        shown = http.get(f"/evaluations/{done.plan.id}/classes", params=asked)
+        cells = re.findall(r"--share: (\d+)%\">(\d+)<", shown.text)
+        assert sum(int(count) for _, count in cells) == len(mine) == 9
+
+
+def test_classes_that_are_not_there_are_refused(http: httpx.Client, done: Report) -> None:
+    here = f"/v1/evaluations/{done.plan.id}/classes"
+    for asked, reason in (
+        ({"model": "absent"}, "has no model 'absent', it has tiny, evil"),
+        ({"model": "evil", "condition": 3}, "has 3 conditions; they count from 0"),
+    ):
+        answer = http.get(here, params=asked)
+        assert answer.status_code == 422
+        assert reason in answer.json()["detail"]
 
 
 def test_every_score_is_drawn_with_its_interval(http: httpx.Client, done: Report) -> None:
@@ -265,6 +301,19 @@ def test_models_are_compared_with_the_numbers_of_the_comparison(http: httpx.Clie
     assert "tiny against evil" in page(http, f"/compare?{httpx.QueryParams(sides)}").text
     assert http.get("/compare?side=short+tiny").status_code == 422
     assert http.get("/compare?side=0123456789abcdef+tiny").status_code == 404
+
+
+def test_images_and_classes_that_differ_are_shown(http: httpx.Client) -> None:
+    images = Page(str(macro("class_parts.html", "images", range(30), "/datasets/shapes/images")))
+    pictures = [each for each in images.addresses if each.endswith(".png")]
+    assert pictures == [f"/datasets/shapes/images/{index}.png" for index in range(24)]
+    assert http.get(pictures[-1]).headers["content-type"] == "image/png"
+    assert http.get("/datasets/shapes/images/33.png").status_code == 404
+    assert "28, 29" in images.text
+    assert not Page(str(macro("class_parts.html", "images", range(30), None))).addresses
+    differing = [ClassDifference(name=f"<c{index}>", n=8, difference=-0.5, p_holm=0.01) for index in range(12)]
+    shown = Page(str(macro("class_parts.html", "differing", differing))).text
+    assert all(part in shown for part in ("<c9>", "-50.0", "n = 8, p = 0.010", "and 2 more"))
 
 
 def test_models_that_cannot_be_compared_are_refused_with_the_reason(server: Server, done: Report) -> None:

@@ -6,7 +6,7 @@ from typing import Annotated, NamedTuple
 from fastapi import APIRouter, Query
 from fastapi.responses import HTMLResponse
 
-from evaluation import Comparison, ComparisonError, Side, compare
+from evaluation import Comparison, ComparisonError, ShardResult, Side, compare
 from evaluation.reports.report import ModelReport
 from evaluation.spec import NAME_PATTERN
 from evaluation.statistics import Proportion
@@ -14,6 +14,7 @@ from service.http.deps import CallerDep, Service, ServiceDep, find_evaluation
 from service.http.pages.templates import render
 from service.http.routes.evaluations import view_of
 from service.jobs.evaluations import Evaluation
+from service.jobs.reports.names import classes_of, dataset_of
 
 MOST_SIDES = 8
 """Models that are compared at once."""
@@ -69,6 +70,7 @@ def comparison(
         offered=[view_of(each, service) for each in offered.values()],
         chosen={f"{each} {model}" for each, model in named},
         columns=columns,
+        pictures=_pictures(columns, service),
         titles=[*dict.fromkeys(title for column in columns for title in column.scores)],
         pairs=[*_pairs(columns, service)] if len(columns) > 1 else [],
     )
@@ -84,9 +86,22 @@ def _columns(named: Iterable[tuple[str, ...]], known: dict[str, Evaluation], ser
 
 def _pairs(columns: Sequence[Column], service: Service) -> Iterable[Pair]:
     results = {each.evaluation.id: service.store.results(each.evaluation.id) for each in columns}
-    first, *others = [Side(each.evaluation.plan, each.report.model, results[each.evaluation.id]) for each in columns]
+    first, *others = [_side(each, results[each.evaluation.id], service) for each in columns]
     for other in others:
         try:
             yield Pair(other.model, compare(other, first))
         except ComparisonError as error:
             yield Pair(other.model, None, str(error))
+
+
+def _side(column: Column, results: Sequence[ShardResult], service: Service) -> Side:
+    plan, model = column.evaluation.plan, column.report.model
+    return Side(plan, model, results, classes_of(plan, model, service.catalog))
+
+
+def _pictures(columns: Sequence[Column], service: Service) -> str | None:
+    """Where pictures of the images are that were compared; None where the data set is another one by now."""
+    plan = columns[0].evaluation.plan if columns else None
+    if plan is None or dataset_of(plan, service.catalog) is None:
+        return None
+    return f"{service.settings.root_path}/datasets/{plan.spec.dataset}/images"

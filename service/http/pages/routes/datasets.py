@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Request, Response
 from fastapi.responses import HTMLResponse
 
-from evaluation import DatasetError
+from evaluation import DatasetError, ImageFolder
 from service.http.deps import CallerDep, DatasetName, Service, ServiceDep
 from service.http.etags import unless_known
 from service.http.pages.routes.evaluation import PICTURE_S
@@ -69,7 +69,20 @@ def preview(name: DatasetName, index: Annotated[int, Path(ge=0, lt=2**63)], serv
     dataset = service.catalog.open_dataset(name)
     if index >= len(dataset.classes):
         raise ProblemError(HTTPStatus.NOT_FOUND, f"{name} has {len(dataset.classes)} classes; they count from 0")
-    picture = dataset.picture(dataset.labels.index(index)).convert("RGB")
+    return _small(dataset, dataset.labels.index(index))
+
+
+@router.get("/datasets/{name}/images/{index}.png")
+def image(name: DatasetName, index: Annotated[int, Path(ge=0, lt=2**63)], service: ServiceDep) -> Response:
+    """A small picture of an image."""
+    dataset = service.catalog.open_dataset(name)
+    if index >= len(dataset):
+        raise ProblemError(HTTPStatus.NOT_FOUND, f"{name} has {len(dataset)} images; they count from 0")
+    return _small(dataset, index)
+
+
+def _small(dataset: ImageFolder, index: int) -> Response:
+    picture = dataset.picture(index).convert("RGB")
     picture.thumbnail((PREVIEW, PREVIEW))
     return Response(png(picture), media_type="image/png", headers={"Cache-Control": f"private, max-age={PICTURE_S}"})
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Annotated, Literal
+from urllib.parse import urlencode
 
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from fastapi.responses import HTMLResponse
@@ -13,9 +14,10 @@ from service.http.deps import CallerDep, EvaluationDep, Service, ServiceDep
 from service.http.etags import unless_known
 from service.http.formats import FORMATS
 from service.http.pages.example_pictures import PictureKind, kinds, png
-from service.http.pages.sections import EVERY, Chosen, Section, Tab, changed, of_evaluation
+from service.http.pages.sections import EVERY, Chosen, Section, Tab, changed, of_classes, of_evaluation
 from service.http.pages.templates import render
 from service.http.problems import ProblemError
+from service.http.routes.class_scores import scores_of
 from service.http.routes.evaluations import view_of
 from service.jobs.evaluations import Evaluation
 
@@ -55,6 +57,7 @@ class Shown:
     label: Class = ""
     prediction: Class = ""
     confidence: Annotated[float | Literal[""], Query(description="of an example's prediction, at least")] = ""
+    condition: Annotated[int | Literal[""], Query(ge=0, lt=2**63, description="whose classes are shown")] = ""
 
     @property
     def chosen(self) -> Chosen:
@@ -63,12 +66,25 @@ class Shown:
         first = next((each.model for each in report.models if any(c.examples for c in each.conditions)), None)
         return Chosen(self.model or first, self.label or None, self.prediction or None, self.confidence or 0.0)
 
+    @property
+    def of_classes(self) -> tuple[str, int]:
+        """Whose classes are shown: a model, and the position of a condition; the first and the last where none is named."""
+        spec = self.evaluation.plan.spec
+        model = self.model if self.model in spec.models else spec.models[0]
+        last = len(spec.conditions) - 1
+        return model, last if self.condition == "" else min(self.condition, last)
+
     def above(self) -> Section:
         """Where the evaluation stands."""
         return of_evaluation(view_of(self.evaluation, self.service))
 
     def sections(self) -> Sequence[Section]:
         """What the tab shows."""
+        if self.tab is Tab.CLASSES:
+            model, condition = self.of_classes
+            link = f"{self.service.settings.root_path}/v1/evaluations/{self.evaluation.id}/classes"
+            scores = scores_of(self.evaluation, model, condition, self.service)
+            return [of_classes(scores, f"{link}?{urlencode({'model': model, 'condition': condition})}")]
         sections = self.service.report_sections
         return sections.of(self.evaluation, self.tab, self.chosen if self.tab is Tab.IMAGES else EVERY)
 
@@ -93,6 +109,7 @@ def show(shown: ShownDep) -> Response:
         forms=FORMATS,
         may_remove=view.status.final and shown.caller.is_admin,
         chosen=shown.chosen,
+        of_classes=shown.of_classes,
         labels=sorted({each.label for each in examples}),
         predictions=sorted({each.prediction for each in examples}),
         changes=f"{view.links['page']}/{shown.tab}/changes{query}",
