@@ -38,10 +38,10 @@ _PLAIN = (str, int, float, tuple, list, type(None))
 """Types of options that a card can hold."""
 
 
-def page() -> str:
-    """Write the page of all architectures as Markdown."""
+def page(counted: Iterable[str]) -> str:
+    """Write the page of all architectures as Markdown; those that are `counted` have a row in its first table."""
     architectures = _table(
-        ("architecture", "input", "parameters", "MACs", "ImageNet top-1 / top-5", "described in"), map(_row, names())
+        ("architecture", "input", "parameters", "MACs", "ImageNet top-1 / top-5", "described in"), map(_row, counted)
     )
     options = _table(("architecture", "options and defaults"), ((f"`{name}`", _options(name)) for name in names()))
     trained = _table(
@@ -99,4 +99,4 @@ def _table(header: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(table(architectures()) if sys.argv[1:] == ["fingerprints"] else page())
+    sys.stdout.write(table(architectures()) if sys.argv[1:] == ["fingerprints"] else page(names()))

@@ -78,7 +78,7 @@ def test_jobs_make_the_report_of_one_process(whole: Shards, catalog: Catalog, tm
 
 @pytest.mark.slow
 def test_a_job_that_is_preempted_goes_on(whole: Shards, tmp_path: Path) -> None:
-    slower = PGD | {"attacks": [PGD["attacks"][0] | {"restarts": 100}]}
+    slower = PGD | {"attacks": [PGD["attacks"][0] | {"restarts": 30}]}
     spec = SPEC.model_copy(
         update={"conditions": EvaluationSpec.model_validate({**SPEC.model_dump(), "conditions": [slower]}).conditions}
     )

@@ -101,7 +101,11 @@ def test_without_its_file_the_family_is_unknown(house: Path) -> None:
 @pytest.mark.parametrize(
     ("files", "error"),
     [
-        ({"a.py": FAMILY, "b.py": FAMILY}, "family 'attention pooling' is registered twice"),
+        pytest.param(
+            {"a.py": FAMILY, "b.py": FAMILY},
+            "family 'attention pooling' is registered twice",
+            marks=pytest.mark.thorough,
+        ),
         (
             {"a.py": FAMILY.replace('ModelSpec("attention_pool"', 'ModelSpec("resnet50"')},
             "architecture 'resnet50' is registered twice",
@@ -168,7 +172,10 @@ assert "- tsv: the scores alone" in str(schema["paths"]["/v1/evaluations/{evalua
 @pytest.mark.parametrize(
     ("file", "text", "of", "error"),
     [
-        (ATTACK_FILE, ATTACK.replace('"shift"', '"pgd"'), "attacks", "attack 'pgd' is registered twice"),
+        pytest.param(
+            *(ATTACK_FILE, ATTACK.replace('"shift"', '"pgd"'), "attacks", "attack 'pgd' is registered twice"),
+            marks=pytest.mark.thorough,
+        ),
         (FORMAT_FILE, FORMAT.replace(".tsv", ".csv"), "evaluation", "'csv' and 'tsv' have the same suffix '.csv'"),
     ],
 )

@@ -28,6 +28,7 @@ SPEC = EvaluationSpec.model_validate(
 )
 
 
+@pytest.mark.thorough
 def test_a_second_server_goes_on_where_the_first_was_killed(
     postgresql: Postgresql, catalog: Catalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

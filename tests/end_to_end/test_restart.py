@@ -15,7 +15,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 def test_a_killed_command_goes_on_where_it_was(catalog: Catalog, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "cli.main", "evaluate", "tiny", "twin", "--dataset", "shapes", "--json"]
-    command += ["--preset", "pgd-100", "--preset", "steps", "--device", "cpu", "--data-dir", str(tmp_path)]
+    command += ["--preset", "pgd-20", "--preset", "steps", "--device", "cpu", "--data-dir", str(tmp_path)]
     command += [f"--model-dir={folder}" for folder in catalog.model_folders]
     command += [f"--dataset-dir={folder}" for folder in catalog.dataset_folders]
 

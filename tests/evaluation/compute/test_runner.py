@@ -181,7 +181,7 @@ def test_logits_that_are_not_finite_are_never_right_by_rank(catalog: Catalog) ->
 def test_every_preset_runs(catalog: Catalog) -> None:
     for name in evaluation.preset_names():
         if name != "pgd-100":  # the same code as pgd-20
-            report = evaluate(spec(conditions=[c.model_dump() for c in preset(name)], images=4), catalog=catalog)
+            report = evaluate(spec(conditions=[c.model_dump() for c in preset(name)], images=2), catalog=catalog)
             assert report.complete, name
 
 

@@ -59,7 +59,7 @@ def test_the_same_question_is_answered_from_the_folder(
             {"models": ["tiny", "twin"]},
             2,
         ),  # a copy of the file, whose adversarial images are tried on the first
-        ({"seed": 0}, {"seed": 1}, 6),
+        pytest.param({"seed": 0}, {"seed": 1}, 6, marks=pytest.mark.thorough),
         ({"precision": "float32"}, {"precision": "bfloat16"}, 6),
     ],
     ids=str,

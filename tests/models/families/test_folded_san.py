@@ -291,7 +291,7 @@ def test_a_folded_classifier_is_evaluated_as_the_one_it_came_from(kind: str, mon
     spec = evaluation.EvaluationSpec(
         models=(f"san_mini_{kind}.fashion_mnist",),
         dataset="fashion_mnist_test",
-        images=10,
+        images=4,
         conditions=evaluation.pgd_conditions([2 / 255], steps=3),
     )
     seen: list[type] = []
