@@ -13,7 +13,7 @@ endif
 TESTS := quick
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo serve test quick thorough test-thorough test-oldest fuzz faults check gpu format lock
+.PHONY: help install demo serve test quick thorough test-thorough test-oldest fuzz faults check gpu audit format lock
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -68,6 +68,12 @@ faults: install ## kill servers and device processes FAULT_ROUNDS times (20 if u
 
 gpu: install ## measure everything on a GPU and write a page into benchmarks/results; toy sizes without one
 	$(BIN)/python -m benchmarks.gpu
+
+audit: install ## look for known vulnerabilities of what is locked, and list it (CycloneDX) in dist/withstand.cdx.json
+	mkdir -p dist
+	$(BIN)/uv tool run --from cyclonedx-bom cyclonedx-py environment --pyproject pyproject.toml --output-reproducible \
+		--output-file dist/withstand.cdx.json $(BIN)/python
+	$(BIN)/uv tool run pip-audit --requirement requirements.lock --disable-pip --require-hashes
 
 format: install ## format the code
 	$(BIN)/ruff format
