@@ -13,7 +13,7 @@ endif
 TESTS := quick
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo serve test quick thorough test-thorough test-oldest fuzz faults check gpu audit format lock
+.PHONY: help install demo serve test quick thorough test-thorough test-oldest fuzz faults check gpu docs audit format lock
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -74,6 +74,9 @@ audit: install ## look for known vulnerabilities of what is locked, and list it 
 	$(BIN)/uv tool run --from cyclonedx-bom cyclonedx-py environment --pyproject pyproject.toml --output-reproducible \
 		--output-file dist/withstand.cdx.json $(BIN)/python
 	$(BIN)/uv tool run pip-audit --requirement requirements.lock --disable-pip --require-hashes
+
+docs: install ## make the site of the documents in site/; SERVE=1 serves it at http://127.0.0.1:8001 and follows changes
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs $(if $(SERVE),serve,build)
 
 format: install ## format the code
 	$(BIN)/ruff format
