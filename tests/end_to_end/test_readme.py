@@ -115,10 +115,31 @@ def test_commands_run(beside_mine: Path, run: Run, monkeypatch: pytest.MonkeyPat
         assert ended.out
 
 
+def test_the_gate_for_ci_stops_a_model_that_falls(tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    page = (ROOT / "docs" / "howto-ci-gate.md").read_text()
+    (command,) = re.findall(
+        r"^    \.venv/bin/withstand (evaluate .*)$", re.sub(r"\\\n +", "", page), flags=re.MULTILINE
+    )
+    (lines,) = re.findall(r"^```python\n(.*?)^```", page, flags=re.MULTILINE | re.DOTALL)
+    falls = command.replace("fashion_mnist_pgd", "fashion_mnist").replace("--images 20", "--images 4")
+    ended = run(*shlex.split(falls))
+    assert ended.status == 1
+    assert "below --min: resnet_mini.fashion_mnist, PGD-20 Linf 8/255: 0.0000 (n = 4)" in ended.err
+    assert Path("report.html").exists()
+    assert 'failures="1"' in Path("junit.xml").read_text()
+    with pytest.raises(AssertionError, match="the interval begins at 0"):
+        exec(compile(lines, "docs/howto-ci-gate.md", "exec"), {})
+
+
 @pytest.fixture(scope="module")
-def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    folder = tmp_path_factory.mktemp("readme")
-    with server(Catalog((), ()), folder, folder / "server.log") as (_, client):
+def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("readme")
+
+
+@pytest.fixture(scope="module")
+def address(data_dir: Path) -> Iterator[str]:
+    with server(Catalog((), ()), data_dir, data_dir / "server.log") as (_, client):
         yield client.url
 
 
@@ -162,6 +183,39 @@ def test_the_snippets_for_other_clients_run(
     assert hugging_face == label == "Dress"
     assert re.findall(r":(\d:\w+)", "\n".join(triton)) == ["3:Dress", "1:Bag"]
     assert rows == "120"
+
+
+def alike(text: str) -> str:
+    """A text less its numbers, ids and ways to wrap lines, which may differ."""
+    return re.sub(r"[\s─]+", " ", re.sub(r"\b[0-9a-f]{16}\b|[-+]?\d[\d.]*", "#", text))
+
+
+@pytest.mark.parametrize("images", [4, pytest.param(None, marks=pytest.mark.thorough)])
+def test_the_tutorial_prints_what_it_says(
+    images: int | None, address: str, data_dir: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("docs", "zoo"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("WITHSTAND_SERVER", address)
+    monkeypatch.setenv("WITHSTAND_DATA_DIR", str(data_dir))
+    monkeypatch.setenv("COLUMNS", "80")
+    text = (ROOT / "docs" / "tutorial.md").read_text()
+    few = re.sub(r"--images \d+", f"--images {images}", text) if images else text
+    steps = re.findall(r"^```sh\n(\.venv.*?)^```\n(?:\n```text\n(.*?)^```)?", few, flags=re.MULTILINE | re.DOTALL)
+    assert len(steps) == 12
+    evaluation = "unknown"
+    for lines, expected in steps:
+        printed = ""
+        for line in re.sub(r"\\\n +", "", lines).splitlines():
+            command, gate, _ = line.partition("; echo $?")
+            ended = run(*shlex.split(re.sub(r"\b[0-9a-f]{16}\b", evaluation, command))[1:])
+            assert ended.status == bool(gate), ended.err
+            printed += ended.out + ended.err + (f"{ended.status}\n" if gate else "")
+            evaluation = "".join(re.findall(r"^- evaluation (\w+)", ended.out, flags=re.MULTILINE)) or evaluation
+        assert images or alike(printed) == alike(expected)
+    assert Path("report.html").read_text().startswith("<!doctype html>")
+    assert run("models", "rm", "mine").status == 0
 
 
 def scores_of_the_zoo(out: str) -> dict[str, list[str]]:
