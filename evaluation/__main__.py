@@ -35,9 +35,16 @@ def page() -> str:
         '`--eps 4/255 --norm\nLinf`, or `"threat": {"norm": "Linf", "eps": "4/255"}` in a request.',
         _ATTACKS,
         _table(
-            ("attack", "norms", "kind", "targets", "parameters"),
+            ("attack", "what it is", "norms", "kind", "targets", "parameters"),
             (
-                (f"`{each.name}`", " ".join(each.norms), each.kind, "yes" if each.targetable else "no", _defaults(each))
+                (
+                    f"`{each.name}`",
+                    each.explanation.splitlines()[0],
+                    " ".join(each.norms),
+                    each.kind,
+                    "yes" if each.targetable else "no",
+                    _defaults(each),
+                )
                 for each in described
                 if each.kind != "transform"
             ),
