@@ -12,6 +12,7 @@ IN_THE_SITE = (
     "*.md",
     "docs/**/*.md",
     "docs/**/*.png",
+    "docs/*.css",
     "benchmarks/**/*.md",
     "docker/README.md",
     "docker/grafana/*.json",
