@@ -23,6 +23,7 @@ COMMANDS = {
     "evaluations": "List the evaluations of a service, newest first, or change one.",
     "queue": "Show what runs and what waits, or pause and resume all of it.",
     "devices": "Show the devices that run evaluations, and what each runs.",
+    "keys": "Create, list or revoke API keys, in the database of a service that need not run.",
     "doctor": "Say what the service finds on this machine, and what is wrong with it.",
     "demo": "Start the service, evaluate the zoo over HTTP, and print the report.",
 }

@@ -6,8 +6,7 @@ from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
 
-from fastapi import Depends, FastAPI
-from fastapi.security import APIKeyHeader, HTTPBearer
+from fastapi import FastAPI
 from fastapi.staticfiles import StaticFiles
 from fastapi.telemetry import TelemetryConfig
 from fastapi_offline import FastAPIOffline
@@ -15,11 +14,13 @@ from fastapi_offline import FastAPIOffline
 from common.cores import cores
 from common.float32 import set_float32
 from evaluation import Catalog
+from service.accounts.callers import Callers
 from service.cluster.cluster import RayCluster
 from service.cluster.content import ContentStore
 from service.http import problems
 from service.http.dataset_counts import DatasetCounts
 from service.http.deps import Service
+from service.http.key_description import with_keys
 from service.http.load_shedding import SHEDDING, LoadShedding
 from service.http.middleware.api_keys import ApiKeys, Failures
 from service.http.middleware.body_limit import BodyLimit
@@ -95,10 +96,7 @@ RESOURCES = (
     comparisons,
     *PAGES,
 )
-"""Routes that need a key, if any are set; a request is compared with one after the other, so those of predictions come first."""
-
-SCHEMES = (HTTPBearer(auto_error=False), APIKeyHeader(name="X-API-Key", auto_error=False))
-"""How a key is sent, for the description of the API; the middleware looks at it."""
+"""Routes that need a key, if there are any; a request is compared with one after the other, so those of predictions come first."""
 
 DESCRIPTION = "Robustness evaluation of image classifiers: predictions, rotations and flips, adversarial attacks."
 
@@ -108,6 +106,7 @@ SPANS: TelemetryConfig = {"auto_configure": True, "operation_spans": False, "met
 
 def create_app(settings: Settings) -> FastAPI:
     """Build the application; its database, device processes and threads start and end with it."""
+    callers = Callers(settings)
     app = FastAPIOffline(  # documentation pages without files from other hosts
         title="withstand",
         version=version("withstand"),
@@ -119,7 +118,7 @@ def create_app(settings: Settings) -> FastAPI:
         redirect_slashes=False,  # a redirect would repeat whatever host was asked for
         responses={"4XX": problems.described(), "5XX": problems.described()},
     )
-    app.state.settings, app.state.metrics = settings, Metrics()
+    app.state.settings, app.state.metrics, app.state.callers = settings, Metrics(), callers
     forms = {
         settings.root_path + models.router.prefix: settings.max_checkpoint_bytes + FORM_OVERHEAD_BYTES,
         settings.root_path + datasets.router.prefix: settings.max_dataset_bytes + FORM_OVERHEAD_BYTES,
@@ -128,7 +127,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(JsonLimit)
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes, forms=forms)
     app.state.failures = Failures()
-    app.add_middleware(ApiKeys, settings=settings, failures=app.state.failures)
+    app.add_middleware(ApiKeys, callers=callers, root_path=settings.root_path, failures=app.state.failures)
     app.add_middleware(Origins)
     app.add_middleware(Hosts, allowed=(*settings.allowed_hosts, settings.host))
     app.add_middleware(ErrorPages, root=settings.root_path)
@@ -137,11 +136,11 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(Head)
     app.add_middleware(Prefix, root_path=settings.root_path)
     problems.install(app, STATUSES)
-    schemes = [Depends(each) for each in SCHEMES] if settings.api_keys else []
-    for resource in RESOURCES:
-        app.include_router(resource.router, dependencies=schemes)
-    for is_open in (docs.router, health.probes, inference.probes, sign_in.router):
-        app.include_router(is_open)
+    is_open = (docs.router, health.probes, inference.probes, sign_in.router)
+    for router in (*(each.router for each in RESOURCES), *is_open):
+        app.include_router(router)
+    described = app.openapi
+    app.openapi = lambda: with_keys(described()) if callers.are_needed else described()
     app.mount("/static", StaticFiles(directory=WEB / "static"))
     return app
 
@@ -152,6 +151,7 @@ async def _lifespan(app: FastAPI) -> AsyncGenerator[dict[str, LoadShedding]]:
     set_float32("ieee")
     evaluated = settings.catalog()  # in processes of the devices
     catalog = replace(evaluated, isolated=True)
+    callers: Callers = app.state.callers
     store = Store.at(settings.database)
     devices = settings.devices or tuple(available_devices())
     metrics: Metrics = app.state.metrics
@@ -172,6 +172,7 @@ async def _lifespan(app: FastAPI) -> AsyncGenerator[dict[str, LoadShedding]]:
     dataset_counts, model_structures = DatasetCounts(catalog), ModelStructures()
     app.state.service = Service(
         settings,
+        callers,
         catalog,
         store,
         queue,
@@ -190,6 +191,7 @@ async def _lifespan(app: FastAPI) -> AsyncGenerator[dict[str, LoadShedding]]:
         ResultRows(reports, settings.root_path),
         Watching(store, settings.root_path),
     )
+    callers.start(store.database)
     scheduler.start()
     control.start()
     dispatcher.start()
@@ -199,7 +201,18 @@ async def _lifespan(app: FastAPI) -> AsyncGenerator[dict[str, LoadShedding]]:
         async with _rpc(app, settings):
             yield {SHEDDING: LoadShedding(scheduler, metrics)}
     finally:
-        for part in (dispatcher, cluster, webhooks, control, scheduler, explainer, dataset_counts, model_structures):
+        parts = (
+            dispatcher,
+            cluster,
+            webhooks,
+            control,
+            scheduler,
+            explainer,
+            dataset_counts,
+            model_structures,
+            callers,
+        )
+        for part in parts:
             if part is not None:
                 part.stop()
         for executor in executors.values():
@@ -236,7 +249,7 @@ async def _rpc(app: FastAPI, settings: Settings) -> AsyncGenerator[None]:
         return
     from service.kserve.rpc import serving_rpc  # noqa: PLC0415  # it needs an extra
 
-    async with serving_rpc(app, settings) as app.state.grpc_port:
+    async with serving_rpc(app, settings, app.state.callers) as app.state.grpc_port:
         yield
 
 

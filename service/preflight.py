@@ -1,12 +1,14 @@
 """What must be right before the service starts, so that what is wrong takes one line to say."""
 
 import socket
+from contextlib import closing
 from importlib.util import find_spec
 
 from common.folders import FolderError, require_writable
+from service.accounts.keys import list_keys
 from service.cluster.content import ContentError, ContentStore
 from service.jobs.store import Store
-from service.settings import PREFIX, Settings
+from service.settings import PREFIX, Settings, is_loopback
 from service.sql.database import StoreError
 
 
@@ -19,10 +21,12 @@ def require_startable(settings: Settings) -> None:
 
     Raises:
         StartError: one of them cannot.
+        ValueError: it would listen beyond this machine, and there is no API key.
     """
     try:
         require_writable(settings.data_dir, "the service's data")
-        Store.at(settings.database).close()
+        with closing(Store.at(settings.database)) as store:
+            _require_keys(settings, store)
     except (FolderError, StoreError) as error:
         from_url = settings.database_url and isinstance(error, StoreError)
         setting = f"{PREFIX}DATABASE_URL" if from_url else f"--data-dir or {PREFIX}DATA_DIR"
@@ -33,6 +37,14 @@ def require_startable(settings: Settings) -> None:
         if not all(map(find_spec, ("grpc", "tritonclient"))):
             raise StartError(f"{PREFIX}GRPC_PORT needs grpcio and tritonclient: uv pip install '.[grpc]'")
         require_free(settings.host, settings.grpc_port, f"{PREFIX}GRPC_PORT")
+
+
+def _require_keys(settings: Settings, store: Store) -> None:
+    if not (is_loopback(settings.host) or settings.api_keys or list_keys(store.database)):
+        raise ValueError(
+            f"listening on {settings.host} needs API keys: make one with `withstand keys create NAME --scope admin`, or set "
+            f"{PREFIX}API_KEYS to a JSON list such as '[\"...\"]', or listen on 127.0.0.1"
+        )
 
 
 def _require_cluster(settings: Settings) -> None:

@@ -98,10 +98,14 @@ class Settings(BaseSettings):
         Path, Field(description="folder on each node of the cluster for what it got, and for decoded pictures")
     ] = Path("~/.cache/withstand")
     api_keys: Annotated[
-        frozenset[ApiKey], Field(description="accepted API keys; required when listening beyond this machine")
+        frozenset[ApiKey],
+        Field(
+            description="accepted API keys, beside those that `withstand keys` has made; beyond this machine keys are needed"
+        ),
     ] = frozenset()
     admin_keys: Annotated[
-        frozenset[ApiKey], Field(description="keys that may add, load and configure models; empty lets every key do so")
+        frozenset[ApiKey],
+        Field(description="keys with the scope admin; as long as there are none, those of WITHSTAND_API_KEYS have it"),
     ] = frozenset()
     allowed_hosts: Annotated[
         tuple[HostName, ...],
@@ -210,15 +214,6 @@ class Settings(BaseSettings):
         str | None,
         Field(repr=False, description="signs what webhooks send: whsec_ and 24 to 64 random bytes in base64"),
     ] = None
-
-    @model_validator(mode="after")
-    def _keys_beyond_this_machine(self) -> Self:
-        if not self.api_keys and not is_loopback(self.host):
-            raise ValueError(
-                f"listening on {self.host} needs API keys: set WITHSTAND_API_KEYS to a JSON list such as '[\"...\"]', "
-                "or listen on 127.0.0.1"
-            )
-        return self
 
     @model_validator(mode="after")
     def _webhooks_are_signed(self) -> Self:

@@ -22,7 +22,7 @@ def doctor(
     """Say what the service finds on this machine, and what is wrong with it. Exits with status 1 if something is."""
     from service.checkup import examine
 
-    settings = settings_of(data_dir=data_dir, model_dir=model_dir, dataset_dir=dataset_dir, host=None)
+    settings = settings_of(data_dir=data_dir, model_dir=model_dir, dataset_dir=dataset_dir)
     findings = [*examine(settings)]
     if as_json:
         typer.echo(json.dumps([each._asdict() for each in findings], indent=2))

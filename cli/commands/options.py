@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from service.settings import Settings
     from withstand import Client
 
-LOOPBACK = "127.0.0.1"
 PATIENCE_S = 5.0
 """How long a service that cannot be reached is asked again, seconds."""
 
@@ -76,7 +75,6 @@ def settings_of(
     data_dir: Path | None = None,
     model_dir: Sequence[Path] = (),
     dataset_dir: Sequence[Path] = (),
-    host: str | None = LOOPBACK,
     **more: Any,
 ) -> "Settings":
     """Read the settings from the environment; given options take precedence.
@@ -85,17 +83,11 @@ def settings_of(
         data_dir: see `Settings`; None or empty means not given, here and below.
         model_dir: value of `model_dirs`.
         dataset_dir: value of `dataset_dirs`.
-        host: address to listen on, for commands that do.
         more: further settings by name.
     """
     from service.settings import Settings
 
-    given: dict[str, Any] = more | {
-        "host": host,
-        "data_dir": data_dir,
-        "model_dirs": model_dir,
-        "dataset_dirs": dataset_dir,
-    }
+    given: dict[str, Any] = more | {"data_dir": data_dir, "model_dirs": model_dir, "dataset_dirs": dataset_dir}
     return Settings(**{name: value for name, value in given.items() if value not in (None, [], ())})
 
 

@@ -3,20 +3,21 @@
 import asyncio
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Annotated, NamedTuple, cast
+from typing import Annotated, cast
 
 from fastapi import Depends, Path, Request
 from pydantic import BaseModel, Field, StringConstraints
 
-from common import text_sha256
 from evaluation import Catalog
 from evaluation.spec import NAME_PATTERN
+from service.accounts.callers import Caller, Callers
+from service.accounts.keys import Scope
 from service.http.dataset_counts import DatasetCounts
-from service.http.keys import given_key, is_one_of
 from service.http.model_structures import ModelStructures
 from service.http.pages.report_sections import ReportSections
 from service.http.pages.result_rows import ResultRows
 from service.http.problems import ProblemError
+from service.http.scopes import refusal
 from service.http.watching import Watching
 from service.jobs.dispatcher import Dispatcher
 from service.jobs.evaluations import Evaluation
@@ -38,6 +39,7 @@ class Service:
     """The parts of a running service; `app.py` builds it."""
 
     settings: Settings
+    callers: Callers
     catalog: Catalog
     store: Store
     queue: Queue
@@ -91,25 +93,26 @@ DatasetName = Annotated[str, Path(pattern=NAME_PATTERN, description="name of a d
 EvaluationId = Annotated[str, Path(pattern="^[0-9a-f]{16}$", description="id of an evaluation, 16 hexadecimal digits")]
 
 
-async def _key(request: Request) -> str:
-    return given_key(request.headers)
+def caller_of(request: Request) -> Caller:
+    """Who sends a request, as its API key says."""
+    return cast(Caller, request.scope["caller"])
 
 
-KeyDep = Annotated[str, Depends(_key)]
-"""The API key of a request, one of those that are set if any are; "" where there is none."""
+async def _caller(request: Request) -> Caller:
+    return caller_of(request)
 
 
-async def require_admin(service: ServiceDep, key: KeyDep) -> None:
+CallerDep = Annotated[Caller, Depends(_caller)]
+
+
+async def require_admin(caller: CallerDep) -> None:
     """Let a request pass that may change what is served.
 
     Raises:
         ProblemError: the key may not (403).
     """
-    keys = service.settings.admin_keys
-    if keys and not is_one_of(keys, key):
-        raise ProblemError(
-            HTTPStatus.FORBIDDEN, "this needs one of the admin keys; other keys may predict and evaluate"
-        )
+    if not caller.is_admin:
+        raise ProblemError(HTTPStatus.FORBIDDEN, refusal(caller, Scope.ADMIN))
 
 
 class Asked(BaseModel):
@@ -136,27 +139,6 @@ async def _deployment(name: ModelName, service: ServiceDep, version: ModelVersio
 
 DeploymentDep = Annotated[Deployment, Depends(_deployment)]
 """The model of a path with `{name}`, its version from `{version}` or, in a path without, from the query."""
-
-
-class Caller(NamedTuple):
-    """Who asks: `name` stands for the API key; `owner` is whose evaluations are seen and cancelled, None for everyone's."""
-
-    name: str
-    owner: str | None
-
-    @property
-    def is_admin(self) -> bool:
-        """Whether `require_admin` lets it pass."""
-        return self.owner is None
-
-
-async def _caller(service: ServiceDep, key: KeyDep) -> Caller:
-    """Tell callers apart by their keys; an admin key, or any where none is an admin's, sees everything."""
-    admins, name = service.settings.admin_keys, text_sha256(key)[:16] if key else ""
-    return Caller(name, None if not admins or is_one_of(admins, key) else name)
-
-
-CallerDep = Annotated[Caller, Depends(_caller)]
 
 
 def find_evaluation(evaluation_id: EvaluationId, service: ServiceDep, caller: CallerDep) -> Evaluation:

@@ -15,10 +15,9 @@ from common.pictures import PictureError
 from models import CheckpointError
 from service.http.bodies.json_bodies import INLINE_BYTES, described, read_body
 from service.http.bodies.picture_uploads import require_few_pixels
-from service.http.deps import Asked, DeploymentDep, Service, ServiceDep, find_deployment, service_of
+from service.http.deps import Asked, DeploymentDep, Service, ServiceDep, caller_of, find_deployment, service_of
 from service.http.direct import describe_parameters, read_parameters
 from service.http.disconnect import unless_disconnected
-from service.http.keys import given_key
 from service.http.middleware.telemetry import server_timing
 from service.http.problems import ProblemError
 from service.http.routes.health import require_ready
@@ -167,7 +166,7 @@ async def infer(request: Request) -> Response:
     deployment = await find_deployment(read_parameters(Asked, request), service)
     sent = await _read(request, service, deployment)
     require_few_pixels(sent.pictures, service.settings.request_pixels)
-    key = given_key(request.headers)
+    key = caller_of(request).name
     work = service.scheduler.predict(deployment, sent.pictures, key=key, timeout_s=sent.timeout_s)
     answers = await unless_disconnected(request, work)
     head, parts = answer(sent.request, _logits(sent, answers), deployment)

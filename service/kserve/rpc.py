@@ -19,8 +19,10 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from service.http.keys import given_key, is_one_of
+from service.accounts.callers import Callers
+from service.http.keys import given_key, sent_headers
 from service.http.problems import shortened
+from service.http.scopes import needed_scope
 from service.kserve import tensors
 from service.kserve.routes import HEADER_BYTES
 from service.settings import Settings
@@ -36,6 +38,9 @@ LONGEST_DETAIL = 800
 
 STOP_S = 5.0
 """How long calls may go on when the service ends, seconds."""
+
+_REFUSED = "/v2/models/-/infer"
+"""Where a call is asked that is refused for its key."""
 
 _log = logging.getLogger(__name__)
 
@@ -63,7 +68,7 @@ class Answer(NamedTuple):
 
 
 @asynccontextmanager
-async def serving_rpc(app: ASGIApp, settings: Settings) -> AsyncGenerator[int]:
+async def serving_rpc(app: ASGIApp, settings: Settings, callers: Callers) -> AsyncGenerator[int]:
     """Serve on the port of the settings until the block ends; gives the port, which is another one where they say 0.
 
     Raises:
@@ -76,7 +81,7 @@ async def serving_rpc(app: ASGIApp, settings: Settings) -> AsyncGenerator[int]:
     )
     calls = _Inference(app)
     server = grpc.aio.server(
-        interceptors=[_KeysFirst(calls, settings)],
+        interceptors=[_KeysFirst(calls, callers)],
         options=options,
         maximum_concurrent_rpcs=settings.max_connections,
     )
@@ -146,20 +151,21 @@ class _Inference(service_pb2_grpc.GRPCInferenceServiceServicer):
 class _KeysFirst(grpc.aio.ServerInterceptor):
     """Refuses a request for predictions that lacks a key before its tensors are received, as HTTP does before the body."""
 
-    def __init__(self, calls: _Inference, settings: Settings) -> None:
-        self._calls, self._required = calls, bool(settings.api_keys)
-        self._keys = settings.api_keys | settings.admin_keys
+    def __init__(self, calls: _Inference, callers: Callers) -> None:
+        self._calls, self._callers = calls, callers
 
     async def intercept_service(self, continuation: Any, handler_call_details: Any) -> Any:
         """Pass on, or refuse."""
-        headers = Headers(dict(handler_call_details.invocation_metadata))
-        is_infer = handler_call_details.method.endswith("/ModelInfer")
-        if not (self._required and is_infer) or is_one_of(self._keys, given_key(headers)):
+        if not handler_call_details.method.endswith("/ModelInfer"):
+            return await continuation(handler_call_details)
+        key = given_key(sent_headers(Headers(dict(handler_call_details.invocation_metadata)).raw))
+        caller = self._callers.find(key) or self._callers.without(key)
+        if caller is not None and caller.scope.covers(needed_scope("POST", _REFUSED)):
             return await continuation(handler_call_details)
         return grpc.stream_unary_rpc_method_handler(self._refuse)
 
     async def _refuse(self, _unread: object, context: Any) -> None:
-        await self._calls.ask(context, _path("-", ""))
+        await self._calls.ask(context, _REFUSED, b"")
 
 
 async def _request(

@@ -7,7 +7,7 @@ from sqlalchemy import Connection, insert, inspect, select
 from service.sql.counts import keep_counts
 from service.sql.tables import EVALUATIONS, METADATA, VERSION
 
-REVISION = "0006"
+REVISION = "0007"
 """The newest one."""
 
 MIGRATIONS = Path(__file__).with_name("migrations")

@@ -1,4 +1,4 @@
-"""The tables of the database: all that is durable about evaluations."""
+"""The tables of the database: all that is durable about evaluations, and API keys."""
 
 from sqlalchemy import (
     BigInteger,
@@ -25,6 +25,8 @@ _LARGE = Integer().with_variant(BigInteger, "postgresql")
 UNCUT = ""
 
 _FAILED = text("error IS NOT NULL")
+
+_UNREVOKED = text("revoked_at IS NULL")
 
 EVALUATIONS = Table(
     "evaluations",
@@ -161,6 +163,20 @@ KEYS = Table(
     Column("body_sha256", String, nullable=False),
     Column("evaluation_id", ForeignKey("evaluations.id"), nullable=False),
 )
+
+API_KEYS = Table(
+    "api_keys",
+    METADATA,
+    Column("sha256", String, primary_key=True),
+    Column("session_sha256", String, nullable=False),
+    Column("name", String, nullable=False),
+    Column("scope", String, nullable=False),
+    Column("created_at", Float, nullable=False),
+    Column("expires_at", Float),
+    Column("revoked_at", Float),
+    Index("api_keys_by_name", "name", unique=True, sqlite_where=_UNREVOKED, postgresql_where=_UNREVOKED),
+)
+"""Hashes of API keys, and of what browsers send in their place."""
 
 VERSION = Table(
     "alembic_version",

@@ -12,7 +12,9 @@ from pydantic import ValidationError
 
 import evaluation
 from common.cores import cores
+from service.accounts.callers import Callers
 from service.http.middleware import api_keys
+from service.preflight import require_startable
 from service.settings import Settings
 from tests.server import Server, serving
 
@@ -55,14 +57,15 @@ def test_a_value_that_makes_no_sense_is_refused(name: str, value: str, monkeypat
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "::1", "localhost"])
 def test_on_this_machine_no_keys_are_needed(host: str) -> None:
-    assert Settings(host=host).api_keys == frozenset()
+    assert not Callers(Settings(host=host)).are_needed
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.2", "example.org", "localhost.example.org", ""])
-def test_beyond_this_machine_keys_are_needed(host: str) -> None:
-    with pytest.raises(ValidationError, match=f"listening on {host} needs API keys: set WITHSTAND_API_KEYS"):
-        Settings(host=host)
-    assert Settings(host=host, api_keys=frozenset({"k"})).host == host
+def test_beyond_this_machine_keys_are_needed(host: str, tmp_path: Path) -> None:
+    settings = Settings(host=host, data_dir=tmp_path, admin_keys=frozenset({"k"}))
+    with pytest.raises(ValueError, match=f"listening on {host} needs API keys: .* or set WITHSTAND_API_KEYS"):
+        require_startable(settings)
+    assert Callers(settings).are_needed, "however it is started"
 
 
 @pytest.mark.parametrize("key", ["", " ", "two words", "ké"])

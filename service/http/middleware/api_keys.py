@@ -9,11 +9,12 @@ from starlette.datastructures import Headers
 from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from service.accounts.callers import Callers
 from service.http.addresses import network
-from service.http.keys import given_key, is_one_of
+from service.http.keys import given_key, sent_headers
 from service.http.problems import problem
-from service.http.sessions import session_key
-from service.settings import Settings
+from service.http.scopes import needed_scope, refusal
+from service.http.sessions import session_caller
 
 OPEN = frozenset(
     {
@@ -65,43 +66,46 @@ class Failures:
 
 
 class ApiKeys:
-    """Lets requests pass that carry one of the keys, or that need none.
+    """Lets requests pass that carry a key with the scope they need, or that need none; puts into their scope who the `caller` is.
 
     Args:
         app: what is behind it.
-        settings: with the keys; without any, every request passes.
+        callers: whose keys there are.
+        root_path: the path prefix of the service.
         failures: counts wrong keys, here and where browsers sign in.
     """
 
-    def __init__(self, app: ASGIApp, settings: Settings, failures: Failures) -> None:
-        self._app, self._required, self._root = app, bool(settings.api_keys), settings.root_path
-        self._keys = settings.api_keys | settings.admin_keys
-        self._failures = failures
+    def __init__(self, app: ASGIApp, callers: Callers, root_path: str, failures: Failures) -> None:
+        self._app, self._callers, self._root, self._failures = app, callers, root_path, failures
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass on, with the key that a cookie stands for, or answer 401 or 429; a browser is sent to sign in."""
-        if self._keys and scope["type"] == "http" and not given_key(headers := Headers(scope=scope)):
-            key = session_key(headers, self._keys)
-            if key is not None:
-                scope = {**scope, "headers": [*scope["headers"], (b"x-api-key", key.encode())]}
-        refused = self._refusal(scope) if self._keys and scope["type"] == "http" else None
+        """Pass on, or answer 401, 403 or 429; a browser is sent to sign in."""
+        refused = self._refusal(scope) if scope["type"] == "http" else None
         await (refused or self._app)(scope, receive, send)
 
     def _refusal(self, scope: Scope) -> Response | None:
         path = scope["path"].removeprefix(scope["root_path"])
         if path in OPEN or path.startswith(OPEN_FOLDERS):
             return None
-        address, given = network(scope["client"]), given_key(Headers(scope=scope))
-        if given and (refused := refuse_guesses(self._failures, address)):
-            return refused
-        if given and is_one_of(self._keys, given):
-            return None
-        if given:
-            self._failures.add(address)
-        if not self._required:
-            return None
-        is_page = scope["method"] == "GET" and "text/html" in Headers(scope=scope).get("accept", "")
-        return self._to_sign_in(scope) if is_page and not given else _unauthorized()
+        sent, caller = sent_headers(scope["headers"]), None
+        if given := given_key(sent):
+            address = network(scope["client"])
+            if refused := refuse_guesses(self._failures, address):
+                return refused
+            caller = self._callers.find(given)
+            if caller is None and self._callers.are_known:
+                self._failures.add(address)
+        elif b"cookie" in sent:
+            caller = session_caller(Headers(scope=scope), self._callers)
+        caller = caller or self._callers.without(given)
+        if caller is None:
+            is_page = scope["method"] == "GET" and b"text/html" in sent.get(b"accept", b"")
+            return self._to_sign_in(scope) if is_page and not given else _unauthorized()
+        needed = needed_scope(scope["method"], path)
+        if not caller.scope.covers(needed):
+            return problem(HTTPStatus.FORBIDDEN, refusal(caller, needed))
+        scope["caller"] = caller
+        return None
 
     def _to_sign_in(self, scope: Scope) -> Response:
         query = scope["query_string"].decode(errors="replace")

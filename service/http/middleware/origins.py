@@ -6,8 +6,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.http.problems import LONGEST_ECHO, problem
-
-READING = frozenset({"GET", "HEAD", "OPTIONS"})
+from service.http.scopes import READING
 
 
 class Origins:

@@ -36,7 +36,6 @@ from service.http.deps import (
     EvaluationDep,
     EvaluationId,
     EvenDamagedDep,
-    KeyDep,
     Service,
     ServiceDep,
     find_evaluation,
@@ -303,12 +302,11 @@ def read_evaluation(evaluation: EvaluationDep, service: ServiceDep, request: Req
 
 
 async def _removes_results(
-    service: ServiceDep,
-    key: KeyDep,
+    caller: CallerDep,
     results: Annotated[bool, Query(description="remove an evaluation that has ended, with its results")] = False,
 ) -> bool:
     if results:
-        await require_admin(service, key)
+        await require_admin(caller)
     return results
 
 

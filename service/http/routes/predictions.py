@@ -21,10 +21,9 @@ from service.http.bodies.picture_uploads import (
     require_few_pixels,
     upload_from_base64,
 )
-from service.http.deps import Asked, Service, find_deployment, service_of
+from service.http.deps import Asked, Service, caller_of, find_deployment, service_of
 from service.http.direct import describe_parameters, read_parameters
 from service.http.disconnect import unless_disconnected
-from service.http.keys import given_key
 from service.http.middleware.telemetry import server_timing
 from service.http.problems import ProblemError
 from service.serving.deployments import Deployment
@@ -172,7 +171,7 @@ async def _ask(
         for upload in uploads
     ]
     require_few_pixels(pictures, service.settings.request_pixels)
-    key = given_key(request.headers)
+    key = caller_of(request).name
     work = service.scheduler.predict(deployment, pictures, key=key, timeout_s=timeout_s, top_k=top_k)
     answers = await unless_disconnected(request, work)
     errors = [up.wrong(each) for up, each in zip(uploads, answers, strict=True) if isinstance(each, PictureError)]

@@ -9,6 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from common import text_sha256
 from common.cores import cores
 from service.settings import Settings
 from tests.server import Server, serving, until
@@ -68,12 +69,12 @@ def test_a_key_over_its_limit_is_refused_alone(server: Server, held: Held) -> No
     greedy, modest = {"X-API-Key": "greedy"}, {"X-API-Key": "modest"}
     with ThreadPoolExecutor(4) as threads:
         waiting = [threads.submit(server.http.post, URL, content=DISC, headers=greedy) for _ in range(2)]
-        until(lambda: server.service.scheduler._of_key["greedy"] == 2)
+        until(lambda: server.service.scheduler._of_key[text_sha256("greedy")[:16]] == 2)
         refused = server.http.post(URL, content=DISC, headers=greedy)
         assert "this API key would have 3 pictures waiting, at most 2 are allowed" in refusal(refused, 429)["detail"]
         assert refused.headers["retry-after"] == "1"
         other = threads.submit(server.http.post, URL, content=SQUARE, headers=modest)
-        until(lambda: server.service.scheduler._of_key["modest"] == 1)
+        until(lambda: server.service.scheduler._of_key[text_sha256("modest")[:16]] == 1)
         held.release.set()
         assert labels(other.result()) == ["square"]
         assert [labels(each.result()) for each in waiting] == [["disc"], ["disc"]]

@@ -122,7 +122,7 @@ def test_models_are_loaded_and_unloaded(guarded: Server, guarded_triton: Inferen
 
 @pytest.mark.parametrize("call", ["load_model", "unload_model"])
 def test_loading_needs_an_admin_key(guarded_triton: InferenceServerClient, call: str) -> None:
-    for headers, status, reason in ((KEYS, "403", "admin keys"), (None, "401", "an API key is needed")):
+    for headers, status, reason in ((KEYS, "403", "needs the scope admin"), (None, "401", "an API key is needed")):
         with pytest.raises(InferenceServerException, match=reason) as caught:
             getattr(guarded_triton, call)("mine", headers=headers)
         assert caught.value.status() == status

@@ -18,6 +18,7 @@ from tritonclient.http import InferInput as HttpInput
 from tritonclient.utils import InferenceServerException
 
 from evaluation import Catalog
+from service.accounts.keys import Scope, create_key
 from service.preflight import StartError, require_startable
 from service.settings import Settings
 from tests.conftest import CLASSES
@@ -227,6 +228,20 @@ def test_a_key_is_asked_for_before_tensors_are_received(settings: Settings, tmp_
             assert refused(client, headers={"x-api-key": "guess"})[0] == "UNAUTHENTICATED"
         code, message = refused(client, headers={"x-api-key": KEY})
         assert (code, "sent 10 wrong API keys" in message) == ("RESOURCE_EXHAUSTED", True)
+
+
+def test_a_key_that_only_reads_predicts_nothing(settings: Settings, tmp_path: Path) -> None:
+    with calling(settings, tmp_path) as (server, client):
+        database = server.service.store.database
+        keys = {scope: {"x-api-key": create_key(database, scope, scope)} for scope in (Scope.READ, Scope.SUBMIT)}
+        server.service.callers.refresh(database)
+        assert refused(client)[0] == "UNAUTHENTICATED"
+        assert client.get_model_metadata("tiny", headers=keys[Scope.READ])
+        code, message = refused(
+            client, image(b"0" * 2**21), headers=keys[Scope.READ]
+        )  # too large, had it been received
+        assert (code, "needs the scope submit" in message) == ("PERMISSION_DENIED", True)
+        assert client.infer("tiny", [image(DISC)], headers=keys[Scope.SUBMIT]).as_numpy("logits").shape == (1, 3)
 
 
 def test_a_call_is_a_span_of_its_callers_trace(client: InferenceServerClient, exporter: InMemorySpanExporter) -> None:

@@ -9,11 +9,10 @@ from fastapi.responses import HTMLResponse, RedirectResponse
 
 from service.http.addresses import network
 from service.http.deps import ServiceDep
-from service.http.keys import is_one_of
 from service.http.middleware.api_keys import refuse_guesses
 from service.http.pages.templates import render
 from service.http.problems import ProblemError
-from service.http.sessions import COOKIE, SESSION_S, issue, session_key
+from service.http.sessions import COOKIE, SESSION_S, issue, session_caller
 
 LARGEST_BYTES = 10_000
 """Of a form with a key."""
@@ -26,24 +25,23 @@ def sign_in_page(
     request: Request, service: ServiceDep, wanted: Annotated[str, Query(alias="next", max_length=2000)] = ""
 ) -> str:
     """Ask for an API key, or say that there is one already."""
-    settings = service.settings
-    keys = settings.api_keys | settings.admin_keys
-    return _page(service, wanted, is_in=session_key(request.headers, keys) is not None, needed=bool(keys))
+    is_in = session_caller(request.headers, service.callers) is not None
+    return _page(service, wanted, is_in=is_in, needed=service.callers.are_known)
 
 
 @router.post("/sign-in")
 async def sign_in(request: Request, service: ServiceDep) -> Response:
     """Set the cookie, and go to the page that was asked for."""
     fields = await _fields(request)
-    settings, key, wanted = service.settings, fields.get("key", ""), fields.get("next", "")
+    key, wanted = fields.get("key", ""), fields.get("next", "")
     failures, address = request.app.state.failures, network(request.scope["client"])
     if refused := refuse_guesses(failures, address):
         return refused
-    if not is_one_of(settings.api_keys | settings.admin_keys, key):
+    if service.callers.find(key) is None:
         failures.add(address)
         page = _page(service, wanted, needed=True, wrong=True)
         return HTMLResponse(page, HTTPStatus.UNAUTHORIZED)
-    root = settings.root_path
+    root = service.settings.root_path
     answer = RedirectResponse(_own_page(wanted, root), HTTPStatus.SEE_OTHER)
     is_secure = request.url.scheme == "https"
     answer.set_cookie(COOKIE, issue(key), SESSION_S, path=root or "/", secure=is_secure, httponly=True, samesite="lax")
