@@ -14,6 +14,7 @@ from fastapi_offline import FastAPIOffline
 from common.cores import cores
 from common.float32 import set_float32
 from evaluation import Catalog
+from service.accounts.audit import auditing
 from service.accounts.callers import Callers
 from service.cluster.cluster import RayCluster
 from service.cluster.content import ContentStore
@@ -23,6 +24,7 @@ from service.http.deps import Service
 from service.http.key_description import with_keys
 from service.http.load_shedding import SHEDDING, LoadShedding
 from service.http.middleware.api_keys import ApiKeys, Failures
+from service.http.middleware.audit import Audit
 from service.http.middleware.body_limit import BodyLimit
 from service.http.middleware.compression import Compression
 from service.http.middleware.error_pages import ErrorPages
@@ -128,6 +130,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes, forms=forms)
     app.state.failures = Failures()
     app.add_middleware(ApiKeys, callers=callers, root_path=settings.root_path, failures=app.state.failures)
+    app.add_middleware(Audit)
     app.add_middleware(Origins)
     app.add_middleware(Hosts, allowed=(*settings.allowed_hosts, settings.host))
     app.add_middleware(ErrorPages, root=settings.root_path)
@@ -198,8 +201,9 @@ async def _lifespan(app: FastAPI) -> AsyncGenerator[dict[str, LoadShedding]]:
     if cluster is not None:
         cluster.start(dispatcher.active)
     try:
-        async with _rpc(app, settings):
-            yield {SHEDDING: LoadShedding(scheduler, metrics)}
+        with auditing(settings.audit_log, settings.log_format):
+            async with _rpc(app, settings):
+                yield {SHEDDING: LoadShedding(scheduler, metrics)}
     finally:
         parts = (
             dispatcher,

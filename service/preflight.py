@@ -5,6 +5,7 @@ from contextlib import closing
 from importlib.util import find_spec
 
 from common.folders import FolderError, require_writable
+from service.accounts.audit import auditing
 from service.accounts.keys import list_keys
 from service.cluster.content import ContentError, ContentStore
 from service.jobs.store import Store
@@ -31,6 +32,7 @@ def require_startable(settings: Settings) -> None:
         from_url = settings.database_url and isinstance(error, StoreError)
         setting = f"{PREFIX}DATABASE_URL" if from_url else f"--data-dir or {PREFIX}DATA_DIR"
         raise StartError(f"{error} ({setting})") from error
+    _require_audit(settings)
     _require_cluster(settings)
     require_free(settings.host, settings.port, f"--port or {PREFIX}PORT")
     if settings.grpc_port is not None:
@@ -45,6 +47,14 @@ def _require_keys(settings: Settings, store: Store) -> None:
             f"listening on {settings.host} needs API keys: make one with `withstand keys create NAME --scope admin`, or set "
             f"{PREFIX}API_KEYS to a JSON list such as '[\"...\"]', or listen on 127.0.0.1"
         )
+
+
+def _require_audit(settings: Settings) -> None:
+    try:
+        with auditing(settings.audit_log, settings.log_format):
+            return
+    except OSError as error:
+        raise StartError(f"{error.strerror}: {settings.audit_log} ({PREFIX}AUDIT_LOG)") from error
 
 
 def _require_cluster(settings: Settings) -> None:

@@ -206,6 +206,12 @@ class Settings(BaseSettings):
         ),
     ] = None
     log_format: Annotated[LogFormat, Field(description="text, or json with one object on each line")] = "text"
+    audit_log: Annotated[
+        Path | None,
+        Field(
+            description="file that gets a line of JSON for each change and who made it; empty puts them into the log"
+        ),
+    ] = None
     webhook_hosts: Annotated[
         frozenset[WebhookHost],
         Field(description="hosts that may be called when an evaluation has ended; empty turns webhooks off"),

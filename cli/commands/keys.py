@@ -1,6 +1,7 @@
 """The commands about API keys: `withstand keys create`, `withstand keys list`, `withstand keys revoke`."""
 
 import json
+import os
 import time
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -42,11 +43,14 @@ def create_key(
     from contextlib import closing
 
     from service.accounts import keys
+    from service.accounts.audit import auditing
     from service.jobs.store import Store
 
     expires_at = None if expires is None else time.time() + DAY_S * expires
-    with closing(Store.at(settings_of(data_dir=data_dir).database)) as store:
+    settings = settings_of(data_dir=data_dir)
+    with closing(Store.at(settings.database)) as store, auditing(settings.audit_log, settings.log_format):
         key = keys.create_key(store.database, name, keys.Scope(scope), expires_at=expires_at)
+        _tell("create", f"{name} ({scope})")
     typer.echo(json.dumps({"name": name, "scope": scope, "key": key}) if as_json else key)
 
 
@@ -63,13 +67,24 @@ def list_keys(data_dir: DataDir = None, as_json: Json = False) -> None:
 def revoke_key(name: Name, data_dir: DataDir = None, as_json: Json = False) -> None:
     """Revoke a key for good. Running servers refuse it within 2 seconds, and browsers that signed in with it."""
     from service.accounts import keys
+    from service.accounts.audit import auditing
 
-    with stored(data_dir) as store:
+    settings = settings_of(data_dir=data_dir)
+    with stored(data_dir) as store, auditing(settings.audit_log, settings.log_format):
         revoked = keys.revoke_key(store.database, name)
+        _tell("revoke", name)
     if as_json:
         typer.echo(revoked.model_dump_json(indent=2))
     else:
         typer.echo(f"revoked {name}")
+
+
+def _tell(command: str, target: str) -> None:
+    """Write down what a user of this machine did."""
+    from service.accounts.audit import Change, tell
+
+    who = f"user {os.getuid()}"
+    tell(Change(who, scope="", address="", method="COMMAND", route=f"keys {command}", target=target, status=0))
 
 
 def _print(found: "list[ApiKey]", *, as_json: bool) -> None:

@@ -12,10 +12,18 @@ READING = frozenset({"GET", "HEAD", "OPTIONS"})
 LOOKING = ("/changes", "/v2/repository/index")
 """How paths end that are only looked at, although by POST: parts of pages that have changed, and a list of models."""
 
+COMPUTING = ("/predict", "/classify", "/infer", "/explain", "/try", "/dry-run", "/new/condition", "/new/preview")
+"""How paths end that compute an answer by POST, and change nothing either."""
+
 
 def needed_scope(method: str, path: str) -> Scope:
     """The scope without which a request is refused, whatever its route."""
     return Scope.READ if method in READING or (method == "POST" and path.endswith(LOOKING)) else Scope.SUBMIT
+
+
+def is_change(method: str, path: str) -> bool:
+    """Whether a request is to change something."""
+    return needed_scope(method, path) is not Scope.READ and not (method == "POST" and path.endswith(COMPUTING))
 
 
 def refusal(caller: Caller, needed: Scope) -> str:

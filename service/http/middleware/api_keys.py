@@ -101,11 +101,9 @@ class ApiKeys:
         if caller is None:
             is_page = scope["method"] == "GET" and b"text/html" in sent.get(b"accept", b"")
             return self._to_sign_in(scope) if is_page and not given else _unauthorized()
-        needed = needed_scope(scope["method"], path)
-        if not caller.scope.covers(needed):
-            return problem(HTTPStatus.FORBIDDEN, refusal(caller, needed))
         scope["caller"] = caller
-        return None
+        needed = needed_scope(scope["method"], path)
+        return None if caller.scope.covers(needed) else problem(HTTPStatus.FORBIDDEN, refusal(caller, needed))
 
     def _to_sign_in(self, scope: Scope) -> Response:
         query = scope["query_string"].decode(errors="replace")

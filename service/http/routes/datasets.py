@@ -5,8 +5,9 @@ from collections import Counter
 from http import HTTPStatus
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import quote
 
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import APIRouter, Depends, Query, Request, Response
 
 from evaluation.data.dataset_check import Matched, match_with
 from evaluation.data.datasets import ImageFolder
@@ -44,13 +45,14 @@ def _check_ending(filename: str) -> None:
     openapi_extra={"requestBody": _NEW_DATASET},
     dependencies=[Depends(require_admin)],
 )
-async def add_dataset(request: Request, service: ServiceDep) -> DatasetView:
+async def add_dataset(request: Request, service: ServiceDep, response: Response) -> DatasetView:
     """Add a data set: a multipart form with its `file`, a zip or tar of one folder of pictures per class."""
     if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
         raise ProblemError(HTTPStatus.UNPROCESSABLE_ENTITY, "the body is no multipart form with the part `file`")
     async with receive_file(request, service.settings.data_dir / "datasets", _check_ending) as (file, sent_as, fields):
         name = fields.get("name", b"").decode(errors="replace") or dataset_name(Path(sent_as))
         dataset = await asyncio.to_thread(service.catalog.add_dataset, file, name)
+        response.headers["Location"] = f"{service.settings.root_path}{router.prefix}/{quote(name)}"
         return await asyncio.to_thread(DatasetView.of, name, dataset)
 
 

@@ -37,10 +37,12 @@ async def sign_in(request: Request, service: ServiceDep) -> Response:
     failures, address = request.app.state.failures, network(request.scope["client"])
     if refused := refuse_guesses(failures, address):
         return refused
-    if service.callers.find(key) is None:
+    caller = service.callers.find(key)
+    if caller is None:
         failures.add(address)
         page = _page(service, wanted, needed=True, wrong=True)
         return HTMLResponse(page, HTTPStatus.UNAUTHORIZED)
+    request.scope["caller"] = caller
     root = service.settings.root_path
     answer = RedirectResponse(_own_page(wanted, root), HTTPStatus.SEE_OTHER)
     is_secure = request.url.scheme == "https"
