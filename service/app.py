@@ -5,8 +5,10 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
+from typing import Any
 
 from fastapi import FastAPI
+from fastapi.middleware.cors import CORSMiddleware
 from fastapi.staticfiles import StaticFiles
 from fastapi.telemetry import TelemetryConfig
 from fastapi_offline import FastAPIOffline
@@ -100,6 +102,13 @@ RESOURCES = (
 )
 """Routes that need a key, if there are any; a request is compared with one after the other, so those of predictions come first."""
 
+CORS: dict[str, Any] = {
+    "allow_methods": ("GET", "HEAD", "POST", "PUT", "DELETE"),
+    "allow_headers": ("*",),
+    "expose_headers": ("Location", "Retry-After", "Server-Timing", "X-Request-ID", inference.HEADER_BYTES),
+}
+"""What pages of allowed origins may send and read; their requests have no cookies."""
+
 DESCRIPTION = "Robustness evaluation of image classifiers: predictions, rotations and flips, adversarial attacks."
 
 SPANS: TelemetryConfig = {"auto_configure": True, "operation_spans": False, "metrics": False, "logs": False}
@@ -131,7 +140,9 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.failures = Failures()
     app.add_middleware(ApiKeys, callers=callers, root_path=settings.root_path, failures=app.state.failures)
     app.add_middleware(Audit)
-    app.add_middleware(Origins)
+    app.add_middleware(Origins, allowed=settings.cors_origins)
+    if settings.cors_origins:
+        app.add_middleware(CORSMiddleware, allow_origins=settings.cors_origins, **CORS)
     app.add_middleware(Hosts, allowed=(*settings.allowed_hosts, settings.host))
     app.add_middleware(ErrorPages, root=settings.root_path)
     app.add_middleware(SecurityHeaders)

@@ -1,11 +1,12 @@
 """Every setting of the service, with its default, unit and help; environment variables begin with WITHSTAND_."""
 
 import ipaddress
+import re
 from base64 import b64decode
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from torch import cuda
 
@@ -25,6 +26,10 @@ CORES_OF_A_PROCESS = 3
 """A picture needs Python's lock for over a third of the time that a core takes to decode it: more cores would wait for the lock."""
 
 LOOPBACK_NAMES = frozenset({"localhost"})
+
+_ORIGIN = re.compile(
+    r"(https://[a-z0-9]([a-z0-9.-]*[a-z0-9])?(?!:443$)|http://(localhost|127\.0\.0\.1)(?!:80$))(:[1-9][0-9]{0,4})?"
+)
 
 ApiKey = Annotated[str, Field(pattern="^[!-~]+$", description="visible ASCII characters, at least one")]
 HostName = Annotated[
@@ -110,6 +115,12 @@ class Settings(BaseSettings):
     allowed_hosts: Annotated[
         tuple[HostName, ...],
         Field(description='names at which the service is called, beside its address; ["*"] lets every name pass'),
+    ] = ()
+    cors_origins: Annotated[
+        tuple[str, ...],
+        Field(
+            description='origins of other sites whose pages may ask, with a key in a header: ["https://lab.example.org"]'
+        ),
     ] = ()
     max_connections: Annotated[
         int, Field(ge=1, description="most open connections of a process, and at most half of its file descriptors")
@@ -221,6 +232,13 @@ class Settings(BaseSettings):
         Field(repr=False, description="signs what webhooks send: whsec_ and 24 to 64 random bytes in base64"),
     ] = None
 
+    @field_validator("cors_origins")
+    @classmethod
+    def _origins_are_exact(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
+        for each in origins:
+            _require_exact_origin(each)
+        return origins
+
     @model_validator(mode="after")
     def _webhooks_are_signed(self) -> Self:
         if self.webhook_hosts and not _is_secret(self.webhook_secret or ""):
@@ -282,6 +300,16 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host in LOOPBACK_NAMES
+
+
+def _require_exact_origin(text: str) -> None:
+    if text == "*":
+        raise ValueError("* would let the pages of every site ask; list each origin, such as https://lab.example.org")
+    if not _ORIGIN.fullmatch(text):
+        raise ValueError(
+            f"{text[:100]!r} is no origin as browsers send it: https://host or https://host:port in lower case, without a path and "
+            "without port 443; http only for localhost"
+        )
 
 
 def _is_secret(text: str) -> bool:

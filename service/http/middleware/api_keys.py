@@ -12,6 +12,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from service.accounts.callers import Callers
 from service.http.addresses import network
 from service.http.keys import given_key, sent_headers
+from service.http.middleware.origins import is_own
 from service.http.problems import problem
 from service.http.scopes import needed_scope, refusal
 from service.http.sessions import session_caller
@@ -95,7 +96,7 @@ class ApiKeys:
             caller = self._callers.find(given)
             if caller is None and self._callers.are_known:
                 self._failures.add(address)
-        elif b"cookie" in sent:
+        elif b"cookie" in sent and (b"origin" not in sent or is_own(Headers(scope=scope))):
             caller = session_caller(Headers(scope=scope), self._callers)
         caller = caller or self._callers.without(given)
         if caller is None:

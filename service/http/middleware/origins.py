@@ -1,5 +1,6 @@
 """Refuses changes that pages of other sites ask for: their readers' browsers reach this service, and send stored passwords."""
 
+from collections.abc import Collection
 from http import HTTPStatus
 
 from starlette.datastructures import Headers
@@ -10,24 +11,25 @@ from service.http.scopes import READING
 
 
 class Origins:
-    """Lets requests pass that only read, that no browser sent, that a page of this service sent, or that carry an API key.
+    """Lets requests pass that only read, that own pages, pages of allowed origins or no browser sent, or that carry an API key.
 
     A browser says where a request comes from, in `Sec-Fetch-Site` or in `Origin`; a page of another site cannot set a header
-    that carries a key without being asked for permission first, which is never given. Other clients send neither.
+    that carries a key without asking for permission first, which only those of allowed origins get. Other clients send neither.
 
     Args:
         app: what is behind it.
+        allowed: origins of other sites whose pages may ask, such as "https://lab.example.org".
     """
 
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
+    def __init__(self, app: ASGIApp, allowed: Collection[str]) -> None:
+        self._app, self._allowed = app, allowed
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass on, or answer 403."""
         answer = self._app
         if scope["type"] == "http" and scope["method"] not in READING:
             headers = Headers(scope=scope)
-            if not (_is_own(headers) or _has_key(headers)):
+            if not (is_own(headers) or _has_key(headers) or headers.get("origin") in self._allowed):
                 origin = headers.get("origin", "another site")[:LONGEST_ECHO]
                 answer = problem(
                     HTTPStatus.FORBIDDEN,
@@ -37,7 +39,8 @@ class Origins:
         await answer(scope, receive, send)
 
 
-def _is_own(headers: Headers) -> bool:
+def is_own(headers: Headers) -> bool:
+    """Whether a request is from a page of this service, or from no page."""
     site, origin = headers.get("sec-fetch-site"), headers.get("origin")
     if site is not None:
         return site in {"same-origin", "none"}
