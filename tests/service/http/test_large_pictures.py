@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 from torch import Tensor
 
+from common import text_sha256
 from service.serving.queue import Picture
 from service.settings import Settings
 from tests.common.bombs import scans
@@ -24,6 +25,9 @@ from tests.service.pictures import DISC, URL, labels, png_of_zeros, refusal
 from tests.service.serving.predictions import IMAGES
 
 LARGE = png_of_zeros(7000)
+
+GREEDY = text_sha256("greedy")[:16]
+"""What stands for that key."""
 """Forty-nine megapixels in six kilobytes."""
 
 
@@ -75,7 +79,7 @@ def held_back(server: Server, key: str, pixels: int, release: Event) -> Callable
 def test_pixels_that_wait_are_bounded_for_each_key_and_in_all(server: Server) -> None:
     release = Event()
     with ThreadPoolExecutor(2) as threads:
-        waits = [threads.submit(held_back(server, key, 90_000_000, release)) for key in ("greedy", "another")]
+        waits = [threads.submit(held_back(server, key, 90_000_000, release)) for key in (GREEDY, "another")]
         until(lambda: len(server.service.scheduler._of_key) == 2)
         refused = server.http.post(URL, content=LARGE, headers={"X-API-Key": "greedy"})
         assert "this API key would have 139000000 pixels waiting" in refusal(refused, 429)["detail"]
