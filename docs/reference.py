@@ -12,9 +12,11 @@ from fastapi.routing import RouteContext, iter_route_contexts
 from typer.cli import get_docs_for_click
 
 from cli.main import COMMANDS, load_command
+from service.accounts.keys import Scope
 from service.app import create_app
 from service.http.deps import require_admin
 from service.http.middleware.api_keys import OPEN
+from service.http.scopes import needed_scope
 from service.settings import Settings
 from withstand import Client, Job
 from withstand.answers import EvaluationView
@@ -35,20 +37,20 @@ def _command(name: str) -> str:
 
 
 def routes() -> str:
-    """List every route of the API with the key that it needs."""
+    """List every route of the API with the scope of the key that it needs."""
     with TemporaryDirectory() as folder:
         app = create_app(Settings(data_dir=Path(folder)))
     described = [each for each in iter_route_contexts(app.routes) if getattr(each, "include_in_schema", False)]
     rows = sorted(row for route in described for row in _rows(route))
-    table = "\n".join(f"| `{path}` | {method} | {key} | {does} |" for path, method, key, does in rows)
+    table = "\n".join(f"| `{path}` | {method} | {scope} | {does} |" for path, method, scope, does in rows)
     return f"""# All routes
 
 {MADE} At a running service `/docs` shows what each takes and answers;
-[http.md](http.md) has a line to paste for each. Where [keys](settings.md#api-keys) are set, a route needs none, any
-of them, or one of the admin keys. `DELETE` of an evaluation with `results=true`, and changes to what other keys asked
-for, need an admin key too.
+[http.md](http.md) has a line to paste for each. Where [keys](settings.md#api-keys) are needed, a route needs none, or one
+with at least this scope. `DELETE` of an evaluation with `results=true`, and changes to what other keys asked for, need
+an admin key.
 
-| path | method | key | does |
+| path | method | scope | does |
 |---|---|---|---|
 {table}
 """
@@ -56,9 +58,15 @@ for, need an admin key too.
 
 def _rows(route: RouteContext) -> list[tuple[str, str, str, str]]:
     path = route.path_format or ""
-    key = "none" if path in OPEN else "admin" if _asks_for_admin(route.dependant) else "any"
-    does = " ".join(route.description.partition("\n\n")[0].split())
-    return [(path, method, key, does.replace("|", "\\|")) for method in route.methods or ()]
+    does = " ".join(route.description.partition("\n\n")[0].split()).replace("|", "\\|")
+    return [(path, method, _scope(route, method), does) for method in route.methods or ()]
+
+
+def _scope(route: RouteContext, method: str) -> str:
+    path = route.path_format or ""
+    if path in OPEN:
+        return "none"
+    return Scope.ADMIN if _asks_for_admin(route.dependant) else needed_scope(method, path)
 
 
 def _asks_for_admin(dependant: Dependant) -> bool:
