@@ -43,7 +43,6 @@ from service.http.pages.result_rows import ResultRows
 from service.http.pages.routes import PAGES, sign_in
 from service.http.pages.templates import WEB
 from service.http.routes import (
-    class_scores,
     comparisons,
     datasets,
     docs,
@@ -96,7 +95,6 @@ RESOURCES = (
     evaluations,
     evaluation_control,
     queue,
-    class_scores,
     comparisons,
     *PAGES,
 )

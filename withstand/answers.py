@@ -179,6 +179,14 @@ class ClassResults(TypedDict):
     classes: list[ClassResult]
 
 
+class CalibrationView(TypedDict):
+    """How far the confidences of one model under one condition can be trusted; null while no image has one."""
+
+    model: str
+    condition: str
+    calibration: dict[str, Any] | None
+
+
 class ClassDifference(TypedDict):
     """Two models on the images of one class."""
 

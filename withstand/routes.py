@@ -18,6 +18,7 @@ import httpx
 
 from withstand.answers import (
     AddedModel,
+    CalibrationView,
     ClassResults,
     Comparison,
     DatasetView,
@@ -290,6 +291,12 @@ def class_scores(evaluation_id: str, *, model: str, condition: int = 0) -> Reque
     """Read how well a model does on each class under a condition, and what the images of the class are taken for."""
     params = {"model": model, "condition": condition}
     return Request(method="GET", path=f"{_path(evaluation_id)}/classes", read=_json, params=params)
+
+
+def calibration(evaluation_id: str, *, model: str, condition: int = 0) -> Request[CalibrationView]:
+    """Read how far the confidences of a model can be trusted under a condition, and what abstaining by them would gain."""
+    params = {"model": model, "condition": condition}
+    return Request(method="GET", path=f"{_path(evaluation_id)}/calibration", read=_json, params=params)
 
 
 def comparison(

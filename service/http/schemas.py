@@ -16,6 +16,7 @@ from evaluation import Condition, EvaluationSpec, Report, pgd_conditions
 from evaluation.data.classes import ClassMap
 from evaluation.data.dataset_check import Matched
 from evaluation.data.datasets import ImageFolder
+from evaluation.reports.calibration import Calibration
 from evaluation.reports.classes import ClassResult
 from evaluation.spec import Name, OnBroken
 from models import Added, Differences, ModelCard, Precision, Preprocessing, Question
@@ -373,3 +374,11 @@ class ClassResults(BaseModel):
     model: str
     condition: Annotated[str, Field(description="its title")]
     classes: tuple[ClassResult, ...]
+
+
+class CalibrationView(BaseModel):
+    """How far the confidences of one model under one condition can be trusted, over the images done so far."""
+
+    model: str
+    condition: Annotated[str, Field(description="its title")]
+    calibration: Annotated[Calibration | None, Field(description="null while no image has a finite confidence")]

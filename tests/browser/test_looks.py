@@ -19,7 +19,7 @@ PAGES = (
     "/playground",
     "/queue",
 )
-TABS = ("", "/curves", "/classes", "/images", "/trust", "/methods")
+TABS = ("", "/curves", "/classes", "/calibration", "/images", "/trust", "/methods")
 
 
 @pytest.fixture(scope="module")

@@ -128,7 +128,7 @@ GUARDED = [
     ("DELETE", "/v1/evaluations/0123456789abcdef?results=true"),
     ("GET", "/v1/evaluations/0123456789abcdef/events"),
     ("GET", "/v1/evaluations/0123456789abcdef/report"),
-    ("GET", "/v1/evaluations/0123456789abcdef/classes"),
+    *(("GET", f"/v1/evaluations/0123456789abcdef/{what}") for what in ("classes", "calibration")),
     *(("PUT", f"/v1/evaluations/0123456789abcdef/{what}") for what in ("priority", "limits", "label")),
     *(("POST", f"/v1/evaluations/0123456789abcdef/{what}") for what in ("pause", "resume", "retry")),
     *(("GET", f"/v1/{what}") for what in ("queue", "devices", "failures")),

@@ -157,6 +157,9 @@ def test_two_models_are_compared(client: Client) -> None:
     classes = client.class_scores(job.id, model="tiny")["classes"]
     assert job.class_scores(model="tiny")["classes"] == classes
     assert sum(each["score"]["n"] for each in classes) == 3
+    calibration = client.calibration(job.id, model="tiny")["calibration"]
+    assert calibration is not None and calibration["n"] == 3
+    assert job.calibration(model="tiny")["calibration"] == calibration
 
 
 def test_the_rest_is_listed(client: Client) -> None:

@@ -10,8 +10,9 @@ from math import cos, radians, sin
 from markupsafe import Markup, escape
 
 from evaluation import Report
+from evaluation.reports.calibration import Calibration
 from evaluation.reports.charts import Chart, Series
-from evaluation.statistics import Proportion
+from evaluation.statistics import Proportion, share
 
 WIDTH, HEIGHT = 640, 300
 """Of a chart with lines, in its own units."""
@@ -72,6 +73,23 @@ def draw_scores(report: Report) -> Markup:
     return _svg(WIDTH, height, "Every score with its 95 % interval; the table has the same numbers", parts)
 
 
+def draw_reliability(calibration: Calibration) -> Markup:
+    """Draw the accuracy of images of about the same confidence against it, each with its interval."""
+    down, along = _across(HEIGHT - BOTTOM, TOP), _across(LEFT, WIDTH - RIGHT)
+    parts = [_horizontal(down(percent / 100), str(percent)) for percent in PERCENTS]
+    parts += [_vertical(along(percent / 100), TOP, HEIGHT - BOTTOM, str(percent)) for percent in PERCENTS]
+    parts.append(_text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 8, "confidence, percent", anchor="middle"))
+    parts.append(_beside("accuracy, percent"))
+    parts.append(f'<line class="calibrated" x1="{along(0):g}" y1="{down(0):g}" x2="{along(1):g}" y2="{down(1):g}"/>')
+    for each in calibration.bins:
+        score = share(round(each.accuracy * each.n), each.n)
+        x = along(each.confidence)
+        line = f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{down(score.low):.1f}" y2="{down(score.high):.1f}"/>'
+        placed = f'<g transform="translate({x:.1f} {down(score.value):.1f})">{_shape(0)}</g>'
+        parts.append(f'<g class="series0">{line}{placed}</g>')
+    return _svg(WIDTH, HEIGHT, "Reliability diagram: accuracy against confidence", parts)
+
+
 def _lines(chart: Chart) -> Markup:
     xs = sorted({x for series in chart.series for x, _ in series.points})
     span = (xs[-1] - xs[0]) or 1.0
@@ -83,9 +101,7 @@ def _lines(chart: Chart) -> Markup:
     parts = [_horizontal(down(percent / 100), str(percent)) for percent in PERCENTS]
     parts += [_text(at(x, 0)[0], HEIGHT - BOTTOM + 16, f"{x:g}", anchor="middle") for x in _thinned(xs)]
     parts.append(_text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 8, chart.x_label, anchor="middle"))
-    parts.append(
-        f'<text text-anchor="middle" transform="translate(13 {(TOP + HEIGHT - BOTTOM) / 2:g}) rotate(-90)">percent</text>'
-    )
+    parts.append(_beside("percent"))
     for index, series in enumerate(chart.series):
         parts.append(_band(index, [at(x, s.low) for x, s in series.points], [at(x, s.high) for x, s in series.points]))
         parts.append(_path(index, [at(x, s.value) for x, s in series.points]))
@@ -158,6 +174,12 @@ def _horizontal(y: float, label: str) -> str:
 def _vertical(x: float, top: float, bottom: float, label: str) -> str:
     line = f'<line class="grid" x1="{x:g}" x2="{x:g}" y1="{top:g}" y2="{bottom:g}"/>'
     return line + _text(x, bottom + 16, label, anchor="middle")
+
+
+def _beside(title: str) -> str:
+    """The title of the axis at the left."""
+    middle = (TOP + HEIGHT - BOTTOM) / 2
+    return f'<text text-anchor="middle" transform="translate(13 {middle:g}) rotate(-90)">{escape(title)}</text>'
 
 
 def _text(x: float, y: float, text: str, *, anchor: str = "start") -> str:

@@ -16,7 +16,7 @@ from evaluation.reports.formats.manifest import manifest
 from evaluation.reports.formats.methods import methods
 from service.http.pages.example_pictures import Source
 from service.http.pages.templates import macro
-from service.http.schemas import ClassResults, EvaluationView
+from service.http.schemas import CalibrationView, ClassResults, EvaluationView
 
 HASH_DIGITS = 8
 """Hexadecimal digits of a section's hash."""
@@ -55,6 +55,7 @@ class Tab(StrEnum):
     TABLE = "table"
     CURVES = "curves"
     CLASSES = "classes"
+    CALIBRATION = "calibration"
     IMAGES = "images"
     TRUST = "trust"
     METHODS = "methods"
@@ -82,6 +83,11 @@ def of_classes(scores: ClassResults, link: str) -> Section:
     return Section("classes", macro("class_parts.html", "classes", scores, link))
 
 
+def of_calibration(view: CalibrationView, link: str) -> Section:
+    """How far the confidences of a model can be trusted under a condition; the link leads to the same as JSON."""
+    return Section("calibration", macro("calibration_parts.html", "calibration", view, link))
+
+
 def of_report(report: Report, source: Source) -> Iterator[Section]:
     """Everything that a report shows."""
     for tab in Tab:
@@ -101,7 +107,7 @@ def of_tab(report: Report, tab: Tab, source: Source, chosen: Chosen = EVERY) -> 
         case Tab.CURVES:
             yield section("scores", "scores", report)
             yield section("charts", "charts", charts(report))
-        case Tab.CLASSES:
+        case Tab.CLASSES | Tab.CALIBRATION:
             return  # they are counted from rows, which a report does not have
         case Tab.IMAGES:
             yield section("examples", "examples", report)

@@ -12,7 +12,7 @@ from markupsafe import Markup, escape
 from attacks import TargetRule
 from evaluation.spec import NAME_PATTERN
 from evaluation.statistics import Proportion
-from service.http.pages.drawings import draw, draw_scores, marker
+from service.http.pages.drawings import draw, draw_reliability, draw_scores, marker
 from service.http.pages.example_pictures import kinds
 
 NAMED = 3
@@ -126,6 +126,7 @@ cast(dict[str, object], _ENVIRONMENT.globals).update(
     kinds=kinds,
     target_rules=get_args(TargetRule),
     draw=draw,
+    draw_reliability=draw_reliability,
     draw_scores=draw_scores,
     marker=marker,
 )

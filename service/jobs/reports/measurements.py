@@ -1,6 +1,6 @@
 """What is known of models from the evaluations they were in, counted once for each evaluation."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from functools import lru_cache
 from threading import Lock
@@ -10,6 +10,9 @@ from pydantic import Field
 
 from common.validation import Frozen
 from evaluation.compute.checks import Grade
+from evaluation.compute.conditions import Row
+from evaluation.plan import Plan
+from evaluation.reports.calibration import Calibration, calibrate
 from evaluation.reports.classes import ClassResult, logit_names, score_classes
 from evaluation.reports.report import ModelReport
 from evaluation.reports.rows import counted
@@ -62,6 +65,7 @@ class Measurements:
         self._counted: dict[tuple[str, datetime], dict[str, ModelReport]] = {}
         self._lock = Lock()
         self._score_classes = lru_cache(COUNTED)(self._count_classes)
+        self._calibrated = lru_cache(COUNTED)(self._calibrate)
 
     def latest(self, sha256: Mapping[str, str], owner: str | None) -> dict[str, Evaluation]:
         """Find the latest evaluation of each model that is done, among the last `LOOKED_AT`.
@@ -116,6 +120,10 @@ class Measurements:
         """Score each class with images so far, the lowest score first; `condition` is a position in the specification."""
         return self._score_classes(evaluation.id, evaluation.results_version, model, condition, classes)
 
+    def calibration(self, evaluation: Evaluation, model: str, condition: int) -> Calibration | None:
+        """Measure the confidences of a model under a condition over the images so far; None without any that is finite."""
+        return self._calibrated(evaluation.id, evaluation.results_version, model, condition)
+
     def _reported(self, evaluation: Evaluation) -> dict[str, ModelReport]:
         key = evaluation.id, evaluation.created_at
         with self._lock:
@@ -133,7 +141,13 @@ class Measurements:
         if evaluation is None:
             return ()
         plan = evaluation.plan
-        results = self._store.results(evaluation_id, plan.shards_of(model, condition)[0])
-        rows = (row for each in counted(plan, results) for row in each.worst.rows)
         names = logit_names(plan, model, classes)
-        return (*score_classes(names, plan.spec.conditions[condition], rows),)
+        return (*score_classes(names, plan.spec.conditions[condition], self._rows(plan, model, condition)),)
+
+    def _calibrate(self, evaluation_id: str, _version: str, model: str, condition: int) -> Calibration | None:
+        evaluation = self._store.evaluation(evaluation_id)
+        return calibrate(self._rows(evaluation.plan, model, condition)) if evaluation else None
+
+    def _rows(self, plan: Plan, model: str, condition: int) -> Iterator[Row]:
+        results = self._store.results(plan.id, plan.shards_of(model, condition)[0])
+        return (row for each in counted(plan, results) for row in each.worst.rows)

@@ -170,6 +170,7 @@ def good(own: Server, network: nn.Module, archive: Path) -> dict[str, list[dict[
         "PUT /v1/evaluations/{evaluation_id}/label": [{"json": {"name": "a name", "tags": ["tag"]}}],
         "GET /v1/evaluations/{evaluation_id}/report": [{"params": {"format": each}} for each in ReportFormat],
         "GET /v1/evaluations/{evaluation_id}/classes": [{"params": {"model": "tiny"}}],
+        "GET /v1/evaluations/{evaluation_id}/calibration": [{"params": {"model": "tiny"}}],
         "GET /v1/comparisons": [{"params": sides}],
     }
     by_name = {"dry-run": CLEAN, "pgd": {}} | {each: {} for each in evaluation.preset_names()}

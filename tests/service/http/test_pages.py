@@ -189,7 +189,9 @@ def test_an_evaluation_is_shown_in_parts(http: httpx.Client, done: Report) -> No
     here = f"/evaluations/{done.plan.id}"
     first = page(http, here)
     assert first.text == page(http, f"{here}/table").text
-    assert {f"{here}/{tab}" for tab in ("curves", "classes", "images", "trust", "methods")} <= set(first.addresses)
+    assert {f"{here}/{tab}" for tab in ("curves", "classes", "calibration", "images", "trust", "methods")} <= set(
+        first.addresses
+    )
     assert f"/new?like={done.plan.id}" in first.addresses
     for model in done.models:
         assert model.verdict in first.text, "trust stands beside the numbers"
@@ -198,7 +200,10 @@ def test_an_evaluation_is_shown_in_parts(http: httpx.Client, done: Report) -> No
     assert methods(done) in page(http, f"{here}/methods").text
     answer = http.get(f"{here}/nothing")
     assert answer.status_code == 404
-    assert "has no part 'nothing'; it has: table, curves, classes, images, trust, methods" in answer.json()["detail"]
+    assert (
+        "has no part 'nothing'; it has: table, curves, classes, calibration, images, trust, methods"
+        in answer.json()["detail"]
+    )
 
 
 def test_classes_are_shown_as_the_rows_count_them(http: httpx.Client, done: Report) -> None:
@@ -223,8 +228,24 @@ def test_classes_are_shown_as_the_rows_count_them(http: httpx.Client, done: Repo
         assert sum(int(count) for _, count in cells) == len(mine) == 9
 
 
-def test_classes_that_are_not_there_are_refused(http: httpx.Client, done: Report) -> None:
-    here = f"/v1/evaluations/{done.plan.id}/classes"
+def test_confidences_are_measured_as_in_the_rows(http: httpx.Client, done: Report) -> None:
+    rows = [*csv.DictReader(http.get(f"/v1/evaluations/{done.plan.id}/report?format=csv").text.splitlines())]
+    mine = [row for row in rows if (row["model"], row["condition"]) == ("evil", done.plan.spec.conditions[2].title)]
+    asked = {"model": "evil", "condition": 2}
+    found = http.get(f"/v1/evaluations/{done.plan.id}/calibration", params=asked).raise_for_status().json()
+    gaps = [(float(row["confidence"]) - (row["prediction"] == row["label"])) ** 2 for row in mine]
+    assert found["calibration"]["brier"]["value"] == pytest.approx(sum(gaps) / 9, abs=1e-6)
+    assert found["calibration"]["n"] == sum(each["n"] for each in found["calibration"]["bins"]) == 9
+    shown = page(http, f"/evaluations/{done.plan.id}/calibration?{httpx.QueryParams(asked)}")
+    for name in ("calibration_error", "brier", "aurc", "auroc"):
+        assert "{value:.3f} [{low:.3f}, {high:.3f}]".format(**found["calibration"][name]) in shown.text
+    clean = http.get(f"/v1/evaluations/{done.plan.id}/calibration", params={"model": "evil"}).json()
+    assert clean["calibration"]["auroc"] is None, "nothing is changed"
+
+
+@pytest.mark.parametrize("of", ["classes", "calibration"])
+def test_parts_that_are_not_there_are_refused(http: httpx.Client, done: Report, of: str) -> None:
+    here = f"/v1/evaluations/{done.plan.id}/{of}"
     for asked, reason in (
         ({"model": "absent"}, "has no model 'absent', it has tiny, evil"),
         ({"model": "evil", "condition": 3}, "has 3 conditions; they count from 0"),

@@ -14,10 +14,10 @@ from service.http.deps import CallerDep, EvaluationDep, Service, ServiceDep
 from service.http.etags import unless_known
 from service.http.formats import FORMATS
 from service.http.pages.example_pictures import PictureKind, kinds, png
-from service.http.pages.sections import EVERY, Chosen, Section, Tab, changed, of_classes, of_evaluation
+from service.http.pages.sections import EVERY, Chosen, Section, Tab, changed, of_calibration, of_classes, of_evaluation
 from service.http.pages.templates import render
 from service.http.problems import ProblemError
-from service.http.routes.class_scores import scores_of
+from service.http.routes.details import Part, calibration_under, classes_under
 from service.http.routes.evaluations import view_of
 from service.jobs.evaluations import Evaluation
 
@@ -57,7 +57,7 @@ class Shown:
     label: Class = ""
     prediction: Class = ""
     confidence: Annotated[float | Literal[""], Query(description="of an example's prediction, at least")] = ""
-    condition: Annotated[int | Literal[""], Query(ge=0, lt=2**63, description="whose classes are shown")] = ""
+    condition: Annotated[int | Literal[""], Query(ge=0, lt=2**63, description="of classes and calibration")] = ""
 
     @property
     def chosen(self) -> Chosen:
@@ -67,12 +67,12 @@ class Shown:
         return Chosen(self.model or first, self.label or None, self.prediction or None, self.confidence or 0.0)
 
     @property
-    def of_classes(self) -> tuple[str, int]:
-        """Whose classes are shown: a model, and the position of a condition; the first and the last where none is named."""
+    def part(self) -> Part:
+        """Whose classes or calibration are shown: of the first model and the last condition where none is named."""
         spec = self.evaluation.plan.spec
         model = self.model if self.model in spec.models else spec.models[0]
         last = len(spec.conditions) - 1
-        return model, last if self.condition == "" else min(self.condition, last)
+        return Part(self.evaluation, model, last if self.condition == "" else min(self.condition, last))
 
     def above(self) -> Section:
         """Where the evaluation stands."""
@@ -80,11 +80,13 @@ class Shown:
 
     def sections(self) -> Sequence[Section]:
         """What the tab shows."""
+        part = self.part
+        asked = urlencode({"model": part.model, "condition": part.condition})
+        link = f"{self.service.settings.root_path}/v1/evaluations/{self.evaluation.id}/{self.tab}?{asked}"
         if self.tab is Tab.CLASSES:
-            model, condition = self.of_classes
-            link = f"{self.service.settings.root_path}/v1/evaluations/{self.evaluation.id}/classes"
-            scores = scores_of(self.evaluation, model, condition, self.service)
-            return [of_classes(scores, f"{link}?{urlencode({'model': model, 'condition': condition})}")]
+            return [of_classes(classes_under(part, self.service), link)]
+        if self.tab is Tab.CALIBRATION:
+            return [of_calibration(calibration_under(part, self.service), link)]
         sections = self.service.report_sections
         return sections.of(self.evaluation, self.tab, self.chosen if self.tab is Tab.IMAGES else EVERY)
 
@@ -109,7 +111,7 @@ def show(shown: ShownDep) -> Response:
         forms=FORMATS,
         may_remove=view.status.final and shown.caller.is_admin,
         chosen=shown.chosen,
-        of_classes=shown.of_classes,
+        part=shown.part,
         labels=sorted({each.label for each in examples}),
         predictions=sorted({each.prediction for each in examples}),
         changes=f"{view.links['page']}/{shown.tab}/changes{query}",
