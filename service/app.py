@@ -45,6 +45,7 @@ from service.http.pages.templates import WEB
 from service.http.routes import (
     comparisons,
     datasets,
+    details,
     docs,
     evaluation_control,
     evaluations,
@@ -95,6 +96,7 @@ RESOURCES = (
     evaluations,
     evaluation_control,
     queue,
+    details,
     comparisons,
     *PAGES,
 )

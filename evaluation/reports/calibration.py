@@ -22,11 +22,11 @@ AT_ONCE = 50
 
 Floats = NDArray[np.float64]
 
-Measure = Callable[[Floats], Floats]
+Statistic = Callable[[Floats], Floats]
 """Measures draws (R, N), which say how often each of N images was drawn; returns (R,)."""
 
 
-class Estimate(Frozen):
+class Measure(Frozen):
     """A number in [0, 1] with its 95 % interval: the basic one of the bootstrap (Davison & Hinkley 1997) over the images.
 
     It takes off what resampling adds, which is much for a calibration error near 0.
@@ -67,14 +67,14 @@ class Calibration(Frozen):
 
     n: int
     bins: tuple[Bin, ...]
-    calibration_error: Estimate
-    brier: Estimate
-    aurc: Estimate
-    auroc: Estimate | None
+    calibration_error: Measure
+    brier: Measure
+    aurc: Measure
+    auroc: Measure | None
 
 
 def calibrate(rows: Iterable[Row]) -> Calibration | None:
-    """Measure the confidences of a model under a condition; None if none is finite."""
+    """Statistic the confidences of a model under a condition; None if none is finite."""
     found = [
         (row.confidence, row.prediction == row.label, row.clean_confidence)
         for row in rows
@@ -85,14 +85,14 @@ def calibrate(rows: Iterable[Row]) -> Calibration | None:
     found.sort(key=lambda each: each[0], reverse=True)
     confidence, right, before = (np.array(column, dtype=np.float64) for column in zip(*found, strict=True))
     starts = np.unique(np.linspace(0, len(found), min(BINS, len(found)) + 1).astype(int)[:-1])
-    measures: list[Measure] = [
+    measures: list[Statistic] = [
         lambda drawn: _calibration_errors(drawn, confidence, right, starts),
         lambda drawn: drawn @ (confidence - right) ** 2 / len(found),
         lambda drawn: _risks(drawn, 1 - right),
     ]
     if not np.array_equal(before, confidence):
         measures.append(_Ranks(before, confidence).auroc)
-    calibration_error, brier, aurc, *auroc = _estimates(len(found), measures)
+    calibration_error, brier, aurc, *auroc = _measures(len(found), measures)
     return Calibration(
         n=len(found),
         bins=tuple(reversed(_bins(confidence, right, starts))),
@@ -108,19 +108,19 @@ def _bins(confidence: Floats, right: Floats, starts: NDArray[np.int_]) -> list[B
     return [Bin(n=len(each), confidence=each.mean(), accuracy=hits.mean()) for each, hits in groups]
 
 
-def _estimates(n: int, measures: Sequence[Measure]) -> list[Estimate]:
-    """Measure n images, and resamples of them."""
+def _measures(n: int, measures: Sequence[Statistic]) -> list[Measure]:
+    """Statistic n images, and resamples of them."""
     generator = np.random.default_rng(0)
     found = [[measure(np.ones((1, n))) for measure in measures]]
     for _ in range(RESAMPLES // AT_ONCE):
         drawn = _drawn(generator, n)
         found.append([measure(drawn) for measure in measures])
-    return [_estimate(*np.split(np.concatenate(each), [1])) for each in zip(*found, strict=True)]
+    return [_measured(*np.split(np.concatenate(each), [1])) for each in zip(*found, strict=True)]
 
 
-def _estimate(values: Floats, resampled: Floats) -> Estimate:
+def _measured(values: Floats, resampled: Floats) -> Measure:
     value, (low, high) = float(values[0]), np.quantile(resampled, (0.025, 0.975))
-    return Estimate(value=value, low=min(max(0.0, 2 * value - high), value), high=max(min(1.0, 2 * value - low), value))
+    return Measure(value=value, low=min(max(0.0, 2 * value - high), value), high=max(min(1.0, 2 * value - low), value))
 
 
 def _drawn(generator: np.random.Generator, n: int) -> Floats:
@@ -130,13 +130,13 @@ def _drawn(generator: np.random.Generator, n: int) -> Floats:
 
 
 def _calibration_errors(drawn: Floats, confidence: Floats, right: Floats, starts: NDArray[np.int_]) -> Floats:
-    """Measure the expected calibration error of each draw (R, N), in the bins of all images."""
+    """Statistic the expected calibration error of each draw (R, N), in the bins of all images."""
     gaps = np.add.reduceat(drawn * (confidence - right), starts, axis=1)
     return np.abs(gaps).sum(1) / drawn.sum(1)
 
 
 def _risks(drawn: Floats, wrong: Floats) -> Floats:
-    """Measure the area under the risk-coverage curve of each draw (R, N) of images in the order of their confidence."""
+    """Statistic the area under the risk-coverage curve of each draw (R, N) of images in the order of their confidence."""
     covered = np.maximum(np.cumsum(drawn, axis=1), 1)
     return (drawn * np.cumsum(drawn * wrong, axis=1) / covered).sum(1) / drawn.sum(1)
 
@@ -154,7 +154,7 @@ class _Ranks:
         self._n, self._values = len(before), len(values)
 
     def auroc(self, drawn: Floats) -> Floats:
-        """Measure the area under the curve of each draw (R, N)."""
+        """Statistic the area under the curve of each draw (R, N)."""
         return np.array([self._auroc(each) for each in drawn])
 
     def _auroc(self, weights: Floats) -> float:
