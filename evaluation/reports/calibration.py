@@ -74,7 +74,7 @@ class Calibration(Frozen):
 
 
 def calibrate(rows: Iterable[Row]) -> Calibration | None:
-    """Statistic the confidences of a model under a condition; None if none is finite."""
+    """Measure the confidences of a model under a condition; None if none is finite."""
     found = [
         (row.confidence, row.prediction == row.label, row.clean_confidence)
         for row in rows
@@ -85,14 +85,14 @@ def calibrate(rows: Iterable[Row]) -> Calibration | None:
     found.sort(key=lambda each: each[0], reverse=True)
     confidence, right, before = (np.array(column, dtype=np.float64) for column in zip(*found, strict=True))
     starts = np.unique(np.linspace(0, len(found), min(BINS, len(found)) + 1).astype(int)[:-1])
-    measures: list[Statistic] = [
+    statistics: list[Statistic] = [
         lambda drawn: _calibration_errors(drawn, confidence, right, starts),
         lambda drawn: drawn @ (confidence - right) ** 2 / len(found),
         lambda drawn: _risks(drawn, 1 - right),
     ]
     if not np.array_equal(before, confidence):
-        measures.append(_Ranks(before, confidence).auroc)
-    calibration_error, brier, aurc, *auroc = _measures(len(found), measures)
+        statistics.append(_Ranks(before, confidence).auroc)
+    calibration_error, brier, aurc, *auroc = _measures(len(found), statistics)
     return Calibration(
         n=len(found),
         bins=tuple(reversed(_bins(confidence, right, starts))),
@@ -108,13 +108,13 @@ def _bins(confidence: Floats, right: Floats, starts: NDArray[np.int_]) -> list[B
     return [Bin(n=len(each), confidence=each.mean(), accuracy=hits.mean()) for each, hits in groups]
 
 
-def _measures(n: int, measures: Sequence[Statistic]) -> list[Measure]:
-    """Statistic n images, and resamples of them."""
+def _measures(n: int, statistics: Sequence[Statistic]) -> list[Measure]:
+    """Measure n images, and resamples of them."""
     generator = np.random.default_rng(0)
-    found = [[measure(np.ones((1, n))) for measure in measures]]
+    found = [[measure(np.ones((1, n))) for measure in statistics]]
     for _ in range(RESAMPLES // AT_ONCE):
         drawn = _drawn(generator, n)
-        found.append([measure(drawn) for measure in measures])
+        found.append([measure(drawn) for measure in statistics])
     return [_measured(*np.split(np.concatenate(each), [1])) for each in zip(*found, strict=True)]
 
 
@@ -130,13 +130,13 @@ def _drawn(generator: np.random.Generator, n: int) -> Floats:
 
 
 def _calibration_errors(drawn: Floats, confidence: Floats, right: Floats, starts: NDArray[np.int_]) -> Floats:
-    """Statistic the expected calibration error of each draw (R, N), in the bins of all images."""
+    """Measure the expected calibration error of each draw (R, N), in the bins of all images."""
     gaps = np.add.reduceat(drawn * (confidence - right), starts, axis=1)
     return np.abs(gaps).sum(1) / drawn.sum(1)
 
 
 def _risks(drawn: Floats, wrong: Floats) -> Floats:
-    """Statistic the area under the risk-coverage curve of each draw (R, N) of images in the order of their confidence."""
+    """Measure the area under the risk-coverage curve of each draw (R, N) of images in the order of their confidence."""
     covered = np.maximum(np.cumsum(drawn, axis=1), 1)
     return (drawn * np.cumsum(drawn * wrong, axis=1) / covered).sum(1) / drawn.sum(1)
 
@@ -154,7 +154,7 @@ class _Ranks:
         self._n, self._values = len(before), len(values)
 
     def auroc(self, drawn: Floats) -> Floats:
-        """Statistic the area under the curve of each draw (R, N)."""
+        """Measure the area under the curve of each draw (R, N)."""
         return np.array([self._auroc(each) for each in drawn])
 
     def _auroc(self, weights: Floats) -> float:
