@@ -34,7 +34,7 @@ def share(count: int, n: int) -> Proportion:
         ValueError: n is not above 0, or count is not between 0 and n.
     """
     if n <= 0 or not 0 <= count <= n:
-        raise ValueError(f"count must lie between 0 and n, and n above 0, got {count} of {n}")
+        raise ValueError(f"count must lie between 0 and n, got {count} of {n}; n must be above 0")
     p, z2 = count / n, Z_95**2
     centre = (p + z2 / (2 * n)) / (1 + z2 / n)
     half = Z_95 / (1 + z2 / n) * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n))
