@@ -41,7 +41,11 @@ def why(*arguments: object) -> str:
 
 @pytest.mark.parametrize(
     "command",
-    [["serve"], ["serve", "--workers", 2], pytest.param(["demo", "--detach"], marks=pytest.mark.thorough)],
+    [
+        ["serve", "--workers", 2],
+        pytest.param(["serve"], marks=pytest.mark.thorough),
+        pytest.param(["demo", "--detach"], marks=pytest.mark.thorough),
+    ],
     ids=str,
 )
 def test_a_file_that_is_no_database(command: list[object], tmp_path: Path) -> None:
@@ -66,7 +70,10 @@ def test_a_database_that_is_damaged_inside(tmp_path: Path) -> None:
     [
         ["serve", "--port", 0],
         pytest.param(["demo", "--detach", "--port", 0], marks=pytest.mark.thorough),
-        ["evaluate", "resnet_mini.fashion_mnist", "--dataset", "fashion_mnist_test", "--images", 2],
+        pytest.param(
+            ["evaluate", "resnet_mini.fashion_mnist", "--dataset", "fashion_mnist_test", "--images", 2],
+            marks=pytest.mark.thorough,
+        ),
     ],
     ids=str,
 )
@@ -78,7 +85,7 @@ def test_a_folder_that_cannot_be_one(command: list[object], tmp_path: Path) -> N
     assert "choose another folder" in line
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.thorough), 2])
 def test_a_port_in_use(workers: int, taken: int, tmp_path: Path) -> None:
     line = why("serve", "--port", taken, "--workers", workers, "--data-dir", tmp_path)
     assert f"cannot listen on 127.0.0.1, port {taken}: Address already in use; " in line

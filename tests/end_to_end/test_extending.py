@@ -141,6 +141,7 @@ assert 0 < shifted.robust_accuracy.value < clean.accuracy.value
 """
 
 
+@pytest.mark.thorough
 def test_a_format_of_one_file_is_written_by_the_command_line(house: Path) -> None:
     (house / FORMAT_FILE).write_text(FORMAT)
     done = execute(house, "bash", "-ec", FORMAT_USE)

@@ -28,7 +28,7 @@ def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(graph_process, "RUN_LIMIT_S", 2.0)
 
 
-@pytest.mark.parametrize("kind", ["scripted", "exported"])
+@pytest.mark.parametrize("kind", [pytest.param("scripted", marks=pytest.mark.thorough), "exported"])
 def test_it_answers_as_the_network_does(kind: str, tmp_path: Path) -> None:
     architecture, file, write = FILES[kind]
     net = network()
@@ -67,7 +67,10 @@ def test_a_graph_that_harms_its_process_is_not_added(kind: type[Crashes | Loops]
 
 @pytest.mark.parametrize(
     ("kind", "message", "harms", "pause"),
-    [(Crashes, "the graph crashed", 1, "1(19|20)"), (Loops, "ran for more than 2 s", 20, "3(599|600)")],
+    [
+        (Crashes, "the graph crashed", 1, "1(19|20)"),
+        pytest.param(Loops, "ran for more than 2 s", 20, "3(599|600)", marks=pytest.mark.thorough),
+    ],
 )
 def test_a_graph_that_harms_its_process_later_pauses_for_twice_as_long_each_time(
     kind: type[Crashes | Loops], message: str, harms: int, pause: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

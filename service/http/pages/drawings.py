@@ -30,7 +30,7 @@ PERCENTS = (0, 25, 50, 75, 100)
 MOST_LABELS = 12
 COLOURS = 8
 
-LONGEST_NAME = 40
+LONGEST_NAME = 36
 """Characters of a condition's name that are drawn."""
 
 _MARKERS = (
