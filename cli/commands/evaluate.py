@@ -95,6 +95,14 @@ MinScore = Annotated[
         show_default="none",
     ),
 ]
+Strict = Annotated[
+    bool,
+    typer.Option(
+        "--strict",
+        help="Ask --min of the lower end of each 95 % interval, and that every model is graded reliable.",
+        show_default="off",
+    ),
+]
 Junit = Annotated[Path | None, typer.Option(help="JUnit XML file to write, for a build server.", show_default="none")]
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Only estimate how long the evaluation would take.", show_default="off")
@@ -134,6 +142,7 @@ def evaluate(
     stop_width: StopWidth = None,
     out: Out = [],
     min_score: MinScore = [],
+    strict: Strict = False,
     junit: Junit = None,
     dry_run: DryRun = False,
     slurm: Slurm = None,
@@ -181,7 +190,7 @@ def evaluate(
             return
         report = _run(work, formats)
     _print(report, intervals=intervals, as_json=as_json)
-    _check_bars(report, bars, junit)
+    _check_bars(report, bars, junit, strict=strict)
 
 
 def _run(work: "Workplace", formats: "dict[Path, Format]") -> "Report":
@@ -239,10 +248,10 @@ def _print(report: "Report", *, intervals: bool, as_json: bool) -> None:
         print_report(report, console(), intervals=intervals)
 
 
-def _check_bars(report: "Report", bars: "list[Bar]", junit: Path | None) -> None:
+def _check_bars(report: "Report", bars: "list[Bar]", junit: Path | None, *, strict: bool) -> None:
     from evaluation.reports.bars import below_bar, to_junit
 
-    failures = below_bar(report, bars)
+    failures = below_bar(report, bars, strict=strict)
     if junit:
         junit.write_text(to_junit(report, failures))
     if failures:

@@ -8,6 +8,7 @@ from xml.etree import ElementTree
 from evaluation.compute.checks import Grade
 from evaluation.reports.report import Report
 from evaluation.spec import EvaluationSpec
+from evaluation.statistics import Proportion
 
 
 class Bar(NamedTuple):
@@ -46,19 +47,34 @@ UNTRUSTED: frozenset[Grade] = frozenset({"invalid", "at chance", "unchecked"})
 """Grades with which no number passes a bar."""
 
 
-def below_bar(report: Report, bars: Sequence[Bar]) -> list[str]:
-    """List the scores below a bar and the models whose numbers cannot be trusted, one sentence each."""
+def below_bar(report: Report, bars: Sequence[Bar], *, strict: bool = False) -> list[str]:
+    """List the scores below a bar and the models whose numbers cannot be trusted, one sentence each.
+
+    Args:
+        report: what was found.
+        bars: what is asked for.
+        strict: ask it of the lower ends of the 95 % intervals, and that every grade is reliable.
+    """
     found: list[str] = []
     for model in report.models:
         for each in model.conditions:
             least = max((bar.least for bar in bars if bar.meets(each.title)), default=None)
-            if least is not None and (each.score is None or each.score.value < least):
-                value = "unknown" if each.score is None else f"{each.score.value:.4f} (n = {each.score.n})"
+            if least is not None and not _reaches(each.score, least, strict=strict):
+                value = "unknown" if each.score is None else _written(each.score, strict=strict)
                 found.append(f"{model.model}, {each.title}: {value}, at least {least:g} is asked for")
-        if bars and model.grade in UNTRUSTED:
+        if bars and (model.grade in UNTRUSTED or (strict and model.grade != "reliable")):
             reason = model.failed[0].message if model.failed else "not all checks are done"
             found.append(f"{model.model}: its numbers cannot be trusted ({model.grade}): {reason}")
     return found
+
+
+def _reaches(score: Proportion | None, least: float, *, strict: bool) -> bool:
+    return score is not None and (score.low if strict else score.value) >= least
+
+
+def _written(score: Proportion, *, strict: bool) -> str:
+    interval = f", interval {score.low:.4f} to {score.high:.4f}" if strict else ""
+    return f"{score.value:.4f} (n = {score.n}{interval})"
 
 
 def to_junit(report: Report, failures: list[str]) -> str:

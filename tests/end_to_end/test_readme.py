@@ -118,18 +118,20 @@ def test_commands_run(beside_mine: Path, run: Run, monkeypatch: pytest.MonkeyPat
 def test_the_gate_for_ci_stops_a_model_that_falls(tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     page = (ROOT / "docs" / "howto-ci-gate.md").read_text()
-    (command,) = re.findall(
-        r"^    \.venv/bin/withstand (evaluate .*)$", re.sub(r"\\\n +", "", page), flags=re.MULTILINE
+    plain, strict = re.findall(
+        r"^ +\.venv/bin/withstand (evaluate .*)$", re.sub(r"\\\n +", "", page), flags=re.MULTILINE
     )
-    (lines,) = re.findall(r"^```python\n(.*?)^```", page, flags=re.MULTILINE | re.DOTALL)
-    falls = command.replace("fashion_mnist_pgd", "fashion_mnist").replace("--images 20", "--images 4")
+    falls = plain.replace("fashion_mnist_pgd", "fashion_mnist").replace("--images 20", "--images 4")
     ended = run(*shlex.split(falls))
     assert ended.status == 1
     assert "below --min: resnet_mini.fashion_mnist, PGD-20 Linf 8/255: 0.0000 (n = 4)" in ended.err
     assert Path("report.html").exists()
     assert 'failures="1"' in Path("junit.xml").read_text()
-    with pytest.raises(AssertionError, match="the interval begins at 0"):
-        exec(compile(lines, "docs/howto-ci-gate.md", "exec"), {})
+    few = strict.replace("--images 20", "--images 3")
+    assert run(*shlex.split(few.replace(" --strict", ""))).status == 0
+    ended = run(*shlex.split(few))
+    assert ended.status == 1
+    assert "PGD-20 Linf 8/255: 1.0000 (n = 3, interval 0.4385 to 1.0000), at least 0.5 is asked for" in ended.err
 
 
 @pytest.fixture(scope="module")

@@ -31,6 +31,23 @@ def test_a_bar_is_about_the_conditions_it_names(report: Report) -> None:
     assert robust.startswith("m, PGD-20 Linf 0.1 to random: 0.5000")
 
 
+def test_strict_asks_the_lower_end_of_the_interval_and_a_reliable_grade(report: Report) -> None:
+    reliable = report.model_copy(
+        update={"models": tuple(each.model_copy(update={"grade": "reliable"}) for each in report.models)}
+    )
+    assert below_bar(reliable, bars("clean=0.8")) == []
+    assert below_bar(reliable, bars("clean=0.8"), strict=True) == [
+        "m, clean: 0.8000 (n = 10, interval 0.4902 to 0.9433), at least 0.8 is asked for"
+    ]
+    assert below_bar(reliable, bars("clean=0.49"), strict=True) == []
+    suspicious = report.model_copy(
+        update={"models": tuple(each.model_copy(update={"grade": "suspicious"}) for each in report.models)}
+    )
+    assert below_bar(suspicious, bars("clean=0.49")) == []
+    (refused,) = below_bar(suspicious, bars("clean=0.49"), strict=True)
+    assert refused.startswith("m: its numbers cannot be trusted (suspicious): ")
+
+
 @pytest.mark.parametrize("text", ["clean", "clean=", "=0.5", "clean=1.5", "clean=-1", "clean=nan", "clean=high"])
 def test_a_bar_of_another_form_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=f"such as clean=0.9 or 'pgd\\*=0.4', got '{text}'"):
