@@ -1,5 +1,6 @@
 """The demonstration: start a server, evaluate the zoo over HTTP, print the report."""
 
+import os
 import socket
 import time
 from collections.abc import Generator
@@ -27,8 +28,8 @@ def run(settings: Settings, *, detach: bool, images: int, intervals: bool) -> No
     """Start the service, evaluate every model of the zoo, print the report, and serve until Ctrl-C unless detached.
 
     Args:
-        settings: of the service. It listens on this machine only and without API keys, on a free port if the given one is
-            taken. Results in its folder are not computed again.
+        settings: of the service. It listens on this machine only and without their API keys, on a free port if the given one is
+            taken; where its folder's database has keys, `WITHSTAND_API_KEY` has to be one. Results there are not computed again.
         detach: stop the service when the report is printed.
         images: how many each model is evaluated on.
         intervals: print the 95 % interval of every score.
@@ -43,7 +44,7 @@ def run(settings: Settings, *, detach: bool, images: int, intervals: bool) -> No
     require_startable(settings)
     host = f"http://{settings.host}:{settings.port}"
     url = host + settings.root_path
-    with _serving(settings) as thread, Client(url) as client:
+    with _serving(settings) as thread, Client(url, api_key=os.environ.get("WITHSTAND_API_KEY")) as client:
         _wait_until_ready(client, thread)
         links = _evaluate(client, host, settings.data_dir, out, images=images, live=not detach, intervals=intervals)
         if detach:

@@ -4,10 +4,12 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from service.accounts.keys import Scope, create_key
 from service.jobs.store import Store
 
 HEAVY = """
@@ -90,3 +92,13 @@ def test_a_port_in_use(workers: int, taken: int, tmp_path: Path) -> None:
     line = why("serve", "--port", taken, "--workers", workers, "--data-dir", tmp_path)
     assert f"cannot listen on 127.0.0.1, port {taken}: Address already in use; " in line
     assert "--port" in line
+
+
+@pytest.mark.thorough
+def test_the_demo_needs_a_key_where_the_database_has_some(tmp_path: Path) -> None:
+    with closing(Store.at(tmp_path / "withstand.db")) as store:
+        create_key(store.database, "someone", Scope.ADMIN)
+    command = [sys.executable, "-m", "cli.main", "demo", "--detach", "--images", "1", "--data-dir", str(tmp_path)]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ended.returncode == 2
+    assert "401: an API key is needed" in ended.stderr
