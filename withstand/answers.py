@@ -58,6 +58,23 @@ class DatasetView(TypedDict):
     size_bytes: int | None
 
 
+class Matched(TypedDict):
+    """How the classes of a data set were found among a model's; `problem` says why they were not."""
+
+    model: str
+    rule: str | None
+    classes: dict[str, str]
+    problem: str | None
+
+
+class DatasetDetails(DatasetView):
+    """A data set, and what is in it; `match` is null without a model."""
+
+    images_by_class: dict[str, int]
+    ignored: int
+    match: Matched | None
+
+
 class ClassScore(TypedDict):
     """A class with its probability."""
 

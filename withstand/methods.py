@@ -12,6 +12,7 @@ class ClientMethods:
     add_model = Route(routes.add_model)
     remove_model = Route(routes.remove_model)
     datasets = Route(routes.datasets)
+    dataset = Route(routes.dataset)
     add_dataset = Route(routes.add_dataset)
     presets = Route(routes.presets)
     attacks = Route(routes.attacks)

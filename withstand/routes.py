@@ -21,6 +21,7 @@ from withstand.answers import (
     CalibrationView,
     ClassResults,
     Comparison,
+    DatasetDetails,
     DatasetView,
     DeviceList,
     Estimate,
@@ -119,6 +120,11 @@ def remove_model(name: str) -> Request[None]:
 def datasets() -> Request[list[DatasetView | Unusable]]:
     """List the data sets; one that cannot be used has a `problem` instead of counts."""
     return Request(method="GET", path="/v1/datasets", read=_json)
+
+
+def dataset(name: str, *, model: str | None = None) -> Request[DatasetDetails]:
+    """Read what a data set holds; with a model, which of its classes each class is taken for."""
+    return Request(method="GET", path=f"/v1/datasets/{quote(name, safe='')}", read=_json, params={"model": model})
 
 
 def add_dataset(file: Path | str, *, name: str | None = None) -> Request[DatasetView]:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from evaluation import Catalog
     from evaluation.data.broken import OnLook
     from evaluation.data.dataset_check import DatasetCheck, Matched
-    from withstand.answers import DatasetView, Unusable
+    from withstand.answers import DatasetDetails, DatasetView, Unusable
 
 app = typer.Typer(invoke_without_command=True, add_completion=False)
 
@@ -86,28 +86,53 @@ def check(
         str | None, typer.Option(help="Checkpoint whose classes the data set must match.", show_default="none")
     ] = None,
     class_map: ClassMap = None,
+    server: Server = None,
+    api_key_file: ApiKeyFile = None,
     model_dir: ModelDir = [],
     dataset_dir: DatasetDir = [],
     data_dir: DataDir = None,
     as_json: Json = False,
 ) -> None:
-    """Decode every picture of a data set. Exits with status 1 if a picture is broken or the classes do not match the model's."""
+    """Say what a data set holds. Exits with status 1 if a picture is broken or the classes do not match the model's.
+
+    Here every picture is decoded. A service tells the counts and the classes; it decodes pictures as it evaluates.
+    """
+    require_here(server, class_map=class_map, model_dir=model_dir, dataset_dir=dataset_dir)
+    if class_map and not model:
+        raise ValueError(f"--class-map {class_map} needs --model, the checkpoint whose classes it names")
+    if server is not None:
+        with connect(server, api_key_file) as client:
+            passed = _print_of_service(client.dataset(dataset, model=model), as_json=as_json)
+    else:
+        settings = settings_of(data_dir=data_dir, model_dir=model_dir, dataset_dir=dataset_dir)
+        found = _checked(*settings.catalog().with_dataset(dataset), model, class_map)
+        typer.echo(found.model_dump_json(indent=2) if as_json else describe(found))
+        passed = found.passed
+    if not passed:
+        raise typer.Exit(FAILURE)
+
+
+def _print_of_service(found: "DatasetDetails", *, as_json: bool) -> bool:
+    """Print what a service says of a data set; returns whether its classes match, if that was asked."""
+    from evaluation.data.dataset_check import Matched
+
+    match = None if found["match"] is None else Matched.model_validate(found["match"])
+    held = _held(found["name"], found["images_by_class"], found["sha256"] or "")
+    lines = [*held, _ignored(found["ignored"]), *_described(match)]
+    typer.echo(json.dumps(found, indent=2) if as_json else "\n".join(lines))
+    return match is None or match.problem is None
+
+
+def _checked(catalog: "Catalog", name: str, model: str | None, class_map: Path | None) -> "DatasetCheck":
     from evaluation.data.classes import read_class_map
     from evaluation.data.dataset_check import check_dataset, match_with
 
-    if class_map and not model:
-        raise ValueError(f"--class-map {class_map} needs --model, the checkpoint whose classes it names")
-    settings = settings_of(data_dir=data_dir, model_dir=model_dir, dataset_dir=dataset_dir)
-    catalog, name = settings.catalog().with_dataset(dataset)
     opened, match = catalog.open_dataset(name), None
     if model:
         classes = catalog.checkpoint(model).card().classes
         match = match_with(model, classes, opened, read_class_map(class_map) if class_map else None)
     with _progress() as progress:
-        found = check_dataset(name, opened, match, on_look=_shown(progress))
-    typer.echo(found.model_dump_json(indent=2) if as_json else describe(found))
-    if not found.passed:
-        raise typer.Exit(FAILURE)
+        return check_dataset(name, opened, match, on_look=_shown(progress))
 
 
 def _progress() -> "Progress":
@@ -129,14 +154,23 @@ def _counts(images: int, classes: int) -> str:
 
 def describe(found: "DatasetCheck") -> str:
     """Describe what a check found, one line per fact."""
-    lines = [f"{found.name}: {_counts(found.images, len(found.classes))}, SHA-256 {found.sha256[:12]}"]
-    lines += [f"  {name}: {count}" for name, count in found.classes.items()]
+    lines = _held(found.name, found.classes, found.sha256)
     if found.width and found.height:
         lines.append(f"width {found.width}, height {found.height} pixels (min / median / max)")
-    lines.append(f"{counted(found.ignored, 'other file')} ignored")
+    lines.append(_ignored(found.ignored))
     lines.append(f"{counted(len(found.broken), 'picture')} cannot be used{':' * bool(found.broken)}")
     lines += [f"  {each}" for each in found.broken]
     return "\n".join(lines + _described(found.match))
+
+
+def _held(name: str, images: dict[str, int], sha256: str) -> list[str]:
+    """Describe the classes of a data set by how many images each has."""
+    of_class = (f"  {each}: {count}" for each, count in images.items())
+    return [f"{name}: {_counts(sum(images.values()), len(images))}, SHA-256 {sha256[:12]}", *of_class]
+
+
+def _ignored(files: int) -> str:
+    return f"{counted(files, 'other file')} ignored"
 
 
 def _described(match: "Matched | None") -> list[str]:

@@ -152,6 +152,14 @@ def test_lists_are_those_of_the_service(
     assert set(json.loads(run("models", "--json").out)["checkpoints"]) > {"tiny", "twin"}
     until(lambda: "shapes: 33 images, 3 classes\n" in run("datasets").out)
     assert {"name": "shapes", "images": 33, "classes": 3} in json.loads(run("datasets", "--json").out)
+    checked = run("datasets", "check", "shapes", "--model", "tiny")
+    assert checked.status == 0
+    assert "shapes: 33 images, 3 classes, SHA-256 " in checked.out
+    assert "the classes match those of tiny by name:\n  disc: disc\n" in checked.out
+    details = json.loads(run("datasets", "check", "shapes", "--json").out)
+    assert sum(details["images_by_class"].values()) == 33 and details["match"] is None
+    assert run("datasets", "check", "shapes", "--model", "resnet_mini.fashion_mnist").status == 1
+    assert run("datasets", "check", "absent").status == 2
     there_ones = run("presets").out, run("presets", "--json").out
     monkeypatch.delenv("WITHSTAND_SERVER")
     assert there_ones == (run("presets").out, run("presets", "--json").out)
