@@ -50,7 +50,7 @@ def create_key(
     settings = settings_of(data_dir=data_dir)
     with closing(Store.at(settings.database)) as store, auditing(settings.audit_log, settings.log_format):
         key = keys.create_key(store.database, name, keys.Scope(scope), expires_at=expires_at)
-        _tell("create", f"{name} ({scope})")
+        _record("create", f"{name} ({scope})")
     typer.echo(json.dumps({"name": name, "scope": scope, "key": key}) if as_json else key)
 
 
@@ -72,19 +72,19 @@ def revoke_key(name: Name, data_dir: DataDir = None, as_json: Json = False) -> N
     settings = settings_of(data_dir=data_dir)
     with stored(data_dir) as store, auditing(settings.audit_log, settings.log_format):
         revoked = keys.revoke_key(store.database, name)
-        _tell("revoke", name)
+        _record("revoke", name)
     if as_json:
         typer.echo(revoked.model_dump_json(indent=2))
     else:
         typer.echo(f"revoked {name}")
 
 
-def _tell(command: str, target: str) -> None:
+def _record(command: str, target: str) -> None:
     """Write down what a user of this machine did."""
-    from service.accounts.audit import Change, tell
+    from service.accounts.audit import Change, record
 
     who = f"user {os.getuid()}"
-    tell(Change(who, scope="", address="", method="COMMAND", route=f"keys {command}", target=target, status=0))
+    record(Change(who, scope="", address="", method="COMMAND", route=f"keys {command}", target=target, status=0))
 
 
 def _print(found: "list[ApiKey]", *, as_json: bool) -> None:

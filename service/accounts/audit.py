@@ -57,7 +57,7 @@ class AuditFile(WatchedFileHandler):
         return open(self.baseFilename, "a", encoding="utf-8", opener=_private)  # it has no opener
 
 
-def tell(change: Change) -> None:
+def record(change: Change) -> None:
     """Write a change down."""
     _log.info("%s %s", change.method, change.target, extra=change._asdict())
 

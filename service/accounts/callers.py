@@ -51,13 +51,13 @@ class Known(NamedTuple):
 class _Keys(NamedTuple):
     """All keys at some moment, by their hashes: nobody can steer a hash, so that the time of a lookup tells nothing."""
 
-    stranger: Caller | None
+    anonymous: Caller | None
     by_key: Mapping[str, Known]
     by_session: Mapping[str, Known]
 
 
 class Callers:
-    """Tells callers apart by their keys.
+    """Distinguishes callers by their keys.
 
     Those of `admin_keys` are good for everything; those of the database for what their scope says. The keys of `api_keys` are
     good for everything as long as no admin key has ever been there, and for `submit` from then on; so are requests without a key
@@ -76,7 +76,7 @@ class Callers:
     @property
     def are_needed(self) -> bool:
         """Whether a request without a key is refused."""
-        return self._keys.stranger is None
+        return self._keys.anonymous is None
 
     @property
     def are_known(self) -> bool:
@@ -94,9 +94,9 @@ class Callers:
         return found if found is not None and found.expires_at > time.time() else None
 
     def without(self, key: str) -> Caller | None:
-        """Who asks without one of the keys, told apart by whatever was sent as a key; None where a key is needed."""
-        stranger = self._keys.stranger
-        return stranger._replace(name=_name(key)) if key and stranger is not None else stranger
+        """Who asks without one of the keys, named by whatever was sent as a key; None where a key is needed."""
+        anonymous = self._keys.anonymous
+        return anonymous._replace(name=_name(key)) if key and anonymous is not None else anonymous
 
     def start(self, database: Database) -> None:
         """Read the keys of a database, and from now on again every second.

@@ -6,16 +6,16 @@ from urllib.parse import parse_qs
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.accounts.audit import Change, tell
+from service.accounts.audit import Change, record
 from service.accounts.callers import Caller
 from service.http.problems import LONGEST_ECHO, shortened
 from service.http.scopes import is_change
 
 
 class Audit:
-    """Tells of requests of a known caller that change something, also of those that were refused, and of every sign-in.
+    """Records requests of a known caller that change something, also of those that were refused, and of every sign-in.
 
-    Of requests that were refused for lack of a key nothing is told, so that strangers cannot fill the disk.
+    Requests that were refused for lack of a key are not recorded, so that strangers cannot fill the disk.
 
     Args:
         app: what is behind it.
@@ -25,27 +25,27 @@ class Audit:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass on, and tell before it is answered; a request that ends without an answer has the status 500."""
+        """Pass on, and record it before it is answered; a request that ends without an answer has the status 500."""
         if scope["type"] != "http" or not is_change(scope["method"], _path(scope)):
             await self._app(scope, receive, send)
             return
-        is_told = False
+        is_recorded = False
 
-        async def send_told(message: Message) -> None:
-            nonlocal is_told
+        async def send_recorded(message: Message) -> None:
+            nonlocal is_recorded
             if message["type"] == "http.response.start":
-                is_told = True
-                _tell(scope, message["status"], Headers(raw=message["headers"]))
+                is_recorded = True
+                _record(scope, message["status"], Headers(raw=message["headers"]))
             await send(message)
 
         try:
-            await self._app(scope, receive, send_told)
+            await self._app(scope, receive, send_recorded)
         finally:
-            if not is_told:
-                _tell(scope, 500, Headers())
+            if not is_recorded:
+                _record(scope, 500, Headers())
 
 
-def _tell(scope: Scope, status: int, headers: Headers) -> None:
+def _record(scope: Scope, status: int, headers: Headers) -> None:
     caller: Caller | None = scope.get("caller")
     if caller is None and not (_path(scope) == "/sign-in" and status == 401):
         return
@@ -59,7 +59,7 @@ def _tell(scope: Scope, status: int, headers: Headers) -> None:
         target=shortened(_target(scope, status, headers), LONGEST_ECHO),
         status=status,
     )
-    tell(change)
+    record(change)
 
 
 def _target(scope: Scope, status: int, headers: Headers) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from service.accounts.audit import Change, auditing, tell
+from service.accounts.audit import Change, auditing, record
 from service.accounts.keys import Scope, create_key
 from service.logs import JsonLines
 from service.preflight import StartError, require_startable
@@ -59,7 +59,7 @@ def lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def told(path: Path) -> list[tuple[object, ...]]:
+def recorded(path: Path) -> list[tuple[object, ...]]:
     return [(each["key"], each["method"], each["route"], each["target"], each["status"]) for each in lines(path)]
 
 
@@ -72,7 +72,7 @@ def test_each_change_is_told_with_who_made_it(laptop: httpx.Client, admin: httpx
     admin.post("/v1/models/tiny/unload", params={"version": "1"})
     admin.delete(here, params={"results": "true"})
     root = lines(log)[-1]["key"]
-    assert told(log) == [
+    assert recorded(log) == [
         ("laptop", "POST", "/v1/evaluations", here, 202),
         ("laptop", "PUT", f"{route}/label", f"{here}/label", 200),
         ("laptop", "DELETE", route, here, 200),
@@ -86,7 +86,7 @@ def test_each_change_is_told_with_who_made_it(laptop: httpx.Client, admin: httpx
     assert (first["scope"], first["address"], first["time"][-6:]) == ("submit", "127.0.0.1", "+00:00")
 
 
-def test_nothing_is_told_of_what_changes_nothing_or_comes_from_strangers(
+def test_nothing_is_recorded_of_what_changes_nothing_or_comes_from_strangers(
     own: Server, laptop: httpx.Client, log: Path
 ) -> None:
     assert laptop.post(URL, content=DISC).status_code == 200
@@ -95,7 +95,7 @@ def test_nothing_is_told_of_what_changes_nothing_or_comes_from_strangers(
     assert laptop.get("/v1/models").status_code == 200
     assert own.http.post("/v1/models/tiny/unload").status_code == 401
     assert own.http.delete("/v1/models/tiny", headers={"X-API-Key": "guess"}).status_code == 401
-    assert told(log) == []
+    assert recorded(log) == []
 
 
 def test_sign_ins_are_told_right_or_wrong_and_changes_with_their_cookies(own: Server, log: Path) -> None:
@@ -103,7 +103,7 @@ def test_sign_ins_are_told_right_or_wrong_and_changes_with_their_cookies(own: Se
         browser.post("/sign-in", data={"key": "wrong"})
         browser.post("/sign-in", data={"key": own.app.state.laptop, "next": "/queue"})
         browser.delete("/v1/models/tiny")
-    assert told(log) == [
+    assert recorded(log) == [
         ("", "POST", "/sign-in", "/sign-in", 401),
         ("laptop", "POST", "/sign-in", "/sign-in", 303),
         ("laptop", "DELETE", "/v1/models/{name}", "/v1/models/tiny", 403),
@@ -126,7 +126,7 @@ def test_a_change_that_fails_is_told(own: Server, laptop: httpx.Client, log: Pat
 
     own.app.add_api_route("/broken", fail, methods=["POST"])
     assert laptop.post("/broken").status_code == 500
-    assert told(log) == [("laptop", "POST", "/broken", "/broken", 500)]
+    assert recorded(log) == [("laptop", "POST", "/broken", "/broken", 500)]
 
 
 def test_the_file_is_private_and_made_anew_once_it_is_moved(laptop: httpx.Client, log: Path) -> None:
@@ -143,14 +143,14 @@ def test_without_a_file_the_lines_are_in_the_log(
 ) -> None:
     caplog.set_level(logging.INFO, logger="uvicorn.error")
     with auditing(None, "text"):
-        tell(CHANGE)
-    (line,) = capsys.readouterr().err.splitlines()
-    assert json.loads(line).items() >= CHANGE._asdict().items()
+        record(CHANGE)
+    (written,) = capsys.readouterr().err.splitlines()
+    assert json.loads(written).items() >= CHANGE._asdict().items()
     with auditing(None, "json"):
-        tell(CHANGE)
-    record = json.loads(JsonLines().format(caplog.records[-1]))
-    assert record.items() >= CHANGE._asdict().items()
-    assert record["logger"] == "withstand.audit"
+        record(CHANGE)
+    line = json.loads(JsonLines().format(caplog.records[-1]))
+    assert line.items() >= CHANGE._asdict().items()
+    assert line["logger"] == "withstand.audit"
 
 
 def test_a_file_that_cannot_be_written_is_said_before_the_service_starts(settings: Settings, tmp_path: Path) -> None:
@@ -159,7 +159,7 @@ def test_a_file_that_cannot_be_written_is_said_before_the_service_starts(setting
         require_startable(settings.model_copy(update=changed))
 
 
-def test_keys_that_are_made_and_revoked_by_command_are_told(
+def test_keys_that_are_made_and_revoked_by_command_are_recorded(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     log = tmp_path / "audit.jsonl"

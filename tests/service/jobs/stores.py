@@ -40,7 +40,7 @@ def change(database: Path | str, *statements: str) -> None:
 def forget_versions(database: Path | str) -> None:
     """Make a database one from before schemas had versions, as far as that can be told."""
     change(database, *(f"DROP TRIGGER counts_{each}" for each in ("insert", "update", "delete")))
-    change(database, *(f"DROP TABLE {each}" for each in ("devices", "queue", "alembic_version")))
+    change(database, *(f"DROP TABLE {each}" for each in ("devices", "queue", "api_keys", "alembic_version")))
     change(database, *(f"ALTER TABLE evaluations DROP COLUMN {each}" for each in ADDED))
     change(database, "ALTER TABLE shards DROP COLUMN share_done", "DROP INDEX results_by_bytes")
     change(database, "ALTER TABLE results DROP COLUMN bytes")
