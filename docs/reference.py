@@ -14,9 +14,9 @@ from typer.cli import get_docs_for_click
 from cli.main import COMMANDS, load_command
 from service.accounts.keys import Scope
 from service.app import create_app
+from service.http.access.scopes import needed_scope
 from service.http.deps import require_admin
 from service.http.middleware.api_keys import OPEN
-from service.http.scopes import needed_scope
 from service.settings import Settings
 from withstand import Client, Job
 from withstand.answers import EvaluationView

@@ -21,9 +21,9 @@ from service.accounts.callers import Callers
 from service.cluster.cluster import RayCluster
 from service.cluster.content import ContentStore
 from service.http import problems
+from service.http.access.key_description import with_keys
 from service.http.dataset_counts import DatasetCounts
 from service.http.deps import Service
-from service.http.key_description import with_keys
 from service.http.load_shedding import SHEDDING, LoadShedding
 from service.http.middleware.api_keys import ApiKeys, Failures
 from service.http.middleware.audit import Audit

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple, Protocol
 
 import typer
 
-from cli.commands.options import ApiKeyFile, DataDir, Json, Server, connect, settings_of, stored, stored_evaluation
 from cli.exit_codes import BAD_REQUEST, end
+from cli.options import ApiKeyFile, DataDir, Json, Server, connect, settings_of, stored, stored_evaluation
 
 if TYPE_CHECKING:
     from evaluation import Catalog, Comparison, Side

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli.commands.options import (
+from cli.exit_codes import FAILURE
+from cli.options import (
     DATASET,
     ApiKeyFile,
     ClassMap,
@@ -19,7 +20,6 @@ from cli.commands.options import (
     require_here,
     settings_of,
 )
-from cli.exit_codes import FAILURE
 from common import counted, printable
 
 if TYPE_CHECKING:

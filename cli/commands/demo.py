@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from cli.commands.options import DataDir, Intervals, settings_of
+from cli.options import DataDir, Intervals, settings_of
 
 app = typer.Typer(add_completion=False)
 

@@ -2,7 +2,7 @@
 
 import typer
 
-from cli.commands.options import ApiKeyFile, DataDir, Json, Server, connect, stored
+from cli.options import ApiKeyFile, DataDir, Json, Server, connect, stored
 
 app = typer.Typer(add_completion=False)
 

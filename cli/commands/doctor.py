@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from cli.commands.options import DataDir, DatasetDir, Json, ModelDir, settings_of
 from cli.exit_codes import FAILURE
+from cli.options import DataDir, DatasetDir, Json, ModelDir, settings_of
 from common import counted, printable
 
 if TYPE_CHECKING:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli.commands.options import (
+from cli.exit_codes import FAILURE, end
+from cli.options import (
     DATASET,
     ApiKeyFile,
     ClassMap,
@@ -25,7 +26,6 @@ from cli.commands.options import (
     settings_of,
     usable,
 )
-from cli.exit_codes import FAILURE, end
 
 if TYPE_CHECKING:
     from cli.workplaces import Here, Workplace

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli.commands.options import ApiKeyFile, DataDir, Id, Json, Server, connect, stored
+from cli.options import ApiKeyFile, DataDir, Id, Json, Server, connect, stored
 
 if TYPE_CHECKING:
     from service.http.schemas import EvaluationView

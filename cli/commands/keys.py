@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from cli.commands.options import DataDir, Json, settings_of, stored
+from cli.options import DataDir, Json, settings_of, stored
 
 if TYPE_CHECKING:
     from service.accounts.keys import ApiKey

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from cli.commands.options import ApiKeyFile, DataDir, Json, ModelDir, Server, connect, require_here, settings_of
 from cli.exit_codes import BAD_REQUEST, end
+from cli.options import ApiKeyFile, DataDir, Json, ModelDir, Server, connect, require_here, settings_of
 
 if TYPE_CHECKING:
     from service.http.schemas import OpenQuestions

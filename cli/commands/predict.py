@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli.commands.options import (
+from cli.options import (
     ApiKeyFile,
     DataDir,
     Device,

@@ -2,7 +2,7 @@
 
 import typer
 
-from cli.commands.options import ApiKeyFile, Json, Server, connect
+from cli.options import ApiKeyFile, Json, Server, connect
 
 app = typer.Typer(add_completion=False)
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Literal
 
 import typer
 
-from cli.commands.options import ApiKeyFile, DataDir, Json, Server, connect, stored
+from cli.options import ApiKeyFile, DataDir, Json, Server, connect, stored
 
 if TYPE_CHECKING:
     from service.http.routes.queue import QueueView

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from cli.commands.options import DataDir, DatasetDir, ModelDir, settings_of
+from cli.options import DataDir, DatasetDir, ModelDir, settings_of
 from service import DATA_DIR, DATABASE
 
 app = typer.Typer(add_completion=False)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from cli.commands.options import Json
+from cli.options import Json
 
 if TYPE_CHECKING:
     from models import Checkpoint

@@ -12,12 +12,12 @@ from evaluation import Catalog
 from evaluation.spec import NAME_PATTERN
 from service.accounts.callers import Caller, Callers
 from service.accounts.keys import Scope
+from service.http.access.scopes import refusal
 from service.http.dataset_counts import DatasetCounts
 from service.http.model_structures import ModelStructures
 from service.http.pages.report_sections import ReportSections
 from service.http.pages.result_rows import ResultRows
 from service.http.problems import ProblemError
-from service.http.scopes import refusal
 from service.http.watching import Watching
 from service.jobs.dispatcher import Dispatcher
 from service.jobs.evaluations import Evaluation

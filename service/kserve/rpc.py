@@ -20,9 +20,9 @@ from starlette.types import ASGIApp, Message
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from service.accounts.callers import Callers
-from service.http.keys import given_key, sent_headers
+from service.http.access.keys import given_key, sent_headers
+from service.http.access.scopes import needed_scope
 from service.http.problems import shortened
-from service.http.scopes import needed_scope
 from service.kserve import tensors
 from service.kserve.routes import HEADER_BYTES
 from service.settings import Settings

@@ -87,7 +87,7 @@ def test_what_is_wrong_ends_with_2(run: Run, there: list[str], arguments: list[s
 
 
 def test_no_service_ends_with_1(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cli.commands.options.PATIENCE_S", 0)
+    monkeypatch.setattr("cli.options.PATIENCE_S", 0)
     monkeypatch.setenv("WITHSTAND_SERVER", "http://127.0.0.1:9")
     ended = run("models")
     assert (ended.status, ended.out) == (1, "")

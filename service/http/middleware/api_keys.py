@@ -10,12 +10,12 @@ from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.accounts.callers import Callers
+from service.http.access.keys import given_key, sent_headers
+from service.http.access.scopes import needed_scope, refusal
+from service.http.access.sessions import session_caller
 from service.http.addresses import network
-from service.http.keys import given_key, sent_headers
 from service.http.middleware.origins import is_own
 from service.http.problems import problem
-from service.http.scopes import needed_scope, refusal
-from service.http.sessions import session_caller
 
 OPEN = frozenset(
     {

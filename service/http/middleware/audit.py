@@ -8,8 +8,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.accounts.audit import Change, record
 from service.accounts.callers import Caller
+from service.http.access.scopes import is_change
 from service.http.problems import LONGEST_ECHO, shortened
-from service.http.scopes import is_change
 
 
 class Audit:

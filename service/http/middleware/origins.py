@@ -6,8 +6,8 @@ from http import HTTPStatus
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from service.http.access.scopes import READING
 from service.http.problems import LONGEST_ECHO, problem
-from service.http.scopes import READING
 
 
 class Origins:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 from pydantic import ValidationError
 
-from service.http.sessions import COOKIE, issue
+from service.http.access.sessions import COOKIE, issue
 from service.settings import Settings
 from tests.server import Server, serving
 from tests.service.http.test_origins import FOREIGN

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from service.http.scopes import READING
+from service.http.access.scopes import READING
 from service.settings import Settings
 from tests.server import Server, serving
 from tests.service.pictures import DISC, URL

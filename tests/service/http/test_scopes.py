@@ -10,10 +10,10 @@ from fastapi.routing import iter_route_contexts
 from sqlalchemy import select
 
 from service.accounts.keys import Scope, create_key, revoke_key
+from service.http.access.scopes import READING
+from service.http.access.sessions import COOKIE, issue
 from service.http.middleware import api_keys
 from service.http.middleware.api_keys import OPEN
-from service.http.scopes import READING
-from service.http.sessions import COOKIE, issue
 from service.settings import Settings
 from service.sql.tables import API_KEYS
 from tests.server import Server, serving, until

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
+from service.http.access.sessions import COOKIE, SESSION_S, issue
 from service.http.middleware.api_keys import ALLOWED_FAILURES
-from service.http.sessions import COOKIE, SESSION_S, issue
 from service.settings import Settings
 from tests.server import Server, serving
 from tests.service.http.page import Page

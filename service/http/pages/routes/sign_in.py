@@ -7,12 +7,12 @@ from urllib.parse import parse_qs
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import HTMLResponse, RedirectResponse
 
+from service.http.access.sessions import COOKIE, SESSION_S, issue, session_caller
 from service.http.addresses import network
 from service.http.deps import ServiceDep
 from service.http.middleware.api_keys import refuse_guesses
 from service.http.pages.templates import render
 from service.http.problems import ProblemError
-from service.http.sessions import COOKIE, SESSION_S, issue, session_caller
 
 LARGEST_BYTES = 10_000
 """Of a form with a key."""

@@ -1,0 +1,1 @@
+"""How requests carry keys, and which scope each request needs."""
