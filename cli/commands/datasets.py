@@ -113,7 +113,7 @@ def check(
 
 
 def _print_of_service(found: "DatasetDetails", *, as_json: bool) -> bool:
-    """Print what a service says of a data set; returns whether its classes match, if that was asked."""
+    """Print what a service reports about a data set; returns whether its classes match, if that was asked."""
     from evaluation.data.dataset_check import Matched
 
     match = None if found["match"] is None else Matched.model_validate(found["match"])
