@@ -2,10 +2,11 @@
 
     python -m benchmarks.jobs --jobs 1000 --clients 50 --watchers 200
 
-Prints Markdown. A real server with its device processes gets small evaluations, each of other images, from clients that submit
-one and pause. Meanwhile watchers read the event streams of the first ones, and a client asks for the progress of a random one ten
+Prints Markdown. A real server with its device processes gets small evaluations, each of other images, from clients that pause and
+submit one. Meanwhile watchers read the event streams of the first ones, and a client asks for the progress of a random one ten
 times a second, until all have ended. Then it is counted whether all are there, every shard was run once, and every watcher
-received the end. One more evaluation runs before, so that data and model are read. The clients share the cores with the server.
+received the end. One more evaluation ends before, so that data and model are read and device processes are there. The clients share
+the cores with the server.
 The second table is about the store alone, without HTTP.
 """
 
@@ -15,6 +16,7 @@ import json
 import os
 import random
 import socket
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -29,7 +31,7 @@ import torch
 
 from benchmarks.cluster import plan_of
 from benchmarks.pgd import hardware, table
-from service.jobs.evaluations import Evaluation, ShardStatus, Status
+from service.jobs.evaluations import ShardStatus, Status
 from service.jobs.store import Store
 
 START_S, TIMEOUT_S = 120.0, 60.0
@@ -74,15 +76,15 @@ async def _until_ready(url: str) -> None:
 
 
 async def submit(http: httpx.AsyncClient, load: Load, seeds: Sequence[int], pause_s: float) -> None:
-    """Submit evaluations of two images, one after the other, with pauses of that mean."""
+    """Submit evaluations of two images, one after the other, each after a pause of that mean."""
     for seed in seeds:
+        await asyncio.sleep(random.uniform(0, 2 * pause_s))  # noqa: S311
         spec = {"models": ["resnet_mini.fashion_mnist"], "dataset": "fashion_mnist_test", "images": 2}
         body = spec | {"selection_seed": seed, "conditions": [{"kind": "clean"}]}
         began = time.perf_counter()
         answer = await http.post("/v1/evaluations", json=body)
         load.submits.append(time.perf_counter() - began)
         load.ids.append(answer.raise_for_status().json()["id"])
-        await asyncio.sleep(random.uniform(0, 2 * pause_s))  # noqa: S311
 
 
 async def watch(http: httpx.AsyncClient, load: Load, index: int) -> None:
@@ -113,6 +115,7 @@ async def measure(data_dir: Path, jobs: int, clients: int, watchers: int, pause_
     limits = httpx.Limits(max_connections=None, keepalive_expiry=2.0)  # sooner than the server
     async with serving(data_dir) as url, httpx.AsyncClient(base_url=url, timeout=TIMEOUT_S, limits=limits) as http:
         await submit(http, Load(), [jobs], 0)
+        await _until_done(data_dir, 1)
         began = time.perf_counter()
         async with asyncio.TaskGroup() as tasks:
             for client in range(clients):
@@ -120,8 +123,7 @@ async def measure(data_dir: Path, jobs: int, clients: int, watchers: int, pause_
             for index in range(min(watchers, jobs)):
                 tasks.create_task(watch(http, load, index))
             tasks.create_task(poll(http, load, ended))
-            while (await asyncio.to_thread(_runs, data_dir))[1] <= jobs:
-                await asyncio.sleep(0.5)
+            await _until_done(data_dir, 1 + jobs)
             ended.set()
         seconds = time.perf_counter() - began
     runs, shards = _runs(data_dir)
@@ -135,12 +137,17 @@ async def measure(data_dir: Path, jobs: int, clients: int, watchers: int, pause_
     ]
 
 
+async def _until_done(data_dir: Path, shards: int) -> None:
+    while _runs(data_dir)[1] < shards:
+        await asyncio.sleep(0.5)
+
+
 def _runs(data_dir: Path) -> tuple[int, int]:
-    """How often shards were run, and how many are done."""
-    with closing(Store.at(data_dir / "withstand.db")) as store:
-        found = [each for each in store.evaluations() if isinstance(each, Evaluation)]
-        done = sum(each.progress.shards.get(ShardStatus.DONE, 0) for each in found)
-        return sum(each.progress.runs for each in found), done
+    """How often shards were run, and how many are done; one query, for this process measures meanwhile."""
+    counted = "SELECT sum(runs), sum(CASE status WHEN ? THEN shards END) FROM counts"
+    with closing(sqlite3.connect(f"file:{data_dir}/withstand.db?mode=ro", uri=True)) as db:
+        runs, done = db.execute(counted, [ShardStatus.DONE]).fetchone()
+    return runs or 0, done or 0
 
 
 def large(database: Path, shards: int) -> tuple[str, ...]:

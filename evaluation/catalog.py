@@ -92,8 +92,7 @@ class Catalog:
 
     def checkpoint_sha256(self, name: str) -> str:
         """Hash of a checkpoint file."""
-        path = self.checkpoint(name).path
-        return _file_sha256(path, path.stat().st_mtime_ns)
+        return _sha256_of(self.checkpoint(name))
 
     def model_sha256(self, name: str) -> str:
         """Hash of what decides a model's answers: its file, and its card's architecture, classes, preprocessing and weights.
@@ -102,12 +101,13 @@ class Catalog:
             UnknownNameError: there is none of that name.
             CheckpointError: the card is not usable.
         """
-        card = self.checkpoint(name).card()
+        checkpoint = self.checkpoint(name)
+        card = checkpoint.card()
         fields = {"architecture", "options", "classes", "preprocessing"}
         if card.weights:  # most files have one kind, and what was computed with them keeps its hash
             fields.add("weights")
         deciding = card.model_dump(mode="json", include=fields)
-        return text_sha256(canonical_json({"card": deciding, "file": self.checkpoint_sha256(name)}))
+        return text_sha256(canonical_json({"card": deciding, "file": _sha256_of(checkpoint)}))
 
     def verified_card(self, name: str) -> models.ModelCard:
         """Read the card of a checkpoint that can be loaded; raises as `models.verify` does."""
@@ -319,6 +319,10 @@ def _verify(
     checkpoint: models.Checkpoint, _modified_ns: int, _card_modified_ns: int, *, isolated: bool
 ) -> models.ModelCard:
     return models.verify(checkpoint, isolated=isolated)
+
+
+def _sha256_of(checkpoint: models.Checkpoint) -> str:
+    return _file_sha256(checkpoint.path, checkpoint.path.stat().st_mtime_ns)
 
 
 @computed_once(256)

@@ -1,6 +1,8 @@
 """Checkpoints: files of tensors with their cards, found by name, checked and loaded."""
 
+import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -73,14 +75,21 @@ def find_checkpoints(folders: Sequence[Path] = (ZOO,)) -> dict[str, Checkpoint]:
     """
     found: dict[str, Checkpoint] = {}
     for folder in folders:
-        for path in sorted(folder.glob("*")):
-            if path.suffix not in SUFFIXES or not path.with_name(f"{path.stem}.json").exists():
+        there = _names_in(folder)
+        for path in (folder / name for name in sorted(there) if name.endswith(SUFFIXES)):
+            if path.suffix not in SUFFIXES or f"{path.stem}.json" not in there:
                 continue
             name = printable(path.stem)
             first = found.setdefault(name, Checkpoint(name, path))
             if first.path != path:
                 found[name] = replace(first, twin=path)
     return found
+
+
+def _names_in(folder: Path) -> set[str]:
+    with suppress(OSError):
+        return {*os.listdir(folder)}  # noqa: PTH208  each request may look, and a path for each file would take most of it
+    return set()
 
 
 def load(

@@ -20,6 +20,9 @@ OnLook = Callable[[int, int], None]
 AT_ONCE = 2000
 """Pictures after which what was found out is written down."""
 
+FEW = 8
+"""Pictures that this thread looks at alone, before others would have begun."""
+
 SHOWN = 5
 """Broken pictures that a message names."""
 
@@ -137,13 +140,12 @@ def _looked_at(
     dataset: ImageFolder, todo: Sequence[int], files: Mapping[Pixels, PixelFile]
 ) -> Iterator[tuple[int, list[tuple[int, str | None]]]]:
     """Look at pictures on all cores; yields how many are done, and the last of them with what is wrong."""
+    look = partial(_wrong_with, dataset, files)
     with ThreadPoolExecutor(cores()) as pool:
+        each_in = map if len(todo) <= FEW else pool.map
         for start in range(0, len(todo), AT_ONCE):
             part = todo[start : start + AT_ONCE]
-            yield (
-                start + len(part),
-                [*zip(part, pool.map(partial(_wrong_with, dataset, files), part), strict=True)],
-            )
+            yield start + len(part), [*zip(part, each_in(look, part), strict=True)]
 
 
 def _wrong_with(dataset: ImageFolder, files: Mapping[Pixels, PixelFile], index: int) -> str | None:

@@ -55,7 +55,8 @@ class ImageFolder:
         self._order = lru_cache(maxsize=4)(self._draw)  # every shard asks
         self.classes = tuple(sorted(set(classes_of)))
         self.files = tuple(pictures)
-        self.labels = tuple(np.unique(classes_of, return_inverse=True)[1].tolist())
+        self._labels: NDArray[np.int64] = np.unique(classes_of, return_inverse=True)[1]
+        self.labels = tuple(self._labels.tolist())
         self.ignored = tuple(sorted(set(source.names) - set(pictures)))
 
     def __len__(self) -> int:
@@ -120,9 +121,10 @@ class ImageFolder:
 
     def _draw(self, seed: int, broken: frozenset[int]) -> NDArray[np.int64]:
         generator = np.random.Generator(np.random.PCG64(seed))
-        labels = np.array(self.labels)
+        labels = self._labels
         shuffled = generator.permutation(len(labels))
-        shuffled = shuffled[~np.isin(shuffled, list(broken))]
+        if broken:
+            shuffled = shuffled[~np.isin(shuffled, list(broken))]
         by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
         rank = np.empty(len(labels), dtype=np.int64)
         rank[by_class] = np.arange(len(by_class)) - np.searchsorted(labels[by_class], labels[by_class])

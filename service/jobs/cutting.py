@@ -19,6 +19,10 @@ CUT_AT_FIRST = 2_000
 CUT_AT_ONCE = 500
 """Shards that are cut in one transaction later: others wait for it some 30 ms."""
 
+_LAST_SEQUENCE = select(func.max(EVALUATIONS.c.sequence))
+
+_INSERT_EVALUATION, _INSERT_SHARDS = insert(EVALUATIONS), insert(SHARDS)
+
 
 def begin_to_cut(plan: Plan) -> tuple[list[Shard], list[Shard]]:
     """Cut the first shards; returns them, and the parts that are left."""
@@ -34,13 +38,13 @@ def begin_to_cut(plan: Plan) -> tuple[list[Shard], list[Shard]]:
 
 def insert_evaluation(db: Connection, plan: Plan, addresses: Mapping[Shard, str], uncut: Iterable[Shard]) -> bool:
     """Add an evaluation with its first shards, given with their addresses, and the parts that are left to be cut."""
-    last = db.execute(select(func.max(EVALUATIONS.c.sequence))).scalar() or 0
+    last = db.execute(_LAST_SEQUENCE).scalar() or 0
     words = words_of(plan.id, plan.spec, UNLABELLED)
     row = {"id": plan.id, "sequence": last + 1, "plan": plan.model_dump_json(), "created_at": now(), "words": words}
-    db.execute(insert(EVALUATIONS).values(**row))
+    db.execute(_INSERT_EVALUATION, row)
     insert_shards(db, plan, addresses)
     if rows := [_row(plan, part, UNCUT) for part in uncut]:
-        db.execute(insert(SHARDS), rows)
+        db.execute(_INSERT_SHARDS, rows)
     return True
 
 
@@ -54,7 +58,7 @@ def insert_shards(db: Connection, plan: Plan, addresses: Mapping[Shard, str]) ->
         if row["seconds"] is not None:
             row |= {"status": ShardStatus.DONE, "finished": next(numbers)}
         rows.append(row)
-    db.execute(insert(SHARDS), rows)
+    db.execute(_INSERT_SHARDS, rows)
 
 
 def next_shard(db: Connection, plan: Plan) -> Row[Any] | None:

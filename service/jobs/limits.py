@@ -12,6 +12,9 @@ HOUR_S = 3600.0
 _SPENT = EVALUATIONS.c.device_s >= HOUR_S * EVALUATIONS.c.max_hours
 """Whether devices have worked on an evaluation for as long as they may; null without a limit."""
 
+_SPENT_BY = select(EVALUATIONS.c.device_s, EVALUATIONS.c.max_hours).where(
+    EVALUATIONS.c.id == bindparam("its_evaluation"), _SPENT
+)
 
 _SPEND = (
     update(EVALUATIONS)
@@ -40,17 +43,16 @@ def spend(db: Connection, evaluation_id: str, seconds: float) -> None:
 def end_spent(db: Connection, evaluation_id: str) -> None:
     """If devices have worked on an evaluation for as long as they may, let the next pending shard fail, and drop the others."""
     reason = spent_reason(db, evaluation_id)
-    pending = (SHARDS.c.evaluation_id == evaluation_id, SHARDS.c.status == ShardStatus.PENDING)
-    following = select(func.min(SHARDS.c.id)).where(*pending).scalar_subquery()
     if reason is not None:
+        pending = (SHARDS.c.evaluation_id == evaluation_id, SHARDS.c.status == ShardStatus.PENDING)
+        following = select(func.min(SHARDS.c.id)).where(*pending).scalar_subquery()
         db.execute(update(SHARDS).where(SHARDS.c.id == following).values(**failed(db, reason)))
         db.execute(update(SHARDS).where(*pending).values(status=ShardStatus.DROPPED, error=None))
 
 
 def spent_reason(db: Connection, evaluation_id: str) -> str | None:
     """Say that devices have worked on an evaluation for as long as they may; None if they have not."""
-    query = select(EVALUATIONS.c.device_s, EVALUATIONS.c.max_hours).where(EVALUATIONS.c.id == evaluation_id, _SPENT)
-    row = db.execute(query).first()
+    row = db.execute(_SPENT_BY, {"its_evaluation": evaluation_id}).first()
     return (
         None
         if row is None

@@ -202,9 +202,13 @@ def has_ended() -> ColumnElement[bool]:
 
 def own(db: Connection, evaluation_id: str, owner: str) -> None:
     """Remember who asked for an evaluation."""
-    here = (OWNERS.c.evaluation_id == evaluation_id, OWNERS.c.owner == owner)
-    if not db.execute(select(OWNERS).where(*here)).first():
-        db.execute(insert(OWNERS).values(evaluation_id=evaluation_id, owner=owner))
+    if not is_owned(db, evaluation_id, owner):
+        db.execute(_OWN, {"evaluation_id": evaluation_id, "owner": owner})
+
+
+def is_owned(db: Connection, evaluation_id: str, owner: str) -> bool:
+    """Whether someone asked for an evaluation."""
+    return db.execute(_OWNED, {"its_id": evaluation_id, "its_owner": owner}).first() is not None
 
 
 def disown(db: Connection, evaluation_id: str, owner: str) -> bool:
@@ -303,6 +307,10 @@ def _progress(groups: Mapping[ShardStatus, RowMapping], running: Sequence[RowMap
         passes_advanced=sum(each["share_done"] * each["passes"] for each in running),
     )
 
+
+_OWNED = select(OWNERS).where(OWNERS.c.evaluation_id == bindparam("its_id"), OWNERS.c.owner == bindparam("its_owner"))
+
+_OWN = insert(OWNERS)
 
 _IDS = bindparam("its_ids", expanding=True)
 

@@ -4,6 +4,7 @@ What is asked for every shard is put together once: that takes longer than to an
 """
 
 from collections.abc import Collection, Iterable, Iterator
+from functools import cache
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
@@ -50,7 +51,13 @@ _RESULT = select(RESULTS.c.result).where(
     RESULTS.c.address == bindparam("its_address"), RESULTS.c.images == bindparam("its_images")
 )
 
-_RESULTS = select(RESULTS.c.result).where(RESULTS.c.address.in_(bindparam("its_addresses", expanding=True)))
+_AT_ADDRESSES = RESULTS.c.address.in_(bindparam("its_addresses", expanding=True))
+
+_RESULTS = select(RESULTS.c.result).where(_AT_ADDRESSES)
+
+_RUNNING_AMONG = select(SHARDS.c.id).where(
+    SHARDS.c.id.in_(bindparam("its_ids", expanding=True)), SHARDS.c.status == ShardStatus.RUNNING
+)
 
 _INSERT_RESULT = insert(RESULTS)
 
@@ -88,10 +95,18 @@ def results_at(
     """Read columns of the results at some addresses; yields each address and number of images with them."""
     ordered = sorted(set(addresses))
     for start in range(0, len(ordered), IDS_A_QUERY):
-        here = RESULTS.c.address.in_(ordered[start : start + IDS_A_QUERY])
-        query = select(RESULTS.c.address, RESULTS.c.images, *columns).where(here)
-        for row in db.execute(query):
+        for row in db.execute(_columns_at(columns), {"its_addresses": ordered[start : start + IDS_A_QUERY]}):
             yield (row.address, row.images), tuple(row)[2:]
+
+
+@cache
+def _columns_at(columns: tuple[ColumnElement[Any], ...]) -> Select[*tuple[Any, ...]]:
+    return select(RESULTS.c.address, RESULTS.c.images, *columns).where(_AT_ADDRESSES)
+
+
+def running_among(db: Connection, shard_ids: Collection[int]) -> set[int]:
+    """Of the ids of shards, those that are running."""
+    return {*db.execute(_RUNNING_AMONG, {"its_ids": [*shard_ids]}).scalars()}
 
 
 def set_aside(db: Connection, addresses: Collection[str]) -> None:

@@ -3,9 +3,8 @@
 import time
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any
 
-from sqlalchemy import Connection, Select, bindparam, delete, insert, select
+from sqlalchemy import Connection, bindparam, delete, insert, select
 
 from evaluation import ShardResult
 from service import tracing
@@ -25,6 +24,9 @@ class Traced:
 
 _TRACE_OF = select(TRACES.c.context).where(TRACES.c.evaluation_id == bindparam("its_evaluation"))
 
+ENDED_TRACES = select(*DESCRIBED, TRACES.c.context, TRACES.c.since).join_from(EVALUATIONS, TRACES).where(has_ended())
+"""The evaluations with a trace of which nothing is pending or running any more; asked for at every turn of the dispatcher."""
+
 
 def remember_trace(db: Connection, evaluation_id: str, context: str) -> None:
     """Remember the trace of the request that set an evaluation going, in place of an earlier one."""
@@ -39,15 +41,10 @@ def trace_of(db: Connection, evaluation_id: str) -> str | None:
 
 def forget_ended_traces(db: Connection) -> list[Traced]:
     """Forget the traces of evaluations that have ended, and return them."""
-    rows = db.execute(ended_traces()).mappings().all()
+    rows = db.execute(ENDED_TRACES).mappings().all()
     db.execute(delete(TRACES).where(TRACES.c.evaluation_id.in_([row["id"] for row in rows])))
     found = zip(rows, evaluations_of(db, rows), strict=True)
     return [Traced(each, row["context"], row["since"]) for row, each in found]
-
-
-def ended_traces() -> Select[*tuple[Any, ...]]:
-    """The evaluations with a trace of which nothing is pending or running any more."""
-    return select(*DESCRIBED, TRACES.c.context, TRACES.c.since).join_from(EVALUATIONS, TRACES).where(has_ended())
 
 
 def record_shard(claim: Claim, future: "Future[ShardResult]", *, device: str, since_ns: int) -> None:

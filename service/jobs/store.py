@@ -28,6 +28,7 @@ from service.jobs.queries import (
     fairest_evaluation,
     find_evaluation,
     has_ended,
+    is_owned,
     is_repeated,
     own,
     plan_of,
@@ -35,7 +36,7 @@ from service.jobs.queries import (
     revive,
     set_priority,
 )
-from service.jobs.removal.purge import delete_evaluation, mark_removed, purge_some, removed_evaluation
+from service.jobs.removal.purge import finish_removal, mark_removed, purge_some
 from service.jobs.shards import (
     T,
     finish_shard,
@@ -45,14 +46,15 @@ from service.jobs.shards import (
     result_at,
     results_among,
     results_at,
+    running_among,
     set_aside,
     shard_of,
     start_shard,
 )
-from service.jobs.spans import Traced, ended_traces, forget_ended_traces, remember_trace, trace_of
+from service.jobs.spans import ENDED_TRACES, Traced, forget_ended_traces, remember_trace, trace_of
 from service.jobs.webhooks.deliveries import request_delivery
 from service.sql.database import Database, StoreError
-from service.sql.tables import DISPATCH, EVALUATIONS, KEYS, OWNERS, RESULTS, SHARDS
+from service.sql.tables import DISPATCH, EVALUATIONS, KEYS, RESULTS, SHARDS
 
 MAX_FAILURES = 3
 """Failures of a shard (exception, time-out, end of its process by its own fault) after which its evaluation fails."""
@@ -176,18 +178,16 @@ class Store:
         shards, uncut = begin_to_cut(plan)
         addresses = {shard: plan.address(shard) for shard in shards}  # it takes long: others may write meanwhile
         with self.writing() as db:
-            if removed_evaluation(db, EVALUATIONS.c.id == plan.id):
-                delete_evaluation(db, plan.id)
-            known = db.execute(select(EVALUATIONS.c.id).where(EVALUATIONS.c.id == plan.id)).first()
+            known = finish_removal(db, plan.id)
             owners_key = f"{owner} {key}"
             if key is not None and is_repeated(db, owners_key, body_sha256):
                 return False
             changed = revive(db, plan.id) if known else insert_evaluation(db, plan, addresses, uncut)
             own(db, plan.id, owner)
             if priority is not None:
-                set_priority(db, plan.id, priority, only_raise=known is not None)
+                set_priority(db, plan.id, priority, only_raise=known)
             if limits is not None:
-                set_limits(db, plan.id, limits, only_raise=known is not None)
+                set_limits(db, plan.id, limits, only_raise=known)
             elif changed:
                 end_spent(db, plan.id)
             if changed and trace is not None:
@@ -235,9 +235,8 @@ class Store:
 
     def is_owned(self, evaluation_id: str, owner: str) -> bool:
         """Whether someone asked for an evaluation."""
-        query = select(OWNERS).where(OWNERS.c.evaluation_id == evaluation_id, OWNERS.c.owner == owner)
         with self.database.reading() as db:
-            return db.execute(query).first() is not None
+            return is_owned(db, evaluation_id, owner)
 
     def evaluation(self, evaluation_id: str) -> Evaluation | None:
         """Read one evaluation.
@@ -333,10 +332,10 @@ class Store:
                 chosen = fairest_evaluation(db)
                 if chosen is None:
                     return None
-                here = (SHARDS.c.evaluation_id == chosen, SHARDS.c.status == ShardStatus.PENDING)
                 try:
                     plan = plan_of(db, chosen)
                 except DamagedEvaluationError:  # the others go on
+                    here = (SHARDS.c.evaluation_id == chosen, SHARDS.c.status == ShardStatus.PENDING)
                     db.execute(update(SHARDS).where(*here).values(**failed(db, DAMAGED_PLAN)))
                     continue
                 if row := next_shard(db, plan):
@@ -386,13 +385,12 @@ class Store:
     def take_ended_traces(self) -> list[Traced]:
         """Forget the traces of evaluations that have ended; returns them, each once."""
         with self.database.reading() as db:
-            if db.execute(ended_traces()).first() is None:
+            if db.execute(ENDED_TRACES).first() is None:
                 return []
         with self.writing() as db:
             return forget_ended_traces(db)
 
     def unwanted(self, running: Collection[int]) -> set[int]:
         """Of the ids of running shards, those whose results nobody asks for any more, as when their evaluation was cancelled."""
-        here = (SHARDS.c.id.in_(running), SHARDS.c.status == ShardStatus.RUNNING)
         with self.database.reading() as db:
-            return {*running} - {*db.execute(select(SHARDS.c.id).where(*here)).scalars()}
+            return {*running} - running_among(db, running)
