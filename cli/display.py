@@ -83,6 +83,16 @@ def describe_added(added: AddedModel) -> str:
     return "\n".join(lines)
 
 
+def describe_claim(report: Report) -> str:
+    """Describe what came of a claim about one model, with what one must know to compare it with others."""
+    (model,) = report.models
+    title = f"{model.model} on {report.plan.spec.dataset}, {model.conditions[0].title}"
+    if model.claim is None:
+        return f"{title}: nothing can be said, for there is no score"
+    lines = [f"{title}: {model.claim.summary}", *(f"- {each}" for each in model.claim.differences)]
+    return "\n".join([*lines, f"- trust: {model.verdict}; evaluation {report.plan.id}"])
+
+
 def _cell(score: Proportion | None, *, intervals: bool, with_n: bool) -> str:
     if score is None:
         return "-"

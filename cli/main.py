@@ -12,6 +12,7 @@ from cli.exit_codes import end
 COMMANDS = {
     "serve": "Serve predictions and evaluations over HTTP.",
     "evaluate": "Evaluate checkpoints, here and now or at a service.",
+    "check-claim": "Check a claimed score with as few images as will do.",
     "predict": "Classify pictures, here and now or at a service.",
     "explain": "Draw which places in a picture a model's attention weights most.",
     "report": "Print the report of an evaluation, or write it to a file.",
@@ -32,7 +33,7 @@ COMMANDS = {
 
 def load_command(name: str) -> Any:
     """Import the module of a command."""
-    return typer.main.get_command(import_module(f"cli.commands.{name}").app)
+    return typer.main.get_command(import_module(f"cli.commands.{name.replace('-', '_')}").app)
 
 
 class _Commands(TyperGroup):

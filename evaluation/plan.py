@@ -91,6 +91,7 @@ class Plan(Frozen):
         id: the same for the same question about the same files.
         spec: what is asked.
         images: how many images were selected.
+        population: how many there are to select from.
         shard_images: how many of them make a shard.
         costly_images: how many make a shard of the conditions, by their places, of which fewer do.
         classes: how many classes the data set has.
@@ -107,6 +108,7 @@ class Plan(Frozen):
     id: str
     spec: EvaluationSpec
     images: int
+    population: int = 0
     shard_images: int = SHARD_IMAGES
     costly_images: dict[int, int] = {}
     classes: int
@@ -233,6 +235,8 @@ class Plan(Frozen):
             "sources": self._sources(shard, condition),
             "checks": checks,
         }
+        if spec.claim is not None:
+            content["drawn"] = "at random"
         return text_sha256(canonical_json(content))
 
 
@@ -260,6 +264,7 @@ def make_plan(
         spec.images,
         spec.selection_seed,
         on_broken=spec.on_broken,
+        evenly=spec.claim is None,
         preprocessings=[card.preprocessing for card in cards.values()],
         on_look=on_look,
     )
@@ -276,6 +281,7 @@ def make_plan(
         id=text_sha256(canonical_json(identity))[:16],
         spec=spec,
         images=len(chosen),
+        population=len(dataset) - len(skipped),
         shard_images=shard_images,
         costly_images=_costly_images(spec, shard_images, GPU_SHARD_PASSES if on_gpu else SHARD_PASSES),
         classes=len(dataset.classes),

@@ -10,6 +10,7 @@ from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 import attacks
 from attacks import Norm, PixelScale, TargetRule, ThreatModel, format_eps
 from common.validation import Frozen, Whole
+from evaluation.claims import Claim
 from evaluation.data.classes import ClassMap
 from models import Precision
 
@@ -327,7 +328,10 @@ class EvaluationSpec(Frozen):
         Field(description="among which classes a model chooses: all of its own, or only those of the data set"),
     ] = "all"
     images: Annotated[
-        Whole | None, Field(ge=1, description="how many images, drawn evenly from the classes; null takes all")
+        Whole | None,
+        Field(
+            ge=1, description="how many images, drawn evenly from the classes; null takes all; with a claim, at most"
+        ),
     ] = None
     on_broken: Annotated[
         OnBroken, Field(description="broken pictures: refuse the evaluation, or leave them out and report which")
@@ -340,6 +344,14 @@ class EvaluationSpec(Frozen):
         float | None,
         Field(
             gt=0, lt=1, description="a condition ends early once its score's 95 % interval is as narrow; null: never"
+        ),
+    ] = None
+    claim: Annotated[
+        Claim | None,
+        Field(
+            description="of one condition: it ends as soon as it is known whether each model's score is so high. Images are then "
+            "drawn at random from all, not evenly from the classes",
+            exclude_if=lambda claim: claim is None,
         ),
     ] = None
     seed: Annotated[Whole, Field(ge=0, lt=2**63, description="of all random draws but the selection of images")] = 0
@@ -356,6 +368,21 @@ class EvaluationSpec(Frozen):
             return condition.passes
         again = sum(run.choice.create().passes + 1 for run in repetition(condition.attacks, self.precision))
         return condition.passes + again * (len(condition.eps) + condition.refine if condition.kind == "curve" else 1)
+
+    @field_validator("claim")
+    @classmethod
+    def _about_one_condition(cls, claim: Claim | None, info: ValidationInfo) -> Claim | None:
+        conditions: tuple[Condition, ...] = info.data.get("conditions", ())
+        if claim is not None and len(conditions) > 1:
+            titles = ", ".join(each.title for each in conditions)
+            raise ValueError(f"a claim is about one condition, got {len(conditions)}: {titles}")
+        if claim is not None and any(each.kind == "curve" for each in conditions):
+            raise ValueError(
+                "a claim is about one score, and a curve has one for each radius: ask for an attack at one radius"
+            )
+        if claim is not None and info.data.get("stop_width") is not None:
+            raise ValueError("a claim says itself when to stop: leave stop_width out")
+        return claim
 
     @field_validator("conditions")
     @classmethod

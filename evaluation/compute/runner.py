@@ -206,7 +206,7 @@ class _Source:
         following: Shard | None,
     ) -> None:
         self._started = time.perf_counter()
-        chosen = dataset.select(spec.images, spec.selection_seed, broken=broken)
+        chosen = dataset.select(spec.images, spec.selection_seed, broken=broken, evenly=spec.claim is None)
         self.indices = chosen[shard.start : shard.stop]
         side = classifier.card.preprocessing.crop
         self._few = min(batch_size(side), len(self.indices))

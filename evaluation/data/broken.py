@@ -64,20 +64,22 @@ def select_usable(
     seed: int,
     *,
     on_broken: OnBroken = "fail",
+    evenly: bool = True,
     preprocessings: Iterable[models.Preprocessing] = (),
     on_look: OnLook = lambda done, total: None,
 ) -> tuple[list[int], tuple[BrokenPicture, ...]]:
     """Choose images, all of which can be decoded.
 
     Only pictures that might be chosen are looked at, once, and their pixels are stored for what comes after. With "skip", the next
-    picture of its class takes the place of a broken one, so the selection is the beginning of one order of all that are not broken,
-    however many are chosen.
+    picture, of its class if they are chosen evenly, takes the place of a broken one, so the selection is the beginning of one order
+    of all that are not broken, however many are chosen.
 
     Args:
         dataset: of the images.
         count: how many; None takes all.
         seed: of the draw.
         on_broken: "fail" refuses a selection with broken pictures, "skip" leaves them out.
+        evenly: from the classes, see `ImageFolder.select`.
         preprocessings: whose pixels are stored.
         on_look: called as pictures are looked at.
 
@@ -90,7 +92,7 @@ def select_usable(
     """
     skipped: dict[int, BrokenPicture] = {}
     while True:
-        chosen = dataset.select(count, seed, broken=skipped)
+        chosen = dataset.select(count, seed, broken=skipped, evenly=evenly)
         broken = find_broken(dataset, chosen, preprocessings=preprocessings, on_look=on_look)
         if not broken:
             return chosen, tuple(skipped[index] for index in sorted(skipped))

@@ -97,16 +97,17 @@ class ImageFolder:
         """Give the pictures as a preprocessing makes them; those that differ in nothing but their scale share them."""
         return self._pixels.setdefault(preprocessing.geometry, Pixels(self, preprocessing))
 
-    def select(self, count: int | None, seed: int, *, broken: Collection[int] = ()) -> list[int]:
-        """Choose images evenly from the classes.
+    def select(self, count: int | None, seed: int, *, broken: Collection[int] = (), evenly: bool = True) -> list[int]:
+        """Choose images, evenly from the classes unless told otherwise.
 
-        The order is drawn once from the seed: the first of every class, then the second of every class, and so on. A larger
-        selection begins with the smaller one.
+        The order is drawn once from the seed: the first of every class, then the second of every class, and so on, or each of all
+        that are left. A larger selection begins with the smaller one.
 
         Args:
             count: how many; None takes all.
             seed: of the draw.
             broken: indices of images that are passed over. Where none of those chosen is among them, they change nothing.
+            evenly: from the classes; otherwise each image is as likely as any other, whatever its class.
 
         Returns:
             Indices of the images.
@@ -117,14 +118,16 @@ class ImageFolder:
         if count is not None and count > len(self) - len(broken):
             less = f", {len(broken)} of them broken" if broken else ""
             raise SelectionError(f"{count} images asked for, {self.path.name} has {len(self)}{less}")
-        return self._order(seed, frozenset(broken))[:count].tolist()
+        return self._order(seed, frozenset(broken), evenly)[:count].tolist()
 
-    def _draw(self, seed: int, broken: frozenset[int]) -> NDArray[np.int64]:
+    def _draw(self, seed: int, broken: frozenset[int], evenly: bool) -> NDArray[np.int64]:
         generator = np.random.Generator(np.random.PCG64(seed))
         labels = self._labels
         shuffled = generator.permutation(len(labels))
         if broken:
             shuffled = shuffled[~np.isin(shuffled, list(broken))]
+        if not evenly:
+            return shuffled
         by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
         rank = np.empty(len(labels), dtype=np.int64)
         rank[by_class] = np.arange(len(by_class)) - np.searchsorted(labels[by_class], labels[by_class])

@@ -9,6 +9,7 @@ from evaluation.compute.checks import Check, grade
 from evaluation.compute.runner import ShardResult
 from evaluation.plan import Plan
 from evaluation.presets import standard_attacks
+from evaluation.reports.claims import with_verdict
 from evaluation.reports.mce import ALEXNET, mean_corruption_error
 from evaluation.reports.report import ConditionReport, CurvePoint, ModelReport, Report
 from evaluation.reports.trust import (
@@ -39,7 +40,8 @@ def report_of(totals: Totals) -> Report:
     """Make a report of what finished shards add up to."""
     plan, complete = totals.plan, totals.is_complete
     tallies = {key: each.tally for key, each in totals.by_condition.items()}
-    reports = _with_rivals(_model(plan, model, tallies, complete=complete) for model in plan.spec.models)
+    compared = _with_rivals(_model(plan, model, tallies, complete=complete) for model in plan.spec.models)
+    reports = tuple(with_verdict(plan, each) for each in compared)
     return Report(
         plan=plan,
         complete=complete,

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from common.validation import Frozen
+from evaluation.claims import ClaimVerdict
 from evaluation.compute.checks import Check, Grade
 from evaluation.compute.examples import Example
 from evaluation.data.broken import describe
@@ -79,6 +80,7 @@ class ModelReport(Frozen):
         grade: the worst that a failed check means; unchecked while something is missing.
         tried: the attacks that the grade is about; empty where none was run, or all of the preset standard.
         mce: mean error over the fifteen common corruptions, if all of them were seen at all severities.
+        claim: what came of the claim of the evaluation; None without one.
         mce_of_alexnet: the same, each error divided by AlexNet's on ImageNet-C; None where there are other classes than ImageNet's.
     """
 
@@ -87,6 +89,7 @@ class ModelReport(Frozen):
     checks: tuple[Check, ...] = ()
     grade: Grade = "unchecked"
     tried: tuple[str, ...] = ()
+    claim: ClaimVerdict | None = None
     mce: float | None = None
     mce_of_alexnet: float | None = None
 
@@ -160,8 +163,7 @@ class Report(Frozen):
         spec = self.plan.spec
         return [
             *([] if self.complete else ["PARTIAL: not all images are done; every cell is over the images done so far"]),
-            f"{spec.dataset}, n = {self.plan.images} images drawn evenly from the classes (selection seed {spec.selection_seed}), "
-            f"seed {spec.seed}, {spec.precision}",
+            f"{spec.dataset}, {_selected(self.plan)} (selection seed {spec.selection_seed}), seed {spec.seed}, {spec.precision}",
             *_class_facts(self.plan),
             *(
                 f"{model.model}: {_in_float32(model)} were flipped in float32 alone, after {spec.precision} had left them standing"
@@ -186,9 +188,23 @@ class Report(Frozen):
                 if model.mce is not None
             ),
             *(f"trust in {model.model}: {model.verdict}" for model in self.models),
+            *_claims(self.models),
             *(f"WARNING: {warning}" for warning in self.warnings),
             f"evaluation {self.plan.id}, data sha256 {self.plan.dataset_sha256[:12]}",
         ]
+
+
+def _selected(plan: Plan) -> str:
+    if plan.spec.claim is None:
+        return f"n = {plan.images} images drawn evenly from the classes"
+    return f"at most {plan.images} images drawn at random"
+
+
+def _claims(models: Iterable[ModelReport]) -> Iterable[str]:
+    for model in models:
+        if model.claim is not None:
+            yield f"{model.model}: {model.claim.summary}"
+            yield from (f"{model.model}, protocol of the claim: {each}" for each in model.claim.differences)
 
 
 def _class_facts(plan: Plan) -> Iterable[str]:

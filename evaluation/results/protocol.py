@@ -7,7 +7,7 @@ from typing import Protocol
 from evaluation.compute.runner import ShardResult
 from evaluation.plan import Plan, Shard
 from evaluation.results.tally import Tally
-from evaluation.results.totals import Totals
+from evaluation.results.totals import Total, Totals
 
 
 class Results(Protocol):
@@ -47,7 +47,8 @@ class Work:
 
 def is_certain(plan: Plan, shard: Shard, results: Results) -> bool:
     """Whether the score of a shard's model and condition is as certain as was asked without further shards."""
-    return plan.spec.stop_width is not None and Totals(plan, results.finished(plan, shard)).of(shard).is_certain
+    total = _total(plan, shard, results)
+    return total is not None and total.is_certain
 
 
 def look_up(plan: Plan, shard: Shard, results: Results) -> ShardResult | Work | None:
@@ -56,6 +57,14 @@ def look_up(plan: Plan, shard: Shard, results: Results) -> ShardResult | Work | 
     Returns:
         Its result, if it was computed before; the work that is left; or None, if its score is certain enough without it.
     """
-    if is_certain(plan, shard, results):
+    total = _total(plan, shard, results)
+    if total is not None and not total.counts(shard):
         return None
     return results.computed(plan, shard) or Work(plan, shard, results.known(plan, shard))
+
+
+def _total(plan: Plan, shard: Shard, results: Results) -> Total | None:
+    """What is finished of a shard's model and condition; None where that does not end it early."""
+    if plan.spec.stop_width is None and plan.spec.claim is None:
+        return None
+    return Totals(plan, results.finished(plan, shard)).of(shard)

@@ -1,4 +1,4 @@
-"""What finished shards add up to, as they finish, and when enough have: the interval of a score is as narrow as was asked."""
+"""What finished shards add up to, as they finish, and when enough have: a score is as certain as was asked, or a claim decided."""
 
 from collections.abc import Iterable
 
@@ -14,7 +14,7 @@ class Total:
     shard on that makes it certain enough no more are counted.
 
     Args:
-        plan: whose `stop_width` says how wide the interval may be.
+        plan: whose `stop_width` says how wide the interval may be, or whose `claim` is to be decided.
         model: which.
         condition: its position in the specification.
     """
@@ -61,8 +61,10 @@ class Total:
             self._first = Tally.joined(run)
 
     def _suffices(self, scored: int, n: int) -> bool:
-        width, score = self._plan.spec.stop_width, proportion(scored, n)
-        return width is not None and score is not None and score.high - score.low <= width
+        spec, score = self._plan.spec, proportion(scored, n)
+        if spec.claim is not None:
+            return spec.claim.answer(scored, n, self._plan.population) in ("holds", "does not hold")
+        return spec.stop_width is not None and score is not None and score.high - score.low <= spec.stop_width
 
 
 class Totals:

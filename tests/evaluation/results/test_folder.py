@@ -39,13 +39,17 @@ def run(catalog: Catalog, folder: Path | None, **changes: object) -> tuple[Repor
     return report, results
 
 
+@pytest.mark.parametrize(
+    ("asked", "shards"),
+    [({}, 6), ({"stop_width": 0.6}, 2), ({"conditions": [PGD], "claim": {"claimed": 1.0, "tolerance": 0.5}}, 1)],
+)
 def test_the_same_question_is_answered_from_the_folder(
-    catalog: Catalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    catalog: Catalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: dict[str, Any], shards: int
 ) -> None:
-    first, results = run(catalog, tmp_path)
-    assert len(results) == 6
+    first, results = run(catalog, tmp_path, **asked)
+    assert first.complete and len(results) == shards, "what ends early has fewer"
     monkeypatch.setattr(Catalog, "load_folded", None)  # nothing may be loaded
-    again, same = run(catalog, tmp_path)
+    again, same = run(catalog, tmp_path, **asked)
     assert (again, same) == (first, results)
 
 
