@@ -103,5 +103,5 @@ def test_the_help_lists_every_command() -> None:
     modules = {each.name for each in pkgutil.iter_modules(cli.commands.__path__)}
     assert modules - {"options", "failures"} == {name.replace("-", "_") for name in cli.main.COMMANDS}
     for name in cli.main.COMMANDS:
-        assert name.isalpha()
+        assert name.replace("-", "").isalpha()
         assert name in result.output
