@@ -8,6 +8,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Thread
 
+import typer
 import uvicorn
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -24,7 +25,7 @@ DATASET = "fashion_mnist_test"
 START_TIMEOUT_S = 120.0
 
 
-def run(settings: Settings, *, detach: bool, images: int, intervals: bool) -> None:
+def run(settings: Settings, *, detach: bool, images: int, intervals: bool, as_json: bool = False) -> None:
     """Start the service, evaluate every model of the zoo, print the report, and serve until Ctrl-C unless detached.
 
     Args:
@@ -33,12 +34,13 @@ def run(settings: Settings, *, detach: bool, images: int, intervals: bool) -> No
         detach: stop the service when the report is printed.
         images: how many each model is evaluated on.
         intervals: print the 95 % interval of every score.
+        as_json: print the report as JSON, and everything else on standard error.
 
     Raises:
         StartError: the service cannot start.
         ClientError: the service did not become ready, or refused a request.
     """
-    out = console()
+    out = console(stderr=as_json)
     alone = {"host": "127.0.0.1", "port": _free_port(settings.port), "api_keys": frozenset(), "admin_keys": frozenset()}
     settings = settings.model_copy(update=alone)
     require_startable(settings)
@@ -46,7 +48,13 @@ def run(settings: Settings, *, detach: bool, images: int, intervals: bool) -> No
     url = host + settings.root_path
     with _serving(settings) as thread, Client(url, api_key=os.environ.get("WITHSTAND_API_KEY")) as client:
         _wait_until_ready(client, thread)
-        links = _evaluate(client, host, settings.data_dir, out, images=images, live=not detach, intervals=intervals)
+        final = _evaluate(client, host, out, images=images, live=not detach)
+        links, report = final["links"], Report.model_validate(final["report"])
+        if as_json:
+            typer.echo(report.model_dump_json(indent=2))
+        else:
+            print_report(report, out, intervals=intervals)
+        (settings.data_dir / "example.png").write_bytes(Catalog().open_dataset(DATASET).read(0))
         if detach:
             out.print(_see_again(settings.data_dir, links["page"]), soft_wrap=True)
             return
@@ -90,10 +98,8 @@ def _wait_until_ready(client: Client, server: Thread) -> None:
         time.sleep(0.1)
 
 
-def _evaluate(
-    client: Client, host: str, data_dir: Path, out: Console, *, images: int, live: bool, intervals: bool
-) -> dict[str, str]:
-    """Evaluate the zoo and print the report; returns the evaluation's links."""
+def _evaluate(client: Client, host: str, out: Console, *, images: int, live: bool) -> EvaluationView:
+    """Evaluate the zoo; returns the evaluation with its report."""
     spec = EvaluationSpec(
         models=tuple(Catalog().checkpoints()),
         dataset=DATASET,
@@ -101,14 +107,12 @@ def _evaluate(
         conditions=preset("demo"),
     )
     submitted = client.submit(spec.model_dump(mode="json"))
-    links = submitted["links"]
-    out.print(f"Evaluation {submitted['id']}" + (f", live at {host}{links['page']}" if live else ""), soft_wrap=True)
+    live_at = f", live at {host}{submitted['links']['page']}" if live else ""
+    out.print(f"Evaluation {submitted['id']}{live_at}", soft_wrap=True)
     final = _watch(client, submitted, out)
     if final["status"] != "done":
         raise ClientError(f"the evaluation ended as {final['status']}: {final['error']}")
-    print_report(Report.model_validate(client.evaluation(submitted["id"])["report"]), out, intervals=intervals)
-    (data_dir / "example.png").write_bytes(Catalog().open_dataset(DATASET).read(0))
-    return links
+    return client.evaluation(submitted["id"])
 
 
 def _watch(client: Client, submitted: EvaluationView, out: Console) -> EvaluationView:

@@ -11,9 +11,9 @@ from evaluation.statistics import Proportion
 from service.http.schemas import AddedModel, OpenQuestions
 
 
-def console() -> Console:
-    """Standard output, as wide as the terminal; COLUMNS or 80 characters wide if it is none."""
-    out = Console(highlight=False, markup=False, emoji=False)
+def console(*, stderr: bool = False) -> Console:
+    """Standard output or error, as wide as the terminal; COLUMNS or 80 characters wide if it is none."""
+    out = Console(highlight=False, markup=False, emoji=False, stderr=stderr)
     if not out.is_terminal:
         out.width = shutil.get_terminal_size().columns
     return out

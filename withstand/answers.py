@@ -35,6 +35,15 @@ class Unusable(TypedDict):
     problem: str
 
 
+class Architecture(TypedDict):
+    """What a checkpoint may be: a network by its name."""
+
+    name: str
+    input_shape: list[int]
+    paper: str
+    published: list[float]
+
+
 class AddedModel(TypedDict):
     """A checkpoint that was added."""
 

@@ -16,6 +16,7 @@ class ClientMethods:
     add_dataset = Route(routes.add_dataset)
     presets = Route(routes.presets)
     attacks = Route(routes.attacks)
+    architectures = Route(routes.architectures)
     predict = Route(routes.predict)
     explain = Route(routes.explain)
     explain_png = Route(routes.explain_png)

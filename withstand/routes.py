@@ -18,6 +18,7 @@ import httpx
 
 from withstand.answers import (
     AddedModel,
+    Architecture,
     CalibrationView,
     ClassResults,
     Comparison,
@@ -148,6 +149,11 @@ def presets() -> Request[list[dict[str, Any]]]:
 def attacks() -> Request[list[dict[str, Any]]]:
     """List all attacks and transforms with their parameters."""
     return Request(method="GET", path="/v1/attacks", read=_json)
+
+
+def architectures() -> Request[list[Architecture]]:
+    """List the architectures that a checkpoint may have, with the papers they come from."""
+    return Request(method="GET", path="/v1/architectures", read=_json)
 
 
 def predict(

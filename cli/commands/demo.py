@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from cli.options import DataDir, Intervals, settings_of
+from cli.options import DataDir, Intervals, Json, settings_of
 
 app = typer.Typer(add_completion=False)
 
@@ -18,8 +18,10 @@ def demo(
     images: Annotated[int, typer.Option(min=1, help="Images to evaluate each model on.")] = 100,
     intervals: Intervals = False,
     data_dir: DataDir = None,
+    as_json: Json = False,
 ) -> None:
     """Start the service, evaluate the zoo over HTTP, and print the report. The zoo is the checkpoints that come with withstand."""
     from cli import demo as demonstration
 
-    demonstration.run(settings_of(data_dir=data_dir, port=port), detach=detach, images=images, intervals=intervals)
+    settings = settings_of(data_dir=data_dir, port=port)
+    demonstration.run(settings, detach=detach, images=images, intervals=intervals, as_json=as_json)

@@ -41,8 +41,7 @@ def list_models(
         typer.echo(f"{name}: {card['architecture']}, {len(card['classes'])} classes, {accuracy}")
     for name, problem in body["problems"].items():
         typer.echo(f"{name}: cannot be used: {problem}")
-    if "architectures" in body:
-        typer.echo(f"\narchitectures: {', '.join(body['architectures'])}")
+    typer.echo(f"\narchitectures: {', '.join(body['architectures'])}")
 
 
 def _models_here(data_dir: Path | None, model_dir: list[Path]) -> dict[str, Any]:
@@ -66,10 +65,12 @@ def _models_here(data_dir: Path | None, model_dir: list[Path]) -> dict[str, Any]
 
 def _models_there(server: str, api_key_file: Path | None) -> dict[str, Any]:
     with connect(server, api_key_file) as client:
-        found = client.models()
+        found, architectures, attacks = client.models(), client.architectures(), client.attacks()
     return {
         "checkpoints": {each["name"]: each for each in found if "problem" not in each},
         "problems": {each["name"]: each["problem"] for each in found if "problem" in each},
+        "architectures": [each["name"] for each in architectures],
+        "attacks": [each["name"] for each in attacks if each["kind"] != "transform"],
     }
 
 

@@ -28,6 +28,9 @@ def serve(
             show_default="auto",
         ),
     ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Write the log as JSON, one object on each line.", show_default="off")
+    ] = False,
 ) -> None:
     """Serve predictions and evaluations over HTTP. Every setting can also be given as an environment variable WITHSTAND_..."""
     from service.jobs.fork_server import has_unfinished, start_fork_server
@@ -38,7 +41,13 @@ def serve(
     from service.preflight import require_startable
 
     settings = settings_of(
-        data_dir=data_dir, model_dir=model_dir, dataset_dir=dataset_dir, host=host, port=port, workers=workers
+        data_dir=data_dir,
+        model_dir=model_dir,
+        dataset_dir=dataset_dir,
+        host=host,
+        port=port,
+        workers=workers,
+        log_format="json" if as_json else None,
     )
     require_startable(settings)
     server.run(settings)

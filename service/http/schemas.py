@@ -19,7 +19,7 @@ from evaluation.data.datasets import ImageFolder
 from evaluation.reports.calibration import Calibration
 from evaluation.reports.classes import ClassResult
 from evaluation.spec import Name, OnBroken
-from models import Added, Differences, ModelCard, Precision, Preprocessing, Question
+from models import Added, Differences, ModelCard, ModelSpec, Precision, Preprocessing, Question
 from service.jobs.evaluations import Evaluation, Limits, Priority, ShardStatus, Status
 from service.jobs.labels import Label
 from service.jobs.limits import HOUR_S
@@ -366,6 +366,20 @@ class EvaluationList(BaseModel):
     evaluations: list[EvaluationView]
     damaged: Annotated[list[Unusable], Field(description="of this page, by their ids: their plans cannot be read")] = []
     next_cursor: Annotated[int | None, Field(description="pass as `cursor` for the next page; null on the last")]
+
+
+class Architecture(BaseModel):
+    """What a checkpoint may be: a network by its name."""
+
+    name: str
+    input_shape: Annotated[tuple[int, int, int], Field(description="channels, height and width it was published for")]
+    paper: str
+    published: Annotated[tuple[float, ...], Field(description="top-1 and top-5 on ImageNet by its paper, percent")]
+
+    @classmethod
+    def of(cls, spec: ModelSpec) -> Self:
+        """Describe an architecture of the registry."""
+        return cls(name=spec.name, input_shape=spec.input_shape, paper=spec.paper, published=spec.published)
 
 
 class ClassResults(BaseModel):

@@ -10,6 +10,7 @@ from threading import Event, Thread
 import numpy as np
 import pytest
 
+import models
 from evaluation import Catalog, Report
 from tests.command import Ended, Run
 from tests.conftest import picture_bytes, shape_picture, without_times
@@ -148,6 +149,7 @@ def test_lists_are_those_of_the_service(
 ) -> None:
     monkeypatch.setenv("WITHSTAND_SERVER", there[1])
     listed = run("models").out
+    assert f"\narchitectures: {', '.join(models.names())}\n" in listed
     assert "tiny: resnet_mini, 3 classes, no claimed accuracy\n" in listed
     assert set(json.loads(run("models", "--json").out)["checkpoints"]) > {"tiny", "twin"}
     until(lambda: "shapes: 33 images, 3 classes\n" in run("datasets").out)

@@ -114,6 +114,7 @@ GUARDED = [
     ("GET", "/v1/datasets/tiny"),
     ("GET", "/v1/presets"),
     ("GET", "/v1/attacks"),
+    ("GET", "/v1/architectures"),
     ("GET", "/v1/comparisons"),
     ("GET", "/v1/evaluations"),
     ("POST", "/v1/models"),

@@ -166,6 +166,7 @@ def test_the_rest_is_listed(client: Client) -> None:
     assert client.estimate(SPEC)["images"] == 3
     assert "pgd-20" in {each["name"] for each in client.presets()}
     assert "pgd" in {each["name"] for each in client.attacks()}
+    assert "resnet50" in {each["name"] for each in client.architectures()}
     assert [each["name"] for each in client.devices()["devices"]] == ["cpu"]
     assert client.failures()["failures"] == []
 

@@ -4,6 +4,7 @@ import httpx
 
 import attacks
 import evaluation
+import models
 from tests.server import Server
 
 
@@ -35,6 +36,13 @@ def test_every_preset_has_a_route_that_explains_it(server: Server) -> None:
     paths = server.app.openapi()["paths"]
     for preset in evaluation.list_presets():
         assert preset.explanation in paths[f"/v1/evaluations/{preset.name}"]["post"]["description"]
+
+
+def test_every_architecture_is_listed(http: httpx.Client) -> None:
+    listed = {each["name"]: each for each in http.get("/v1/architectures").json()}
+    assert [*listed] == models.names()
+    assert listed["resnet50"]["input_shape"] == [3, 224, 224]
+    assert all(each["paper"] for each in listed.values())
 
 
 def test_every_attack_and_transform_is_listed_with_its_parameters(http: httpx.Client) -> None:
