@@ -109,6 +109,9 @@ def test_each_scope_may_do_what_it_says(guarded: Guarded) -> None:
     for scope in Scope:
         for path in ("/", "/v1/models", "/v1/queue", "/new", "/metrics"):
             assert guarded.ask(scope, "GET", path).status_code == 200
+        page = guarded.ask(scope, "GET", "/new").text
+        assert ('<form id="new"' in page) == (scope is not Scope.READ)
+        assert ("this needs the scope submit; the API key" in page) == (scope is Scope.READ)
         predicted = guarded.ask(scope, "POST", URL, content=DISC).status_code
         assert predicted == (403 if scope is Scope.READ else 200)
     assert guarded.ask(Scope.ADMIN, "POST", "/v1/queue/pause").status_code == 200

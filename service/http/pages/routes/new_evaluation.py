@@ -9,6 +9,8 @@ from fastapi.responses import HTMLResponse
 import attacks
 import evaluation
 from evaluation.spec import Name
+from service.accounts.keys import Scope
+from service.http.access.scopes import refusal
 from service.http.deps import CallerDep, ServiceDep, find_evaluation
 from service.http.pages.evaluation_form import Fields, FormError, condition_of, fields_of, require_short, spec_of
 from service.http.pages.templates import macro, render
@@ -33,13 +35,14 @@ def new_evaluation(
         str | None, Query(pattern="^[0-9a-f]{16}$", description="id of an evaluation whose specification is filled in")
     ] = None,
 ) -> str:
-    """The form, empty or filled in."""
+    """The form, empty or filled in; for a key that may not submit, why there is none."""
     filled: Fields = {"models": [*model], "dataset": [dataset] if dataset else []}
     if like is not None:
         filled = fields_of(find_evaluation(like, service, caller).plan.spec)
     return render(
         "new.html",
         root=service.settings.root_path,
+        refusal=None if caller.scope.covers(Scope.SUBMIT) else refusal(caller, Scope.SUBMIT),
         models=[each for each in list_models(service, caller) if not isinstance(each, Unusable)],
         datasets=[each for each in list_datasets(service) if not isinstance(each, Unusable)],
         presets=evaluation.list_presets(),
