@@ -2,8 +2,10 @@
 
 import io
 import os
+import sys
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 # Before torch, and for the processes that tests start: there are as many workers as cores.
@@ -20,9 +22,17 @@ import models
 from common import file_sha256
 from evaluation import Catalog, Report
 from models.ops import triton_choice
+from tests.forking import forking
 
 CLASSES = ("disc", "square", "stripes")
 TINY_OPTIONS = {"widths": [4, 4, 8], "blocks": 1}
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _forked() -> Iterator[None]:
+    """The processes that tests start need not import torch."""
+    with forking() if sys.platform == "linux" else nullcontext():
+        yield
 
 
 @pytest.fixture(autouse=True, scope="session")

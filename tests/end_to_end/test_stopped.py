@@ -11,6 +11,7 @@ import pytest
 
 from evaluation import Catalog
 from tests.end_to_end.processes import alive, children, free_port, server, wait_for
+from withstand import Client
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -42,14 +43,9 @@ def test_killing_the_parent_of_several_servers_ends_them_and_frees_the_port(tmp_
     command = [sys.executable, "-m", "cli.main", "serve", "--workers", "2", "--port", str(port)]
     started = subprocess.Popen([*command, "--data-dir", str(tmp_path)], env=os.environ)
 
-    def ready() -> bool:
-        try:
-            return httpx.get(f"http://127.0.0.1:{port}/readyz").is_success
-        except httpx.HTTPError:
-            return False
-
     try:
-        wait_for(ready)
+        with Client(f"http://127.0.0.1:{port}") as client:
+            wait_for(client.ready)
         ours = children(started.pid)
         ours += [each for child in ours for each in children(child)]
     finally:

@@ -10,20 +10,17 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.end_to_end.processes import children, end, free_port
+from tests.end_to_end.processes import children, end, free_port, wait_for
 from tests.server import until
+from withstand import Client
 
 ROOT = Path(__file__).parents[2]
 MODEL = "resnet_mini.fashion_mnist"
 PICTURE = (ROOT / "docs" / "dress.png").read_bytes()
+TLS = httpx.create_ssl_context()
+"""Is not used, and takes each client long to make."""
+
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
-
-
-def answers(url: str) -> bool:
-    try:
-        return httpx.get(f"{url}/readyz").is_success
-    except httpx.HTTPError:
-        return False
 
 
 def several_do_what_one_is_told(url: str, headers: dict[str, str]) -> None:
@@ -31,7 +28,7 @@ def several_do_what_one_is_told(url: str, headers: dict[str, str]) -> None:
     path = "/v1/models/dat_mini.fashion_mnist"
 
     def ask(method: str, action: str) -> int:
-        with httpx.Client(base_url=url, headers=headers, timeout=60) as http:
+        with httpx.Client(base_url=url, headers=headers, timeout=60, verify=TLS) as http:
             return http.request(method, f"{path}/{action}").status_code
 
     for action, ready in (("load", 200), ("unload", 503), ("load", 200)):
@@ -46,11 +43,12 @@ def test_two_processes_answer_on_one_port(tmp_path: Path) -> None:
     environment = os.environ | {"WITHSTAND_API_KEYS": '["k"]', "WITHSTAND_TOP_K": "ignored"}
     started = subprocess.Popen([*command, "--data-dir", str(tmp_path)], cwd=ROOT, env=environment)
     try:
-        until(lambda: answers(url), 120)
+        with Client(url) as client:
+            wait_for(client.ready)
         headers = {"X-API-Key": "k"}
 
         def predict(_: int) -> str:
-            with httpx.Client(base_url=url, headers=headers, timeout=60) as http:  # a connection of its own
+            with httpx.Client(base_url=url, headers=headers, timeout=60, verify=TLS) as http:  # a connection of its own
                 answer = http.post(f"/v1/models/{MODEL}/predict", content=PICTURE)
                 assert answer.status_code == 200, answer.text
                 return answer.json()["predictions"][0]["top"][0]["label"]
