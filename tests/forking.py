@@ -139,14 +139,14 @@ def _started() -> Iterator[Prepared]:
 
 def _fork_from(prepared: Callable[[], Prepared]) -> None:
     """Let `subprocess` and `multiprocessing` fork what they start, as far as it is prepared."""
-    start = _posixsubprocess.fork_exec
+    start, network = _posixsubprocess.fork_exec, _network()
 
     def fork_exec(*asked: Any) -> int:
         command, _, _, passed, folder, environment, stdin, _, _, stdout, _, stderr, _, errors, _, new_session, *_ = (
             asked
         )
         words, variables = [os.fsdecode(each) for each in command], _decoded(environment)
-        if not is_prepared(words, variables):
+        if not is_prepared(words, variables) or _network() != network:
             return start(*asked)
         kept = [each for each in passed if each != errors]
         streams = [number if given == -1 else given for number, given in enumerate((stdin, stdout, stderr))]
@@ -154,6 +154,11 @@ def _fork_from(prepared: Callable[[], Prepared]) -> None:
         return prepared().fork(Order(words, variables, where, [0, 1, 2, *kept], new_session), [*streams, *kept])
 
     _posixsubprocess.fork_exec = subprocess._fork_exec = fork_exec
+
+
+def _network() -> str:
+    """The namespace of this thread, which may have left the one of its process."""
+    return os.readlink("/proc/thread-self/ns/net")  # noqa: PTH115  # it is no path
 
 
 def _decoded(environment: Sequence[bytes] | None) -> dict[str, str]:
