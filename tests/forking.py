@@ -2,8 +2,8 @@
 
 In every other respect they are like new ones: whoever starts them is their parent, and they have their own files, folder,
 environment, session, exit status, and arguments in /proc. `is_prepared` says what is forked; all else is a new interpreter, such
-as the console script and most of `python -c`. Each forked process but a fork server has a twin as its child, from which what it
-starts is forked in turn.
+as the console script and `python -c`, but for texts that come from `python`. Each forked process but a fork server has a twin as
+its child, from which what it starts is forked in turn.
 """
 
 import _posixsubprocess
@@ -42,7 +42,9 @@ MODULES = (
 )
 """What is imported beforehand."""
 
-PREPARED = ("-m cli.main ", "-m submitit.", "-m benchmarks.")
+TEXT = "# imports what tests.forking has imported\n"
+
+PREPARED = (f"-c {TEXT}", "-m cli.main ", "-m submitit.", "-m benchmarks.")
 PREPARED += tuple(f"-c from multiprocessing.{module} import " for module in ("spawn", "forkserver"))
 """How the arguments of an interpreter begin that needs it."""
 
@@ -67,6 +69,11 @@ def is_prepared(command: Sequence[str], environment: Mapping[str, str]) -> bool:
     """Whether a command is this interpreter, and needs what is imported beforehand, as it was imported."""
     usual = command[0] == sys.executable and _read_by_imports(environment) == HERE
     return usual and " ".join(_without_flags(command)).startswith(PREPARED)
+
+
+def python(text: str, *arguments: object) -> list[str]:
+    """The command that runs a text with arguments in a process that is forked."""
+    return [sys.executable, "-c", TEXT + text, *map(str, arguments)]
 
 
 def _without_flags(command: Sequence[str]) -> list[str]:
@@ -197,6 +204,7 @@ def _serve(orders: socket.socket) -> tuple[Order, Prepared | None]:
             return order, Prepared(ours)
         ours.close()
         _close(order.files[3:])
+        _take([os.open(os.devnull, os.O_RDWR) for _ in range(3)], range(3))
         orders = theirs
 
 

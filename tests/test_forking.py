@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.end_to_end.processes import alive, children
-from tests.forking import is_prepared
+from tests.forking import is_prepared, python
 from tests.server import until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are forked on Linux alone")
@@ -24,14 +24,9 @@ raise SystemExit(7)
 """
 
 
-def text(code: str) -> list[str]:
-    """A command that runs a text in a forked process."""
-    return [sys.executable, "-c", f"from multiprocessing.spawn import freeze_support\n{code}"]
-
-
 def test_a_forked_process_is_a_child_with_what_it_was_given(tmp_path: Path) -> None:
     done = subprocess.run(
-        [*text(SHOWN), "one", "two"],
+        python(SHOWN, "one", "two"),
         cwd=tmp_path,
         env=os.environ | {"WHO": "me"},
         input="asked",
@@ -49,20 +44,20 @@ def test_a_forked_process_is_a_child_with_what_it_was_given(tmp_path: Path) -> N
 
 
 def test_what_ends_it_is_its_status() -> None:
-    raising = subprocess.run(text("raise ValueError('wrong')"), capture_output=True, text=True, check=False)
+    raising = subprocess.run(python("raise ValueError('wrong')"), capture_output=True, text=True, check=False)
     assert raising.returncode == 1 and raising.stderr.endswith("ValueError: wrong\n")
-    speaking = subprocess.run(text("raise SystemExit('why')"), capture_output=True, text=True, check=False)
+    speaking = subprocess.run(python("raise SystemExit('why')"), capture_output=True, text=True, check=False)
     assert (speaking.returncode, speaking.stderr) == (1, "why\n")
-    with subprocess.Popen(text("import time; time.sleep(60)")) as process:
+    with subprocess.Popen(python("import time; time.sleep(60)")) as process:
         assert process.poll() is None
         process.kill()
     assert process.returncode == -signal.SIGKILL
 
 
 def test_what_it_starts_is_forked_from_its_twin_and_both_end_with_it() -> None:
-    inner = text("import os, sys; print(os.getppid(), 'service.app' in sys.modules)")
+    inner = python("import os, sys; print(os.getppid(), 'service.app' in sys.modules)")
     code = f"import os, subprocess, time; subprocess.run({inner!r}); print('done', flush=True); time.sleep(60)"
-    with subprocess.Popen(text(code), stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(python(code), stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == f"{process.pid} True\n"
         assert process.stdout.readline() == "done\n"

@@ -4,7 +4,6 @@ import errno
 import os
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 from evaluation.data import pixel_cache
 from evaluation.data.pixel_cache import TEMPORARY, PixelCache, PixelFile
 from models import Preprocessing
+from tests.forking import python
 
 SIDE = 16
 SMALL = Preprocessing(resize=SIDE, crop=SIDE)
@@ -158,8 +158,7 @@ print("done", flush=True)
 @contextmanager
 def writer(cache: PixelCache, side: int, rounds: int) -> Iterator["subprocess.Popen[str]"]:
     """A process that writes eight records again and again, from when it said that it is ready."""
-    command = [sys.executable, "-c", WRITER, str(cache.folder), str(side), str(rounds)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(python(WRITER, cache.folder, side, rounds), stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
             assert process.stdout.readline() == "ready\n"
@@ -281,9 +280,7 @@ print(whole(file, range(4)), file.writable)
 
 
 def test_a_record_that_was_cut_by_a_quota_is_absent(cache: PixelCache) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", LIMITED, str(cache.folder)], capture_output=True, text=True, check=True
-    )
+    done = subprocess.run(python(LIMITED, cache.folder), capture_output=True, text=True, check=True)
     assert done.stdout == "[0, 1] False\n"
     assert only_file(cache).stat().st_size == 5 * RECORD_BYTES // 2
     assert len(done.stderr.splitlines()) == 1

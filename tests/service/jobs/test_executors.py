@@ -21,6 +21,7 @@ from evaluation.results.protocol import Work
 from service.jobs.executors import DeviceExecutor, ProgressFile, available_devices, compute
 from service.jobs.failures import ShardError
 from tests.conftest import Put
+from tests.forking import python
 from tests.server import DEADLINE_S, until
 
 LONG_S = 600.0
@@ -144,7 +145,7 @@ def test_a_call_that_takes_too_long_is_killed() -> None:
 @pytest.mark.slow
 def test_the_process_ends_when_its_parent_is_killed() -> None:
     """The device process shares its parent's output, which ends when the last process that holds it has ended."""
-    with subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE, text=True) as parent:
+    with subprocess.Popen(python(PARENT), stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout is not None
         assert parent.stdout.readline() == "a call is running\n"
         parent.kill()

@@ -4,7 +4,6 @@ import logging
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -24,6 +23,7 @@ from service.settings import Settings
 from service.sql import postgresql as backend
 from service.sql.database import StoreError
 from tests.command import Run
+from tests.forking import python
 from tests.postgresql import PASSWORD, Postgresql, running
 from tests.server import a_plan, serving, until
 from tests.service.jobs.dispatching import Start, Threads, plan_of
@@ -104,8 +104,7 @@ def test_processes_do_every_shard_once_and_number_them_without_gaps(store: Store
     plans = [a_plan(number, images=2_000) for number in range(2)]
     for plan in plans:
         store.submit(plan)
-    command = [sys.executable, "-c", DRAIN, database]
-    workers = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    workers = [subprocess.Popen(python(DRAIN, database), stdout=subprocess.PIPE, text=True) for _ in range(2)]
     claims = [shard for each in workers for shard in each.communicate(timeout=60)[0].split()]
     assert max(Counter(claims).values()) == 1
     assert len(claims) == 40
@@ -169,7 +168,7 @@ def test_a_dispatcher_hears_of_what_another_process_submits(
 @on_postgresql
 def test_a_killed_dispatcher_is_replaced_at_once(store: Store, database: str, catalog: Catalog, start: Start) -> None:
     with (
-        subprocess.Popen([sys.executable, "-c", DISPATCH, database], stdout=subprocess.PIPE) as first,
+        subprocess.Popen(python(DISPATCH, database), stdout=subprocess.PIPE) as first,
         Threads() as threads,
     ):
         assert first.stdout is not None
