@@ -39,9 +39,11 @@ def end(process: "subprocess.Popen[bytes]") -> None:
 
 
 @contextmanager
-def server(catalog: Catalog, data_dir: Path, log: Path) -> Iterator[tuple["subprocess.Popen[bytes]", Client]]:
+def server(
+    catalog: Catalog, data_dir: Path, log: Path, *options: str
+) -> Iterator[tuple["subprocess.Popen[bytes]", Client]]:
     port = free_port()
-    command = [sys.executable, "-m", "cli.main", "serve", "--port", str(port), "--data-dir", str(data_dir)]
+    command = [sys.executable, "-m", "cli.main", "serve", "--port", str(port), "--data-dir", str(data_dir), *options]
     command += [f"--model-dir={folder}" for folder in catalog.model_folders]
     command += [f"--dataset-dir={folder}" for folder in catalog.dataset_folders]
     with log.open("ab") as output, subprocess.Popen(command, stdout=output, stderr=output) as process:

@@ -108,9 +108,8 @@ def test_the_processes_of_devices_write_json_too(capfd: pytest.CaptureFixture[st
 
 
 @pytest.mark.slow
-def test_every_line_of_a_run_is_json(catalog: Catalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WITHSTAND_LOG_FORMAT", "json")
-    with server(catalog, tmp_path / "data", tmp_path / "log") as (process, client):
+def test_every_line_of_a_run_is_json(catalog: Catalog, tmp_path: Path) -> None:
+    with server(catalog, tmp_path / "data", tmp_path / "log", "--json") as (process, client):
         job = client.submit(SPEC)
         for _ in client.watch(job["id"]):
             pass
