@@ -13,6 +13,7 @@ An attack only proposes images; `run_attack` measures their distance and success
 """
 
 from attacks import methods, transforms
+from attacks.averaged import Averaged, agreeing, mean_prediction, passes
 from attacks.draws import Draws
 from attacks.gradient import Captured, classify, compiled
 from attacks.registry import (
@@ -27,19 +28,33 @@ from attacks.registry import (
     register_transform,
     transform_names,
 )
-from attacks.run import AttackError, AttackRun, run_attack
+from attacks.run import AttackError, AttackRun, Candidate, run_attack, search_averaged
 from attacks.targets import TargetRule, choose_targets, log_odds_against, predictions
-from attacks.task import Attack, ClassDependent, Norm, PixelScale, Proposal, Task, ThreatModel, Transform, format_eps
+from attacks.task import (
+    Attack,
+    ClassDependent,
+    Norm,
+    Pairing,
+    PixelScale,
+    Proposal,
+    Task,
+    ThreatModel,
+    Transform,
+    format_eps,
+)
 
 __all__ = [
     "Attack",
     "AttackError",
     "AttackRun",
+    "Averaged",
+    "Candidate",
     "Captured",
     "ClassDependent",
     "Description",
     "Draws",
     "Norm",
+    "Pairing",
     "ParameterError",
     "PixelScale",
     "Proposal",
@@ -47,6 +62,7 @@ __all__ = [
     "Task",
     "ThreatModel",
     "Transform",
+    "agreeing",
     "attack_names",
     "choose_targets",
     "classify",
@@ -56,12 +72,15 @@ __all__ = [
     "describe",
     "format_eps",
     "log_odds_against",
+    "mean_prediction",
     "methods",
     "parameters",
+    "passes",
     "predictions",
     "register_attack",
     "register_transform",
     "run_attack",
+    "search_averaged",
     "transform_names",
     "transforms",
 ]

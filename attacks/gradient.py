@@ -53,9 +53,13 @@ Recorder = Callable[[Callable[[], Passes]], Callable[[], Passes]]
 """Turns a computation on fixed tensors into one that replays it."""
 
 
+class OwnPasses(nn.Module):
+    """A model whose `forward` takes a loss as well, and then returns the fields of `Seen`."""
+
+
 def look(model: nn.Module, images: Tensor, loss: Loss) -> Seen:
     """Run forward and backward to the images. Losses are summed, so that an image's gradient does not depend on the batch size."""
-    if isinstance(model, Captured):
+    if isinstance(model, OwnPasses):
         return Seen(*model(images, loss))
     with torch.enable_grad():
         leaf = images.detach().requires_grad_()
@@ -111,7 +115,7 @@ def seconds_on(device: torch.device, run: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
-class Captured(nn.Module):
+class Captured(OwnPasses):
     """A model on a GPU whose passes are captured once for each batch size, then replayed: one launch for all its kernels.
 
     Images pass in batches of one size, which is measured; the last batch is padded to a power of two. The first batch of a size
@@ -277,6 +281,11 @@ def _each(loss: Loss, change: Callable[[Tensor], Tensor]) -> Loss:
 def _rows(loss: Loss, chosen: slice | Tensor) -> Loss:
     """The loss of some images."""
     return _each(loss, lambda each: each[chosen])
+
+
+def repeated(loss: Loss, row: int, times: int) -> Loss:
+    """The loss of one image, for so many copies of it."""
+    return _each(loss, lambda each: each[row].expand(times, *each.shape[1:]))
 
 
 def _alike(replayed: Passes, computed: Passes) -> bool:

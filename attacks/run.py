@@ -8,6 +8,7 @@ from threading import get_ident
 import torch
 from torch import Tensor, nn
 
+from attacks.averaged import Averaged
 from attacks.draws import Draws
 from attacks.gradient import classify
 from attacks.norms import distance
@@ -60,6 +61,25 @@ class _ForwardCount:
     def __call__(self, _module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         if get_ident() == self._thread:
             self.images += len(inputs[0])
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """What an attack proposes for one image.
+
+    Attributes:
+        image: (1, C, H, W), as the attack returned it.
+        distance: in the threat's norm; NaN if the image contains NaN.
+        within_budget: the distance is at most eps and all values lie in [0, 1].
+        steps: number of steps that the attack reports; None if it reports none.
+        images_forwarded: number of passes through the model.
+    """
+
+    image: Tensor
+    distance: float
+    within_budget: bool
+    steps: int | None
+    images_forwarded: int
 
 
 @contextmanager
@@ -127,6 +147,39 @@ def run_attack(
         steps=found.steps,
         images_forwarded=count.images,
     )
+
+
+MODEL_STREAM = 2**30
+"""Stream of the random draws of a randomised model, which no attack uses."""
+
+
+@float32_as("ieee")
+def search_averaged(attack: Attack, task: Task, *, passes: int, searched_as: Float32 = "ieee") -> Candidate:
+    """Attack one image of a randomised model by means over passes, see `Averaged`; nothing is judged.
+
+    Judge the image by `attacks.passes` of other draws: the attack has adapted it to the passes that it saw.
+
+    Args:
+        attack: proposes the image; none leaves it early.
+        task: of one image; its model draws random numbers from the global generators.
+        passes: of which each mean is taken.
+        searched_as: what float32 means during the attack.
+
+    Raises:
+        AttackError: as `run_attack` does.
+    """
+    model, images = task.model, task.images
+    _require_evaluation_mode(model)
+    _require_runnable(attack, images, task.threat, task.targets)
+    _require_one_per_image(1, labels=task.labels, targets=task.targets, draws=task.draws)
+    averaged = Averaged(model, task.draws.stream(MODEL_STREAM), passes)
+    with _counting_forwards(model) as count, float32_as(searched_as):
+        found = attack.perturb(replace(task, model=averaged, images=images.clone()))
+    image = found.images.detach()
+    _require_alike(attack, image, images)
+    distances, within = _measure(image, images, task.threat)
+    steps = None if found.steps is None else int(found.steps)
+    return Candidate(image, distances.item(), bool(within), steps, count.images)
 
 
 def _search(attack: Attack, task: Task, searched: nn.Module, searched_as: Float32) -> tuple[Proposal, Tensor]:

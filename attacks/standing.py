@@ -1,8 +1,9 @@
 """Removes flipped images from a batch, without waiting for a GPU to report which images are flipped."""
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from attacks.averaged import Averaged
 from attacks.task import Proposal
 
 
@@ -15,6 +16,7 @@ class Standing:
     Args:
         images: the batch, (N, C, H, W).
         late: whether images leave one step late; by default only on a GPU.
+        model: the attacked one; where it is randomised, no image leaves: more of its passes may still fall.
 
     Attributes:
         adversarial: the result for each image, (N, C, H, W); undefined while the image stands.
@@ -22,13 +24,14 @@ class Standing:
         flipped: which images are flipped, (N,) bool.
     """
 
-    def __init__(self, images: Tensor, *, late: bool | None = None) -> None:
+    def __init__(self, images: Tensor, *, late: bool | None = None, model: nn.Module | None = None) -> None:
         self.adversarial = torch.empty_like(images)
         self.steps = torch.zeros(len(images), dtype=torch.int64, device=images.device)
         self.flipped = torch.zeros_like(self.steps, dtype=torch.bool)
         self._rows = torch.arange(len(images), device=images.device)
         self._late = images.is_cuda if late is None else late
         self._asked: _Answer | None = None
+        self._all_stay = isinstance(model, Averaged)
 
     def __len__(self) -> int:
         """Number of remaining rows, including flipped ones that have not left yet."""
@@ -45,6 +48,8 @@ class Standing:
         Returns:
             Indices (m,) of the rows that remain, to select from tensors with n rows; None if all remain.
         """
+        if self._all_stay:
+            return None
         return self._leave_late(step, current, flipped) if self._late else self._leave(step, current, flipped)
 
     def end(self, step: int, current: Tensor) -> None:

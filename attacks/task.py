@@ -157,6 +157,13 @@ class ClassDependent(Protocol):
         ...
 
 
+@runtime_checkable
+class Pairing(Protocol):
+    """An attack that classifies two images at every query where the model is randomised, so that its passes count twice."""
+
+    pairs: ClassVar[bool]
+
+
 class Transform(Protocol):
     """Changes images without a model. A frozen dataclass whose fields are the transform's parameters."""
 

@@ -12,6 +12,7 @@ print(evaluation.evaluate(spec).to_markdown())
 """
 
 from evaluation.catalog import Catalog
+from evaluation.choices import AttackChoice
 from evaluation.compute.runner import ShardResult, best_device, run_shard
 from evaluation.data.broken import BrokenPicture, BrokenPicturesError, find_broken, select_usable
 from evaluation.data.datasets import ImageFolder, SelectionError, open_dataset
@@ -27,14 +28,7 @@ from evaluation.reports.registry import Format, FormatError, Rows, register_form
 from evaluation.reports.report import Report
 from evaluation.reports.rows import image_rows
 from evaluation.results.folder import ResultFolder
-from evaluation.spec import (
-    AdversarialCondition,
-    AttackChoice,
-    CleanCondition,
-    Condition,
-    EvaluationSpec,
-    TransformCondition,
-)
+from evaluation.spec import AdversarialCondition, CleanCondition, Condition, EvaluationSpec, TransformCondition
 
 __all__ = [
     "AdversarialCondition",

@@ -13,7 +13,7 @@ import attacks
 import models
 from common import canonical_json, file_sha256, text_sha256, unknown_name
 from common.once import computed_once
-from evaluation.compute.checks import has_gradient
+from evaluation.compute.preflight import has_gradient, passes_differ
 from evaluation.data.datasets import ImageFolder, open_dataset
 from evaluation.data.pixel_cache import TEMPORARY, PixelCache
 from evaluation.data.sources import ARCHIVES, DatasetError, dataset_name, require_archive
@@ -35,15 +35,17 @@ class Roles(NamedTuple):
 
     Attributes:
         classifier: gives the verdict, in float32.
-        searched: what attacks see; on a GPU a copy whose passes are captured, see `attacks.Captured`.
+        searched: what attacks see; on a GPU a copy whose passes are captured, see `attacks.Captured`, unless it is randomised.
         explained: shows its attention; None where it has none.
         has_gradient: whether attacks that need a gradient can be run.
+        randomised: whether the card says so, or two passes differ.
     """
 
     classifier: models.Classifier
     searched: nn.Module
     explained: models.Classifier | None
     has_gradient: bool
+    randomised: bool = False
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,7 @@ class Catalog:
         return _sha256_of(self.checkpoint(name))
 
     def model_sha256(self, name: str) -> str:
-        """Hash of what decides a model's answers: its file, and its card's architecture, classes, preprocessing and weights.
+        """Hash of what decides a model's answers: its file and, of its card, all that `fields` names.
 
         Raises:
             UnknownNameError: there is none of that name.
@@ -106,6 +108,8 @@ class Catalog:
         fields = {"architecture", "options", "classes", "preprocessing"}
         if card.weights:  # most files have one kind, and what was computed with them keeps its hash
             fields.add("weights")
+        if card.randomised:
+            fields.add("randomised")
         deciding = card.model_dump(mode="json", include=fields)
         return text_sha256(canonical_json({"card": deciding, "file": _sha256_of(checkpoint)}))
 
@@ -137,14 +141,17 @@ class Catalog:
         except models.NoAttentionError:
             explained = None
         side = loaded.card.preprocessing.crop
-        differentiable = has_gradient(judge, torch.full((1, 3, side, side), 0.5, device=judge.device))
-        captured = judge.device.type == "cuda" and judge is not loaded  # a file's own graph is left alone
+        grey = torch.full((1, 3, side, side), 0.5, device=judge.device)
+        differentiable, randomised = has_gradient(judge, grey), loaded.card.randomised or passes_differ(judge, grey)
+        captured = (
+            judge.device.type == "cuda" and judge is not loaded and not randomised
+        )  # a file's own graph is left alone
         if precision != "bfloat16" and not captured:
-            return Roles(judge, judge, explained, differentiable)
+            return Roles(judge, judge, explained, differentiable, randomised)
         copy = models.fold(loaded, precision)
         if captured:
             copy = attacks.Captured(copy, compiler=attacks.compiled if self.compiled else None)
-        return Roles(judge, copy, explained, differentiable)
+        return Roles(judge, copy, explained, differentiable, randomised)
 
     def free_name(self, name: str) -> str:
         """Return a name that a model can be added under.

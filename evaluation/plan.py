@@ -6,6 +6,9 @@ from functools import cache
 from importlib.metadata import version
 from math import ceil
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
 
 import attacks
 import models
@@ -103,6 +106,7 @@ class Plan(Frozen):
         skipped: broken pictures that were left out; empty unless that was asked for.
         claimed_accuracy: of the models whose card claims a clean accuracy on this data set.
         other_claims: of the models whose card claims one on other data, with what it says of them.
+        randomised: models that are, as the specification or their card says; whether others are is seen once they are loaded.
     """
 
     id: str
@@ -119,6 +123,7 @@ class Plan(Frozen):
     skipped: tuple[BrokenPicture, ...] = ()
     claimed_accuracy: dict[str, float] = {}
     other_claims: dict[str, tuple[float, str]] = {}
+    randomised: Annotated[tuple[str, ...], Field(exclude_if=lambda models: not models)] = ()
 
     @property
     def broken(self) -> frozenset[int]:
@@ -185,8 +190,12 @@ class Plan(Frozen):
     @property
     def passes(self) -> int:
         """Passes of an image through a model that all of it may take, see `EvaluationSpec.passes`."""
-        each = sum(self.spec.passes(condition) for condition in self.spec.conditions)
-        return self.images * len(self.spec.models) * each
+        return sum(map(self.passes_of, self.wholes))
+
+    def passes_of(self, part: Shard) -> int:
+        """Passes of an image through its model that a part may take."""
+        condition = self.spec.conditions[part.condition]
+        return part.images * self.spec.passes(condition, randomised=part.model in self.randomised)
 
     def columns(self, model: str) -> tuple[int, ...] | None:
         """The logits of a model that are looked at; None for all."""
@@ -234,6 +243,7 @@ class Plan(Frozen):
             "start": shard.start,
             "sources": self._sources(shard, condition),
             "checks": checks,
+            **spec.model_dump(mode="json", include={"randomised", "eot_passes", "judged_passes"}),  # nothing by default
         }
         if spec.claim is not None:
             content["drawn"] = "at random"
@@ -276,6 +286,7 @@ def make_plan(
         "classes": {model: match.sha256 for model, match in matches.items()},
     }
     on_gpu = device.startswith("cuda")
+    randomised = [model for model, card in cards.items() if spec.treats_as_randomised(card.randomised)]
     shard_images = GPU_SHARD_IMAGES if on_gpu else SHARD_IMAGES
     return Plan(
         id=text_sha256(canonical_json(identity))[:16],
@@ -283,7 +294,9 @@ def make_plan(
         images=len(chosen),
         population=len(dataset) - len(skipped),
         shard_images=shard_images,
-        costly_images=_costly_images(spec, shard_images, GPU_SHARD_PASSES if on_gpu else SHARD_PASSES),
+        costly_images=_costly_images(
+            spec, shard_images, GPU_SHARD_PASSES if on_gpu else SHARD_PASSES, randomised=bool(randomised)
+        ),
         classes=len(dataset.classes),
         matches=matches,
         sources={model: _sources(model, cards, catalog) for model in spec.models},
@@ -300,12 +313,13 @@ def make_plan(
             for model, card in cards.items()
             if card.clean_accuracy is not None and spec.dataset not in card.clean_accuracy_on.split()
         },
+        randomised=tuple(randomised),
     )
 
 
-def _costly_images(spec: EvaluationSpec, shard_images: int, passes: int) -> dict[int, int]:
-    """Cut shards of conditions that would take more passes smaller, down to a single image."""
-    most = {place: passes // spec.passes(each) for place, each in enumerate(spec.conditions)}
+def _costly_images(spec: EvaluationSpec, shard_images: int, passes: int, *, randomised: bool) -> dict[int, int]:
+    """Cut shards of conditions that would take more passes smaller, down to a single image; `randomised` if any model is."""
+    most = {place: passes // spec.passes(each, randomised=randomised) for place, each in enumerate(spec.conditions)}
     return {place: max(1, images) for place, images in most.items() if images < shard_images}
 
 

@@ -7,9 +7,9 @@ from attacks import Norm, TargetRule, ThreatModel
 from attacks.transforms.corruptions import CORRUPTIONS
 from attacks.transforms.spatial import spatial_grid
 from common import Registry
+from evaluation.choices import AttackChoice
 from evaluation.spec import (
     AdversarialCondition,
-    AttackChoice,
     Attacking,
     CleanCondition,
     Condition,

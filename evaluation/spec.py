@@ -2,14 +2,25 @@
 
 import itertools
 import math
-from collections.abc import Callable, Iterator
-from typing import Annotated, ClassVar, Literal, NamedTuple
+from collections.abc import Iterator
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 
 import attacks
 from attacks import Norm, PixelScale, TargetRule, ThreatModel, format_eps
 from common.validation import Frozen, Whole
+from evaluation.choices import (
+    AttackChoice,
+    Attacks,
+    Averaging,
+    Choice,
+    Parameters,
+    averaged_passes,
+    complete,
+    repetition,
+    rounds,
+)
 from evaluation.claims import Claim
 from evaluation.data.classes import ClassMap
 from models import Precision
@@ -18,87 +29,23 @@ NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}(@[A-Za-z0-9][A-Za-z0-9._-]{0,
 Name = Annotated[
     str, Field(pattern=NAME_PATTERN, description="letters, digits, dots, dashes and underscores; after @, a version")
 ]
-Parameters = dict[str, object]
-
-MAX_RESTARTS = 1_000
-"""Runs of one attack at most."""
-
 MAX_GRID = 2_000
 """Points of a grid at most."""
 
 
+EOT_PASSES = 20
+"""Passes of which an attack on a randomised model sees the mean: as many as in the version "rand" of AutoAttack (Croce, Hein 2020,
+arXiv:2003.01690)."""
+
+JUDGED_PASSES = 10
+"""Passes by which an image of a randomised model is judged: chance within images then adds a tenth of the variance to a score that
+it would add with one pass per image."""
+
+MAX_PASSES = 1_000
+"""Passes at most."""
+
 OnBroken = Literal["fail", "skip"]
 """What to do about pictures that cannot be decoded."""
-
-
-class _Choice(Frozen):
-    """A name from a registry with its parameters, all of them written out."""
-
-    name: str
-    parameters: Annotated[Parameters, Field(validate_default=True)] = {}
-
-
-def _complete(
-    create: Callable[..., attacks.Attack | attacks.Transform], given: Parameters, name: str | None
-) -> Parameters:
-    """Check parameters and add the defaults, so that a default left out and one written out are the same question."""
-    return given if name is None else attacks.parameters(create(name, **given))
-
-
-class AttackChoice(_Choice):
-    """One attack, a name of `attacks.attack_names()`, with its parameters."""
-
-    restarts: Annotated[
-        Whole,
-        Field(
-            ge=1,
-            le=MAX_RESTARTS,
-            description="independent runs, each on the images that the ones before left",
-        ),
-    ] = 1
-
-    @field_validator("parameters")
-    @classmethod
-    def _known(cls, given: Parameters, info: ValidationInfo) -> Parameters:
-        return _complete(attacks.create, given, info.data.get("name"))
-
-    def create(self) -> attacks.Attack:
-        """Make the attack."""
-        return attacks.create(self.name, **self.parameters)
-
-    @property
-    def title(self) -> str:
-        """For example "PGD-20" or "PGD-20 x 5"."""
-        return self.create().title + (f" x {self.restarts}" if self.restarts > 1 else "")
-
-
-def _each_once(chosen: tuple[AttackChoice, ...]) -> tuple[AttackChoice, ...]:
-    """Refuse an attack that is listed twice: its second run would draw what the first did."""
-    for position, choice in enumerate(chosen):
-        if any((each.name, each.parameters) == (choice.name, choice.parameters) for each in chosen[:position]):
-            raise ValueError(f"{choice.create().title} is listed twice: give it restarts instead")
-    return chosen
-
-
-Attacks = Annotated[tuple[AttackChoice, ...], Field(min_length=1, max_length=16), AfterValidator(_each_once)]
-
-
-class Round(NamedTuple):
-    """One run of an attack in a cascade; restart 0 is its first, `repeated` is one in float32 after that in lower precision."""
-
-    choice: AttackChoice
-    restart: int
-    repeated: bool = False
-
-
-def rounds(chosen: tuple[AttackChoice, ...]) -> list[Round]:
-    """List the rounds of a cascade of attacks, in their order."""
-    return [Round(choice, restart) for choice in chosen for restart in range(choice.restarts)]
-
-
-def repetition(chosen: tuple[AttackChoice, ...], precision: Precision) -> list[Round]:
-    """What a cascade ends with where attacks looked in lower precision: the first one's last restart, in float32."""
-    return [] if precision == "float32" else [Round(chosen[0], chosen[0].restarts - 1, repeated=True)]
 
 
 class CleanCondition(Frozen):
@@ -114,7 +61,7 @@ class CleanCondition(Frozen):
         return "clean"
 
 
-class TransformCondition(_Choice):
+class TransformCondition(Choice):
     """The images changed without looking at the model; a name of `attacks.transform_names()` with its parameters."""
 
     kind: Literal["transform"] = "transform"
@@ -123,7 +70,7 @@ class TransformCondition(_Choice):
     @field_validator("parameters")
     @classmethod
     def _known(cls, given: Parameters, info: ValidationInfo) -> Parameters:
-        return _complete(attacks.create_transform, given, info.data.get("name"))
+        return complete(attacks.create_transform, given, info.data.get("name"))
 
     def create(self) -> attacks.Transform:
         """Make the transform."""
@@ -354,16 +301,58 @@ class EvaluationSpec(Frozen):
             exclude_if=lambda claim: claim is None,
         ),
     ] = None
+    randomised: Annotated[
+        bool | None,
+        Field(
+            description="whether passes of one image through a model differ, so that attacks see means over passes and each image "
+            "is judged over several; null: as its card says, or where two passes differ",
+            exclude_if=lambda value: value is None,
+        ),
+    ] = None
+    eot_passes: Annotated[
+        Whole,
+        Field(
+            ge=1,
+            le=MAX_PASSES,
+            description="passes of which attacks on a randomised model see the mean",
+            exclude_if=lambda value: value == EOT_PASSES,
+        ),
+    ] = EOT_PASSES
+    judged_passes: Annotated[
+        Whole,
+        Field(
+            ge=1,
+            le=MAX_PASSES,
+            description="passes by which an image is judged, if the model is randomised",
+            exclude_if=lambda value: value == JUDGED_PASSES,
+        ),
+    ] = JUDGED_PASSES
     seed: Annotated[Whole, Field(ge=0, lt=2**63, description="of all random draws but the selection of images")] = 0
     selection_seed: Annotated[Whole, Field(ge=0, lt=2**63, description="of the selection of images")] = 0
+
+    @property
+    def averaging(self) -> Averaging:
+        """How randomised models are evaluated."""
+        return Averaging(self.eot_passes, self.judged_passes)
+
+    def treats_as_randomised(self, found: bool) -> bool:
+        """Whether a model is treated as randomised of which its card, or two passes, show that it is or is not."""
+        return found if self.randomised is None else self.randomised
 
     @property
     def attacking(self) -> list[int]:
         """Places of the conditions under which something attacks."""
         return [position for position, each in enumerate(self.conditions) if isinstance(each, Attacking)]
 
-    def passes(self, condition: Condition) -> int:
-        """What an image costs at most under a condition: its own passes, and those of the repetition in float32."""
+    def passes(self, condition: Condition, *, randomised: bool = False) -> int:
+        """What an image costs at most under a condition: its own passes, and those of the repetition in float32.
+
+        Args:
+            condition: what is done.
+            randomised: whether the model is, so that attacks see means, and images are judged by several passes.
+        """
+        if randomised:
+            return self._averaged_passes(condition)
         if not isinstance(condition, Attacking):
             return condition.passes
         again = sum(run.choice.create().passes + 1 for run in repetition(condition.attacks, self.precision))
@@ -383,6 +372,16 @@ class EvaluationSpec(Frozen):
         if claim is not None and info.data.get("stop_width") is not None:
             raise ValueError("a claim says itself when to stop: leave stop_width out")
         return claim
+    def _averaged_passes(self, condition: Condition) -> int:
+        """Every image that is classified costs its judging passes: as it is, where one is chosen among several, and at the end."""
+        judged = self.judged_passes
+        if isinstance(condition, GridCondition):
+            return (condition.passes + 1) * judged
+        if not isinstance(condition, Attacking):
+            return condition.passes * judged
+        every = rounds(condition.attacks) + repetition(condition.attacks, self.precision)
+        searches = sum(averaged_passes(run.choice.create()) * self.eot_passes + judged for run in every) + 2 * judged
+        return judged + searches * (len(condition.eps) + condition.refine if condition.kind == "curve" else 1)
 
     @field_validator("conditions")
     @classmethod

@@ -1,7 +1,7 @@
 """Numbers with their intervals."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
@@ -11,12 +11,20 @@ Z_95 = 1.959963984540054
 
 
 class Proportion(BaseModel):
-    """A fraction of n with its 95 % Wilson score interval."""
+    """A fraction of n with its 95 % interval, by `share` or `share_of_passes`.
+
+    Attributes:
+        value: count / n.
+        count: images, or the sum of their shares of passes.
+        n: images.
+        low: lower end of the interval.
+        high: upper end.
+    """
 
     model_config = ConfigDict(frozen=True)
 
     value: float
-    count: int
+    count: int | float
     n: int
     low: float
     high: float
@@ -35,9 +43,37 @@ def share(count: int, n: int) -> Proportion:
     """
     if n <= 0 or not 0 <= count <= n:
         raise ValueError(f"count must lie between 0 and n, got {count} of {n}; n must be above 0")
+    p = count / n
+    return _wilson(count, n, variance=p * (1 - p))
+
+
+def share_of_passes(images: Mapping[int, int], passes: int) -> Proportion | None:
+    """Estimate the mean over images of the share of right passes.
+
+    Images are drawn, and passes within them: shares of passes of one image do not vary independently, so that an interval over all
+    passes would be too narrow. This one is Wilson's with the variance between the images' shares, which contains the chance within
+    them, in place of p (1 - p), which is the largest that it can be. If every image is right in all passes or in none, it is
+    Wilson's interval itself.
+
+    Args:
+        images: how many have each number of right passes.
+        passes: of each image.
+
+    Returns:
+        None without images.
+    """
+    n = sum(images.values())
+    if not n:
+        return None
+    count = sum(right * each for right, each in images.items()) / passes
+    squares = sum((right / passes) ** 2 * each for right, each in images.items()) / n
+    return _wilson(count, n, variance=max(0.0, squares - (count / n) ** 2))
+
+
+def _wilson(count: float, n: int, *, variance: float) -> Proportion:
     p, z2 = count / n, Z_95**2
     centre = (p + z2 / (2 * n)) / (1 + z2 / n)
-    half = Z_95 / (1 + z2 / n) * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n))
+    half = Z_95 / (1 + z2 / n) * math.sqrt(variance / n + z2 / (4 * n * n))
     low = 0.0 if count == 0 else centre - half
     high = 1.0 if count == n else centre + half
     return Proportion(value=p, count=count, n=n, low=low, high=high)

@@ -21,6 +21,10 @@ class ModelCard(Frozen):
     preprocessing: Preprocessing = Preprocessing()
     sha256: Annotated[str | None, Field(pattern="^[0-9a-f]{64}$", description="of the checkpoint file")] = None
     weights: Annotated[Weights | None, Field(description="which weights of the file, if it has both kinds")] = None
+    randomised: Annotated[
+        bool,
+        Field(description="whether passes of the same image differ on purpose", exclude_if=lambda value: not value),
+    ] = False
     dataset: Annotated[str, Field(description="what it was trained on")] = ""
     training: Annotated[str, Field(description="how it was trained, in a sentence")] = ""
     clean_accuracy: Annotated[float | None, Field(ge=0, le=1, description="claimed top-1 accuracy, fraction")] = None

@@ -163,7 +163,7 @@ def _read_opaque(checkpoint: Checkpoint, card: ModelCard, *, isolated: bool) -> 
     require_size(checkpoint.path)
     try:
         network = load_opaque(card.architecture, checkpoint.path, isolated=isolated)
-        found = check_opaque(network, card.preprocessing.crop)
+        found = check_opaque(network, card.preprocessing.crop, randomised=card.randomised)
     except OpaqueError as error:
         raise CheckpointError(f"{checkpoint.path.name}: {error}") from error
     if found != len(card.classes):

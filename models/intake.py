@@ -185,7 +185,7 @@ def _identify(
 ) -> tuple[Recognised, dict[str, Fact]]:
     architecture = given.get("architecture")
     if isinstance(architecture, str) and architecture in OPAQUE:
-        return _identify_opaque(path, architecture, _mapping(given, "preprocessing"), isolated=isolated), {}
+        return _identify_opaque(path, architecture, given, isolated=isolated), {}
     if path.suffix == ".pt2":
         raise CheckpointError(f"{path.name} brings its own graph: to use it, give its architecture as torch_export")
     contents = read_checkpoint(path)
@@ -209,14 +209,14 @@ def _identify_tensors(file: str, tensors: Mapping[str, Tensor], architecture: ob
     return _identify_named(file, shapes, str(architecture), options)
 
 
-def _identify_opaque(path: Path, architecture: str, pictures: dict[str, Any], *, isolated: bool) -> Recognised:
+def _identify_opaque(path: Path, architecture: str, given: Given, *, isolated: bool) -> Recognised:
     require_size(path)
-    side = pictures.get("crop", Preprocessing().crop)
+    side = _mapping(given, "preprocessing").get("crop", Preprocessing().crop)
     if not isinstance(side, int):
         raise CheckpointError(f"preprocessing.crop: expected pixels, got {side!r}")
     try:
         network = load_opaque(architecture, path, isolated=isolated)
-        return Recognised(architecture, {}, check_opaque(network, side))
+        return Recognised(architecture, {}, check_opaque(network, side, randomised=given.get("randomised") is True))
     except OpaqueError as error:
         raise CheckpointError(f"{path.name}: {error}") from error
 

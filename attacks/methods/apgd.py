@@ -8,6 +8,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from attacks.averaged import Averaged, mean_losses
 from attacks.draws import Draws
 from attacks.gradient import look
 from attacks.norms import GRADIENT_NORMS, distance, moved, steepest
@@ -77,6 +78,8 @@ class APGD:
             found, taken, flipped = self._run_once(
                 model, images[standing], labels[standing], loss, threat, draws[standing].stream(run)
             )
+            if run and isinstance(model, Averaged):
+                found = _worse(model, adversarial[standing], found, labels[standing])
             adversarial[standing] = found
             steps[standing] += taken
             standing = standing.masked_scatter(standing, ~flipped)
@@ -100,7 +103,7 @@ class APGD:
         """Run from a random start; returns images (N, C, H, W), the steps to each (N,), and which are misclassified (N,)."""
         start = moved(images, _start(images, threat.norm, draws) * threat.eps, threat.norm, threat.eps)
         state = _State.at(model, images, labels, start, loss, 2 * threat.eps)
-        standing, checkpoints = Standing(images), set(_checkpoints(self.steps))
+        standing, checkpoints = Standing(images, model=model), set(_checkpoints(self.steps))
         last_checkpoint = 0
         for step in range(self.steps + 1):
             remaining = standing.after(step, state.current, state.wrong)
@@ -114,6 +117,13 @@ class APGD:
                 last_checkpoint = step + 1
         standing.end(self.steps, state.best)
         return standing.adversarial, standing.steps, standing.flipped
+
+
+def _worse(model: nn.Module, first: Tensor, second: Tensor, labels: Tensor) -> Tensor:
+    """Those of two images (N, C, H, W) with the larger log-odds against the label, on the same passes of a randomised model."""
+    values = mean_losses(model, torch.cat([first, second]), _Losses("ce", labels.repeat(2), None))
+    before, after = values.chunk(2)
+    return torch.where((after > before).view(-1, 1, 1, 1), second, first)
 
 
 def _checkpoints(steps: int) -> Iterator[int]:

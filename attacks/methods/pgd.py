@@ -55,7 +55,7 @@ class PGD:
         length = 2.5 * eps / self.steps if self.step_size is None else self.step_size
         start = random_difference(images, norm, eps, task.draws) if self.random_start else 0 * images
         current = moved(images, start, norm, eps)
-        standing = Standing(images)
+        standing = Standing(images, model=task.model)
         for step in range(self.steps):
             logits, _, gradient = look(task.model, current, goal)
             if self.counts == "any_step":

@@ -54,7 +54,7 @@ class SmoothedPGD:
         norm, eps, goal = threat.norm, threat.eps, Goal.of(task)
         length = 2.5 * eps / self.steps
         current = moved(images, random_difference(images, norm, eps, draws.stream(0)), norm, eps)
-        standing, direction = Standing(images), torch.zeros_like(images)
+        standing, direction = Standing(images, model=model), torch.zeros_like(images)
         for step in range(self.steps):
             direction = direction + steepest(
                 self._mean_gradient(model, current, goal, threat, draws.stream(1 + step)), Norm.L2

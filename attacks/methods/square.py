@@ -5,8 +5,9 @@ from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
+from attacks.averaged import Averaged, mean_losses
 from attacks.methods.square_search import Pyramids, Search, Squares
 from attacks.norms import moved
 from attacks.registry import register_attack
@@ -32,13 +33,16 @@ class Square:
     short. The schedule of their sizes is rescaled from 10,000 queries to the given number, as in the paper; AutoAttack's 5000
     queries end with windows that are still large. `variant` "autoattack" does both as AutoAttack does.
 
-    Each image has its own windows, whatever the batch; flipped images leave the batch. `p_init` is that of AutoAttack (Croce and
+    Each image has its own windows, whatever the batch; flipped images leave the batch. If the model is randomised, a query compares
+    the changed image and the best one on the same random numbers, which are others at every query: a best image that was only
+    lucky does not stay. `p_init` is that of AutoAttack (Croce and
     Hein 2020, arXiv:2003.01690) in both norms; the paper has 0.05 in Linf and 0.1 in L2.
     """
 
     norms: ClassVar[frozenset[Norm]] = frozenset({Norm.LINF, Norm.L2})
     targetable: ClassVar[bool] = False
     uses_gradient: ClassVar[bool] = False
+    pairs: ClassVar[bool] = True
 
     queries: Annotated[int, Field(ge=1, le=1_000_000, description="largest number of forward passes per image")] = 5000
     p_init: Annotated[float, Field(gt=0, le=1, description="share of pixels that the first squares change")] = 0.8
@@ -64,9 +68,9 @@ class Square:
         kind = Squares if norm is Norm.LINF else Pyramids
         search: Search = kind(eps, to_edge=self.variant == "rescaled")
         best = moved(images, search.start(images, draws.stream(0)), norm, eps)
-        margin = _margin(model, best, labels)
+        margin = mean_losses(model, best, _Margin(labels))
         numbers, drawn = search.numbers + images.shape[1], images[:, :0]
-        standing = Standing(images)
+        standing = Standing(images, model=model)
         for query in range(1, self.queries):
             remaining = standing.after(query, best, margin < 0)
             if remaining is not None:
@@ -79,7 +83,11 @@ class Square:
             side = search.side(self._share(query), *images.shape[-2:])
             difference = search.changed(images, best, drawn[:, at], side)
             proposed = moved(images, difference, norm, eps)
-            after = _margin(model, proposed, labels)
+            if isinstance(model, Averaged):
+                both, twice = torch.cat([best, proposed]), _Margin(labels.repeat(2))
+                margin, after = mean_losses(model, both, twice).chunk(2)
+            else:
+                after = mean_losses(model, proposed, _Margin(labels))
             better = after < margin
             torch.where(better.view(-1, 1, 1, 1), proposed, best, out=best)
             margin = torch.where(better, after, margin)
@@ -93,12 +101,15 @@ class Square:
         return self.p_init / 2 ** sum(of_ten_thousand > bound for bound in SCHEDULE)
 
 
-def _margin(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-    """Logit of the label minus the largest other (N,); negative where misclassified."""
-    with torch.no_grad():
-        logits = model(images)
-    at_label = labels.unsqueeze(1)
-    of_label = logits.gather(1, at_label).squeeze(1)
-    margin = of_label - logits.scatter(1, at_label, -torch.inf).amax(1)
-    wrong = logits.argmax(1) != labels  # a tie goes to the smaller class
-    return torch.where(wrong, margin.clamp(max=-torch.finfo(margin.dtype).tiny), margin.clamp(min=0))
+@dataclass(frozen=True)
+class _Margin:
+    """Logit of the label (N,) minus the largest other; negative where misclassified."""
+
+    labels: Tensor
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        at_label = self.labels.unsqueeze(1)
+        of_label = logits.gather(1, at_label).squeeze(1)
+        margin = of_label - logits.scatter(1, at_label, -torch.inf).amax(1)
+        wrong = logits.argmax(1) != self.labels  # a tie goes to the smaller class
+        return torch.where(wrong, margin.clamp(max=-torch.finfo(margin.dtype).tiny), margin.clamp(min=0))

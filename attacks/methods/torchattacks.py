@@ -9,7 +9,6 @@ returned unchanged if the result lies outside the budget.
 
 import contextlib
 import io
-import random
 import warnings
 from collections.abc import Generator as Iterated
 from dataclasses import dataclass, make_dataclass
@@ -23,6 +22,7 @@ from attacks.norms import distance
 from attacks.registry import register_attack
 from attacks.run import AttackError
 from attacks.task import Norm, Proposal, Task, ThreatModel
+from common.generators import seeded
 
 PREFIX = "torchattacks:"
 
@@ -222,7 +222,7 @@ class _Adapter:
         try:
             with (
                 _frozen(model),
-                _global_generators(seed),
+                seeded(seed),
                 torch.enable_grad(),
                 contextlib.redirect_stdout(io.StringIO()),
                 warnings.catch_warnings(action="ignore"),
@@ -264,21 +264,6 @@ def _frozen(model: nn.Module) -> Iterated[None]:
     finally:
         for parameter in learning:
             parameter.requires_grad_(True)
-
-
-@contextlib.contextmanager
-def _global_generators(seed: int) -> Iterated[None]:
-    """Seed the generators of torch, numpy and random, and restore them afterwards."""
-    numbers, chosen = np.random.get_state(), random.getstate()
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        np.random.seed(seed)
-        random.seed(seed)
-        try:
-            yield
-        finally:
-            np.random.set_state(numbers)
-            random.setstate(chosen)
 
 
 def _register(name: str, entry: _Entry) -> None:

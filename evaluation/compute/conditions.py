@@ -4,30 +4,33 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Annotated
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 import attacks
 import models
 from attacks import ThreatModel
 from common.validation import Frozen
+from evaluation.choices import MAX_RESTARTS, Round, repetition, rounds
 from evaluation.spec import (
-    MAX_RESTARTS,
     AdversarialCondition,
     Attacking,
     CleanCondition,
     Condition,
     CurveCondition,
     GridCondition,
-    Round,
     TransformCondition,
-    repetition,
-    rounds,
 )
 
 TARGET_STREAM = MAX_RESTARTS
 """Stream of random draws for targets; a transform has stream 0, an attack the one of its restart's number."""
+
+
+OfRandomised = Annotated[int | None, Field(exclude_if=lambda value: value is None)]
+"""A number of passes, which only rows of randomised models have."""
 
 
 class Row(Frozen):
@@ -49,6 +52,10 @@ class Row(Frozen):
         flipped_step: after how many steps of that run, 0 at its start; None if the attack does not say, or as flipped_by.
         flipped_eps: smallest radius of a curve at which it was flipped; None where there is no curve, or as flipped_by.
         flipped_in_float32: it stood, or did not reach its target, until what was searched in lower precision was repeated.
+        passes: by which it was judged, if the model is randomised; its predictions, confidences and rank are then those of the
+            mean softmax over them. Else None, and absent from JSON like the two that follow.
+        clean_correct: how many passes are right on the image as it is.
+        correct: how many other passes are right under the condition.
     """
 
     index: int
@@ -66,12 +73,29 @@ class Row(Frozen):
     flipped_step: int | None = None
     flipped_eps: float | None = None
     flipped_in_float32: bool = False
+    passes: OfRandomised = None
+    clean_correct: OfRandomised = None
+    correct: OfRandomised = None
+
+    @property
+    def clean_right(self) -> bool:
+        """Whether it is right as it is; if the model is randomised, in most passes."""
+        if self.passes is None or self.clean_correct is None:
+            return self.clean_prediction == self.label
+        return 2 * self.clean_correct > self.passes
+
+    @property
+    def right(self) -> bool:
+        """Whether it is right under the condition; if the model is randomised, in most passes."""
+        if self.passes is None or self.correct is None:
+            return self.prediction == self.label
+        return 2 * self.correct > self.passes
 
     def counts(self, condition: Condition) -> bool:
         """Whether it counts for the score: right under the condition; where something attacks, right before and not flipped."""
         if isinstance(condition, Attacking):
-            return self.clean_prediction == self.label and self.flipped_by is None
-        return self.prediction == self.label
+            return self.clean_right and self.flipped_by is None
+        return self.right
 
     def open(self, condition: AdversarialCondition) -> bool:
         """Whether a further round would attack it."""
@@ -137,6 +161,9 @@ class Outcome:
     reached: Tensor | None = None
     flipped_eps: Tensor | None = None
     falls: list[Fall | None] = field(default_factory=list[Fall | None])
+    passes: int | None = None
+    clean_correct: Sequence[int] = ()
+    correct: Sequence[int] = ()
 
     @classmethod
     def of(cls, batch: Batch) -> "Outcome":
@@ -234,6 +261,9 @@ class Outcome:
             columns["reached"] = self.reached.tolist()
         if self.flipped_eps is not None:
             columns["flipped_eps"] = _finite(self.flipped_eps)
+        if self.passes is not None:
+            columns["passes"] = [self.passes] * len(batch.images)
+            columns["clean_correct"], columns["correct"] = self.clean_correct, self.correct
         values = zip(*columns.values(), strict=True)
         return [Row.model_validate(dict(zip(columns, row, strict=True))) for row in values]
 

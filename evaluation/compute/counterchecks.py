@@ -14,9 +14,10 @@ from torch import Tensor
 import attacks
 import models
 from attacks import Attack, AttackRun, Norm, ThreatModel
+from evaluation.choices import AttackChoice
 from evaluation.compute.checks import PROBE_STREAM, Check
 from evaluation.compute.conditions import Batch, Outcome, Row
-from evaluation.spec import AdversarialCondition, AttackChoice, Attacking, Condition
+from evaluation.spec import AdversarialCondition, Attacking, Condition
 from evaluation.statistics import binomial_below
 
 CHECKED = 24

@@ -14,25 +14,27 @@ import attacks
 import models
 from common.float32 import float32_as
 from common.validation import Frozen
-from evaluation.compute.checks import Check, extreme, preflight, probe
+from evaluation.choices import rounds
+from evaluation.compute.checks import PREFLIGHT_IMAGES, Check, probes
 from evaluation.compute.conditions import Batch, Outcome, Row, run_condition
 from evaluation.compute.counterchecks import CHECKED, LEAST, checked_attack, counterchecks
 from evaluation.compute.examples import Example, make_examples
+from evaluation.compute.preflight import preflight, preflight_randomised
 from evaluation.compute.progress import OnProgress, reporting_passes
+from evaluation.compute.randomised import Treatment, run_randomised
+from evaluation.compute.randomised_checks import CHECKED as CHECKED_RANDOMISED
+from evaluation.compute.randomised_checks import check_randomised
 from evaluation.data.classes import match_classes
 from evaluation.data.datasets import ImageFolder
 from evaluation.data.pixels import Ahead
 from evaluation.plan import Shard
-from evaluation.spec import AdversarialCondition, Attacking, EvaluationSpec, rounds
+from evaluation.spec import AdversarialCondition, Attacking, EvaluationSpec
 
 BATCH_PIXELS = 2**20
 """Height times width times images of one batch: 20 images at 224 x 224."""
 
 GROUP_PIXELS = 2**24
 """The same of what a searched copy takes apart by itself: 334 images at 224 x 224, so that few of its batches are not full."""
-
-PREFLIGHT_IMAGES = 64
-"""Images on which a model is looked at before it is attacked."""
 
 EXAMPLES = 4
 """Pictures of flipped images that are stored for a model and condition."""
@@ -114,6 +116,7 @@ def run_shard(
     known: ShardResult | None = None,
     broken: Collection[int] = (),
     has_gradient: bool = True,
+    randomised: bool = False,
     sources: Callable[[], Sequence[models.Classifier]] = tuple,
     following: Shard | None = None,
     on_progress: OnProgress = lambda done, total: None,
@@ -132,6 +135,7 @@ def run_shard(
             cuts its batches elsewhere, confidences may differ in their last bits.
         broken: indices of pictures that the selection passes over.
         has_gradient: False leaves out the attacks that need one.
+        randomised: whether passes of the model differ, unless the specification says whether they do.
         sources: gives other models whose adversarial images are tried on this one; see `Plan.sources`.
         following: of the same model, likely to be run next: its pictures are decoded meanwhile.
         on_progress: called with the images that are run, also within a batch, see `reporting_passes`, and with those to be run.
@@ -143,9 +147,22 @@ def run_shard(
     """
     made_with = _made_with(classifier.device)
     known = None if known is None or known.made_with != made_with else known
+    treated = Treatment.of(spec, classifier, differs=randomised)
+    if treated and isinstance(searched, attacks.Captured):
+        searched = searched.model  # a graph may replay the random numbers of its capture
     source = _Source(
-        spec, shard, classifier, searched or classifier, dataset, broken, has_gradient=has_gradient, following=following
+        spec,
+        shard,
+        classifier,
+        searched or classifier,
+        dataset,
+        broken,
+        has_gradient=has_gradient,
+        randomised=treated,
+        following=following,
     )
+    if treated and known and known.rounds != source.rounds:
+        known = None  # the image that a shorter cascade has chosen is not known
     found = _Found() if known is None else _Found.of(known, source.indices)
     preflights = source.preflight()
     _run_rest(source, known, found, explained, on_progress)
@@ -203,6 +220,7 @@ class _Source:
         broken: Collection[int],
         *,
         has_gradient: bool,
+        randomised: Treatment | None,
         following: Shard | None,
     ) -> None:
         self._started = time.perf_counter()
@@ -222,7 +240,7 @@ class _Source:
         self.condition = spec.conditions[shard.condition]
         self.rounds = len(rounds(self.condition.attacks)) if isinstance(self.condition, AdversarialCondition) else 1
         self._choices = self.condition.attacks if isinstance(self.condition, Attacking) else ()
-        self._has_gradient = has_gradient
+        self._has_gradient, self._randomised = has_gradient, randomised
         self._roles = classifier, searched
         self._dataset, self._spec = dataset, spec
         match = match_classes(classifier.card.classes, dataset, shard.model, spec.class_map)
@@ -256,18 +274,20 @@ class _Source:
         """Look at the model before its first condition."""
         if not self.is_first or self._shard.condition != 0:
             return ()
-        checks, self._few = _fitting(self._few, lambda count: _preflight(self._batch(range(count))))
+        checks, self._few = _fitting(self._few, lambda count: _preflight(self._batch(range(count)), self._randomised))
         return checks
 
     def run(
         self, positions: Sequence[int], first_round: int, *, on_images: Callable[[float], None]
     ) -> tuple[Batch, Outcome]:
         """Run the condition, from a round on, on as many of the first positions as fit."""
-        passes = self._spec.passes(self.condition)
+        passes = self._spec.passes(self.condition, randomised=self._randomised is not None)
 
         def run(count: int) -> tuple[Batch, Outcome]:
             batch = self._batch(positions[:count])
             with reporting_passes(self._roles, passes, images=count, on_images=on_images):
+                if self._randomised:
+                    return batch, run_randomised(self.condition, batch, self._randomised.averaging)
                 return batch, run_condition(self.condition, batch, first_round=first_round)
 
         found, self._many = _fitting(self._many, run)
@@ -279,8 +299,12 @@ class _Source:
         """Check the attack on the first images; returns the checks, and the rows of images that only they have flipped."""
         if not self.is_first:
             return (), ()
+        if self._randomised:
+            batch = self._batch(range(min(self._few, CHECKED_RANDOMISED)))
+            known = [rows[position] for position in range(len(batch.indices))]
+            return check_randomised(self._spec, self._shard.condition, batch, known, self._randomised.averaging), ()
         probed, few = _fitting(
-            self._few, lambda count: _probe(self._spec, self._shard, self._batch(range(count)), rows)
+            self._few, lambda count: probes(self._spec, self._shard.condition, self._batch(range(count)), rows)
         )
         (more, worse), _ = _fitting(few, lambda count: self._countercheck(rows, sources, count))
         return (*probed, *more), worse
@@ -364,25 +388,9 @@ def _made_with(device: torch.device) -> str:
     return f"withstand {version('withstand')}, torch {torch.__version__}, {device.type} {where}"
 
 
-def _preflight(batch: Batch) -> tuple[Check, ...]:
-    few = slice(PREFLIGHT_IMAGES)
-    return preflight(batch.classifier, batch.images[few], batch.labels[few], batch.indices[few])
-
-
-def _probe(spec: EvaluationSpec, shard: Shard, batch: Batch, rows: Mapping[int, Row]) -> tuple[Check, ...]:
-    """Check an attack on its first batch; the extreme radius once per model, with the first condition that attacks."""
-    condition = spec.conditions[shard.condition]
-    if not isinstance(condition, Attacking) or getattr(condition, "targets", None) or not batch.has_gradient:
-        return ()
-    threat = condition.threat if isinstance(condition, AdversarialCondition) else condition.threats[-1]
-    model, images, labels = batch.classifier, batch.images, batch.labels
-    standing = torch.tensor([rows[position].counts(condition) for position in range(len(labels))], device=labels.device)
-    few = slice(PREFLIGHT_IMAGES)
-    return (
-        *probe(model, images, labels, batch.indices, threat, standing),
-        *(
-            [extreme(model, images[few], labels[few], batch.indices[few])]
-            if shard.condition == spec.attacking[0]
-            else []
-        ),
-    )
+def _preflight(batch: Batch, randomised: Treatment | None) -> tuple[Check, ...]:
+    few = slice(CHECKED_RANDOMISED if randomised else PREFLIGHT_IMAGES)
+    looked_at = batch.images[few], batch.labels[few], batch.indices[few]
+    if randomised:
+        return preflight_randomised(batch.classifier, *looked_at, randomised)
+    return preflight(batch.classifier, *looked_at)

@@ -11,7 +11,7 @@ from evaluation.plan import Plan
 from evaluation.presets import standard_attacks
 from evaluation.reports.claims import with_verdict
 from evaluation.reports.mce import ALEXNET, mean_corruption_error
-from evaluation.reports.report import ConditionReport, CurvePoint, ModelReport, Report
+from evaluation.reports.report import ConditionReport, CurvePoint, ModelReport, PassesReport, Report
 from evaluation.reports.trust import (
     chance_check,
     claim_check,
@@ -24,8 +24,8 @@ from evaluation.reports.trust import (
 )
 from evaluation.results.tally import TOP_K, Tally
 from evaluation.results.totals import Totals
-from evaluation.spec import Attacking, Condition, TransformCondition
-from evaluation.statistics import proportion
+from evaluation.spec import Attacking, Condition, CurveCondition, TransformCondition
+from evaluation.statistics import Proportion, proportion, share_of_passes
 
 SEVERITIES = 5
 IMAGENET_CLASSES = 1000
@@ -136,14 +136,15 @@ def _condition(plan: Plan, model: str, condition: Condition, total: Tally) -> Co
     nothing_tried = isinstance(condition, Attacking) and not attacked
     targeted = condition.kind == "adversarial" and condition.targets is not None
     eps = condition.eps if condition.kind == "curve" and n else ()
+    clean, under = _passes_counted(condition, total)
     return ConditionReport(
         title=condition.title,
         images_done=n,
-        clean_accuracy=proportion(total.clean_right, n),
-        accuracy=None if nothing_tried else proportion(right, n),
+        clean_accuracy=_score(plan, clean, proportion(total.clean_right, n)),
+        accuracy=None if nothing_tried else _score(plan, under, proportion(right, n)),
         top5_accuracy=proportion(total.in_top5, n) if plan.choices(model) > TOP_K and not nothing_tried else None,
-        drop=(total.clean_right - right) / n if n and not nothing_tried else None,
-        robust_accuracy=proportion(total.clean_right - total.flipped, n) if attacked else None,
+        drop=_drop(plan, total, clean, under, right) if n and not nothing_tried else None,
+        robust_accuracy=_score(plan, under, proportion(total.clean_right - total.flipped, n)) if attacked else None,
         attack_success_rate=proportion(total.flipped, total.clean_right) if attacked else None,
         target_rate=proportion(total.reached, n) if targeted else None,
         curve=tuple(
@@ -156,6 +157,40 @@ def _condition(plan: Plan, model: str, condition: Condition, total: Tally) -> Co
         seconds=total.seconds,
         images_forwarded=total.images_forwarded,
         examples=total.examples,
+        passes=_passes(plan, total) if total.passes else None,
+    )
+
+
+def _passes_counted(condition: Condition, total: Tally) -> tuple[dict[int, int], dict[int, int]]:
+    """Images by their number of right passes, as they are and under the condition; nothing where images are counted."""
+    return (total.clean_passes, {} if isinstance(condition, CurveCondition) else total.passes)
+
+
+def _score(plan: Plan, passes: dict[int, int], counted: Proportion | None) -> Proportion | None:
+    """The share of right passes of a randomised model, the share of right images of any other."""
+    return share_of_passes(passes, plan.spec.judged_passes) if passes else counted
+
+
+def _drop(plan: Plan, total: Tally, clean: dict[int, int], under: dict[int, int], right: int) -> float:
+    if not under:
+        return (total.clean_right - right) / total.images
+    before, after = (sum(count * images for count, images in each.items()) for each in (clean, under))
+    return (before - after) / (plan.spec.judged_passes * total.images)
+
+
+def _passes(plan: Plan, total: Tally) -> PassesReport:
+    n, every = total.images, plan.spec.judged_passes
+
+    def most(passes: dict[int, int]) -> Proportion | None:
+        return proportion(sum(images for right, images in passes.items() if 2 * right > every), n)
+
+    return PassesReport(
+        eot_passes=plan.spec.eot_passes,
+        judged_passes=every,
+        clean_in_all=proportion(total.clean_passes.get(every, 0), n),
+        clean_in_most=most(total.clean_passes),
+        in_all=proportion(total.passes.get(every, 0), n),
+        in_most=most(total.passes),
     )
 
 

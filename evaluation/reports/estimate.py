@@ -6,7 +6,7 @@ from collections.abc import Collection
 import torch
 
 from common.validation import Frozen
-from evaluation.catalog import Catalog
+from evaluation.catalog import Catalog, Roles
 from evaluation.compute.runner import batch_size
 from evaluation.plan import SHARD_IMAGES, Plan
 from evaluation.results.tally import Tally
@@ -46,26 +46,29 @@ def estimate(plan: Plan, catalog: Catalog, device: str, done: Collection[Tally] 
     there, conditions = frozenset(each.shard for each in done), plan.spec.conditions
     totals = Totals(plan, done)
     left = [shard for shard in plan.shards if shard not in there and not totals.of(shard).is_complete]
-    passes = dict.fromkeys(plan.spec.models, 0)
-    for shard in left:
-        passes[shard.model] += shard.images * plan.spec.passes(conditions[shard.condition])
+    passes: dict[str, int] = {}
+    seconds = 0.0
+    for model in dict.fromkeys(shard.model for shard in left):
+        roles = catalog.load_folded(model, device, plan.spec.precision, plan.columns(model))
+        randomised = plan.spec.treats_as_randomised(roles.randomised)
+        mine = ((shard.images, conditions[shard.condition]) for shard in left if shard.model == model)
+        passes[model] = sum(count * plan.spec.passes(condition, randomised=randomised) for count, condition in mine)
+        together = plan.spec.eot_passes if randomised else min(SHARD_IMAGES, plan.images)
+        seconds += passes[model] * _pass_seconds(roles, together, device)
     images = sum(shard.images for shard in plan.shards)
     return Estimate(
         evaluation=plan.id,
         images=images,
         images_done=images - sum(shard.images for shard in left),
         passes=sum(passes.values()),
-        seconds=sum(count * _pass_seconds(plan, catalog, model, device) for model, count in passes.items() if count),
+        seconds=seconds,
     )
 
 
-def _pass_seconds(plan: Plan, catalog: Catalog, model: str, device: str) -> float:
-    """Time a third of a forward pass with the gradient to the image, for one image; without a gradient, a forward pass."""
-    roles = catalog.load_folded(model, device, plan.spec.precision, plan.columns(model))
+def _pass_seconds(roles: Roles, together: int, device: str) -> float:
+    """Time a third of a forward pass with the gradient to the image, for one of a batch; without a gradient, a forward pass."""
     side = roles.classifier.card.preprocessing.crop
-    images = torch.rand(
-        min(SHARD_IMAGES, plan.images, batch_size(side)), 3, side, side, device=device, requires_grad=True
-    )
+    images = torch.rand(min(together, batch_size(side)), 3, side, side, device=device, requires_grad=True)
     started = 0.0
     for _ in range(2):  # the first warms up
         started = time.perf_counter()

@@ -1,7 +1,9 @@
 """Numbers people can read, and what they must know to read them."""
 
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
+
+from pydantic import Field
 
 from common.validation import Frozen
 from evaluation.claims import ClaimVerdict
@@ -22,8 +24,46 @@ class CurvePoint(Frozen):
     robust_accuracy: Proportion
 
 
+class PassesReport(Frozen):
+    """Passes of a randomised model under one condition, over the images done so far.
+
+    Attributes:
+        eot_passes: whose means attacks saw.
+        judged_passes: by which each image was judged, as it is and under the condition.
+        clean_in_all: images right as they are in all of these passes / n.
+        clean_in_most: right as they are in more than half of them / n.
+        in_all: right under the condition in all of them / n.
+        in_most: right under the condition in more than half of them / n.
+    """
+
+    eot_passes: int
+    judged_passes: int
+    clean_in_all: Proportion | None
+    clean_in_most: Proportion | None
+    in_all: Proportion | None
+    in_most: Proportion | None
+
+    @property
+    def how(self) -> str:
+        """A sentence on what the accuracies mean."""
+        return (
+            f"attacks saw the mean of {self.eot_passes} passes (EOT), each image was judged by {self.judged_passes} other passes, "
+            "and accuracy is the mean share of right passes, with the variance between images in its interval; curves count images "
+            "that are right in most passes"
+        )
+
+    @property
+    def numbers(self) -> str:
+        """For example "12 are right in all 10 passes and 15 in most"."""
+        all_right, most = (each.count if each else 0 for each in (self.in_all, self.in_most))
+        return f"{all_right} are right in all {self.judged_passes} passes and {most} in most"
+
+
 class ConditionReport(Frozen):
     """One model under one condition. Every fraction is over the images done so far and has its n.
+
+    If the model is randomised, the accuracies are means over the images of the share of right passes, with the interval of
+    `statistics.share_of_passes`; all other numbers, and curves, count an image as right if it is so in most passes.
 
     Attributes:
         title: of the condition.
@@ -44,6 +84,7 @@ class ConditionReport(Frozen):
         seconds: of computing, summed over shards.
         images_forwarded: passes of an image through the model.
         examples: pictures of a few images that were right and are wrong under the condition.
+        passes: of a randomised model; None, and absent from JSON, for others.
     """
 
     title: str
@@ -63,6 +104,7 @@ class ConditionReport(Frozen):
     seconds: float
     images_forwarded: int
     examples: tuple[Example, ...] = ()
+    passes: Annotated[PassesReport | None, Field(exclude_if=lambda value: value is None)] = None
 
     @property
     def score(self) -> Proportion | None:
@@ -182,6 +224,7 @@ class Report(Frozen):
             ),
             "accuracy in percent; intervals are 95 % Wilson intervals; under an attack, robust accuracy: "
             "right on the clean image and under every attack",
+            *_passes_facts(self.models),
             *(
                 f"mean corruption error of {model.model}: {_mce(model)}"
                 for model in self.models
@@ -218,6 +261,17 @@ def _class_facts(plan: Plan) -> Iterable[str]:
                 f"{plan.spec.dataset} has {len(match.columns)} of the {match.model_classes} classes of {model}; logits of the "
                 f"others are {masked}, so chance is 1 in {plan.choices(model)} ({100 / plan.choices(model):.2g} %)"
             )
+
+
+def _passes_facts(models: Iterable[ModelReport]) -> Iterable[str]:
+    """How randomised models were evaluated, and in how many images all or most passes were right."""
+    for model in models:
+        counted = [each for each in model.conditions if each.passes]
+        for each in counted[:1]:
+            yield f"{model.model} is randomised: {each.passes.how if each.passes else ''}"
+        for each in counted:
+            if each.passes:
+                yield f"{model.model}, {each.title}: of {each.images_done} images, {each.passes.numbers}"
 
 
 def _in_float32(model: ModelReport) -> str:

@@ -25,7 +25,7 @@ class Tally(Frozen):
     Attributes:
         shard: what was counted.
         scored: images that count for the score, before checks flip more; decides when a score is certain enough.
-        clean_right: images right as they are.
+        clean_right: images right as they are; if the model is randomised, in most passes, as everywhere else.
         right: right under the condition.
         in_top5: right class among the five largest logits, under the condition.
         flipped: right as they are, and flipped by an attack.
@@ -33,6 +33,8 @@ class Tally(Frozen):
         flipped_in_float32: see `Row`.
         labels: how many images each right class has.
         flipped_at: how many images were flipped at each radius of a curve.
+        clean_passes: if the model is randomised, how many images have each number of right passes as they are.
+        passes: the same under the condition.
         not_finite: indices of images that have a logit that is not finite.
         outside_budget: indices of images where an attack left the budget.
         flipped_without_gradient: indices of images flipped by an attack that uses no gradient.
@@ -55,6 +57,8 @@ class Tally(Frozen):
     flipped_in_float32: int = 0
     labels: dict[int, int] = {}
     flipped_at: dict[float, int] = {}
+    clean_passes: dict[int, int] = {}
+    passes: dict[int, int] = {}
     not_finite: tuple[int, ...] = ()
     outside_budget: tuple[int, ...] = ()
     flipped_without_gradient: tuple[int, ...] = ()
@@ -101,14 +105,16 @@ def _count(condition: Condition, rows: Sequence[Row]) -> dict[str, Any]:
     choices = condition.attacks if isinstance(condition, Attacking) else ()
     without_gradient = {choice.name for choice in choices if not choice.create().uses_gradient}
     return {
-        "clean_right": sum(row.clean_prediction == row.label for row in rows),
-        "right": sum(row.prediction == row.label for row in rows),
+        "clean_right": sum(row.clean_right for row in rows),
+        "right": sum(row.right for row in rows),
         "in_top5": sum(row.rank < TOP_K for row in rows),
         "flipped": sum(row.flipped_by is not None for row in rows),
         "reached": sum(row.reached is True for row in rows),
         "flipped_in_float32": sum(row.flipped_in_float32 for row in rows),
         "labels": Counter(row.label for row in rows),
         "flipped_at": Counter(row.flipped_eps for row in rows if row.flipped_eps is not None),
+        "clean_passes": Counter(row.clean_correct for row in rows if row.clean_correct is not None),
+        "passes": Counter(row.correct for row in rows if row.correct is not None),
         "not_finite": _indices(row for row in rows if row.prediction is None or row.clean_prediction is None),
         "outside_budget": _indices(row for row in rows if not row.within_budget),
         "flipped_without_gradient": _indices(row for row in rows if row.flipped_by in without_gradient),

@@ -4,9 +4,10 @@ from collections.abc import Iterable
 from typing import Any
 
 import attacks
+from evaluation.choices import AttackChoice
 from evaluation.reports.registry import Format, register_format
 from evaluation.reports.report import Report
-from evaluation.spec import AttackChoice, Attacking
+from evaluation.spec import Attacking
 
 
 def methods(report: Report) -> str:
@@ -27,9 +28,23 @@ def methods(report: Report) -> str:
         f"under these conditions: {conditions}. {_skipped(len(plan.skipped))}Images lie in [0, 1]; eps is on that scale and "
         "normalisation is part of the model. "
         "Robust accuracy is the share of all images that are classified correctly and that no attack of the condition flips within "
-        f"its budget, measured in the stated norm on float32 images. {precision}Random draws are seeded per image, so that results "
-        "do not depend on batches. Intervals are 95 % Wilson score intervals. "
+        f"its budget, measured in the stated norm on float32 images. {precision}{_averaging(report)}Random draws are seeded per "
+        "image, so that results do not depend on batches. Intervals are 95 % Wilson score intervals. "
         f"Evaluation {plan.id}, computed with {', '.join(report.made_with) or 'versions unknown'}."
+    )
+
+
+def _averaging(report: Report) -> str:
+    """How randomised models were evaluated."""
+    names = [model.model for model in report.models if any(each.passes for each in model.conditions)]
+    if not names:
+        return ""
+    seen, judged = report.plan.spec.averaging
+    return (
+        f"Passes of {', '.join(names)} are random. Attacks on such a model followed the mean of {seen} passes (expectation over "
+        f"transformation, Athalye et al. 2018), and each image was judged by {judged} further passes, which no attack had seen; "
+        "accuracies are means over the images of the share of right passes, and in their intervals the variance between the "
+        "images' shares takes the place of the binomial one. "
     )
 
 

@@ -11,7 +11,8 @@ from torch.nn import functional as F
 import attacks.methods.apgd
 from attacks import Norm, ThreatModel
 from evaluation import AdversarialCondition, AttackChoice, Catalog, CleanCondition, EvaluationSpec, evaluate
-from evaluation.compute.checks import Check, PreflightError, extreme, grade, preflight, probe
+from evaluation.compute.checks import Check, extreme, grade, probe
+from evaluation.compute.preflight import PreflightError, preflight
 from evaluation.reports.report import ModelReport
 from tests.attacks import digits as known
 

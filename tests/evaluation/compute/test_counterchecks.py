@@ -156,7 +156,7 @@ def test_a_model_without_a_gradient_is_attacked_without_one(catalog: Catalog) ->
 
 def test_the_gradient_is_looked_for_when_a_model_is_loaded(catalog: Catalog) -> None:
     assert catalog.load_folded("tiny", "cpu", "float32").has_gradient
-    assert not evaluation.compute.checks.has_gradient(
+    assert not evaluation.compute.preflight.has_gradient(
         Voted(catalog.load_model("tiny").network).eval(), torch.zeros(1, 3, 32, 32)
     )
 
