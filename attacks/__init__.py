@@ -31,6 +31,7 @@ from attacks.registry import (
 from attacks.run import AttackError, AttackRun, Candidate, run_attack, search_averaged
 from attacks.targets import TargetRule, choose_targets, log_odds_against, predictions
 from attacks.task import (
+    Approximate,
     Attack,
     ClassDependent,
     Norm,
@@ -44,6 +45,7 @@ from attacks.task import (
 )
 
 __all__ = [
+    "Approximate",
     "Attack",
     "AttackError",
     "AttackRun",

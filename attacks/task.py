@@ -164,6 +164,14 @@ class Pairing(Protocol):
     pairs: ClassVar[bool]
 
 
+@runtime_checkable
+class Approximate(Protocol):
+    """An attack that says little about a randomised model, although it sees means over its passes."""
+
+    of_randomised: ClassVar[str]
+    """Why: the end of a sentence that begins with the attack's title."""
+
+
 class Transform(Protocol):
     """Changes images without a model. A frozen dataclass whose fields are the transform's parameters."""
 

@@ -46,9 +46,9 @@ class Part:
 
 def cut(whole: Shards, count: int) -> Iterator[Shards]:
     """Cut what is not finished into at most so many runs of neighbouring shards, of about the same number of passes each."""
-    spec, finished = whole.plan.spec, frozenset(each.shard for each in whole.tallies())
+    finished = frozenset(each.shard for each in whole.tallies())
     left = [each for each in whole.shards if each not in finished]
-    passes = [each.images * spec.passes(spec.conditions[each.condition]) for each in left]
+    passes = [whole.plan.passes_of(each) for each in left]
     middles = [2 * upto - own for own, upto in zip(passes, accumulate(passes), strict=True)]
     for number in range(count):
         mine = [

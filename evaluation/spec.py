@@ -372,6 +372,7 @@ class EvaluationSpec(Frozen):
         if claim is not None and info.data.get("stop_width") is not None:
             raise ValueError("a claim says itself when to stop: leave stop_width out")
         return claim
+
     def _averaged_passes(self, condition: Condition) -> int:
         """Every image that is classified costs its judging passes: as it is, where one is chosen among several, and at the end."""
         judged = self.judged_passes

@@ -22,6 +22,7 @@ class ModelView(TypedDict):
     clean_accuracy: float | None
     clean_accuracy_on: str
     licence: str
+    randomised: bool
     parameters: int | None
     macs: int | None
     attention_layers: list[str] | None

@@ -33,6 +33,9 @@ class FAB:
     targetable: ClassVar[bool] = False
     kind: ClassVar[Literal["budget", "minimal"]] = "minimal"
     uses_gradient: ClassVar[bool] = True
+    of_randomised: ClassVar[str] = (
+        "stops at the smallest change that flips the mean logits of a randomised model, where about half of its passes are wrong"
+    )
 
     steps: Annotated[int, Field(ge=1, le=10_000, description="gradient steps towards a target")] = 100
     targets_tried: Annotated[int, Field(ge=1, le=1_000, description="wrong classes aimed for, likeliest first")] = 9

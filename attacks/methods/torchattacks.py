@@ -156,6 +156,7 @@ class _Adapter:
     targetable: ClassVar[bool]
     uses_gradient: ClassVar[bool]
     kind: ClassVar[Literal["budget", "minimal"]]
+    of_randomised: ClassVar[str] = "sees the mean logits of a randomised model, not the mean of its losses"
 
     @property
     def title(self) -> str:

@@ -67,6 +67,16 @@ Precision = Annotated[
         help="Precision in which attacks search: float32, tf32 (on a GPU) or bfloat16. Scores are always counted in float32."
     ),
 ]
+Randomised = Annotated[
+    str,
+    typer.Option(
+        help="Whether passes of one image through a model differ: as its card says or two passes show (found), yes, or no."
+    ),
+]
+EotPasses = Annotated[int, typer.Option(help="Number of passes whose mean attacks on a randomised model see.")]
+JudgedPasses = Annotated[
+    int, typer.Option(help="Number of passes by which each image of a randomised model is judged.")
+]
 OnBroken = Annotated[
     str,
     typer.Option(help="What to do about pictures that cannot be decoded: fail, or skip them and list them (skip)."),
@@ -138,6 +148,9 @@ def evaluate(
     seed: Seed = 0,
     selection_seed: SelectionSeed = 0,
     precision: Precision = "float32",
+    randomised: Randomised = "found",
+    eot_passes: EotPasses = 20,
+    judged_passes: JudgedPasses = 10,
     on_broken: OnBroken = "fail",
     stop_width: StopWidth = None,
     out: Out = [],
@@ -176,6 +189,9 @@ def evaluate(
         "images": images,
         "conditions": _conditions(preset, eps, norm),
         "precision": precision,
+        "randomised": _randomised(randomised),
+        "eot_passes": eot_passes,
+        "judged_passes": judged_passes,
         "on_broken": on_broken,
         "stop_width": stop_width,
         "seed": seed,
@@ -215,6 +231,13 @@ def _workplace(
         yield OnSlurm(**vars(local), jobs=slurm, options=slurm_set)
     else:
         yield replace(local, device=usable(local.device))
+
+
+def _randomised(text: str) -> bool | None:
+    meanings = {"found": None, "yes": True, "no": False}
+    if text not in meanings:
+        raise ValueError(f"--randomised must be found, yes or no, got {text!r}")
+    return meanings[text]
 
 
 def _class_map(path: Path | None) -> dict[str, int | str] | None:

@@ -17,7 +17,6 @@ from common.validation import Frozen
 from evaluation.choices import MAX_RESTARTS, Round, repetition, rounds
 from evaluation.spec import (
     AdversarialCondition,
-    Attacking,
     CleanCondition,
     Condition,
     CurveCondition,
@@ -92,8 +91,13 @@ class Row(Frozen):
         return 2 * self.correct > self.passes
 
     def counts(self, condition: Condition) -> bool:
-        """Whether it counts for the score: right under the condition; where something attacks, right before and not flipped."""
-        if isinstance(condition, Attacking):
+        """Whether it counts for the score: right under the condition; where something attacks, right before and not flipped.
+
+        If the model is randomised, it counts if most passes are right under the condition.
+        """
+        if isinstance(condition, CurveCondition) or (
+            isinstance(condition, AdversarialCondition) and self.passes is None
+        ):
             return self.clean_right and self.flipped_by is None
         return self.right
 

@@ -11,15 +11,18 @@ from evaluation.spec import AdversarialCondition
 
 def with_verdict(plan: Plan, model: ModelReport) -> ModelReport:
     """Answer the claim of an evaluation for one of its models; nothing changes without a claim or a score."""
-    claim, score = plan.spec.claim, model.conditions[0].score
+    claim, found = plan.spec.claim, model.conditions[0]
+    counted = plan.spec.conditions[0].kind != "curve" and found.passes
+    score = counted.in_most if counted else found.score
     if claim is None or score is None:
         return model
-    low, high = bounds(score.count, score.n, plan.population, claim.confidence)
+    right = int(score.count)
+    low, high = bounds(right, score.n, plan.population, claim.confidence)
     verdict = ClaimVerdict(
         claim=claim,
-        answer=claim.answer(score.count, score.n, plan.population),
+        answer=claim.answer(right, score.n, plan.population),
         n=score.n,
-        right=score.count,
+        right=right,
         population=plan.population,
         low=low,
         high=high,
@@ -31,6 +34,8 @@ def with_verdict(plan: Plan, model: ModelReport) -> ModelReport:
 def _differences(plan: Plan, model: ModelReport, n: int) -> Iterable[str]:
     """Compare with the protocol of RobustBench (Croce et al. 2021, arXiv:2010.09670), which most claims follow."""
     spec, match = plan.spec, plan.matches[model.model]
+    if passes := model.conditions[0].passes:
+        yield f"the model is randomised: an image counts as right if most of {passes.judged_passes} passes are"
     if isinstance(condition := spec.conditions[0], AdversarialCondition):
         yield from _of_attacks(condition)
     if n < plan.population:

@@ -87,8 +87,8 @@ def compare(first: Side, second: Side) -> Comparison:
     """Compare two models image by image under every condition that both met.
 
     Raises:
-        ComparisonError: a model is not part of its evaluation, images are missing, or data, selection, seed or precision differ, or
-            no condition is the same.
+        ComparisonError: a model is not part of its evaluation, images are missing, or data, selection, seed, precision or passes
+            differ, or no condition is the same.
     """
     _require_same_protocol(first, second)
     common = [each for each in first.plan.spec.conditions if each in second.plan.spec.conditions]
@@ -129,6 +129,7 @@ def _require_same_protocol(first: Side, second: Side) -> None:
             "seed": side.plan.spec.seed,
             "logits": side.plan.spec.logits,
             "precision": side.plan.spec.precision,
+            "passes of randomised models": "{} and {}".format(*side.plan.spec.averaging),
         }
         for side in (first, second)
     ]

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
-from attacks import ClassDependent
+from attacks import Approximate, ClassDependent
 from attacks.transforms.corruptions import CORRUPTIONS
 from evaluation.compute.checks import Check, grade
 from evaluation.compute.runner import ShardResult
@@ -47,7 +47,7 @@ def report_of(totals: Totals) -> Report:
         complete=complete,
         models=reports,
         made_with=tuple(sorted({each for tally in tallies.values() for each in tally.made_with})),
-        warnings=(*_notices(plan), *_warnings(reports)),
+        warnings=(*_notices(plan), *_of_randomised(plan, reports), *_warnings(reports)),
     )
 
 
@@ -202,6 +202,16 @@ def _notices(plan: Plan) -> Iterable[str]:
             attack = choice.create()
             if isinstance(attack, ClassDependent):
                 yield from (f"{condition.title}: {notice}" for each in numbers if (notice := attack.notice(each)))
+
+
+def _of_randomised(plan: Plan, reports: Iterable[ModelReport]) -> Iterable[str]:
+    """Which attacks say little about a randomised model."""
+    for report in reports:
+        for asked, found in zip(plan.spec.conditions, report.conditions, strict=True):
+            for choice in asked.attacks if found.passes and isinstance(asked, Attacking) else ():
+                attack = choice.create()
+                if isinstance(attack, Approximate):
+                    yield f"{report.model}, {found.title}: {attack.title} {attack.of_randomised}"
 
 
 def _warnings(reports: Sequence[ModelReport]) -> Iterable[str]:

@@ -269,7 +269,7 @@ def _passes_facts(models: Iterable[ModelReport]) -> Iterable[str]:
         counted = [each for each in model.conditions if each.passes]
         for each in counted[:1]:
             yield f"{model.model} is randomised: {each.passes.how if each.passes else ''}"
-        for each in counted:
+        for each in counted if len(counted) <= MOST_COLUMNS else ():
             if each.passes:
                 yield f"{model.model}, {each.title}: of {each.images_done} images, {each.passes.numbers}"
 

@@ -5,21 +5,18 @@ from dataclasses import asdict
 from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, Strict
 
-from attacks import Norm, PixelScale, TargetRule, ThreatModel
 from common import printable
-from common.validation import Whole
-from evaluation import Condition, EvaluationSpec, Report, pgd_conditions
-from evaluation.data.classes import ClassMap
+from evaluation import EvaluationSpec, Report
 from evaluation.data.dataset_check import Matched
 from evaluation.data.datasets import ImageFolder
 from evaluation.reports.calibration import Calibration
 from evaluation.reports.classes import ClassResult
-from evaluation.spec import Name, OnBroken
-from models import Added, Differences, ModelCard, ModelSpec, Precision, Preprocessing, Question
+from evaluation.spec import Name
+from models import Added, Differences, ModelCard, ModelSpec, Preprocessing, Question
 from service.jobs.evaluations import Evaluation, Limits, Priority, ShardStatus, Status
 from service.jobs.labels import Label
 from service.jobs.limits import HOUR_S
@@ -55,6 +52,7 @@ class ModelView(BaseModel):
     clean_accuracy: float | None
     clean_accuracy_on: str
     licence: str
+    randomised: Annotated[bool, Field(description="whether passes of the same image differ on purpose")] = False
     parameters: Annotated[
         int | None,
         Field(description="learned values; null where a graph hides them, and until they are counted"),
@@ -189,66 +187,6 @@ class DatasetDetails(DatasetView):
     images_by_class: dict[str, int]
     ignored: Annotated[int, Field(description="files that are no pictures, by their names")]
     match: Annotated[Matched | None, Field(description="with the classes of the model that was asked for")] = None
-
-
-class PresetRequest(BaseModel):
-    """Models and images, for routes that bring their own conditions."""
-
-    model_config = STRICT
-
-    models: Annotated[tuple[Name, ...], Field(min_length=1, max_length=64, examples=[["resnet_mini.fashion_mnist"]])]
-    dataset: Annotated[Name, Field(examples=["fashion_mnist_test"])]
-    class_map: Annotated[
-        ClassMap | None, Field(description="the model's class, by name or index, for every class of the data set")
-    ] = None
-    logits: Annotated[
-        Literal["all", "dataset"], Field(description="among which classes a model chooses: its own, or the data set's")
-    ] = "all"
-    images: Annotated[Whole | None, Field(ge=1, description="how many; null takes all", examples=[200])] = None
-    precision: Annotated[Precision, Field(description="in which attacks look; judged in float32")] = "float32"
-    stop_width: Annotated[
-        float | None, Field(gt=0, lt=1, description="end a condition early once its 95 % interval is as narrow")
-    ] = None
-    on_broken: Annotated[OnBroken, Field(description="broken pictures: refuse, or leave them out")] = "fail"
-    seed: Annotated[Whole, Field(ge=0, lt=2**63, description="of all random draws but the selection")] = 0
-    selection_seed: Annotated[Whole, Field(ge=0, lt=2**63, description="of the selection of images")] = 0
-
-    def under(self, conditions: tuple[Condition, ...]) -> EvaluationSpec:
-        """Fill in the conditions."""
-        return EvaluationSpec(**self.model_dump(include=set(PresetRequest.model_fields)), conditions=conditions)
-
-
-class BudgetRequest(PresetRequest):
-    """The same, for conditions that attack within one budget."""
-
-    threat: Annotated[
-        ThreatModel | None,
-        Field(
-            description="norm and eps to attack within instead of the preset's own",
-            examples=[{"norm": "Linf", "eps": "4/255"}],
-        ),
-    ] = None
-
-
-class PgdRequest(PresetRequest):
-    """Clean, and projected gradient descent at each eps."""
-
-    eps: Annotated[
-        tuple[PixelScale, ...],
-        Field(
-            min_length=1, max_length=32, description="radii on the [0, 1] scale, numbers or texts", examples=[["8/255"]]
-        ),
-    ] = (8 / 255,)
-    norm: Norm = Norm.LINF
-    steps: Annotated[Whole, Field(ge=1, le=10_000)] = 20
-    step_size: Annotated[PixelScale | None, Field(description="null takes 2.5 * eps / steps")] = None
-    random_start: Annotated[bool, Field(strict=True)] = True
-    restarts: Annotated[Whole, Field(ge=1, le=1_000)] = 1
-    targets: TargetRule | None = None
-
-    def spec(self) -> EvaluationSpec:
-        """Fill in the conditions."""
-        return self.under(pgd_conditions(**self.model_dump(exclude=set(PresetRequest.model_fields))))
 
 
 class ManifestView(BaseModel):

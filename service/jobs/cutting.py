@@ -88,6 +88,6 @@ def _row(plan: Plan, part: Shard, address: str) -> dict[str, Any]:
         "address": address,
         "shards": plan.count(part),
         "images": part.images,
-        "passes": part.images * plan.spec.passes(plan.spec.conditions[part.condition]),
+        "passes": plan.passes_of(part),
         "status": ShardStatus.PENDING,
     }

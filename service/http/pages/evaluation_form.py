@@ -17,7 +17,18 @@ Fields = Mapping[str, Sequence[str]]
 MOST_FIELDS, MOST_VALUES, LONGEST_VALUE = 100, 500, 10_000
 """Of a form that is read: names, values of a name, and characters of a value."""
 
-SIMPLE = ("images", "precision", "stop_width", "seed", "selection_seed", "logits", "on_broken")
+SIMPLE = (
+    "images",
+    "precision",
+    "stop_width",
+    "seed",
+    "selection_seed",
+    "logits",
+    "on_broken",
+    "randomised",
+    "eot_passes",
+    "judged_passes",
+)
 """Fields of a specification that the form has as they are; an empty one is not given."""
 
 _CONDITION: TypeAdapter[Condition] = TypeAdapter(Condition)
@@ -100,12 +111,12 @@ def condition_of(fields: Fields) -> Condition:
 
 def fields_of(spec: EvaluationSpec) -> dict[str, list[str]]:
     """Write a specification into fields; `spec_of` reads the same from them."""
-    written = spec.model_dump(mode="json", include={*SIMPLE})
+    written = {name: getattr(spec, name) for name in SIMPLE}
     return {
         "models": [*spec.models],
         "dataset": [spec.dataset],
         "conditions": [each.model_dump_json() for each in spec.conditions],
-        **{name: [] if written[name] is None else [str(written[name])] for name in SIMPLE},
+        **{name: [] if value is None else [_text(value)] for name, value in written.items()},
     }
 
 
@@ -127,6 +138,10 @@ def _number(text: str) -> object:
     except ValueError:
         return text
     return value if isinstance(value, bool | int | float) else text
+
+
+def _text(value: object) -> str:
+    return json.dumps(value) if isinstance(value, bool) else str(value)
 
 
 def _place(location: tuple[int | str, ...]) -> str:

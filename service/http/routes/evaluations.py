@@ -43,16 +43,14 @@ from service.http.deps import (
 )
 from service.http.etags import NOT_MODIFIED, unless_known
 from service.http.formats import FORMATS, ReportFormat
+from service.http.preset_requests import BudgetRequest, PgdRequest, PresetRequest
 from service.http.problems import ProblemError
 from service.http.schemas import (
-    BudgetRequest,
     EvaluationList,
     EvaluationView,
     ManifestView,
     MaxDevices,
     MaxHours,
-    PgdRequest,
-    PresetRequest,
     Unusable,
 )
 from service.jobs.evaluations import Damaged, Evaluation, Limits, Priority
@@ -224,12 +222,12 @@ def _submit(spec: EvaluationSpec, submission: Submission) -> EvaluationView:
 def require_affordable(plan: Plan, service: Service, caller: Caller) -> None:
     """Refuse what would hold the devices for longer than the settings allow; the estimate is an upper bound."""
     settings = service.settings
-    costliest = max(plan.spec.conditions, key=plan.spec.passes)
-    per_image = plan.spec.passes(costliest)
+    costliest = max(plan.wholes, key=plan.passes_of)
+    per_image = plan.passes_of(costliest) // plan.images
     if per_image > settings.image_passes:
         _refuse(
-            f"{costliest.title} may take {per_image:,} passes through the model per image, at most {settings.image_passes:,} are "
-            "allowed (WITHSTAND_IMAGE_PASSES); ask for fewer steps, restarts or queries"
+            f"{plan.spec.conditions[costliest.condition].title} may take {per_image:,} passes through the model per image, at most "
+            f"{settings.image_passes:,} are allowed (WITHSTAND_IMAGE_PASSES); ask for fewer steps, restarts or queries"
         )
     if plan.passes > settings.evaluation_passes:
         _refuse(

@@ -147,7 +147,13 @@ def test_parameters_that_are_wrong_are_said(server: Server, fields: dict[str, li
 
 
 @pytest.mark.parametrize(
-    "more", [{}, {"images": 9, "stop_width": 0.05, "on_broken": "skip", "logits": "dataset", "seed": 7}]
+    "more",
+    [
+        {},
+        {"images": 9, "stop_width": 0.05, "on_broken": "skip", "logits": "dataset", "seed": 7},
+        {"randomised": True, "eot_passes": 30, "judged_passes": 15},
+        {"randomised": False},
+    ],
 )
 def test_a_specification_comes_back_from_the_fields_it_is_written_into(more: dict[str, Any]) -> None:
     spec = EvaluationSpec.model_validate(SPEC | {"conditions": [{"kind": "clean"}, PGD]} | more)
