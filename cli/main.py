@@ -78,7 +78,7 @@ def main() -> None:
     try:
         app()
     except Exception as error:
-        from cli.commands.failures import ending_of  # noqa: PLC0415  # it imports torch
+        from cli.failures import ending_of  # noqa: PLC0415  # it imports torch
 
         ending = ending_of(error)
         if ending is None:

@@ -9,7 +9,7 @@ import httpx
 import pytest
 from pydantic import ValidationError
 
-from cli.commands.failures import ending_of
+from cli.failures import ending_of
 from evaluation import EvaluationSpec
 from service.http.webhooks import MAX_BYTES, MAX_ERROR, describe
 from service.jobs.evaluations import Damaged
