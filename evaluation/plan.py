@@ -50,6 +50,7 @@ UNDECIDING = frozenset(
         "models.macs",
         "models.recognition.recognise",
         "evaluation.__main__",
+        "evaluation.claimed",
         "evaluation.data.dataset_check",
         "evaluation.local",
         "evaluation.presets",
