@@ -240,7 +240,7 @@ class Report(Frozen):
 def _selected(plan: Plan) -> str:
     if plan.spec.claim is None:
         return f"n = {plan.images} images drawn evenly from the classes"
-    return f"at most {plan.images} images drawn at random"
+    return f"at most {plan.images:,} images drawn at random"
 
 
 def _claims(models: Iterable[ModelReport]) -> Iterable[str]:

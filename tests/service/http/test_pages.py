@@ -18,6 +18,7 @@ from service.http.pages.templates import WEB, macro
 from service.jobs.store import MAX_FAILURES
 from service.settings import Settings
 from tests.server import EVIL, Server, a_plan, serving
+from tests.service.http.asked import finished
 from tests.service.http.page import Page
 
 SPEC = EvaluationSpec.model_validate(
@@ -88,6 +89,14 @@ def test_the_page_of_an_evaluation_shows_the_numbers_of_its_report(http: httpx.C
     for rate in (adversarial.attack_success_rate, adversarial.target_rate):
         assert rate is not None
         assert f"{100 * rate.value:.1f} %" in shown.text
+
+
+def test_the_answer_to_a_claim_stands_above_the_numbers(http: httpx.Client) -> None:
+    claim = {"claimed": 0.2, "tolerance": 0.1, "confidence": 0.5}
+    state = finished(http, images=33, claim=claim)
+    before, _, after = http.get(f"/evaluations/{state['id']}").text.partition('<table class="report')
+    assert "Claim of 20.0 %" in before and '<span class="grade reliable">holds</span>' in before
+    assert "claimed 20 %, tolerance 10 points: holds" in after
 
 
 def test_the_first_page_lists_evaluations_and_counts_models_and_data_sets(server: Server, done: Report) -> None:
