@@ -12,6 +12,7 @@ from evaluation import Catalog, EvaluationSpec, preset
 from evaluation.claimed import CLAIMS, ClaimedScore
 from evaluation.claims import Claim, bounds
 from evaluation.compute.conditions import Row
+from evaluation.reports.formats.methods import methods
 from evaluation.results.tally import Tally
 from evaluation.results.totals import Totals
 from evaluation.spec import CurveCondition
@@ -120,6 +121,9 @@ def test_an_evaluation_says_what_came_of_its_claim(catalog: Catalog) -> None:
         assert verdict.answer == claim.answer(score.count, score.n, 33)
         assert (verdict.low, verdict.high) == bounds(score.count, score.n, 33, 0.5)
         assert any(verdict.summary in fact for fact in report.facts())
+    paragraph = methods(report)
+    assert "on at most 33 images of shapes" in paragraph and ", drawn at random with seed 0" in paragraph
+    assert "whether a score on the whole data set is at least 19 %" in paragraph
 
 
 def test_what_differs_from_the_usual_protocol_is_listed(catalog: Catalog) -> None:

@@ -5,9 +5,10 @@ from typing import Any
 
 import attacks
 from evaluation.choices import AttackChoice
+from evaluation.plan import Plan
 from evaluation.reports.registry import Format, register_format
 from evaluation.reports.report import Report
-from evaluation.spec import Attacking
+from evaluation.spec import Attacking, EvaluationSpec
 
 
 def methods(report: Report) -> str:
@@ -23,15 +24,34 @@ def methods(report: Report) -> str:
     precision = searched + judged if searched else ""
     return (
         f"{'PARTIAL RESULT. ' if not report.complete else ''}"
-        f"We evaluated {len(spec.models)} model{'s' * (len(spec.models) > 1)} on {plan.images} images of {spec.dataset} "
-        f"(SHA-256 {plan.dataset_sha256[:12]}), drawn evenly from its {plan.classes} classes with seed {spec.selection_seed}, "
-        f"under these conditions: {conditions}. {_skipped(len(plan.skipped))}Images lie in [0, 1]; eps is on that scale and "
-        "normalisation is part of the model. "
+        f"We evaluated {len(spec.models)} model{'s' * (len(spec.models) > 1)} on {_images(plan)} "
+        f"under these conditions: {conditions}. {_stopping(spec)}{_skipped(len(plan.skipped))}"
+        "Images lie in [0, 1]; eps is on that scale and normalisation is part of the model. "
         "Robust accuracy is the share of all images that are classified correctly and that no attack of the condition flips within "
         f"its budget, measured in the stated norm on float32 images. {precision}{_averaging(report)}Random draws are seeded per "
         "image, so that results do not depend on batches. Intervals are 95 % Wilson score intervals. "
         f"Evaluation {plan.id}, computed with {', '.join(report.made_with) or 'versions unknown'}."
     )
+
+
+def _images(plan: Plan) -> str:
+    spec, most = plan.spec, "" if plan.spec.claim is None else "at most "
+    how = f"evenly from its {plan.classes} classes" if spec.claim is None else "at random"
+    of = f"images of {spec.dataset} (SHA-256 {plan.dataset_sha256[:12]})"
+    return f"{most}{plan.images} {of}, drawn {how} with seed {spec.selection_seed},"
+
+
+def _stopping(spec: EvaluationSpec) -> str:
+    """When conditions ended before all images were looked at."""
+    if spec.claim is not None:
+        return (
+            "The evaluation ended once it was known whether a score on the whole data set is at least "
+            f"{100 * spec.claim.least:.4g} %, by bounds that hold at every number of images with a confidence of "
+            f"{100 * spec.claim.confidence:g} % (Waudby-Smith and Ramdas 2020, arXiv:2006.04347). "
+        )
+    if spec.stop_width is not None:
+        return f"A condition ended once its interval was at most {100 * spec.stop_width:g} points wide. "
+    return ""
 
 
 def _averaging(report: Report) -> str:
