@@ -30,8 +30,8 @@ TINY_OPTIONS = {"widths": [4, 4, 8], "blocks": 1}
 
 @pytest.fixture(autouse=True, scope="session")
 def _forked() -> Iterator[None]:
-    """The processes that tests start need not import torch."""
-    with forking() if sys.platform == "linux" else nullcontext():
+    """The processes that tests start need not import torch; on a GPU they do, for one that was forked might not use it."""
+    with forking() if sys.platform == "linux" and not torch.cuda.is_available() else nullcontext():
         yield
 
 
