@@ -125,6 +125,7 @@ def _require_same_protocol(first: Side, second: Side) -> None:
         {
             "data": f"{side.plan.spec.dataset} ({side.plan.dataset_sha256[:12]})",
             "number of images": side.plan.images,
+            "images drawn": "evenly" if side.plan.spec.claim is None else "at random",
             "selection seed": side.plan.spec.selection_seed,
             "seed": side.plan.spec.seed,
             "logits": side.plan.spec.logits,

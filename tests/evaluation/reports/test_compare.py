@@ -4,6 +4,7 @@ import pytest
 from scipy.stats import binomtest
 
 from evaluation import ComparisonError, Plan, Side, compare
+from evaluation.claims import Claim
 from evaluation.compute.conditions import Row
 from evaluation.statistics import holm, paired_difference
 from tests.evaluation.reports.table import ATTACKED, CLEAN, PLAN, ROTATED, result, row
@@ -72,6 +73,7 @@ def test_ten_images_compared_by_hand() -> None:
         ({"images": 9}, "number of images 10 and 9"),
         ({"spec": PLAN.spec.model_copy(update={"seed": 1})}, "seed 0 and 1"),
         ({"spec": PLAN.spec.model_copy(update={"precision": "bfloat16"})}, "precision float32 and bfloat16"),
+        ({"spec": PLAN.spec.model_copy(update={"claim": Claim(claimed=0.5)})}, "images drawn evenly and at random"),
         ({"spec": PLAN.spec.model_copy(update={"models": ("other",)})}, "has no model 'm', it has other"),
         ({"images": 10, "spec": PLAN.spec.model_copy(update={"conditions": ()})}, "no condition is the same"),
     ],
