@@ -155,10 +155,10 @@ def _fork_from(prepared: Callable[[], Prepared]) -> None:
         words, variables = [os.fsdecode(each) for each in command], _decoded(environment)
         if not is_prepared(words, variables) or _network() != network:
             return start(*asked)
-        kept = [each for each in passed if each != errors]
+        others = [each for each in passed if each != errors]
         streams = [number if given == -1 else given for number, given in enumerate((stdin, stdout, stderr))]
         where = str(Path.cwd()) if folder is None else os.fsdecode(folder)
-        return prepared().fork(Order(words, variables, where, [0, 1, 2, *kept], new_session), [*streams, *kept])
+        return prepared().fork(Order(words, variables, where, [0, 1, 2, *others], new_session), [*streams, *others])
 
     _posixsubprocess.fork_exec = subprocess._fork_exec = fork_exec
 

@@ -109,7 +109,7 @@ def _claims(path: Path | None, given: dict[str, Any]) -> "list[ClaimedScore]":
             raise ValueError(f"{' and '.join(missing)} must be given, or a file of claims with --claims")
         return [ClaimedScore.model_validate(given)]
     if given:
-        raise ValueError("--claims says all of each claim: leave the options that say what is claimed out")
+        raise ValueError(f"--claims describes every claim; leave out {', '.join(f'--{name}' for name in given)}")
     return CLAIMS.validate_json(path.read_bytes())
 
 

@@ -12,8 +12,7 @@ from evaluation.spec import AdversarialCondition
 def with_verdict(plan: Plan, model: ModelReport) -> ModelReport:
     """Answer the claim of an evaluation for one of its models; nothing changes without a claim or a score."""
     claim, found = plan.spec.claim, model.conditions[0]
-    counted = plan.spec.conditions[0].kind != "curve" and found.passes
-    score = counted.in_most if counted else found.score
+    score = found.passes.in_most if found.passes else found.score
     if claim is None or score is None:
         return model
     right = int(score.count)

@@ -70,7 +70,7 @@ def test_a_file_of_claims_is_checked_alike_here_and_at_a_service(
     [
         ([], "--model and --dataset must be given, or a file of claims with --claims"),
         (["--model", "tiny", "--dataset", "shapes"], "claimed"),
-        (["--claims", "claims.json", "--model", "tiny"], "leave the options that say what is claimed out"),
+        (["--claims", "claims.json", "--model", "tiny"], "--claims describes every claim; leave out --model"),
         (["--claims", "none.json"], "none.json"),
         ([*TRUE[1:], "--threat", "8/255"], "a threat is NORM:EPS, such as Linf:8/255 or L2:0.5, got '8/255'"),
         ([*TRUE[1:], "--preset", "nothing"], "nothing"),
